@@ -1,0 +1,35 @@
+"""Errors that say what was expected, what came and what to do.
+
+Exit codes of the command line: 2 for the user's mistakes (`UserError`), 1 for ours (anything else).
+"""
+
+
+class MmfuseError(Exception):
+    """Something went wrong inside mmfuse."""
+
+    exit_code = 1
+
+
+class UserError(MmfuseError):
+    """Bad input: one message with what was expected, what came and what to do.
+
+    Args:
+        problem: One sentence, with the path or key it is about.
+        expected: What would have been right.
+        found: What came instead.
+        fix: What the user can do now.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problem: str, *, expected: object = None, found: object = None, fix: str | None = None) -> None:
+        self.problem, self.expected, self.found, self.fix = problem, expected, found, fix
+        lines = [problem]
+        lines += [f"  expected: {expected}"] if expected is not None else []
+        lines += [f"  found:    {found}"] if found is not None else []
+        lines += [f"  to do:    {fix}"] if fix is not None else []
+        super().__init__("\n".join(lines))
+
+
+class MmfuseWarning(UserWarning):
+    """Something the user should know, and the job goes on."""

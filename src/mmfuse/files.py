@@ -1,0 +1,153 @@
+"""Files that are written whole or not at all, and their checksums."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mmfuse.errors import UserError
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def files_below(folder: Path) -> list[Path]:
+    """List all files below a folder, sorted by their relative path; hidden ones (a leading dot) are left out."""
+    found = (p for p in folder.rglob("*") if p.is_file())
+    relative = sorted(p.relative_to(folder) for p in found)
+    return [folder / p for p in relative if not any(part.startswith(".") for part in p.parts)]
+
+
+def checksum(path: Path) -> str:
+    """Return one SHA-256 for a file, or for a folder's relative names and contents together."""
+    if path.is_file():
+        return sha256(path)
+    digest = hashlib.sha256()
+    for file in files_below(path):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Turn what the operating system says about an unwritable place into one clear error."""
+    try:
+        yield
+    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
+        raise UserError(
+            f"Cannot write {target}.",
+            expected="a folder that this user may write to",
+            found=f"{type(error).__name__}: {error.strerror or error}",
+            fix="choose another output folder or change its permissions",
+        ) from error
+    except OSError as error:
+        if error.errno in {28, 30, 122}:  # no space, read-only file system, quota
+            raise UserError(
+                f"Cannot write {target}.",
+                expected="a writable disk with free space",
+                found=error.strerror,
+                fix="free some space or choose another output folder, then run the same command again",
+            ) from error
+        raise
+
+
+def _sync(path: Path) -> None:
+    """Bring a file's or a folder's bytes to the disk, so that a rename never outlives a power cut without them."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """Give a temporary path beside `target`; it takes the target's name when the block ends without an error.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    with _writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
+            _sync(temporary)
+            temporary.replace(target)
+            _sync(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `target`; it replaces the target when the block ends without an error.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    with _writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        try:
+            yield temporary
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o777 & ~mask)
+            for file in files_below(temporary):
+                _sync(file)
+            if target.exists():
+                shutil.rmtree(target)
+            temporary.replace(target)
+            _sync(target.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a text file whole (UTF-8)."""
+    with whole_file(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Write a JSON file whole, keys sorted, so that equal values give equal bytes."""
+    write_text(target, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_manifest(path: Path) -> dict[str, str]:
+    """Read a checksum list in the format of sha256sum: relative name to hexadecimal digest.
+
+    Raises:
+        UserError: a line is not `<64 hexadecimal digits>  <name>`.
+    """
+    entries: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        digest, _, name = line.partition("  ")
+        if len(digest) != 64 or not name:
+            raise UserError(
+                f"{path}, line {number} is not a checksum line.", expected="<sha256>  <file name>", found=line
+            )
+        entries[name] = digest
+    return entries
+
+
+def write_manifest(path: Path, folder: Path, files: Iterable[Path]) -> None:
+    """Write a checksum list of files below a folder in the format of sha256sum."""
+    lines = [f"{sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in sorted(files)]
+    write_text(path, "".join(lines))
