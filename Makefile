@@ -1,0 +1,49 @@
+# `make run`: the environment and the whole study in params.yaml. `make test`: the environment and the checks.
+PYTHON ?= python3.11
+CORES ?= all
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: run test check env ui lock clean
+
+run: env
+	mmfuse doctor
+	snakemake --cores $(CORES) all
+	@echo "report: $(CURDIR)/reports/index.html"
+
+test: env check
+	pytest -n 2 --dist worksteal
+
+check: env
+	ruff check src tests workflow
+	ruff format --check src tests workflow
+	mypy
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+env: $(VENV)/.installed
+
+# the two steps: what builds source packages first, then everything, each file with its checksum and nothing resolved
+$(VENV)/.installed: envs/requirements.lock envs/build.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	pip install --quiet --no-deps --require-hashes -r envs/build.lock
+	pip install --quiet --no-deps --no-build-isolation --require-hashes -r envs/requirements.lock
+	pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+ui: env
+	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port 5000
+
+# needs uv; the platform is the oldest Debian and glibc that the study is tested on
+lock:
+	uv pip compile envs/requirements.in --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
+		--generate-hashes --output-file envs/requirements.lock --custom-compile-command "make lock"
+	grep -E '^(setuptools|setuptools-scm|wheel|packaging|vcs-versioning)$$' envs/requirements.in | cat - \
+		| uv pip compile - --python-version 3.11 --constraint envs/requirements.lock \
+		--generate-hashes --output-file envs/build.lock --custom-compile-command "make lock"
+
+# everything that can be made again; data/manual and downloads stay
+clean:
+	rm -rf data/raw data/prepared data/checkpoints data/resume data/fused reports/scores reports/tables reports/index* logs

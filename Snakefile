@@ -1,0 +1,25 @@
+# The whole study. `snakemake --cores all` makes everything that params.yaml names, up to reports/index.html.
+# How the jobs are wired stands in workflow/rules; what they do, in src/mmfuse/stages.
+from snakemake.utils import min_version, validate
+
+min_version("9.0")
+
+
+configfile: "params.yaml"
+
+
+validate(config, "workflow/schemas/params.schema.yaml", set_default=False)
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/fuse.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        STUDY_FILES,

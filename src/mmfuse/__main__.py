@@ -1,0 +1,5 @@
+"""`python -m mmfuse`."""
+
+from mmfuse.cli import main
+
+main()

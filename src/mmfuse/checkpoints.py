@@ -1,0 +1,145 @@
+"""Weights and training states on disk, in formats that run no code when they are read.
+
+Weights are safetensors files that also say which method and options they belong to. A training state holds what a
+killed job needs to go on exactly; `torch.load(weights_only=True)` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mmfuse import methods
+from mmfuse.errors import UserError
+from mmfuse.files import whole_file
+from mmfuse.methods.base import FusionMethod
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a weights file says about itself."""
+
+    method: str
+    variant: str
+    task: str
+    seed: int
+    part: str
+    network: dict[str, Any]
+    complete: bool
+
+
+def weights_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return the parameters and buffers of named modules as CPU copies, under full names."""
+    return {
+        f"{name}.{key}": value.detach().cpu().clone().contiguous()
+        for name, module in modules.items()
+        for key, value in module.state_dict().items()
+    }
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor], card: Card) -> None:
+    """Write weights whole or not at all; equal weights give equal bytes."""
+    with whole_file(path) as temporary:
+        save_file(dict(weights), temporary, metadata={"mmfuse": json.dumps(asdict(card), sort_keys=True)})
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], Card]:
+    """Read a weights file.
+
+    Raises:
+        UserError: the file is missing, damaged or not one of ours.
+    """
+    if not path.is_file():
+        raise UserError(f"Weights not found: {path}", fix="train the method first, or name another file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = Card(**json.loads(file.metadata()["mmfuse"]))
+            return {key: file.get_tensor(key) for key in file.keys()}, card  # noqa: SIM118 - not a mapping
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"Not a readable weights file: {path}",
+            expected="a .safetensors file written by the stage `train`",
+            found=f"{type(error).__name__}: {error}",
+            fix="delete it and train again, or name another file",
+        ) from error
+
+
+def load_into(method: FusionMethod, path: Path) -> Card:
+    """Load the weights of one part, or of a complete network, into a method.
+
+    Raises:
+        UserError: the file belongs to a network of other options.
+    """
+    weights, card = read_weights(path)
+    own = method.state_dict()
+    wrong = [key for key, value in weights.items() if key not in own or own[key].shape != value.shape]
+    if wrong:
+        raise UserError(
+            f"The weights in {path} do not fit this network.",
+            expected=f"{wrong[0]} of shape {tuple(own[wrong[0]].shape)}" if wrong[0] in own else f"no {wrong[0]}",
+            found=f"{wrong[0]} of shape {tuple(weights[wrong[0]].shape)}, made with {card.network}",
+            fix="use the options that the weights were trained with",
+        )
+    method.load_state_dict(weights, strict=False)
+    return card
+
+
+def load_method(path: Path) -> tuple[FusionMethod, Card]:
+    """Build the network that a complete weights file belongs to, in eval mode.
+
+    Raises:
+        UserError: the file holds only an intermediate part, or cannot be read.
+    """
+    _, card = read_weights(path)
+    if not card.complete:
+        raise UserError(
+            f"{path} holds only the part {card.part!r} of {card.method}.",
+            expected="the last part's weights",
+            fix=f"name the weights of {methods.load(card.method).parts[-1]!r}",
+        )
+    method = build(card.method, card.network)
+    load_into(method, path)
+    return method.eval(), card
+
+
+def build(name: str, network: Mapping[str, Any]) -> FusionMethod:
+    """Build a method with the options of its parameter block.
+
+    Raises:
+        UserError: an option is unknown.
+    """
+    method = methods.load(name)
+    try:
+        return method(**network)
+    except TypeError as error:
+        raise UserError(
+            f"Method {name} does not take these options.",
+            found=f"{error}",
+            fix=f"correct methods.{name}.network in params.yaml; `mmfuse list methods` shows the options",
+        ) from error
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a training state whole or not at all."""
+    with whole_file(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """Read a training state; None where there is none or a damaged one (a training then starts again)."""
+    if not path.is_file():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError):
+        return None
+    return state

@@ -1,0 +1,162 @@
+"""The command `mmfuse`: for people, and `mmfuse stage …` for the engines."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import traceback
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmfuse import __version__, commands
+from mmfuse.errors import MmfuseError, UserError
+
+app = typer.Typer(
+    help="A reproducible benchmark of multimodal image fusion.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(commands.app, name="stage")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"mmfuse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    log: Annotated[
+        Path | None, typer.Option("--log", help="Write what the command says to this file; errors are also shown.")
+    ] = None,
+    _asked: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        # for the whole process: whatever is said from now on, also by libraries, belongs in the file
+        sys.stdout = sys.stderr = log.open("w", encoding="utf-8", buffering=1)
+
+
+@app.command()
+def fuse(
+    a: Annotated[Path, typer.Argument(help="Folder (or file) of the first modality: infrared, MRI…")],
+    b: Annotated[Path, typer.Argument(help="Folder (or file) of the second modality: visible, CT, PET, SPECT…")],
+    out: Annotated[Path, typer.Argument(help="Folder for the fused images, NAME.png.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights of a trained method, as data/checkpoints/…/fusion.safetensors.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="Weight-free method, where no weights are given.")] = "laplacian",
+    allow_missing: Annotated[bool, typer.Option(help="Go on without images that lack a counterpart.")] = False,
+) -> None:
+    """Fuse image pairs of any size, in colour: two folders matched by file name, or two files."""
+    from mmfuse.people import fuse_folders
+
+    fuse_folders(a, b, out, weights=weights, method=method, allow_missing=allow_missing)
+
+
+@app.command()
+def evaluate(
+    a: Annotated[Path, typer.Option(help="Folder of the first modality.")],
+    b: Annotated[Path, typer.Option(help="Folder of the second modality.")],
+    fused: Annotated[Path, typer.Option(help="Folder of the fused images.")],
+    out: Annotated[Path, typer.Option(help="CSV to write, one row an image; a summary goes beside it as JSON.")],
+    metrics: Annotated[str, typer.Option(help="`all`, or plain names such as EN,SD,SSIM.")] = "all",
+    convention: Annotated[
+        str, typer.Option(help="What the plain names mean; see `mmfuse list metrics`.")
+    ] = "lkc_funet",
+    allow_missing: Annotated[bool, typer.Option(help="Go on without images that lack a counterpart.")] = False,
+) -> None:
+    """Measure anybody's fused images against their sources."""
+    from mmfuse.people import evaluate_folders
+
+    evaluate_folders(a, b, fused, out, metrics=metrics, convention=convention, allow_missing=allow_missing)
+
+
+class Listed(StrEnum):
+    """What `mmfuse list` can list."""
+
+    methods = "methods"
+    metrics = "metrics"
+    datasets = "datasets"
+    variants = "variants"
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[Listed, typer.Argument(help="What to list.")],
+    params: Annotated[Path, typer.Option(help="The study's parameters (for variants).")] = commands.DEFAULT_PARAMS,
+) -> None:
+    """List the methods, metrics, datasets or variants there are."""
+    from mmfuse import people
+
+    for line in people.listing(what.value, params):
+        print(line)
+
+
+@app.command()
+def doctor(
+    params: Annotated[Path, typer.Option(help="The study's parameters.")] = commands.DEFAULT_PARAMS,
+) -> None:
+    """Check the environment, the devices, the parameters and the data, and say what to do about each problem."""
+    from mmfuse.doctor import examine
+
+    problems = 0
+    for check in examine(params):
+        print(check)
+        problems += not check.good
+    if problems:
+        raise UserError(f"{problems} of the checks above failed.", fix="follow the `to do` lines, then run it again")
+
+
+@app.command()
+def sync(
+    write: Annotated[
+        bool, typer.Option("--write-dvc", help="Only write dvc.yaml anew from the Snakefile and params.yaml.")
+    ] = False,
+) -> None:
+    """Make both engines agree: after a complete run of one, the other has nothing to do.
+
+    After `snakemake --cores all` the results are committed to DVC; after `dvc repro` or `dvc pull` Snakemake's records
+    are renewed. It refuses if neither engine is up to date.
+    """
+    script = Path("workflow/scripts/sync.py")
+    if not script.is_file():
+        raise UserError("This is not the root of an mmfuse project.", expected=str(script))
+    run = subprocess.run([sys.executable, str(script), *(["--write-dvc"] if write else [])], check=False)
+    raise typer.Exit(run.returncode)
+
+
+def main() -> None:
+    """Run the command; exit code 2 for the user's mistakes, 1 for ours."""
+    try:
+        app()
+    except MmfuseError as error:
+        _complain(f"error: {error}")
+        sys.exit(error.exit_code)
+    except SystemExit as leaving:  # a wrong option: typer has said so, perhaps only in the log
+        if leaving.code and sys.stderr is not sys.__stderr__:
+            print(f"error: see {sys.stderr.name}", file=sys.__stderr__)
+        raise
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception:
+        _complain(traceback.format_exc())
+        sys.exit(1)
+
+
+def _complain(message: str) -> None:
+    """Say what went wrong on the terminal, and in the log if there is one."""
+    print(message, file=sys.stderr)
+    if sys.stderr is not sys.__stderr__:
+        print(message, file=sys.__stderr__)
+
+
+if __name__ == "__main__":
+    main()

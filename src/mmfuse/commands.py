@@ -1,0 +1,296 @@
+"""`mmfuse stage …`: what the engines run. Paths come in as options, numbers from the parameters."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmfuse import plan
+from mmfuse.code import code_of
+from mmfuse.jobs import Job, Running, execute
+from mmfuse.parameters import load_parameters, pick_all
+
+app = typer.Typer(help="One stage of the study, as the engines run it.", no_args_is_help=True)
+
+Params = Annotated[Path, typer.Option("--params", help="The study's parameters.")]
+DatasetName = Annotated[str, typer.Option("--dataset", help="Dataset of data/catalog.yaml.")]
+MethodName = Annotated[str, typer.Option("--method", help="Method; see `mmfuse list methods`.")]
+Variant = Annotated[str, typer.Option("--variant", help="Variant of the method.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the training.")]
+Out = Annotated[Path, typer.Option("--out", help="What the stage writes.")]
+TestPack = Annotated[Path, typer.Option("--test", help="Pack of the test pairs.")]
+Fused = Annotated[Path, typer.Option("--fused", help="Folder of the fused images.")]
+DEFAULT_PARAMS = Path("params.yaml")
+
+
+def _sources(stage: str, *entries: str) -> list[Path]:
+    """Return the source files that a record lists; none where the package is installed without them."""
+    return [path for path in map(Path, code_of(stage, *entries)) if path.is_file()]
+
+
+def _watched(parameters: dict[str, Any], stage: str, **what: Any) -> dict[str, Any]:
+    return pick_all(parameters, plan.watched(parameters, stage, **what))
+
+
+@app.command()
+def download(dataset: DatasetName, out: Out, params: Params = DEFAULT_PARAMS) -> None:
+    """Bring one dataset to data/raw: generated, from a mirror, or from its source; verified by checksum."""
+    from mmfuse import catalog
+    from mmfuse.stages import download as stage
+
+    parameters = load_parameters(params)
+    mirror = os.environ.get("MMFUSE_MIRROR") or parameters["download"]["mirror"]
+    entry = catalog.dataset(dataset)
+    generator = [entry.generator.removeprefix("mmfuse.")] if entry.generator else []
+    job = Job(
+        stage="download",
+        name=dataset,
+        inputs=[*_sources("download", *generator), *([entry.manifest] if entry.manifest else [])],
+        outputs=[out],
+        record=out.with_name(f"{out.name}.run.json"),
+        parameters=_watched(parameters, "download", dataset=dataset),
+        tags={"task": entry.task, "dataset": dataset},
+        study=parameters["study"]["name"],
+    )
+    generate = parameters["generate"].get(dataset)
+    execute(
+        job,
+        lambda _: stage.run(dataset=dataset, out=out, mirror=Path(mirror) if mirror else None, generate=generate),
+    )
+
+
+@app.command()
+def prepare(
+    dataset: DatasetName,
+    raw: Annotated[Path, typer.Option("--raw", help="The dataset's folder in data/raw.")],
+    out: Out,
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Pair the images by name, bring them to one size, write the splits down, and pack them."""
+    from mmfuse import catalog
+    from mmfuse.stages import prepare as stage
+
+    parameters = load_parameters(params)
+    entry = catalog.dataset(dataset)
+    outputs = [out / f"{split}.safetensors" for split in stage.SPLITS]
+    job = Job(
+        stage="prepare",
+        name=dataset,
+        inputs=[*_sources("prepare"), raw],
+        outputs=[*outputs, out / "pairs.csv"],
+        record=out / "run.json",
+        parameters=_watched(parameters, "prepare", dataset=dataset),
+        tags={"task": entry.task, "dataset": dataset},
+        study=parameters["study"]["name"],
+    )
+    block = parameters["prepare"]
+    execute(
+        job,
+        lambda _: stage.run(
+            entry, raw=raw, out=out, val_fraction=block["val_fraction"], skip_broken=block["skip_broken"]
+        ),
+    )
+
+
+@app.command()
+def crop(
+    dataset: DatasetName,
+    patches: Annotated[str, typer.Option("--patches", help="Patch set of the parameters.")],
+    pack: Annotated[Path, typer.Option("--pack", help="Pack of the training pairs.")],
+    out: Out,
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Cut the training pairs into patches, masks and boxes with them."""
+    from mmfuse.stages import crop as stage
+
+    parameters = load_parameters(params)
+    job = Job(
+        stage="crop",
+        name=f"{dataset}/{patches}",
+        inputs=[*_sources("crop"), pack],
+        outputs=[out],
+        record=out.with_suffix(".run.json"),
+        parameters=_watched(parameters, "crop", patches=patches),
+        tags={"dataset": dataset, "patches": patches},
+        study=parameters["study"]["name"],
+    )
+    execute(job, lambda _: stage.run(pack=pack, out=out, patches=parameters["prepare"]["patches"][patches]))
+
+
+@app.command()
+def train(
+    task: Annotated[str, typer.Option("--task", help="ivif or mif.")],
+    method: MethodName,
+    part: Annotated[str, typer.Option("--part", help="Training part of the method.")],
+    train: Annotated[list[Path], typer.Option("--train", help="Pack to train on; may be given several times.")],
+    val: Annotated[list[Path], typer.Option("--val", help="Pack to validate with; may be given several times.")],
+    out: Out,
+    variant: Variant = "base",
+    seed: Seed = 0,
+    start: Annotated[
+        list[Path] | None, typer.Option("--start", help="Weights of an earlier part; may be given several times.")
+    ] = None,
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Train one part of a method; a killed training goes on where it was last saved."""
+    from mmfuse.stages import train as stage
+
+    parameters = load_parameters(params)
+    system = plan.System(method, variant, task, seed)
+    start = start or []
+    job = Job(
+        stage="train",
+        name=f"{task}/{system.label}/{part}",
+        inputs=[*_sources("train", f"methods.{method}"), *train, *val, *start],
+        outputs=[out, out.with_suffix(".last.safetensors"), out.with_suffix(".history.csv")],
+        record=out.with_suffix(".run.json"),
+        parameters=_watched(parameters, "train", method=method, variant=variant, part=part),
+        tags={"task": task, "method": method, "variant": variant, "seed": seed, "part": part},
+        study=parameters["study"]["name"],
+    )
+    # outside the declared outputs: both engines delete those before they start a job again
+    resume = Path("data/resume") / task / method / variant / f"s{seed}" / f"{part}.pt"
+
+    def work(running: Running) -> None:
+        stage.run(
+            system,
+            part,
+            settings=plan.settings_of(parameters, method, variant),
+            loop=parameters["train"],
+            train=train,
+            val=val,
+            start=start,
+            out=out,
+            resume=resume,
+            running=running,
+        )
+
+    execute(job, work)
+    resume.unlink(missing_ok=True)
+
+
+@app.command()
+def fuse(
+    dataset: DatasetName,
+    method: MethodName,
+    test: TestPack,
+    out: Out,
+    variant: Variant = "base",
+    seed: Seed = 0,
+    weights: Annotated[Path | None, typer.Option("--weights", help="Weights of a trained method.")] = None,
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Apply one system to the test pairs of one dataset."""
+    from mmfuse.stages import fuse as stage
+    from mmfuse.stages.train import network_options
+
+    parameters = load_parameters(params)
+    task = plan.task_of(parameters, dataset)
+    system = plan.System(method, variant, task, seed)
+    job = Job(
+        stage="fuse",
+        name=f"{dataset}/{system.label}",
+        inputs=[*_sources("fuse", f"methods.{method}"), test, *([weights] if weights else [])],
+        outputs=[out],
+        record=out.with_name(f"{out.name}.run.json"),
+        parameters=_watched(parameters, "fuse", method=method),
+        tags={"task": task, "dataset": dataset, "method": method, "variant": variant, "seed": seed},
+        study=parameters["study"]["name"],
+    )
+
+    def work(running: Running) -> None:
+        stage.run(
+            method,
+            network=network_options(plan.settings_of(parameters, method, variant)),
+            weights=weights,
+            test=test,
+            out=out,
+            threads=parameters["fuse"]["threads"],
+            pictures=parameters["fuse"]["pictures"],
+            running=running,
+        )
+
+    execute(job, work)
+
+
+@app.command()
+def evaluate(
+    dataset: DatasetName,
+    method: MethodName,
+    test: TestPack,
+    fused: Fused,
+    out: Out,
+    variant: Variant = "base",
+    seed: Seed = 0,
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Measure the fused images of one system against their sources."""
+    from mmfuse.stages import evaluate as stage
+
+    parameters = load_parameters(params)
+    system = plan.System(method, variant, plan.task_of(parameters, dataset), seed)
+    block = parameters["evaluate"]
+    job = Job(
+        stage="evaluate",
+        name=f"{dataset}/{system.label}",
+        inputs=[*_sources("evaluate", "metrics.*"), test, fused],
+        outputs=[out, out.with_suffix(".json")],
+        record=out.with_suffix(".run.json"),
+        parameters=_watched(parameters, "evaluate"),
+        tags={"task": system.task, "dataset": dataset, "method": method, "variant": variant, "seed": seed},
+        study=parameters["study"]["name"],
+    )
+
+    def work(running: Running) -> None:
+        stage.run(
+            system,
+            dataset,
+            test=test,
+            fused=fused,
+            out=out,
+            convention=block["convention"],
+            metrics=block["metrics"],
+            workers=block["workers"],
+            running=running,
+        )
+
+    execute(job, work)
+
+
+@app.command()
+def report(
+    prepared: Annotated[Path, typer.Option("--prepared", help="Room of the prepared data.")],
+    checkpoints: Annotated[Path, typer.Option("--checkpoints", help="Room of the weights and histories.")],
+    fused: Annotated[Path, typer.Option("--fused", help="Room of the fused images.")],
+    scores: Annotated[Path, typer.Option("--scores", help="Room of the scores.")],
+    out: Out,
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Write the page that sums up the study."""
+    from mmfuse.stages import report as stage
+
+    parameters = load_parameters(params)
+    tables = [
+        out / "tables" / f"{dataset}.csv" for task in parameters["study"]["tasks"].values() for dataset in task["test"]
+    ]
+    job = Job(
+        stage="report",
+        name=parameters["study"]["name"],
+        inputs=[*_sources("report", "reporting.*"), *map(Path, plan.report_inputs(parameters))],
+        outputs=[out / "index.html", *tables],
+        record=out / "index.run.json",
+        parameters=_watched(parameters, "report"),
+        tags={},
+        study=parameters["study"]["name"],
+    )
+    execute(
+        job,
+        lambda _: stage.run(
+            parameters=parameters, prepared=prepared, checkpoints=checkpoints, fused=fused, scores=scores, out=out,
+            catalog=Path("data/catalog.yaml"),
+        ),
+    )  # fmt: skip
+    print((out / "index.html").resolve())

@@ -1,0 +1,1 @@
+"""Datasets whose layout needs code, and the embedded scene generators."""

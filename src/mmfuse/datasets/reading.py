@@ -1,0 +1,181 @@
+"""Finding and reading the pairs of a downloaded dataset, whatever its layout."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mmfuse.catalog import Dataset
+from mmfuse.errors import UserError
+from mmfuse.images import Bytes, luminance, read_image, resize
+from mmfuse.packs import Sample
+from mmfuse.pairs import check_equal_sizes
+
+SIDES = ("a", "b")
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of one pair: its name, its split, and the path of each image and label that exists."""
+
+    name: str
+    split: str
+    paths: Mapping[str, Path]
+
+
+@dataclass
+class Found:
+    """The complete pairs of a dataset, and one line for each problem."""
+
+    pairs: list[Files] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def find_pairs(dataset: Dataset, folder: Path) -> Found:
+    """List the pairs below data/raw/DATASET, sorted by split and name.
+
+    Raises:
+        UserError: the folder holds no pair at all.
+    """
+    found = Found()
+    if dataset.splits.by == "folder":
+        for split, text in dataset.splits.folders.items():
+            for name, paths in _by_name(dataset, folder, text).items():
+                _add(found, dataset, Files(name, split, paths))
+    else:
+        named = _by_name(dataset, folder, "")
+        for name, split in sorted(dataset.splits.assign(named, folder).items()):
+            _add(found, dataset, Files(name, split, named[name]))
+    if not found.pairs and not found.problems:
+        raise UserError(
+            f"No image pair of {dataset.name} in {folder}.",
+            expected=f"files like {dataset.layout.a} and {dataset.layout.b}",
+            fix="run the stage `download` again, or correct `layout` in data/catalog.yaml",
+        )
+    return found
+
+
+def _by_name(dataset: Dataset, folder: Path, split: str) -> dict[str, dict[str, Path]]:
+    """Map each name to the files it has under the layout's patterns."""
+    layout = dataset.layout
+    patterns = {"a": layout.a, "b": layout.b, "mask": layout.mask, "boxes": layout.boxes}
+    names: dict[str, dict[str, Path]] = {}
+    for key, pattern in patterns.items():
+        if pattern is None:
+            continue
+        filled = pattern.replace("{split}", split)
+        match = re.compile(re.escape(filled).replace(re.escape("{name}"), "(.+)").replace(re.escape(".*"), r"\.[^.]+"))
+        for path in sorted(folder.glob(filled.replace("{name}", "*"))):
+            hit = match.fullmatch(path.relative_to(folder).as_posix())
+            if hit and not path.name.startswith("."):
+                names.setdefault(hit[1], {})[key] = path
+    # a label without any image is no pair that lacks something: label folders often serve several selections
+    return {name: paths for name, paths in sorted(names.items()) if "a" in paths or "b" in paths}
+
+
+def _add(found: Found, dataset: Dataset, files: Files) -> None:
+    missing = [side for side in SIDES if side not in files.paths]
+    if not missing:
+        found.pairs.append(files)
+        return
+    there = next(files.paths[side] for side in SIDES if side in files.paths)
+    found.problems.append(f"{there}: its {dataset.roles[missing[0]]} counterpart is missing")
+
+
+def read_pair(dataset: Dataset, files: Files) -> Sample:
+    """Read one pair with its labels: images of one size, grey where the catalog says grey.
+
+    Raises:
+        UserError: a file is damaged, or the sizes differ and the catalog names no common size.
+    """
+    images = {side: _image(dataset, files, side) for side in SIDES}
+    if dataset.common_size in SIDES:
+        height, width = images[dataset.common_size].shape[:2]
+        images = {side: resize(image, height, width) for side, image in images.items()}
+    check_equal_sizes(*((files.paths[side], images[side]) for side in SIDES))
+    sample: Sample = {"name": files.name, **images}  # type: ignore[typeddict-item]
+    if "mask" in files.paths:
+        sample["mask"] = _mask(files.paths["mask"], images["a"].shape[:2])
+    if "boxes" in files.paths:
+        sample["boxes"] = _boxes(dataset, files.paths["boxes"], images["a"].shape[:2])
+    return sample
+
+
+def _image(dataset: Dataset, files: Files, side: str) -> Bytes:
+    path = files.paths[side]
+    channels = dataset.layout.channels.get(side)
+    pixels = _channels(path, channels) if channels else read_image(path)
+    kind = dataset.colour[side]
+    if kind == "grey" or (kind == "mixed" and pixels.ndim == 3 and not np.ptp(pixels, axis=2).any()):
+        return luminance(pixels)
+    return np.repeat(pixels[..., None], 3, axis=2) if kind == "colour" and pixels.ndim == 2 else pixels
+
+
+def _channels(path: Path, channels: tuple[int, ...]) -> Bytes:
+    """Read some channels of an image that holds both modalities (MFNet: thermal as the fourth channel)."""
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image, dtype=np.uint8)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"Damaged or unreadable image: {path}", found=error, fix="download it again") from error
+    if pixels.ndim != 3 or pixels.shape[2] <= max(channels):
+        raise UserError(
+            f"{path} does not hold both modalities.",
+            expected=f"at least {max(channels) + 1} channels",
+            found=f"an array of shape {pixels.shape}",
+        )
+    return np.ascontiguousarray(pixels[..., channels[0]] if len(channels) == 1 else pixels[..., list(channels)])
+
+
+def _mask(path: Path, shape: tuple[int, ...]) -> Bytes:
+    """Read class ids as they are stored: a palette's indices, not its colours."""
+    try:
+        with Image.open(path) as image:
+            ids = np.asarray(image if image.mode in {"P", "L", "I", "I;16"} else image.convert("L"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"Damaged or unreadable mask: {path}", found=error, fix="download it again") from error
+    if ids.shape != tuple(shape):
+        raise UserError(f"The mask {path} has another size than its images.", expected=shape, found=ids.shape)
+    return ids.astype(np.uint8)
+
+
+def _boxes(dataset: Dataset, path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Read boxes as rows of class id, centre x, centre y, width, height relative to the image."""
+    labels = dataset.labels["boxes"]
+    try:
+        rows = list(_voc(path, labels.classes, shape)) if labels.format == "voc" else list(_yolo(path))
+    except (ValueError, ET.ParseError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"Unreadable boxes: {path}", expected=f"{labels.format} format", found=error, fix="download it again"
+        ) from error
+    return np.array(rows, np.float32).reshape(-1, 5)
+
+
+def _yolo(path: Path) -> Iterator[tuple[float, ...]]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            kind, *sides = line.split()
+            x, y, width, height = (float(value) for value in sides)
+            yield float(int(kind)), x, y, width, height
+
+
+def _voc(path: Path, classes: Mapping[int, str], shape: tuple[int, ...]) -> Iterator[tuple[float, ...]]:
+    ids = {name.lower(): number for number, name in classes.items()}
+    for item in ET.fromstring(path.read_text(encoding="utf-8")).iter("object"):  # noqa: S314 - expat bounds expansion
+        box = item.find("bndbox")
+        left, top, right, bottom = (float(box.findtext(k)) for k in ("xmin", "ymin", "xmax", "ymax"))  # type: ignore[union-attr, arg-type]
+        height, width = shape
+        yield (
+            float(ids[item.findtext("name", "").lower()]),
+            (left + right) / 2 / width,
+            (top + bottom) / 2 / height,
+            (right - left) / width,
+            (bottom - top) / height,
+        )

@@ -1,0 +1,40 @@
+"""Fusion methods: one file each, found by its name.
+
+A method file defines `METHOD`, a subclass of `mmfuse.methods.base.FusionMethod`. Adding a file adds the method to
+`mmfuse list methods`, to the tests and to the study's choices; nothing else has to be told.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING
+
+from mmfuse.errors import UserError
+
+if TYPE_CHECKING:
+    from mmfuse.methods.base import FusionMethod
+
+
+def available() -> list[str]:
+    """Return the names of all methods, sorted, without importing them."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+
+
+def load(name: str) -> type[FusionMethod]:
+    """Return a method's class.
+
+    Raises:
+        UserError: there is no such method.
+    """
+    if name not in available():
+        close = difflib.get_close_matches(name, available(), n=1)
+        raise UserError(
+            f"Unknown method {name!r}.",
+            expected=", ".join(available()),
+            found=name,
+            fix=f"did you mean {close[0]!r}?" if close else "see `mmfuse list methods`",
+        )
+    method: type[FusionMethod] = importlib.import_module(f"{__name__}.{name}").METHOD
+    return method

@@ -1,0 +1,22 @@
+"""Maximum: the brighter of both images at every pixel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmfuse.methods.base import FusionMethod
+
+
+class Maximum(FusionMethod):
+    """F = max(A, B)."""
+
+    summary = "brighter of both images at every pixel"
+    source = "folklore baseline"
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """See `FusionMethod.forward`."""
+        return torch.maximum(a, b)
+
+
+METHOD = Maximum

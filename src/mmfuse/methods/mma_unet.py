@@ -1,0 +1,342 @@
+"""MMA-UNet: two UNets, one guided by the other, fused level by level with an offset.
+
+Source: Huang et al., "MMA-UNet: A Multi-Modal Asymmetric UNet Architecture for Infrared and Visible Image Fusion".
+Stage I trains `vi_unet` to reproduce the visible image, then `ir_unet` to reproduce the infrared image while the frozen
+visible encoder guides it. Stage II (`fusion`) keeps both encoders frozen and trains the attention and the decoder.
+Here `a` is infrared (or MRI) and `b` visible (or CT, PET, SPECT).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmfuse.errors import UserError
+from mmfuse.methods.base import FusionMethod
+from mmfuse.nn.losses import sobel_magnitude, ssim_loss
+from mmfuse.nn.padding import pad_to_multiple
+
+PAPER_PAIRING = ((1, 2), (2, 3), (3, 4), (4, 5))  # PAPER: first four visible levels with last four infrared levels
+
+
+class DoubleConv(nn.Sequential):
+    """Twice convolution 3x3, batch norm, ReLU; (B, c, H, W) to (B, c', H, W)."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(inplace=True),
+        )
+
+
+class SqueezeExcite(nn.Module):
+    """Channel weights from the mean of a feature map; (B, c, H, W) to (B, c, 1, 1) in (0, 1).
+
+    Source: Hu et al. 2018; MMA-UNet 3.1 (weights of the visible features for the infrared ones).
+    """
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        hidden = max(1, channels // reduction)
+        self.squeeze = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.excite = nn.Conv2d(hidden, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the weight of every channel."""
+        return torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean(dim=(2, 3), keepdim=True)))))
+
+
+class Encoder(nn.Module):
+    """UNet encoder of five levels; level l has width * 2^(l-1) channels at 1/2^(l-1) of the resolution.
+
+    Args:
+        channels: Channels of the input image.
+        width: Channels of the first level; 64 in the paper.
+        guided: Whether each level is multiplied by weights taken from another encoder's level.
+    """
+
+    def __init__(self, channels: int, width: int, *, guided: bool) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(5)]
+        self.blocks = nn.ModuleList(DoubleConv(c, d) for c, d in zip([channels, *widths], widths, strict=False))
+        # PAPER: 3.1, squeeze-and-excitation of the visible features, at every level (M5: reduction 16, no bias)
+        self.guides = nn.ModuleList(SqueezeExcite(c, 16) for c in widths) if guided else None
+
+    def forward(self, x: Tensor, guidance: list[Tensor] | None = None) -> list[Tensor]:
+        """Return the features of levels 1 to 5.
+
+        Shape: x (B, channels, H, W) with H, W multiples of 16; guidance as this method returns it.
+        """
+        features: list[Tensor] = []
+        for level, block in enumerate(self.blocks):
+            x = block(x if level == 0 else F.max_pool2d(x, 2))  # (B, width * 2^level, H / 2^level, W / 2^level)
+            if self.guides is not None and guidance is not None:
+                x = x * self.guides[level](guidance[level])
+            features.append(x)
+        return features
+
+
+class Decoder(nn.Module):
+    """UNet decoder back to the image: transposed convolution, concatenation, double convolution."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(5)]
+        self.ups = nn.ModuleList(nn.ConvTranspose2d(2 * c, c, 2, stride=2) for c in reversed(widths[:-1]))
+        self.blocks = nn.ModuleList(DoubleConv(2 * c, c) for c in reversed(widths[:-1]))
+        self.out = nn.Conv2d(width, channels, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Return the reconstructed image, (B, channels, H, W), before the output activation."""
+        x = features[-1]
+        for up, block, skip in zip(self.ups, self.blocks, reversed(features[:-1]), strict=True):
+            x = block(torch.cat([skip, up(x)], dim=1))
+        return self.out(x)
+
+
+class UNet(nn.Module):
+    """The autoencoder of one modality (stage I)."""
+
+    def __init__(self, channels: int, width: int, output: str, *, guided: bool) -> None:
+        super().__init__()
+        self.encoder = Encoder(channels, width, guided=guided)
+        self.decoder = Decoder(channels, width)
+        # M6: the published code ends in tanh although the targets lie in [0, 1]
+        self.activation = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "linear": nn.Identity}[output]()
+
+    def forward(self, x: Tensor, guidance: list[Tensor] | None = None) -> Tensor:
+        """Reproduce the image; shapes as in `Encoder.forward`."""
+        return self.activation(self.decoder(self.encoder(x, guidance)))
+
+
+class PooledConvAttention(nn.Module):
+    """Channel attention for shallow levels: one 1-D convolution over the pooled channels (mean and maximum, added)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        # ASSUME: neither the paper nor the facts on the code give the kernel's length
+        self.mix = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the weighted features; (B, c, H, W) in and out."""
+        mean, maximum = x.mean(dim=(2, 3)), x.amax(dim=(2, 3))  # (B, c)
+        weight = torch.sigmoid(self.mix(mean[:, None]) + self.mix(maximum[:, None]))  # (B, 1, c)
+        return x * weight.view(-1, self.channels, 1, 1)
+
+
+class ChannelSpatialAttention(nn.Module):
+    """Attention for deep levels: the larger of channel-weighted and pixel-weighted features (reduction 2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channel = SqueezeExcite(channels, 2)
+        self.spatial = nn.Conv2d(channels, 1, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the weighted features; (B, c, H, W) in and out."""
+        return torch.maximum(x * self.channel(x), x * torch.sigmoid(self.spatial(x)))
+
+
+class LevelFusion(nn.Module):
+    """Bring a visible and an infrared level to one size, add them, weight them.
+
+    Args:
+        visible_level: 1 to 5.
+        infrared_level: 1 to 5; the coarser of both gives resolution and channels.
+        width: Channels of level 1.
+        deep: Which of the two attentions follows.
+    """
+
+    def __init__(self, visible_level: int, infrared_level: int, width: int, *, deep: bool) -> None:
+        super().__init__()
+        level = max(visible_level, infrared_level)
+        self.visible = _to_level(visible_level, level, width)
+        self.infrared = _to_level(infrared_level, level, width)
+        channels = width * 2 ** (level - 1)
+        self.attention = ChannelSpatialAttention(channels) if deep else PooledConvAttention(channels)
+
+    def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
+        """Return the fused features at the coarser level."""
+        return self.attention(self.visible(visible) + self.infrared(infrared))
+
+
+def _to_level(source: int, target: int, width: int) -> nn.Module:
+    """Average pooling and a 1x1 convolution from one level's size to a coarser one's."""
+    if source == target:
+        return nn.Identity()
+    # PAPER: 3.2, "we first down-sampled the feature maps of VI"; M2: AvgPool2 + 1x1 to double the channels
+    pool = nn.AvgPool2d(2 ** (target - source))
+    return nn.Sequential(pool, nn.Conv2d(width * 2 ** (source - 1), width * 2 ** (target - 1), 1))
+
+
+class ShuffleUp(nn.Sequential):
+    """Twice the resolution, half the channels: convolution 3x3 and pixel shuffle."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False), nn.PixelShuffle(2))
+
+
+class FusionDecoder(nn.Module):
+    """From the fused levels back to an image (stage II)."""
+
+    def __init__(self, levels: list[int], width: int, channels: int, last_kernel: int) -> None:
+        super().__init__()
+        self.levels = levels
+        widths = {level: width * 2 ** (level - 1) for level in range(1, 6)}
+        self.ups = nn.ModuleDict({str(level): ShuffleUp(widths[level]) for level in range(max(levels), 1, -1)})
+        joins = [level for level in levels if level < max(levels)]
+        self.joins = nn.ModuleDict({str(level): DoubleConv(2 * widths[level], widths[level]) for level in joins})
+        # M4: three convolutions to the image, no activation at the end; the paper's text has a 1x1 kernel in the last
+        self.out = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, channels, last_kernel, padding=last_kernel // 2),
+        )
+
+    def forward(self, fused: list[Tensor]) -> Tensor:
+        """Return the image, (B, channels, H, W); `fused` in the order of `levels`."""
+        features = dict(zip(self.levels, fused, strict=True))
+        level = max(self.levels)
+        x = features[level]
+        while level > 1:
+            x = self.ups[str(level)](x)
+            level -= 1
+            if level in features:
+                x = self.joins[str(level)](torch.cat([features[level], x], dim=1))
+        return self.out(x)
+
+
+class FusionNetwork(nn.Module):
+    """Everything that stage II trains: level fusion and decoder."""
+
+    def __init__(self, pairing: list[tuple[int, int]], width: int, channels: int, last_kernel: int) -> None:
+        super().__init__()
+        self.pairing = pairing
+        # M3: the two shallow pairs have one kind of attention, the two deep ones the other
+        self.pairs = nn.ModuleList(
+            LevelFusion(v, i, width, deep=number >= len(pairing) // 2) for number, (v, i) in enumerate(pairing)
+        )
+        self.decoder = FusionDecoder([max(pair) for pair in pairing], width, channels, last_kernel)
+
+    def forward(self, visible: list[Tensor], infrared: list[Tensor]) -> Tensor:
+        """Return the fused image from the features of both encoders."""
+        pairs = zip(self.pairs, self.pairing, strict=True)
+        return self.decoder([fuse(visible[v - 1], infrared[i - 1]) for fuse, (v, i) in pairs])
+
+
+class MMAUNet(FusionMethod):
+    """The three networks together.
+
+    Args:
+        width: Channels of the first level; 64 in the paper.
+        channels: Channels of the images inside; PAPER: three, luminance is repeated.
+        output: Activation of the stage-I networks: tanh (published code), sigmoid or linear.
+        guidance: Whether the visible features guide the infrared encoder (off in E2 and E3).
+        pairing: (visible level, infrared level) of each fused pair, from shallow to deep.
+        last_kernel: Kernel of the last convolution: 3 (published code) or 1 (paper).
+    """
+
+    summary = "asymmetric fusion of a visible UNet and an infrared UNet that it guides"
+    source = "Huang et al., MMA-UNet"
+    parts = ("vi_unet", "ir_unet", "fusion")
+    loss_terms: ClassVar[dict[str, tuple[str, ...]]] = {
+        "vi_unet": ("mse",),
+        "ir_unet": ("mse",),
+        "fusion": ("mse", "ssim", "detail"),
+    }
+
+    def __init__(
+        self,
+        *,
+        width: int = 64,
+        channels: int = 3,
+        output: str = "tanh",
+        guidance: bool = True,
+        pairing: list[list[int]] | None = None,
+        last_kernel: int = 3,
+    ) -> None:
+        super().__init__()
+        pairs = [(v, i) for v, i in (PAPER_PAIRING if pairing is None else pairing)]
+        levels = [max(pair) for pair in pairs]
+        if levels != sorted(set(levels)) or not all(1 <= level <= 5 for pair in pairs for level in pair):
+            raise UserError(
+                "MMA-UNet cannot use this pairing of levels.",
+                expected="pairs [visible, infrared] of levels 1 to 5 whose coarser levels increase",
+                found=pairing,
+                fix="see PAPER_PAIRING in methods/mma_unet.py",
+            )
+        self.channels = channels
+        self.vi_unet = UNet(channels, width, output, guided=False)
+        self.ir_unet = UNet(channels, width, output, guided=guidance)
+        self.fusion = FusionNetwork(pairs, width, channels, last_kernel)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """See `FusionMethod.forward`."""
+        height, width = a.shape[-2:]
+        fused = self._fuse(pad_to_multiple(a, 16), pad_to_multiple(b, 16))
+        # M10: the published code keeps one of three channels that have the same target; the mean is less noisy
+        return fused.mean(dim=1, keepdim=True)[..., :height, :width].clamp(0, 1)
+
+    def _fuse(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the fused image before averaging and clamping, (B, channels, H, W)."""
+        visible = self.vi_unet.encoder(self._repeat(b))
+        infrared = self.ir_unet.encoder(self._repeat(a), visible)
+        return self.fusion(visible, infrared)
+
+    def _repeat(self, luminance: Tensor) -> Tensor:
+        """Repeat a grey image for the three input channels of the paper's UNets."""
+        return luminance.expand(-1, self.channels, -1, -1)
+
+    def part_modules(self, part: str) -> dict[str, nn.Module]:
+        """See `FusionMethod.part_modules`."""
+        return {part: getattr(self, part)}
+
+    def deployed_modules(self) -> dict[str, nn.Module]:
+        """Both encoders and the fusion network; the decoders of stage I have done their work."""
+        return {
+            "vi_unet.encoder": self.vi_unet.encoder,
+            "ir_unet.encoder": self.ir_unet.encoder,
+            "fusion": self.fusion,
+        }
+
+    def part_losses(self, part: str, a: Tensor, b: Tensor, weights: dict[str, float]) -> dict[str, Tensor]:
+        """MSE in stage I (eq. 1); MSE, SSIM and detail in stage II (eq. 5)."""
+        if part == "vi_unet":
+            visible = self._repeat(b)
+            return {"mse": weights["mse"] * F.mse_loss(self.vi_unet(visible), visible)}
+        if part == "ir_unet":
+            infrared = self._repeat(a)
+            with torch.no_grad():
+                guidance = self.vi_unet.encoder(self._repeat(b))
+            return {"mse": weights["mse"] * F.mse_loss(self.ir_unet(infrared, guidance), infrared)}
+        return self._fusion_losses(a, b, weights)
+
+    def _fusion_losses(self, a: Tensor, b: Tensor, weights: dict[str, float]) -> dict[str, Tensor]:
+        """Stage II: eq. 3 to 5 with the weights of the published code (M7: 10 x detail, 0.5 x SSIM)."""
+        with torch.no_grad():
+            visible = self.vi_unet.encoder(self._repeat(b))
+            infrared = self.ir_unet.encoder(self._repeat(a), visible)
+        fused = self.fusion(visible, infrared)
+        a, b = self._repeat(a), self._repeat(b)
+        # M7: square of the mean absolute difference, where eq. 4 leaves the norm open
+        gap = (sobel_magnitude(fused) - torch.maximum(sobel_magnitude(a), sobel_magnitude(b))).abs().mean()
+        return {
+            "mse": weights["mse"] * F.mse_loss(fused, (a + b) / 2),
+            "ssim": weights["ssim"] * (ssim_loss(fused, a) + ssim_loss(fused, b)),
+            "detail": weights["detail"] * gap**2,
+        }
+
+
+METHOD = MMAUNet

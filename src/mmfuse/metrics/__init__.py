@@ -1,0 +1,86 @@
+"""Metrics of image fusion: every variant by its own name, and conventions that give the plain names a meaning.
+
+A variant is one function `(fused, a, b) -> value`: three batches (B, 1, H, W) with values in [0, 1], any floating-point
+format, on a processor or a GPU, to (B,) in float64. Nothing is averaged over images here. Values are defined for
+constant images too; an image that is too small is a `UserError` that names the smallest legal size.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from mmfuse.errors import MmfuseError, UserError
+from mmfuse.metrics.card import Card, Metric
+from mmfuse.metrics.conventions import CONVENTIONS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["CONVENTIONS", "Card", "Metric", "resolve", "score", "variants"]
+
+
+@functools.cache
+def variants() -> dict[str, Metric]:
+    """Return all variants by name: the functions in this package's modules that carry a card."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        members = vars(importlib.import_module(f"{__name__}.{module.name}"))
+        cards = {name: getattr(member, "card", None) for name, member in members.items() if callable(member)}
+        found.update(
+            {name: Metric(name, members[name], card) for name, card in cards.items() if isinstance(card, Card)}
+        )
+    return dict(sorted(found.items()))
+
+
+def resolve(convention: str, names: Iterable[str]) -> dict[str, Metric]:
+    """Return the variants behind plain names such as EN or SSIM, in the order of the names.
+
+    Raises:
+        UserError: an unknown convention or plain name.
+    """
+    if convention not in CONVENTIONS:
+        raise _unknown("convention", convention, CONVENTIONS)
+    meaning = CONVENTIONS[convention]
+    resolved = {}
+    for name in names:
+        if name not in meaning:
+            raise _unknown("metric", name, meaning)
+        resolved[name] = variants()[meaning[name]]
+    return resolved
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    by_lower_case = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    return UserError(
+        f"Unknown {kind}: {name!r}.",
+        expected=f"one of {', '.join(by_lower_case.values())}",
+        fix=f"did you mean {by_lower_case[close[0]]}?" if close else None,
+    )
+
+
+def score(fused: Tensor, a: Tensor, b: Tensor, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
+    """Measure a batch of fused images with several metrics.
+
+    Shape: three (B, 1, H, W) in [0, 1]; returns (B,) float64 under each key of `metrics`.
+
+    Raises:
+        UserError: no legal batch of images, or images too small for one of the metrics.
+        MmfuseError: a metric gave no finite number (a defect of the metric).
+    """
+    values = {}
+    for name, metric in metrics.items():
+        try:
+            values[name] = metric.function(fused, a, b)
+        except UserError as error:
+            raise UserError(
+                f"{name}: {error.problem}", expected=error.expected, found=error.found, fix=error.fix
+            ) from error
+        if not values[name].isfinite().all():
+            raise MmfuseError(f"{name} ({metric.name}) gave {values[name].tolist()}: please report this as a defect.")
+    return values

@@ -1,0 +1,48 @@
+"""What is known about a metric besides its formula: the card on each function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Function = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a reader of a table has to know about one variant of a metric.
+
+    Args:
+        better: Whether a higher or a lower value is the better one.
+        range: Smallest and largest possible value for 8-bit images.
+        source: The publication that defines the metric.
+        used_by: The evaluators and tables that use exactly this variant.
+    """
+
+    better: Literal["higher", "lower"]
+    range: tuple[float, float]
+    source: str
+    used_by: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One variant of a metric: its name, the function that computes it, and its card."""
+
+    name: str
+    function: Function
+    card: Card
+
+
+def metric(card: Card) -> Callable[[Function], Function]:
+    """Put a card on a function, which makes it a variant that `mmfuse.metrics.variants` finds."""
+
+    def put(function: Function) -> Function:
+        function.card = card  # type: ignore[attr-defined]
+        return function
+
+    return put

@@ -1,0 +1,125 @@
+"""Structural similarity (SSIM) of the fused image with both sources."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmfuse.metrics.card import Card, metric
+from mmfuse.metrics.grey import grey_levels
+from mmfuse.metrics.windows import Window, gaussian_window, local_moments, uniform_window
+
+_WANG_2004 = (
+    "Wang, Bovik, Sheikh, Simoncelli: Image quality assessment, from error visibility to structural similarity, IEEE "
+    "Trans. Image Processing 13 (2004) 600, eq. (13)"
+)
+_UNIFORM = uniform_window(7)
+_SAMPLE = 49 / 48  # from the population's to the sample's (co)variance in a window of 7x7
+_GAUSS = gaussian_window(11, 1.5)
+
+
+def _similarities(
+    fused: Tensor, a: Tensor, b: Tensor, window: Window, *, peak: float = 255, correction: float = 1
+) -> Tensor:
+    """Return the mean SSIM of the fused image with a and with b over the places where the window fits, (B, 2)."""
+    images = torch.cat(grey_levels(fused, a, b, smallest=len(window)), dim=1)  # (B, 3, H, W)
+    local = local_moments(images, window)
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    luminance = (2 * local.mean_f * local.mean_s + c1) / (local.mean_f.square() + local.mean_s.square() + c1)
+    structure = (2 * correction * local.covariance + c2) / (correction * (local.variance_f + local.variance_s) + c2)
+    return (luminance * structure).mean(dim=(2, 3))  # (B, 2)
+
+
+@metric(
+    Card(
+        better="higher",
+        range=(-2, 2),
+        source=_WANG_2004,
+        used_by="the evaluator of LKC-FUNet; that of SMFNet as it stands now",
+    )
+)
+def ssim_uniform_sum_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """SSIM with a plus SSIM with b; 7x7 uniform window, sample covariance, range 255 (scikit-image's default).
+
+    Shape: three (B, 1, H, W) to (B,), H and W at least 7.
+    Range: images in [0, 1]; the value lies in -2..2. Constant images are no special case.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    return _similarities(fused, a, b, _UNIFORM, correction=_SAMPLE).sum(dim=1)
+
+
+@metric(
+    Card(
+        better="higher",
+        range=(-1, 1),
+        source=_WANG_2004,
+        used_by="possibly the table of LKC-FUNet (a mean of two; its window cannot be told)",
+    )
+)
+def ssim_uniform_mean_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Mean of SSIM with a and SSIM with b; 7x7 uniform window, sample covariance, range 255.
+
+    Shape: three (B, 1, H, W) to (B,), H and W at least 7.
+    Range: images in [0, 1]; the value lies in -1..1. Constant images are no special case.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    return _similarities(fused, a, b, _UNIFORM, correction=_SAMPLE).mean(dim=1)
+
+
+@metric(
+    Card(
+        better="higher",
+        range=(-2, 2),
+        source=_WANG_2004,
+        used_by="the evaluator of CDDFuse with scikit-image 0.19 or older; the table of SMFNet",
+    )
+)
+def ssim_uniform_sum_l2(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """SSIM with a plus SSIM with b; 7x7 uniform window, sample covariance, range 2 on grey levels 0..255.
+
+    The range 2 is what old versions of scikit-image took for floating-point images whatever their values were.
+
+    Shape: three (B, 1, H, W) to (B,), H and W at least 7.
+    Range: images in [0, 1]; the value lies in -2..2. Constant images are no special case.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    return _similarities(fused, a, b, _UNIFORM, peak=2, correction=_SAMPLE).sum(dim=1)
+
+
+@metric(Card(better="higher", range=(-2, 2), source=_WANG_2004, used_by="VIFB (MATLAB)"))
+def ssim_gauss_sum_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """SSIM with a plus SSIM with b; 11x11 Gaussian window of sigma 1.5, population covariance, range 255.
+
+    Shape: three (B, 1, H, W) to (B,), H and W at least 11.
+    Range: images in [0, 1]; the value lies in -2..2. Constant images are no special case.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    return _similarities(fused, a, b, _GAUSS).sum(dim=1)
+
+
+@metric(
+    Card(
+        better="higher",
+        range=(-1, 1),
+        source=_WANG_2004,
+        used_by="possibly the table of LKC-FUNet (a mean of two; its window cannot be told)",
+    )
+)
+def ssim_gauss_mean_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Mean of SSIM with a and SSIM with b; 11x11 Gaussian window of sigma 1.5, population covariance, range 255.
+
+    Shape: three (B, 1, H, W) to (B,), H and W at least 11.
+    Range: images in [0, 1]; the value lies in -1..1. Constant images are no special case.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    return _similarities(fused, a, b, _GAUSS).mean(dim=1)

@@ -1,0 +1,92 @@
+"""Packs: the image pairs of one split in one memory-mapped file.
+
+A pack is a safetensors file (it runs no code when opened) with tensors `000000.a`, `000000.b` and, where the dataset
+has labels, `000000.mask` and `000000.boxes`; the names of the samples are in its metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from mmfuse.errors import UserError
+from mmfuse.files import whole_file
+
+_DTYPES = {"U8": np.uint8, "F32": np.float32}
+
+
+class _Sample(TypedDict):
+    name: str
+    a: NDArray[np.uint8]
+    b: NDArray[np.uint8]
+
+
+class Sample(_Sample, total=False):
+    """One pair: `a`, `b` (H, W) or (H, W, 3) uint8; `mask` (H, W) uint8; `boxes` (n, 5) float32 class, cx, cy, w, h."""
+
+    mask: NDArray[np.uint8]
+    boxes: NDArray[np.float32]
+
+
+def write_pack(path: Path, samples: Iterable[Sample]) -> None:
+    """Write a pack whole or not at all; equal samples give equal bytes."""
+    names: list[str] = []
+    tensors: dict[str, NDArray[Any]] = {}
+    for number, sample in enumerate(samples):
+        names.append(sample["name"])
+        for key, value in sample.items():
+            if isinstance(value, np.ndarray):
+                tensors[f"{number:06d}.{key}"] = np.ascontiguousarray(value)
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, metadata={"names": json.dumps(names, ensure_ascii=False)})
+
+
+class Pack:
+    """Read access to a pack; arrays are read-only views of the memory-mapped file, so opening costs nothing.
+
+    Args:
+        path: The file that `write_pack` made.
+
+    Raises:
+        UserError: the file is missing or not a pack.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise UserError(f"Pack not found: {path}", fix="run the stages `download` and `prepare` for this dataset")
+        try:
+            with safe_open(path, framework="numpy") as checked:  # refuses anything but well-formed offsets and shapes
+                self.names: list[str] = json.loads(checked.metadata()["names"])
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"Not a readable pack: {path}", found=error, fix="delete it and run the stage `prepare` again"
+            ) from error
+        with path.open("rb") as stream:
+            start = 8 + int.from_bytes(stream.read(8), "little")
+            self._entries: dict[str, dict[str, Any]] = json.loads(stream.read(start - 8))
+        self._bytes = np.memmap(path, np.uint8, "r")[start:]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        sample: dict[str, Any] = {"name": self.names[index]}
+        for key in ("a", "b", "mask", "boxes"):
+            entry = self._entries.get(f"{index:06d}.{key}")
+            if entry is not None:
+                begin, end = entry["data_offsets"]
+                sample[key] = self._bytes[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        return sample  # type: ignore[return-value]
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))

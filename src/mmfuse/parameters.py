@@ -1,0 +1,180 @@
+"""The numbers of the study: `params.yaml`, checked against its schema."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError, best_match
+
+from mmfuse import plan
+from mmfuse.errors import UserError
+
+SCHEMA = Path("workflow/schemas/params.schema.yaml")
+FORBIDDEN_KEYS = {"size", "nfiles"}  # DVC leaves nested keys of these names out of its run cache (its issue 10296)
+
+
+def project_root(start: Path) -> Path:
+    """Return the nearest folder at or above `start` that holds the workflow's schemas.
+
+    Raises:
+        UserError: there is none.
+    """
+    start = start.resolve()
+    for folder in (start, *start.parents):
+        if (folder / SCHEMA).is_file():
+            return folder
+    raise UserError(
+        f"No mmfuse project at {start}.",
+        expected=f"a folder with {SCHEMA}",
+        fix="run the command in the project's root",
+    )
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file with the safe loader.
+
+    Raises:
+        UserError: it is missing or not YAML.
+    """
+    if not path.is_file():
+        raise UserError(f"File not found: {path}", fix="run the command in the project's root or name the file")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML.", found=error, fix="correct the line that it names") from error
+
+
+def check_against_schema(value: Any, schema: Mapping[str, Any], what: str) -> None:
+    """Check a value read from YAML against a JSON schema.
+
+    Raises:
+        UserError: names the key, what is allowed and, for an unknown key, the closest known one.
+    """
+    error = best_match(Draft202012Validator(schema).iter_errors(value))
+    if error is None:
+        return
+    where = ".".join(str(step) for step in error.absolute_path) or "(top level)"
+    if error.validator == "additionalProperties" and isinstance(error.schema, Mapping):
+        raise _unknown_key(error.instance, list(error.schema.get("properties", {})), where, what)
+    fix = str(error.schema.get("description", "")) if isinstance(error.schema, Mapping) else ""
+    if error.validator == "type" and isinstance(error.instance, str) and _is_number(error.instance):
+        fix = f"write {float(error.instance)!r}: YAML 1.1 reads {error.instance} as text"
+    raise UserError(
+        f"{what}: {where} is not valid.", expected=_expectation(error), found=error.instance, fix=fix or None
+    )
+
+
+def _unknown_key(block: Mapping[str, Any], known: list[str], where: str, what: str) -> UserError:
+    unknown = next(str(key) for key in block if key not in known)
+    close = difflib.get_close_matches(unknown, known, n=1)
+    return UserError(
+        f"{what}: unknown key {unknown!r} in {where}.",
+        expected=", ".join(known),
+        found=unknown,
+        fix=f"did you mean {close[0]!r}?" if close else "remove it",
+    )
+
+
+def _expectation(error: ValidationError) -> str:
+    return f"{error.validator}: {error.validator_value}" if error.validator != "required" else error.message
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def load_parameters(path: Path) -> dict[str, Any]:
+    """Read and check the study's parameters.
+
+    Raises:
+        UserError: a key is unknown, missing or of the wrong kind, or the study names something that does not exist.
+    """
+    values = read_yaml(path)
+    schema = read_yaml(project_root(path.parent) / SCHEMA)
+    check_against_schema(values, schema, str(path))
+    _check_keys(values, path)
+    _check_study(values, path)
+    return dict(values)
+
+
+def _check_keys(value: Any, path: Path, where: str = "") -> None:
+    if not isinstance(value, Mapping):
+        return
+    for key, inner in value.items():
+        if key in FORBIDDEN_KEYS:
+            raise UserError(
+                f"{path}: no parameter may be called {key!r} ({where}{key}).",
+                found=key,
+                fix="rename it: DVC leaves parameters of that name out of its cache key and reuses stale results",
+            )
+        _check_keys(inner, path, f"{where}{key}.")
+
+
+def _check_study(values: Mapping[str, Any], path: Path) -> None:
+    """Check what a schema cannot: names that refer to other blocks."""
+    for entry in values["study"]["systems"]:
+        for task in entry["tasks"]:
+            if task not in values["study"]["tasks"]:
+                raise UserError(
+                    f"{path}: study.systems asks for task {task!r}.",
+                    expected=", ".join(values["study"]["tasks"]),
+                    found=task,
+                )
+        plan.settings_of(values, entry["method"], entry["variant"])
+    for method, block in values["methods"].items():
+        for part, settings in block.get("parts", {}).items():
+            patches = settings["patches"]
+            if patches != "whole" and patches not in values["prepare"]["patches"]:
+                raise UserError(
+                    f"{path}: methods.{method}.parts.{part}.patches is not a patch set.",
+                    expected=", ".join(["whole", *values["prepare"]["patches"]]),
+                    found=patches,
+                )
+
+
+def pick(values: Mapping[str, Any], key: str, files: dict[str, Any] | None = None) -> Any:
+    """Return the value of a dotted key, such as `prepare.patches.square` or `data/catalog.yaml:datasets.msrs`.
+
+    Args:
+        values: The study's parameters.
+        key: Dotted key; FILE:KEY looks into another YAML file.
+        files: Files that were read already; more are added to it.
+
+    Raises:
+        UserError: there is no such key.
+    """
+    file, _, path = key.rpartition(":")
+    if file:
+        files = {} if files is None else files
+        values = files[file] if file in files else files.setdefault(file, read_yaml(Path(file)))
+    for step in path.split("."):
+        if not isinstance(values, Mapping) or step not in values:
+            raise UserError(f"There is no parameter {key!r}.", fix="add it to params.yaml, as workflow/configs have it")
+        values = values[step]
+    return values
+
+
+def pick_all(values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Return the values of several dotted keys."""
+    files: dict[str, Any] = {}
+    return {key: pick(values, key, files) for key in keys}
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested parameters as one level of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,127 @@
+"""What `mmfuse fuse`, `evaluate` and `list` do with anybody's images."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from mmfuse.errors import UserError
+from mmfuse.images import read_image, write_image
+from mmfuse.pairs import Matched, check_equal_sizes, match_folders, read_triple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _matched(folders: dict[str, Path], *, allow_missing: bool) -> list[Matched]:
+    """Match folders by name; say which names are left out where that is allowed."""
+    if not allow_missing:
+        return match_folders(allow_missing=False, **folders)
+    matched, missing = match_folders(allow_missing=True, **folders)
+    for line in missing:
+        print(f"left out: {line}", file=sys.stderr)
+    return matched
+
+
+def fuse_folders(a: Path, b: Path, out: Path, *, weights: Path | None, method: str, allow_missing: bool) -> None:
+    """Fuse the pairs of two folders (or two files) into OUT/NAME.png.
+
+    Raises:
+        UserError: images are missing, damaged or of unequal size, or the weights cannot be used.
+    """
+    from mmfuse.checkpoints import build, load_method
+    from mmfuse.fusing import best_device, fuse_pair
+
+    sources = {"a": a, "b": b}
+    single = a.is_file() and b.is_file()
+    pairs = [Matched(a.stem, sources)] if single else _matched(sources, allow_missing=allow_missing)
+    net = load_method(weights)[0] if weights else build(method, {}).eval()
+    if not weights and net.parts:
+        raise UserError(
+            f"{method} needs trained weights.",
+            expected="--weights FILE",
+            fix=f"name its {net.parts[-1]}.safetensors below data/checkpoints, or choose a weight-free method",
+        )
+    device = best_device()
+    net = net.to(device)
+    for name, paths in tqdm(pairs, desc="fuse", unit="image", disable=None):
+        first, second = read_image(paths["a"]), read_image(paths["b"])
+        check_equal_sizes((paths["a"], first), (paths["b"], second))
+        write_image(out / f"{name}.png", fuse_pair(net, first, second, device))
+    print(f"{len(pairs)} fused images in {out}")
+
+
+def evaluate_folders(
+    a: Path, b: Path, fused: Path, out: Path, *, metrics: str, convention: str, allow_missing: bool
+) -> None:
+    """Measure fused images against their sources; write OUT (CSV) and a summary beside it (JSON).
+
+    Raises:
+        UserError: images are missing, damaged or of unequal size, or a metric is unknown.
+    """
+    from mmfuse.metrics import CONVENTIONS, resolve
+    from mmfuse.metrics.tables import score_images, summarise, write_scores
+
+    names = list(CONVENTIONS.get(convention, {})) if metrics == "all" else [n.strip() for n in metrics.split(",")]
+    meaning = resolve(convention, names)
+    matched = _matched({"fused": fused, "a": a, "b": b}, allow_missing=allow_missing)
+
+    def triples() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for _, paths in matched:
+            yield read_triple(paths["fused"], paths["a"], paths["b"])
+
+    frame = score_images([name for name, _ in matched], triples(), meaning)
+    scores = summarise(frame, meaning)
+    summary = {"convention": convention, "images": len(frame), "metrics": scores}
+    write_scores(frame, summary, csv=out, json=out.with_suffix(".json"))
+    for name, value in scores.items():
+        spread = f"{value['mean']:12.4f} ± {value['std']:.4f}"
+        print(f"{name:>6} {spread}  ({value['better']} is better; {value['definition']})")
+    print(f"{len(frame)} images, convention {convention}: {out}")
+
+
+def listing(what: str, params: Path) -> Iterator[str]:
+    """Yield the lines of `mmfuse list WHAT`."""
+    yield from {"methods": _methods, "metrics": _metrics, "datasets": _datasets}.get(what, lambda: _variants(params))()
+
+
+def _methods() -> Iterator[str]:
+    from mmfuse import methods
+
+    for name in methods.available():
+        method = methods.load(name)
+        yield f"{name}: {method.summary} [{', '.join(method.tasks)}] ({method.source})"
+        yield f"    parts: {', '.join(method.parts) or 'none, weight-free'}"
+        options = inspect.signature(method).parameters.values()
+        listed = [f"{o.name}={o.default}" for o in options if o.default is not inspect.Parameter.empty]
+        yield f"    options: {', '.join(listed) or 'none'}"
+
+
+def _metrics() -> Iterator[str]:
+    from mmfuse.metrics import CONVENTIONS, variants
+
+    for name, metric in variants().items():
+        low, high = metric.card.range
+        yield f"{name}: {metric.card.better} is better, {low:g} to {high:g} ({metric.card.source})"
+    for convention, meaning in CONVENTIONS.items():
+        yield f"convention {convention}: " + ", ".join(f"{plain} = {variant}" for plain, variant in meaning.items())
+
+
+def _datasets() -> Iterator[str]:
+    from mmfuse.catalog import load_catalog
+
+    for name, entry in load_catalog().items():
+        yield f"{name}: {entry.title} [{entry.task}] (licence: {entry.licence})"
+
+
+def _variants(params: Path) -> Iterator[str]:
+    from mmfuse.parameters import load_parameters
+
+    for name, block in load_parameters(params)["methods"].items():
+        for variant, changes in block.get("variants", {"base": {}}).items():
+            yield f"{name}.{variant}: {changes or 'nothing changed'}"

@@ -1,0 +1,183 @@
+"""What the study consists of: which systems, which training parts, and where each result lies.
+
+Pure look-ups in the parameters and file names; used by the workflow's rules and by the stages, so that both speak of
+the same files. No torch in here: the engines read it at every start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmfuse.errors import UserError
+
+Parameters = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class System:
+    """One method as it is trained (or not) and measured: method, variant, task and seed."""
+
+    method: str
+    variant: str
+    task: str
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """The name in paths and tables: METHOD.VARIANT.sSEED."""
+        return f"{self.method}.{self.variant}.s{self.seed}"
+
+
+def parts_of(parameters: Parameters, method: str) -> list[str]:
+    """Return the names of a method's training parts in order; none for a weight-free method."""
+    return list(parameters["methods"].get(method, {}).get("parts", {}))
+
+
+def systems_of(parameters: Parameters, task: str) -> list[System]:
+    """Return the systems that the study measures on a task; a weight-free method counts once, whatever the seeds."""
+    found = []
+    for entry in parameters["study"]["systems"]:
+        if task in entry["tasks"]:
+            seeds = parameters["study"]["seeds"] if parts_of(parameters, entry["method"]) else [0]
+            found += [System(entry["method"], entry["variant"], task, seed) for seed in seeds]
+    return found
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `changes` laid over it, block by block."""
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def settings_of(parameters: Parameters, method: str, variant: str) -> dict[str, Any]:
+    """Return a method's block with the changes of one variant laid over it.
+
+    Raises:
+        UserError: the method has no such variant.
+    """
+    block = dict(parameters["methods"].get(method, {}))
+    variants = block.pop("variants", {"base": {}})
+    if variant not in variants:
+        raise UserError(f"Unknown variant {variant!r} of {method}.", expected=", ".join(variants), found=variant)
+    return merged(block, variants[variant])
+
+
+def origin(parameters: Parameters, method: str, variant: str, part: str) -> str:
+    """Return the variant whose training of `part` this variant shares: `base` unless it or an earlier part differs."""
+    changes = parameters["methods"].get(method, {}).get("variants", {}).get(variant, {})
+    parts = parts_of(parameters, method)
+    so_far = set(parts[: parts.index(part) + 1])
+    differs = set(changes) - {"parts"} or so_far & set(changes.get("parts", {}))
+    return variant if differs else "base"
+
+
+def checkpoint(
+    parameters: Parameters, checkpoints: Path, *, task: str, method: str, variant: str, seed: int, part: str
+) -> Path:
+    """Return the path of a part's best weights; variants that share a part share the file."""
+    source = origin(parameters, method, variant, part)
+    return checkpoints / task / method / source / f"s{seed}" / f"{part}.safetensors"
+
+
+def earlier_parts(parameters: Parameters, method: str, part: str) -> list[str]:
+    """Return the parts whose weights this part starts from, in order."""
+    parts = parts_of(parameters, method)
+    return parts[: parts.index(part)]
+
+
+def training_pack(parameters: Parameters, prepared: Path, dataset: str, method: str, part: str) -> Path:
+    """Return the pack a part trains on: the whole images, or the patch set that the part names."""
+    patches = parameters["methods"][method]["parts"][part]["patches"]
+    return prepared / dataset / ("train.safetensors" if patches == "whole" else f"patches.{patches}.safetensors")
+
+
+def scored_pairs(parameters: Parameters) -> list[tuple[str, System]]:
+    """Return every (dataset, system) that is fused and scored, in the order of the study."""
+    return [
+        (dataset, system)
+        for task, entry in parameters["study"]["tasks"].items()
+        for dataset in entry["test"]
+        for system in systems_of(parameters, task)
+    ]
+
+
+def datasets_of(parameters: Parameters) -> list[str]:
+    """Return every dataset of the study once, in the order of the study."""
+    named = [d for entry in parameters["study"]["tasks"].values() for d in (*entry["train"], *entry["test"])]
+    return list(dict.fromkeys(named))
+
+
+def task_of(parameters: Parameters, dataset: str) -> str:
+    """Return the task a dataset serves in the study."""
+    for task, entry in parameters["study"]["tasks"].items():
+        if dataset in (*entry["train"], *entry["test"]):
+            return str(task)
+    raise UserError(
+        f"Dataset {dataset!r} is not part of the study.",
+        expected=", ".join(datasets_of(parameters)),
+        found=dataset,
+        fix="name it in params.yaml under study.tasks; for DVC run `mmfuse sync` afterwards",
+    )
+
+
+def trainings(parameters: Parameters) -> list[tuple[System, str]]:
+    """Return every (system, part) that the study trains, each once: shared parts under the variant they belong to."""
+    found: dict[tuple[System, str], None] = {}
+    for task in parameters["study"]["tasks"]:
+        for system in systems_of(parameters, task):
+            for part in parts_of(parameters, system.method):
+                source = origin(parameters, system.method, system.variant, part)
+                found[replace(system, variant=source), part] = None
+    return list(found)
+
+
+def report_inputs(parameters: Parameters) -> list[str]:
+    """Return every file and folder that the report reads, in the places that the workflow writes them to."""
+    files: list[str] = []
+    for dataset in datasets_of(parameters):
+        packs = [f"data/prepared/{dataset}/{split}.safetensors" for split in ("train", "val", "test")]
+        files += [f"data/raw/{dataset}.run.json", *packs]
+        files += [f"data/prepared/{dataset}/{name}" for name in ("pairs.csv", "run.json")]
+    for system, part in trainings(parameters):
+        stem = f"data/checkpoints/{system.task}/{system.method}/{system.variant}/s{system.seed}/{part}"
+        files += [f"{stem}.safetensors", f"{stem}.history.csv", f"{stem}.run.json"]
+    for dataset, system in scored_pairs(parameters):
+        files += [f"data/fused/{dataset}/{system.label}{end}" for end in ("", ".run.json")]
+        files += [f"reports/scores/{dataset}/{system.label}{end}" for end in (".csv", ".json", ".run.json")]
+    return files
+
+
+def watched(parameters: Parameters, stage: str, **what: Any) -> list[str]:
+    """Return the dotted keys that a job's result depends on: a change of one of them reruns the job, in both engines.
+
+    A key of another file than params.yaml is written FILE:KEY.
+
+    Args:
+        parameters: The study's parameters.
+        stage: The stage's name.
+        **what: The job: dataset, patches, method, variant, part, as far as the stage has them.
+    """
+    dataset, method = what.get("dataset"), f"methods.{what.get('method')}"
+    entry, block = f"data/catalog.yaml:datasets.{dataset}", parameters["methods"].get(what.get("method"), {})
+    keys = {
+        "download": [entry],
+        "prepare": [entry, "prepare.val_fraction", "prepare.skip_broken"],
+        "crop": [f"prepare.patches.{what.get('patches')}"],
+        "train": [f"{method}.network", f"{method}.parts.{what.get('part')}", "train"],
+        "fuse": ["fuse"],
+        "evaluate": ["evaluate.convention", "evaluate.metrics"],
+        "report": [key for key in parameters if key != "download"],
+    }[stage]
+    if stage == "download" and dataset in parameters["generate"]:
+        keys.append(f"generate.{dataset}")
+    if stage == "train" and what["variant"] in block.get("variants", {}):
+        keys.append(f"{method}.variants.{what['variant']}")
+    if stage == "fuse" and "network" in block and "parts" not in block:
+        keys.append(f"{method}.network")
+    return keys

@@ -1,0 +1,1 @@
+"""What the report shows: scores and ranks, pictures, figures and where every number comes from."""

@@ -1,0 +1,150 @@
+"""Figures as SVG with equal bytes for equal numbers: training curves and distributions over images."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmfuse.reporting.pictures import PALETTE
+from mmfuse.reporting.scores import Array, Column, Group
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_INK = "#333333"
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "mmfuse",
+    "svg.fonttype": "path",
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _INK,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "path.simplify": True,
+}
+_POINTS = 300  # ASSUME: more points than this cannot be told apart at the figure's width
+
+
+@dataclass(frozen=True)
+class History:
+    """The losses of one training part: steps and totals; the validation has fewer points."""
+
+    part: str
+    steps: Array
+    train: Array
+    val_steps: Array
+    val: Array
+
+
+def read_history(path: Path, part: str) -> History:
+    """Read the table of losses that the training wrote (empty cells where nothing was measured)."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+
+    def column(name: str) -> tuple[Array, Array]:
+        pairs = [(float(r["step"]), float(r[name])) for r in rows if (r.get(name) or "").strip()]
+        found = np.array([p for p in pairs if math.isfinite(p[1])], dtype=np.float64).reshape(-1, 2)
+        return found[:, 0], found[:, 1]
+
+    return History(part, *column("train/total"), *column("val/total"))
+
+
+def _svg(figure: Figure) -> str:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _thinned(steps: Array, values: Array) -> tuple[Array, Array]:
+    """Return means over blocks of steps, so that at most `_POINTS` remain."""
+    block = math.ceil(len(steps) / _POINTS)
+    if block <= 1:
+        return steps, values
+    starts = np.arange(0, len(steps), block)
+    counts = np.diff(np.append(starts, len(steps)))
+    return np.add.reduceat(steps, starts) / counts, np.add.reduceat(values, starts) / counts
+
+
+def curves(histories: Sequence[History]) -> str:
+    """Draw the training and validation totals of a system's parts side by side; returns a data URI."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        across = min(3, len(histories))
+        lines = math.ceil(len(histories) / across)
+        figure = Figure(figsize=(4.2 * across, 2.7 * lines), layout="constrained")
+        grid = figure.subplots(lines, across, squeeze=False)
+        for axes, history in zip(grid.flat, histories, strict=False):
+            axes.plot(*_thinned(history.steps, history.train), color=PALETTE[0], linewidth=1.2, label="training")
+            if history.val.size:
+                axes.plot(
+                    history.val_steps, history.val, color=PALETTE[3], marker="o", markersize=3, label="validation"
+                )
+                lowest = int(history.val.argmin())
+                axes.axvline(
+                    history.val_steps[lowest], color=_INK, linewidth=0.8, linestyle=":", label="lowest validation"
+                )
+            shown = np.concatenate([history.train, history.val])
+            if shown.size and shown.min() > 0 and shown.max() > 20 * shown.min():
+                axes.set_yscale("log")
+            axes.set(title=history.part, xlabel="step", ylabel="total loss")
+            axes.legend(loc="upper right", fontsize=8)
+        for axes in grid.flat[len(histories) :]:
+            axes.set_visible(False)
+        return _svg(figure)
+
+
+def boxes(groups: Sequence[Group], columns: Sequence[Column]) -> str:
+    """Draw each metric's distribution over the images, one box a method; returns a data URI."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    labels = [g.label for g in groups]
+    methods = list(dict.fromkeys(g.method for g in groups))
+    inks = [PALETTE[methods.index(g.method) % len(PALETTE)] for g in groups]
+    across = min(4, len(columns))
+    lines = math.ceil(len(columns) / across)
+    with mpl.rc_context(_STYLE):
+        height = 0.7 + 0.27 * len(groups)
+        margin = 0.07 * max(len(name) for name in labels)
+        figure = Figure(figsize=(2.7 * across + margin, height * lines), layout="constrained")
+        grid = figure.subplots(lines, across, squeeze=False, sharey=True)
+        for number, (axes, column) in enumerate(zip(grid.flat, columns, strict=False)):
+            series = [g.values[number][np.isfinite(g.values[number])] for g in groups]
+            drawn = axes.boxplot(
+                series,
+                orientation="horizontal",
+                widths=0.62,
+                patch_artist=True,
+                medianprops={"color": "#000000", "linewidth": 1.2},
+                flierprops={"marker": ".", "markersize": 2.5, "markeredgecolor": _INK},
+                whiskerprops={"color": _INK},
+                capprops={"color": _INK},
+            )
+            for box, ink in zip(drawn["boxes"], inks, strict=True):
+                box.set(facecolor=ink, edgecolor=_INK, linewidth=0.8, alpha=0.75)
+            axes.set_yticks(range(1, len(labels) + 1), labels)
+            arrow = {1: " ↑", -1: " ↓", 0: ""}[column.sign]
+            axes.set_title(f"{column.name}{arrow}")
+            axes.grid(visible=False, axis="y")
+        grid[0, 0].invert_yaxis()
+        for axes in grid.flat[len(columns) :]:
+            axes.set_visible(False)
+        return _svg(figure)

@@ -1,0 +1,150 @@
+"""Where every number comes from: the runs, how they hang together, and whether their checksums agree."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmfuse.reporting.scores import existing
+
+_ORDER = ("prepare", "train", "fuse", "evaluate")
+_SHOWN = 40  # ASSUME: longer lists of files are cut in the page; run.json has them whole
+
+
+@dataclass(frozen=True)
+class Run:
+    """One job as its run.json tells it; `anchor` is its place in the page."""
+
+    anchor: str
+    title: str
+    stage: str
+    path: str
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that a run read or wrote, the run that made it (an anchor, or empty) and whether the checksums agree."""
+
+    path: str
+    checksum: str
+    maker: str
+    agrees: bool
+
+
+def anchor(*parts: str) -> str:
+    """Return an HTML id; different parts always give different ids."""
+    return "-".join(re.sub(r"[^A-Za-z0-9._]", lambda m: f"~{ord(m.group()):x}~", part) for part in parts)
+
+
+def read_run(path: Path, stage: str, *what: str) -> Run:
+    """Read one run.json.
+
+    Args:
+        path: The file.
+        stage: The stage that wrote it.
+        what: What the job was about (dataset, system, part), for its title and its anchor.
+
+    Raises:
+        UserError: the file is missing.
+    """
+    record = json.loads(existing(path, stage).read_text(encoding="utf-8"))
+    return Run(anchor("run", stage, *what), " · ".join(what), stage, path.as_posix(), record)
+
+
+def makers(runs: Iterable[Run]) -> dict[str, tuple[str, str]]:
+    """Map each file that some run wrote to that run's anchor and the checksum it recorded."""
+    return {path: (run.anchor, digest) for run in runs for path, digest in (run.record.get("outputs") or {}).items()}
+
+
+def traced(files: Mapping[str, str] | None, made: Mapping[str, tuple[str, str]]) -> list[File]:
+    """Connect the files a run read with the runs that made them."""
+    found = []
+    for path, digest in sorted((files or {}).items()):
+        maker, recorded = made.get(path, ("", digest))
+        found.append(File(path, digest, maker, recorded == digest))
+    return found
+
+
+def broken(runs: Sequence[Run]) -> tuple[int, list[str]]:
+    """Count the inputs that another run made, and list those whose checksum is not the one that run recorded."""
+    made, count, wrong = makers(runs), 0, []
+    for run in runs:
+        for file in traced(run.record.get("inputs"), made):
+            count += bool(file.maker)
+            if not file.agrees:
+                wrong.append(f"{file.path}, read by {run.stage} {run.title}")
+    return count, wrong
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100).rstrip() if value else ""
+
+
+def _distinct(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
+def commit_of(run: Run) -> str:
+    """Return the commit a run was made from, with a word where the working tree had changes."""
+    commit = run.record.get("commit") or "no commit recorded"
+    return f"{commit} with uncommitted changes" if run.record.get("dirty") else str(commit)
+
+
+def machine_of(run: Run) -> str:
+    """Return a run's machine in one line."""
+    machine = run.record.get("machine") or {}
+    cores = f"{machine['cores']} cores" if machine.get("cores") else ""
+    known = [machine.get("system"), machine.get("processor"), cores, machine.get("device")]
+    return ", ".join(str(item) for item in known if item) or "not recorded"
+
+
+def section(run: Run, made: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """Return what the page shows of one run."""
+    record = run.record
+    inputs, outputs = traced(record.get("inputs"), made), traced(record.get("outputs"), {})
+    versions = record.get("versions") or {}
+    return {
+        "anchor": run.anchor,
+        "title": run.title,
+        "stage": run.stage,
+        "order": _ORDER.index(run.stage),
+        "path": run.path,
+        "command": record.get("command") or "not recorded",
+        "commit": commit_of(run),
+        "seed": record.get("seed"),
+        "machine": machine_of(run),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "parameters": _yaml(record.get("parameters")),
+        "inputs": inputs[:_SHOWN],
+        "inputs_left": max(0, len(inputs) - _SHOWN),
+        "outputs": outputs[:_SHOWN],
+        "outputs_left": max(0, len(outputs) - _SHOWN),
+        "mlflow": record.get("mlflow"),
+    }
+
+
+def overview(runs: Sequence[Run], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the whole study came from: commits, machines, data and parameters."""
+    count, wrong = broken(runs)
+    data = [
+        (run.title, run.anchor, path, digest)
+        for run in runs
+        if run.stage == "prepare"
+        for path, digest in sorted((run.record.get("outputs") or {}).items())
+    ]
+    return {
+        "commits": _distinct(commit_of(run) for run in runs),
+        "machines": _distinct(machine_of(run) for run in runs),
+        "runs": len(runs),
+        "checked": count,
+        "wrong": wrong,
+        "data": data,
+        "parameters": _yaml(dict(parameters)),
+    }

@@ -1,0 +1,199 @@
+"""The scores of one dataset, read and checked, with means, marks and ranks."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmfuse.errors import UserError
+from mmfuse.plan import System
+
+Array = NDArray[np.float64]
+# ASSUME: enough resamples for a percentage without decimals; a fixed seed makes equal inputs give equal bytes
+_RESAMPLES, _SEED = 1000, 0
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric: its plain name, the variant that defines it and the better direction (`higher` or `lower`)."""
+
+    name: str
+    definition: str
+    better: str
+
+    @property
+    def sign(self) -> int:
+        """1 where larger is better, -1 where smaller is better, 0 where neither."""
+        return {"higher": 1, "lower": -1}.get(self.better, 0)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One system on one dataset: `values` holds a row a metric and a column an image, NaN where undefined."""
+
+    system: System
+    convention: str
+    metrics: tuple[Column, ...]
+    images: tuple[str, ...]
+    values: Array
+
+
+@dataclass(frozen=True)
+class Group:
+    """One method and variant; `values` (metrics, images) are averaged over its seeds."""
+
+    method: str
+    variant: str
+    members: tuple[Scores, ...]
+    values: Array
+
+    @property
+    def label(self) -> str:
+        """The short name in the text and the figures."""
+        return self.method if self.variant == "base" else f"{self.method}.{self.variant}"
+
+
+def existing(path: Path, stage: str) -> Path:
+    """Return the path of a file that the report needs.
+
+    Raises:
+        UserError: the file is not there; the message names the stage that makes it.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"The report needs {path}.",
+            expected=f"the file that the stage `{stage}` writes",
+            found="no such file",
+            fix=f"run the stage `{stage}` for it, or the whole pipeline",
+        )
+    return path
+
+
+def _number(text: str, path: Path) -> float:
+    try:
+        return float(text) if text.strip() else math.nan
+    except ValueError as error:
+        raise UserError(f"{path} holds something that is not a number.", expected="a number", found=text) from error
+
+
+def read_scores(folder: Path, dataset: str, system: System) -> Scores:
+    """Read the scores of one system and check that the table and its summary belong together.
+
+    Raises:
+        UserError: a file is missing, or the table and the summary disagree.
+    """
+    table = existing(folder / dataset / f"{system.label}.csv", "evaluate")
+    summary_file = existing(folder / dataset / f"{system.label}.json", "evaluate")
+    summary = json.loads(summary_file.read_text(encoding="utf-8"))
+    with table.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        rows, header = list(reader), list(reader.fieldnames or [])
+    missing = [name for name in ("name", *summary["metrics"]) if name not in header]
+    if missing or len(rows) != summary["images"]:
+        raise UserError(
+            f"{table} does not belong to {summary_file.name}.",
+            expected=f"{summary['images']} images with {', '.join(summary['metrics'])}",
+            found=f"{len(rows)} images" + (f", without {', '.join(missing)}" if missing else ""),
+            fix="run the stage `evaluate` for it again",
+        )
+    cards = {name: summary["metrics"][name] for name in header if name in summary["metrics"]}  # in the table's order
+    metrics = tuple(Column(name, str(card["definition"]), str(card["better"])) for name, card in cards.items())
+    values = np.array([[_number(row[m.name], table) for row in rows] for m in metrics], dtype=np.float64)
+    for metric, series in zip(metrics, values, strict=True):
+        stated, mean = cards[metric.name]["mean"], average(series)
+        if stated is not None and not math.isclose(stated, mean, rel_tol=1e-6, abs_tol=1e-9):
+            raise UserError(
+                f"{table} and {summary_file.name} disagree on {metric.name}.",
+                expected=f"a mean of {stated}",
+                found=mean,
+                fix="run the stage `evaluate` for it again",
+            )
+    return Scores(system, str(summary["convention"]), metrics, tuple(row["name"] for row in rows), values)
+
+
+def average(values: Array) -> float:
+    """Return the mean of the defined values; NaN if there is none."""
+    defined = values[np.isfinite(values)]
+    return float(defined.mean()) if defined.size else math.nan
+
+
+def spread(values: Array) -> float:
+    """Return the standard deviation (divided by n) of the defined values; NaN if there is none."""
+    defined = values[np.isfinite(values)]
+    return float(defined.std()) if defined.size else math.nan
+
+
+def grouped(scores: Sequence[Scores], dataset: str) -> list[Group]:
+    """Put the seeds of each method and variant together, in the order of the study.
+
+    Raises:
+        UserError: the systems were not measured alike, so that their numbers cannot stand in one table.
+    """
+    first = scores[0]
+    for other in scores[1:]:
+        same = ("images", "metrics", "convention")
+        different = [name for name in same if getattr(other, name) != getattr(first, name)]
+        if different:
+            raise UserError(
+                f"The scores on {dataset} cannot stand in one table.",
+                expected=f"the same {', '.join(same)} for every system",
+                found=f"{first.system.label} and {other.system.label} differ in their {', '.join(different)}",
+                fix="run the stage `evaluate` again for the whole study",
+            )
+    members: dict[tuple[str, str], list[Scores]] = {}
+    for item in scores:
+        members.setdefault((item.system.method, item.system.variant), []).append(item)
+    return [
+        Group(method, variant, tuple(found), np.mean([s.values for s in found], axis=0))
+        for (method, variant), found in members.items()
+    ]
+
+
+def ranks(means: Array, sign: int) -> Array:
+    """Rank along the last axis, 1 for the best; equal values share the mean of their places.
+
+    Shape: means (..., systems), all finite; returns the same.
+    """
+    mine, others = sign * means[..., :, None], sign * means[..., None, :]
+    return 1.0 + (others > mine).sum(-1) + 0.5 * ((others == mine).sum(-1) - 1)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How the groups of one dataset stand.
+
+    `metrics` are those that count: with a direction and defined for every group on every image. `mean_ranks` has a
+    value a group, `firsts` the number of metrics on which it has the best mean, alone or shared. `stability` is the
+    share of bootstrap resamples of the images that leave the first place to the same group; None if it is shared.
+    """
+
+    metrics: tuple[Column, ...]
+    mean_ranks: Array
+    firsts: tuple[int, ...]
+    stability: float | None
+
+
+def ranking(groups: Sequence[Group], metrics: Sequence[Column]) -> Ranking | None:
+    """Rank the groups by their mean rank over metrics; None if there is nothing to compare."""
+    values = np.stack([g.values for g in groups], axis=-1)  # (metrics, images, groups)
+    counted = [i for i, m in enumerate(metrics) if m.sign and np.isfinite(values[i]).all()]
+    if len(groups) < 2 or not counted:
+        return None
+    places = np.stack([ranks(values[i].mean(0), metrics[i].sign) for i in counted])  # (metrics, groups)
+    mean_ranks = places.mean(0)
+    firsts = tuple(int(n) for n in (places == places.min(1, keepdims=True)).sum(0))
+    stability = None
+    if np.isclose(mean_ranks, mean_ranks.min()).sum() == 1:
+        images = values.shape[1]
+        drawn = np.random.default_rng(_SEED).multinomial(images, np.full(images, 1 / images), size=_RESAMPLES)
+        again = np.mean([ranks(drawn @ values[i] / images, metrics[i].sign) for i in counted], axis=0)
+        first = int(mean_ranks.argmin())
+        stability = float((again[:, first] <= again.min(1)).mean())
+    return Ranking(tuple(metrics[i] for i in counted), mean_ranks, firsts, stability)

@@ -1,0 +1,279 @@
+"""The download stage: one dataset of the catalog, whole and verified, into data/raw/DATASET."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mmfuse.archives import extract, is_archive
+from mmfuse.catalog import CATALOG, Dataset, Source
+from mmfuse.catalog import dataset as catalog_entry
+from mmfuse.downloads import clone, discard, download
+from mmfuse.errors import UserError
+from mmfuse.files import files_below, read_manifest, sha256, whole_folder, write_text
+
+MANUAL = Path("data/manual")
+_SHOWN = 5
+
+
+def run(
+    *,
+    dataset: str,
+    out: Path,
+    mirror: Path | None,
+    generate: Mapping[str, Any] | None,
+    catalog: Path = CATALOG,
+    manual: Path = MANUAL,
+) -> None:
+    """Bring one dataset to `out`, whole or not at all.
+
+    Args:
+        dataset: The dataset's name in the catalog.
+        out: The folder data/raw/DATASET.
+        mirror: A folder that holds copies of public datasets, or None.
+        generate: For an embedded dataset, the arguments of its generator.
+        catalog: The catalog file.
+        manual: The folder in which a person puts what cannot be downloaded, one folder a dataset.
+
+    Raises:
+        UserError: the dataset is not known, cannot be reached, needs a person, or differs from its checksums.
+    """
+    obtain(catalog_entry(dataset, catalog), out=out, mirror=mirror, generate=generate, manual=manual)
+
+
+def obtain(
+    entry: Dataset, *, out: Path, mirror: Path | None, generate: Mapping[str, Any] | None, manual: Path = MANUAL
+) -> None:
+    """Bring the dataset of a catalog entry to `out`: generated, or from the mirror, by hand, or from its sources.
+
+    What a person has put in `manual` is taken before the network is asked, since the person wanted it so.
+    """
+    copies, place = _mirror_folder(entry, mirror), manual / entry.name
+    with whole_folder(out) as folder:
+        if entry.generator is not None:
+            _generate(entry, folder, generate)
+        elif copies is not None:
+            _copy(copies, folder)
+            _finish(entry, folder, origin=copies, complete=True)
+        elif place.is_dir() and any(place.iterdir()):
+            _take_manual(entry, place, folder)
+            _finish(entry, folder, origin=place, complete=False)
+        elif entry.sources[0].kind == "manual":
+            raise _ask_for(entry, place, mirror)
+        else:
+            _fetch(entry, folder, out.parent / ".downloads")
+        _refuse_other_layout(entry, folder)
+
+
+def _say(entry: Dataset, text: str) -> None:
+    """Tell the user something that is not an error."""
+    print(f"{entry.name}: {text}", file=sys.stderr)
+
+
+def _mirror_folder(entry: Dataset, mirror: Path | None) -> Path | None:
+    """Return the dataset's folder in the mirror, or None where there is no mirror or it does not hold the dataset."""
+    if mirror is None or entry.mirror is None:
+        return None
+    if not mirror.is_dir():
+        raise UserError(
+            f"The mirror {mirror} does not exist.",
+            expected="a folder with copies of public datasets",
+            fix="correct download.mirror in params.yaml, or set it to null to download",
+        )
+    if not (mirror / entry.mirror).is_dir():
+        _say(entry, f"not in the mirror ({mirror / entry.mirror}); trying its source")
+        return None
+    return mirror / entry.mirror
+
+
+def _generate(entry: Dataset, folder: Path, arguments: Mapping[str, Any] | None) -> None:
+    """Let an embedded dataset's generator draw it."""
+    if arguments is None:
+        raise UserError(
+            f"{entry.name} is made on the spot and needs its numbers.",
+            expected=f"a block generate.{entry.name} in params.yaml (seed, height, width, train, val, test)",
+            found="none",
+        )
+    # late, since drawing is needed for embedded datasets only
+    importlib.import_module(str(entry.generator)).generate(folder, **arguments)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    """Copy all files below a folder, except hidden ones."""
+    for file in tqdm(files_below(source), desc=f"copying {source.name}", unit="file", disable=None):
+        target = folder / file.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _copy_file(file, target)
+
+
+def _copy_file(file: Path, target: Path) -> None:
+    """Copy one file's bytes; a source that cannot be read is not blamed on the folder that is written."""
+    try:
+        stream = file.open("rb")
+    except OSError as error:
+        raise UserError(f"Cannot read {file}", found=error.strerror, fix="check its permissions") from error
+    with stream, target.open("wb") as copy:
+        shutil.copyfileobj(stream, copy, 1 << 20)
+
+
+def _fetch(entry: Dataset, folder: Path, downloads: Path) -> None:
+    """Download a dataset from its git and https sources; what is partial stays in `downloads` for the next attempt."""
+    archives = []
+    for source in entry.sources:
+        downloads.mkdir(parents=True, exist_ok=True)
+        if source.kind == "git":
+            _say(entry, f"fetching {source.address}")
+            _fetch_repository(entry, source, folder, downloads)
+        else:
+            archive = download(source.address, downloads, digest=source.sha256)
+            archives.append(archive)
+            try:
+                _unpack_source(source, archive, folder, downloads)
+            except UserError:
+                discard(archive)  # it is of no use to a later attempt
+                raise
+    try:
+        _finish(entry, folder, origin=Path(entry.sources[0].address.split("/")[-1]), complete=False)
+    finally:
+        for archive in archives:
+            discard(archive)
+        with contextlib.suppress(OSError):
+            downloads.rmdir()  # only if nothing partial is in it
+
+
+def _fetch_repository(entry: Dataset, source: Source, folder: Path, downloads: Path) -> None:
+    """Take the files of a git source."""
+    with tempfile.TemporaryDirectory(dir=downloads) as name:
+        commit = clone(source.address, Path(name) / "files", commit=source.commit, take=source.take)
+        _say(entry, f"{source.address} at commit {commit}")
+        _move(Path(name) / "files" / (source.take or "."), folder / source.into)
+
+
+def _unpack_source(source: Source, archive: Path, folder: Path, downloads: Path) -> None:
+    """Take the files of an https source, which may be a single plain file."""
+    if not is_archive(archive):
+        # the name on disk starts with a checksum of the address
+        target = folder / source.into / archive.name[13:]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _copy_file(archive, target)
+        return
+    with tempfile.TemporaryDirectory(dir=downloads) as name:
+        extract(archive, Path(name) / "files")
+        top = Path(name) / "files" / (source.take or ".")
+        if not top.is_dir():
+            raise UserError(f"The archive {source.address} has no folder {source.take}.", fix="correct the catalog")
+        _move(top, folder / source.into)
+
+
+def _move(source: Path, folder: Path) -> None:
+    """Move all files below a folder into another one; two files of one name are an error."""
+    for file in files_below(source):
+        target = folder / file.relative_to(source)
+        if file.is_symlink() or target.exists():
+            raise UserError(
+                f"Refused {file.relative_to(source)}.",
+                expected="a plain file that no other source brings",
+                found="a link" if file.is_symlink() else "a second file of that name",
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
+
+
+def _take_manual(entry: Dataset, place: Path, folder: Path) -> None:
+    """Take what a person has put in the dataset's folder: archives by their names, and anything else as it lies."""
+    known = {name: into for source in entry.sources for name, into in source.archives.items()}
+    for item in sorted(place.iterdir()):
+        if item.name.startswith("."):
+            continue
+        if item.is_dir():
+            _copy(item, folder / item.name)
+        elif not is_archive(item):
+            _copy_file(item, folder / item.name)
+        elif item.name not in known:
+            raise UserError(
+                f"Cannot tell where the content of {item} belongs.",
+                expected=f"archives named {', '.join(known)}" if known else "unpacked files",
+                fix=f"rename it, or unpack it in {place} so that {entry.layout.a} and {entry.layout.b} are there",
+            )
+        else:
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack.") as name:
+                _say(entry, f"unpacking {item}")
+                extract(item, Path(name) / "files")
+                _move(_without_top(Path(name) / "files"), folder / known[item.name])
+
+
+def _without_top(folder: Path) -> Path:
+    """Step into the one folder that many archives wrap their content in; what a Mac adds beside it is left behind."""
+    inside = [path for path in folder.iterdir() if path.name != "__MACOSX" and not path.name.startswith(".")]
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
+
+
+def _ask_for(entry: Dataset, place: Path, mirror: Path | None) -> UserError:
+    """Say exactly what a person has to fetch and where it goes."""
+    source = entry.sources[0]
+    archives = " and ".join(source.archives) or "the files"
+    nowhere = f"nothing in {place}" + (f", and no {entry.mirror} in the mirror {mirror}" if mirror else "")
+    return UserError(
+        f"{entry.name} has to be fetched by hand from {source.address}",
+        expected=f"{archives} in {place} (unpacked also serves, laid out as {entry.layout.a} and {entry.layout.b})",
+        found=nowhere,
+        fix=f"{source.instructions} Put {archives} in {place} and run the same command again.",
+    )
+
+
+def _finish(entry: Dataset, folder: Path, *, origin: Path, complete: bool) -> None:
+    """Add the small files that no source holds, and compare all files with the dataset's checksum list.
+
+    Args:
+        entry: The dataset.
+        folder: Where its files are now.
+        origin: Where they came from, for the message.
+        complete: A listed file that is absent is an error.
+    """
+    for file, lines in entry.written.items():
+        if not (folder / file).exists():
+            write_text(folder / file, "".join(f"{line}\n" for line in lines))
+    listed = read_manifest(entry.manifest) if entry.manifest is not None else {}
+    absent, wrong = [], []
+    for file, digest in tqdm(listed.items(), desc=f"verifying {entry.name}", unit="file", disable=None):
+        path = folder / file
+        found = sha256(path) if path.is_file() else None
+        if found is None:
+            absent.append(file)
+        if found not in {None, digest}:
+            wrong.append(f"{origin / file}: expected sha256 {digest}, found {found}")
+    problems = wrong + [f"{origin / file}: expected sha256 {listed[file]}, found no such file" for file in absent]
+    if wrong or (complete and absent):
+        more = f"\n    ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise UserError(
+            f"{entry.name}: {len(wrong)} damaged and {len(absent)} missing of {len(listed)} files.",
+            expected=f"the checksums of {entry.manifest}",
+            found="".join(f"\n    {problem}" for problem in problems[:_SHOWN]) + more,
+            fix=f"get these files again, or remove them from {origin} and download without it",
+        )
+    others = len(files_below(folder)) - (len(listed) - len(absent))
+    absence = f", {len(absent)} listed ones are absent" if absent else ""
+    _say(entry, f"{len(listed) - len(absent)} files verified by checksum, {others} not verified{absence}")
+
+
+def _refuse_other_layout(entry: Dataset, folder: Path) -> None:
+    """Stop where not a single file lies as the catalog says, so that no later stage looks for a reason."""
+    splits = list(entry.splits.folders.values()) or [""]
+    for side, pattern in {"a": entry.layout.a, "b": entry.layout.b}.items():
+        filled = [pattern.replace("{split}", split).replace("{name}", "*") for split in splits]
+        if not any(path.is_file() for glob in filled for path in folder.glob(glob)):
+            top = ", ".join(sorted(path.name for path in folder.iterdir())[:_SHOWN])
+            raise UserError(
+                f"{entry.name}: no file of image {side} ({entry.roles[side]}) is where the catalog says.",
+                expected=f"files like {' or '.join(filled)}",
+                found=f"at the top: {top or 'nothing'}",
+                fix="the source has another layout: move the files so, or correct the entry in data/catalog.yaml",
+            )

@@ -1,0 +1,73 @@
+"""Stage `evaluate`: the fused images of one system measured against both sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmfuse.images import Bytes, luminance, read_image
+from mmfuse.jobs import Running
+from mmfuse.metrics import resolve
+from mmfuse.metrics.tables import score_images, summarise, write_scores
+from mmfuse.packs import Pack
+from mmfuse.pairs import check_equal_sizes
+from mmfuse.plan import System
+
+
+def run(
+    system: System,
+    dataset: str,
+    *,
+    test: Path,
+    fused: Path,
+    out: Path,
+    convention: str,
+    metrics: Sequence[str],
+    workers: int,
+    running: Running,
+) -> None:
+    """Write OUT (one row an image) and its .json (mean, spread and definition of each metric).
+
+    Args:
+        system: What made the images.
+        dataset: Whose test pairs they are.
+        test: data/prepared/DATASET/test.safetensors.
+        fused: data/fused/DATASET/SYSTEM.
+        out: reports/scores/DATASET/SYSTEM.csv.
+        convention: What the plain metric names mean.
+        metrics: Plain names.
+        workers: Images measured at once.
+        running: The job's MLflow run.
+    """
+    pack, meaning = Pack(test), resolve(convention, metrics)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    frame = score_images(pack.names, _triples(pack, fused), meaning, device=device, workers=workers)
+    scores = summarise(frame, meaning)
+    summary = {
+        "dataset": dataset,
+        "task": system.task,
+        "method": system.method,
+        "variant": system.variant,
+        "seed": system.seed,
+        "convention": convention,
+        "images": len(frame),
+        "metrics": scores,
+    }
+    write_scores(frame, summary, csv=out, json=out.with_suffix(".json"))
+    running.tracker.log_metrics({name: value["mean"] for name, value in scores.items()})
+
+
+def _triples(pack: Pack, fused: Path) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield fused image and sources as luminance, (1, H, W) in [0, 1]."""
+    for sample in pack:
+        path = fused / f"{sample['name']}.png"
+        image = read_image(path, colour=False)
+        check_equal_sizes((pack.path, luminance(sample["a"])), (path, image))
+        yield _grey(image), _grey(sample["a"]), _grey(sample["b"])
+
+
+def _grey(image: Bytes) -> Tensor:
+    return torch.from_numpy(luminance(image).astype("float64") / 255)[None]

@@ -1,0 +1,57 @@
+"""Stage `fuse`: one system applied to the test pairs of one dataset."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from mmfuse.checkpoints import build, load_method
+from mmfuse.files import whole_folder
+from mmfuse.fusing import best_device, fuse_pair, strip
+from mmfuse.images import write_image
+from mmfuse.jobs import Running
+from mmfuse.packs import Pack
+
+
+def run(
+    method: str,
+    *,
+    network: Mapping[str, Any],
+    weights: Path | None,
+    test: Path,
+    out: Path,
+    threads: int,
+    pictures: int,
+    running: Running,
+) -> None:
+    """Write OUT/NAME.png for every test pair; in colour where one of the images has colour.
+
+    Args:
+        method: The method's name.
+        network: Options of a weight-free method (a trained one knows its own).
+        weights: Complete weights of a trained method, else None.
+        test: data/prepared/DATASET/test.safetensors.
+        out: data/fused/DATASET/SYSTEM.
+        threads: Number of processor threads.
+        pictures: How many results MLflow shows.
+        running: The job's MLflow run.
+    """
+    torch.set_num_threads(threads)
+    device = best_device()
+    net = (load_method(weights)[0] if weights else build(method, network).eval()).to(device)
+    pack, seconds = Pack(test), 0.0
+    shown = {len(pack) * k // pictures for k in range(pictures)} if pictures else set()
+    with whole_folder(out) as folder:
+        for number, sample in enumerate(tqdm(pack, desc=out.name, mininterval=2, disable=None)):
+            begin = time.perf_counter()
+            fused = fuse_pair(net, sample["a"], sample["b"], device)
+            seconds += time.perf_counter() - begin
+            write_image(folder / f"{sample['name']}.png", fused)
+            if number in shown:
+                running.tracker.log_picture(sample["name"], strip(sample["a"], sample["b"], fused))
+    running.tracker.log_metrics({"seconds_per_image": seconds / max(1, len(pack)), "images": len(pack)})

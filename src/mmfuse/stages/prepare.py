@@ -1,0 +1,87 @@
+"""Stage `prepare`: pairs by name, one size, one luminance, splits written down, one pack for each split."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from mmfuse.catalog import Dataset
+from mmfuse.datasets.reading import Files, find_pairs, read_pair
+from mmfuse.errors import UserError
+from mmfuse.files import write_text
+from mmfuse.images import luminance
+from mmfuse.packs import Sample, write_pack
+
+SPLITS = ("train", "val", "test")
+_SHOWN = 10
+
+
+def run(dataset: Dataset, *, raw: Path, out: Path, val_fraction: float, skip_broken: bool) -> None:
+    """Write data/prepared/DATASET: {train,val,test}.safetensors and pairs.csv.
+
+    Train and val hold luminance; test keeps colour, since results are shown and compared in colour. A dataset without
+    a val split of its own gives a fixed share of its training pairs, chosen by the checksum of their names, so that
+    the choice does not change when pairs are added.
+
+    Args:
+        dataset: The catalog's entry.
+        raw: data/raw/DATASET.
+        out: data/prepared/DATASET.
+        val_fraction: Share of the training pairs for validation, in [0, 1).
+        skip_broken: Go on without pairs that cannot be used; pairs.csv lists them as `dropped`.
+
+    Raises:
+        UserError: files are missing, damaged or of unequal size (all of them listed), unless `skip_broken`.
+    """
+    found = find_pairs(dataset, raw)
+    problems = list(found.problems)
+    by_split: dict[str, list[Files]] = {split: [] for split in SPLITS}
+    own_val = any(files.split == "val" for files in found.pairs)
+    for files in found.pairs:
+        takes = files.split == "train" and not own_val and _unit(files.name) < val_fraction
+        by_split["val" if takes else files.split].append(files)
+    rows: list[dict[str, object]] = []
+    packs = {split: list(_read(dataset, by_split[split], split, raw, rows, problems)) for split in SPLITS}
+    if problems and not skip_broken:
+        more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+        raise UserError(
+            f"{len(problems)} pairs of {dataset.name} cannot be used.",
+            expected="both images of each pair, readable and of one size",
+            found="\n            ".join([*problems[:_SHOWN], *more]),
+            fix="download them again; or set prepare.skip_broken to true to go on without them (the report says so)",
+        )
+    rows += [{"name": problem, "split": "dropped"} for problem in problems]
+    for split, samples in packs.items():
+        write_pack(out / f"{split}.safetensors", samples)
+    table = io.StringIO()
+    frame = pd.DataFrame(rows, columns=["name", "split", "height", "width", "a", "b"])
+    frame.astype({"height": "Int64", "width": "Int64"}).to_csv(table, index=False)
+    write_text(out / "pairs.csv", table.getvalue())
+    print(f"{dataset.name}: " + ", ".join(f"{len(samples)} {split}" for split, samples in packs.items()))
+
+
+def _unit(name: str) -> float:
+    """Return a number in [0, 1) that depends on the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
+
+
+def _read(
+    dataset: Dataset, pairs: list[Files], split: str, raw: Path, rows: list[dict[str, object]], problems: list[str]
+) -> Iterator[Sample]:
+    for files in tqdm(pairs, desc=f"{dataset.name} {split}", mininterval=2, disable=None):
+        try:
+            sample = read_pair(dataset, files)
+        except UserError as error:
+            problems.append(f"{error.problem} ({error.found})")
+            continue
+        if split != "test":
+            sample["a"], sample["b"] = luminance(sample["a"]), luminance(sample["b"])
+        height, width = sample["a"].shape[:2]
+        sides = {side: files.paths[side].relative_to(raw).as_posix() for side in ("a", "b")}
+        rows.append({"name": files.name, "split": split, "height": height, "width": width, **sides})
+        yield sample

@@ -1,0 +1,150 @@
+"""Stage `train`: one part of one method, from the weights of the parts before it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from mmfuse.checkpoints import Card, build, load_into, save_weights, weights_of
+from mmfuse.errors import UserError
+from mmfuse.files import write_text
+from mmfuse.fusing import fuse_pair, strip
+from mmfuse.images import luminance
+from mmfuse.jobs import Running
+from mmfuse.methods.base import FusionMethod
+from mmfuse.packs import Pack
+from mmfuse.plan import System
+from mmfuse.seeding import seed_everything
+from mmfuse.training import Outcome, TrainingPairs, make_fabric, train_part, validation_pairs
+
+_WEIGHTS = 2  # stream of random numbers for the first weights
+
+
+def run(
+    system: System,
+    part: str,
+    *,
+    settings: Mapping[str, Any],
+    loop: Mapping[str, Any],
+    train: Sequence[Path],
+    val: Sequence[Path],
+    start: Sequence[Path],
+    out: Path,
+    resume: Path,
+    running: Running,
+) -> None:
+    """Train one part and write OUT (best weights), its .last.safetensors and its .history.csv.
+
+    The last part's files hold everything that inference needs.
+
+    Args:
+        system: Method, variant, task and seed.
+        part: The part to train.
+        settings: The method's block with its variant laid over it.
+        loop: The `train` block of the parameters.
+        train: Packs to train on.
+        val: Packs for the validation loss.
+        start: Weights of the earlier parts.
+        out: The best weights.
+        resume: Where the state of an unfinished training lies.
+        running: The job's MLflow run and fingerprint.
+
+    Raises:
+        UserError: the options do not fit the method, or there is nothing to train on or to validate with.
+    """
+    network = network_options(settings, part)
+    seed_everything(system.seed, _WEIGHTS)
+    fabric = make_fabric(loop)
+    method = build(system.method, network)
+    check_parts(method, settings)
+    for path in start:
+        load_into(method, path)
+    packs = [Pack(path) for path in val]
+    validation = validation_pairs(packs, loop["validation_images"], loop["validation_side"])
+    if not validation:
+        raise UserError(
+            "There is nothing to validate with.", found=", ".join(map(str, val)), fix="raise prepare.val_fraction"
+        )
+    outcome = train_part(
+        fabric,
+        method,
+        part,
+        settings=settings["parts"][part],
+        loop=loop,
+        pairs=TrainingPairs([Pack(path) for path in train], settings["parts"][part], system.seed),
+        validation=validation,
+        seed=system.seed,
+        resume=resume,
+        fingerprint=running.fingerprint,
+        on_rows=running.tracker.log_rows,
+    )
+    if fabric.is_global_zero:
+        complete = part == method.parts[-1]
+        card = Card(system.method, system.variant, system.task, system.seed, part, network, complete)
+        _write(method.cpu(), outcome, card, out)
+        running.tracker.log_metrics({"best/step": outcome.best_step})
+        if complete:
+            _show(method, packs, running)
+
+
+def network_options(settings: Mapping[str, Any], part: str | None = None) -> dict[str, Any]:
+    """Return what the method's constructor gets: the shared options, and those of every part up to `part`.
+
+    Options of later parts stay at their defaults, so that they do not show in the weights of earlier ones.
+    """
+    options = dict(settings.get("network", {}))
+    for name, block in settings.get("parts", {}).items():
+        options |= block.get("network", {})
+        if name == part:
+            break
+    return options
+
+
+def check_parts(method: FusionMethod, settings: Mapping[str, Any]) -> None:
+    """Check that the parameters name the method's parts and weight each part's loss terms.
+
+    Raises:
+        UserError: a part or a term is missing, unknown or out of order.
+    """
+    name = type(method).__module__.rpartition(".")[2]
+    if tuple(settings["parts"]) != method.parts:
+        raise UserError(
+            f"params.yaml does not name the training parts of {name}.",
+            expected=", ".join(method.parts),
+            found=", ".join(settings["parts"]),
+            fix=f"correct methods.{name}.parts",
+        )
+    for part, terms in method.loss_terms.items():
+        if set(settings["parts"][part]["loss"]) != set(terms):
+            raise UserError(
+                f"methods.{name}.parts.{part}.loss does not weight the terms of this loss.",
+                expected=", ".join(terms),
+                found=", ".join(settings["parts"][part]["loss"]),
+                fix="give each of them a weight; 0 switches a term off",
+            )
+
+
+def _write(method: FusionMethod, outcome: Outcome, card: Card, out: Path) -> None:
+    for path, weights in ((out.with_suffix(".last.safetensors"), outcome.last), (out, outcome.best)):
+        method.load_state_dict(weights, strict=False)
+        modules = method.deployed_modules() if card.complete else method.part_modules(card.part)
+        save_weights(path, weights_of(modules), card)
+    table = io.StringIO()
+    pd.DataFrame(outcome.history).astype({"step": int}).to_csv(table, index=False)
+    write_text(out.with_suffix(".history.csv"), table.getvalue())
+
+
+def _show(method: FusionMethod, packs: Sequence[Pack], running: Running) -> None:
+    """Log a few validation pairs with the result of the best weights."""
+    method.eval()
+    for pack in packs:
+        for number in range(0, len(pack), max(1, len(pack) // 2)):
+            sample = pack[number]
+            fused = fuse_pair(method, sample["a"], sample["b"], torch.device("cpu"))
+            picture = strip(luminance(sample["a"]), luminance(sample["b"]), fused)
+            running.tracker.log_picture(f"{pack.path.parent.name}_{sample['name']}", picture)

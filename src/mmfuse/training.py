@@ -1,0 +1,373 @@
+"""The training loop, once for every method and part.
+
+A step depends only on the seed and its number: order, crops and dropout are drawn from `seeding.seed_everything(seed,
+step)`, so that a killed job goes on from its last saved state and ends with the same weights, bit for bit on one
+machine with one number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.transforms import RandomCrop, RandomResizedCrop
+from tqdm import tqdm
+
+from mmfuse.checkpoints import load_state, save_state, weights_of
+from mmfuse.errors import MmfuseError, UserError
+from mmfuse.methods.base import FusionMethod
+from mmfuse.packs import Pack
+from mmfuse.seeding import derived_seed, seed_everything
+
+Row = dict[str, float]
+_ORDER, _STEP = 0, 1  # streams of random numbers
+
+
+@dataclass
+class Progress:
+    """Where a training stands: everything but the weights and the optimiser."""
+
+    step: int = 0
+    best_step: int = 0
+    best_loss: float = math.inf
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    history: list[Row] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training leaves: best and last weights of the part's modules, and one row a logged step."""
+
+    best: dict[str, Tensor]
+    best_step: int
+    last: dict[str, Tensor]
+    history: list[Row]
+
+
+class TrainingPairs:
+    """Batches of random crops from packs, chosen by step number.
+
+    Args:
+        packs: Packs of luminance pairs.
+        settings: The part's block of the parameters: `batch`, `crop` and `flip`.
+        seed: Seed of order and crops.
+    """
+
+    def __init__(self, packs: Sequence[Pack], settings: Mapping[str, Any], seed: int) -> None:
+        self.index = [(pack, number) for pack in packs for number in range(len(pack))]
+        self.settings, self.seed = settings, seed
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+        if not self.index:
+            raise UserError(
+                "There is nothing to train on.",
+                expected="at least one training pair",
+                found=", ".join(str(pack.path) for pack in packs),
+                fix="name another dataset under study.tasks.TASK.train, or loosen the filter of the patch set",
+            )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return the batch of a step, (B, 1, h, w) in [0, 1] twice; draws from torch's global generator."""
+        count = self.settings["batch"]
+        crops = [self._crop(*self.index[self._position(step * count + k)]) for k in range(count)]
+        pairs = torch.stack(crops)  # (B, 2, h, w)
+        return pairs[:, :1], pairs[:, 1:]
+
+    def _position(self, draw: int) -> int:
+        """Return the pair for the n-th draw: every pair once in each epoch, in a new order."""
+        epoch, place = divmod(draw, len(self.index))
+        if epoch != self._epoch:
+            order = np.random.default_rng(derived_seed(self.seed, _ORDER, epoch))
+            self._epoch, self._order = epoch, order.permutation(len(self.index))
+        return int(self._order[place])
+
+    def _crop(self, pack: Pack, number: int) -> Tensor:
+        """Return one random crop of both images, (2, h, w) in [0, 1]."""
+        sample, crop = pack[number], self.settings["crop"]
+        shape = (crop["height"], crop["width"])
+        full = torch.empty(1, *sample["a"].shape)  # torchvision asks an image for its shape alone
+        if crop["scale"] is None:
+            top, left, height, width = RandomCrop.get_params(_at_least(full, shape), shape)
+        else:
+            top, left, height, width = RandomResizedCrop.get_params(full, crop["scale"], crop["ratio"])
+        pixels = np.stack([sample[key][top : top + height, left : left + width] for key in ("a", "b")])
+        if self.settings["flip"] and torch.rand(()) < 0.5:
+            pixels = pixels[..., ::-1]
+        pair = torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255
+        if pair.shape[-2:] != shape:
+            pair = F.interpolate(pair[None], shape, mode="bilinear", antialias=True, align_corners=False)[0]
+        return pair
+
+
+def _at_least(image: Tensor, shape: tuple[int, int]) -> Tensor:
+    if image.shape[-2] < shape[0] or image.shape[-1] < shape[1]:
+        raise UserError(
+            "A training image is smaller than the crop.",
+            expected=f"at least {shape[0]} x {shape[1]}",
+            found=f"{image.shape[-2]} x {image.shape[-1]}",
+            fix="lower crop.height and crop.width, or set crop.scale to resize",
+        )
+    return image
+
+
+def validation_pairs(packs: Sequence[Pack], limit: int, side: int) -> list[tuple[Tensor, Tensor]]:
+    """Return evenly chosen validation pairs, cut centrally to multiples of 32 and at most `side`."""
+    index = [(pack, number) for pack in packs for number in range(len(pack))]
+    chosen = [index[k * len(index) // min(limit, len(index))] for k in range(min(limit, len(index)))]
+    return [(_centre(p[n]["a"], side), _centre(p[n]["b"], side)) for p, n in chosen]
+
+
+def _centre(image: np.ndarray, side: int) -> Tensor:
+    height, width = (min(length, side) // 32 * 32 or length for length in image.shape)
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    crop = np.ascontiguousarray(image[top : top + height, left : left + width])
+    return torch.from_numpy(crop)[None, None].float() / 255
+
+
+def step_count(settings: Mapping[str, Any], pairs: int) -> int:
+    """Return the number of steps: as given, or enough for the given epochs."""
+    if "steps" in settings:
+        return int(settings["steps"])
+    return math.ceil(settings["epochs"] * pairs / settings["batch"])
+
+
+def learning_rate(step: int, steps: int, settings: Mapping[str, Any]) -> float:
+    """Return the rate of a step: linear warm-up, then constant or half a cosine down to zero."""
+    base, warmup = float(settings["learning_rate"]), int(settings["warmup"])
+    if step < warmup:
+        return base * (step + 1) / warmup
+    if settings["schedule"] == "constant":
+        return base
+    return base / 2 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+class _PartObjective(nn.Module):
+    """A part's losses as a module, so that data parallelism can wrap it."""
+
+    def __init__(self, method: FusionMethod, part: str, weights: dict[str, float]) -> None:
+        super().__init__()
+        self.method, self.part, self.weights = method, part, weights
+
+    def forward(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        return self.method.part_losses(self.part, a, b, self.weights)
+
+
+def prepare_part(method: FusionMethod, part: str) -> list[nn.Parameter]:
+    """Freeze everything but what a part trains, and return what it trains.
+
+    Frozen modules stay in eval mode, so that their batch statistics stay as they are.
+    """
+    method.requires_grad_(False).eval()
+    trained = list(method.part_modules(part).values())
+    for module in trained:
+        module.requires_grad_(True).train()
+    return [parameter for module in trained for parameter in module.parameters()]
+
+
+def make_fabric(settings: Mapping[str, Any]) -> Fabric:
+    """Return the device plumbing: automatic devices; bf16 where `auto` finds a GPU that has it, else fp32."""
+    torch.set_num_threads(settings["threads"])
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    precision = settings["precision"]
+    if precision == "auto":
+        precision = "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+    fabric = Fabric(accelerator=settings["accelerator"], devices=settings["devices"], precision=precision)
+    fabric.launch()
+    return fabric
+
+
+@contextmanager
+def _stop_request() -> Iterator[Callable[[], bool]]:
+    """Turn SIGTERM into a flag that the loop asks for after each step."""
+    asked: list[int] = []
+
+    def remember(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
+
+    old = signal.signal(signal.SIGTERM, remember)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+def train_part(
+    fabric: Fabric,
+    method: FusionMethod,
+    part: str,
+    *,
+    settings: Mapping[str, Any],
+    loop: Mapping[str, Any],
+    pairs: TrainingPairs,
+    validation: list[tuple[Tensor, Tensor]],
+    seed: int,
+    resume: Path,
+    fingerprint: str,
+    on_rows: Callable[[list[Row]], None],
+) -> Outcome:
+    """Train one part of a method, going on from a saved state of the same job if there is one.
+
+    Args:
+        fabric: Device plumbing from `make_fabric`.
+        method: The whole network; earlier parts hold their trained weights.
+        part: Which part to train.
+        settings: The part's block of the parameters.
+        loop: The `train` block of the parameters.
+        pairs: Training pairs.
+        validation: Pairs for the validation loss.
+        seed: Seed of everything.
+        resume: Where the state lies between saves.
+        fingerprint: Identifies the job; a state of another fingerprint is ignored.
+        on_rows: Called with new history rows at each save.
+
+    Raises:
+        MmfuseError: the loss is no longer a finite number, or the job was asked to stop.
+    """
+    trained = prepare_part(method, part)
+    objective = _PartObjective(method, part, settings["loss"])
+    optimiser = _optimiser(trained, settings)
+    wrapped, optimiser = fabric.setup(objective, optimiser)
+    modules = method.part_modules(part)
+    progress = _restore(load_state(resume), fingerprint, modules, optimiser)
+    steps = step_count(settings, len(pairs))
+    logged = len(progress.history)
+    bar = tqdm(
+        total=steps,
+        initial=progress.step,
+        desc=part,
+        disable=not fabric.is_global_zero,
+        mininterval=0.5 if sys.stderr.isatty() else 20,
+    )
+    with _stop_request() as stopping, bar:
+        while progress.step < steps:
+            row = _one_step(fabric, wrapped, optimiser, trained, pairs, seed, progress.step, steps, settings)
+            progress.step += 1
+            bar.update()
+            bar.set_postfix(loss=f"{row['train/total']:.4g}", refresh=False)
+            at_end = progress.step == steps
+            if at_end or progress.step % loop["validate_every"] == 0:
+                row |= _validate(fabric, wrapped, method, part, validation)
+                _keep_best(progress, row["val/total"], modules)
+            if at_end or "val/total" in row or progress.step % loop["log_every"] == 0:
+                progress.history.append(row)
+            if (progress.step % loop["save_every"] == 0 or stopping()) and not at_end:
+                if fabric.is_global_zero:
+                    save_state(resume, _state(progress, fingerprint, modules, optimiser))
+                    on_rows(progress.history[logged:])
+                logged = len(progress.history)
+            if stopping() and not at_end:
+                raise MmfuseError(
+                    f"Asked to stop after step {progress.step} of {steps}; run the same command to go on."
+                )
+    on_rows(progress.history[logged:])
+    return Outcome(progress.best_weights, progress.best_step, weights_of(modules), progress.history)
+
+
+def _optimiser(parameters: list[nn.Parameter], settings: Mapping[str, Any]) -> torch.optim.Optimizer:
+    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    kind = kinds[settings["optimiser"]]
+    return kind(parameters, lr=settings["learning_rate"], weight_decay=settings["weight_decay"])
+
+
+def _one_step(
+    fabric: Fabric,
+    objective: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    trained: list[nn.Parameter],
+    pairs: TrainingPairs,
+    seed: int,
+    step: int,
+    steps: int,
+    settings: Mapping[str, Any],
+) -> Row:
+    """Do one optimiser step and return its history row."""
+    seed_everything(seed, _STEP, step)
+    a, b = (_own_share(batch, fabric) for batch in pairs.batch(step))
+    rate = learning_rate(step, steps, settings)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.zero_grad()
+    losses = objective(a, b)
+    total = torch.stack(list(losses.values())).sum()
+    fabric.backward(total)
+    if settings["clip"] is not None:
+        nn.utils.clip_grad_norm_(trained, settings["clip"])
+    values = {name: float(value.detach()) for name, value in losses.items()}
+    if not math.isfinite(sum(values.values())):
+        raise MmfuseError(
+            f"Training stopped at step {step}: the loss is not a finite number.\n"
+            f"  expected: finite values of {', '.join(values)}\n  found:    {values} at learning rate {rate:.3g}\n"
+            "  to do:    lower learning_rate, set clip, or look for damaged images in the training pack"
+        )
+    optimiser.step()
+    row = {f"train/{name}": value for name, value in values.items()}
+    return {"step": step + 1, "lr": rate, "train/total": sum(values.values()), **row}
+
+
+def _own_share(batch: Tensor, fabric: Fabric) -> Tensor:
+    """Return this process's part of a batch that every process drew alike."""
+    return fabric.to_device(batch[fabric.global_rank :: fabric.world_size].contiguous())
+
+
+@torch.no_grad()
+def _validate(
+    fabric: Fabric,
+    objective: nn.Module,
+    method: FusionMethod,
+    part: str,
+    validation: list[tuple[Tensor, Tensor]],
+) -> Row:
+    """Return the mean losses over the validation pairs."""
+    method.eval()
+    sums: Row = {}
+    for a, b in validation:
+        for name, value in objective(fabric.to_device(a), fabric.to_device(b)).items():
+            sums[name] = sums.get(name, 0.0) + float(value) / len(validation)
+    for module in method.part_modules(part).values():
+        module.train()
+    return {"val/total": sum(sums.values()), **{f"val/{name}": value for name, value in sums.items()}}
+
+
+def _keep_best(progress: Progress, loss: float, modules: Mapping[str, nn.Module]) -> None:
+    if loss < progress.best_loss or not progress.best_weights:
+        progress.best_loss, progress.best_step = loss, progress.step
+        progress.best_weights = weights_of(modules)
+
+
+def _state(
+    progress: Progress, fingerprint: str, modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer
+) -> dict[str, Any]:
+    state = {name: getattr(progress, name) for name in Progress.__dataclass_fields__}
+    return {**state, "fingerprint": fingerprint, "weights": weights_of(modules), "optimiser": optimiser.state_dict()}
+
+
+def _restore(
+    state: dict[str, Any] | None,
+    fingerprint: str,
+    modules: Mapping[str, nn.Module],
+    optimiser: torch.optim.Optimizer,
+) -> Progress:
+    """Load a saved state of this very job into modules and optimiser; begin anew if there is none."""
+    if state is None or state["fingerprint"] != fingerprint:
+        return Progress()
+    for name, module in modules.items():
+        own = {key.removeprefix(f"{name}."): v for key, v in state["weights"].items() if key.startswith(f"{name}.")}
+        module.load_state_dict(own)
+    optimiser.load_state_dict(state["optimiser"])
+    print(f"going on after step {state['step']}", file=sys.stderr)
+    return Progress(**{name: state[name] for name in Progress.__dataclass_fields__})

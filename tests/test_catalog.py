@@ -1,0 +1,231 @@
+"""The dataset catalog: its schema, its entries, and what it says to somebody who makes a mistake."""
+
+import copy
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmfuse.catalog import Dataset, Splits, dataset, load_catalog
+from mmfuse.errors import UserError
+from mmfuse.files import read_manifest
+
+ROOT = Path(__file__).parents[1]
+CATALOG = ROOT / "data/catalog.yaml"
+SCHEMA = ROOT / "workflow/schemas/catalog.schema.yaml"
+NAMES = {
+    "synthetic_road", "synthetic_brain", "msrs", "m3fd", "mfnet", "tno", "roadscene", "openms",
+    "harvard_ct_mri", "harvard_pet_mri", "harvard_spect_mri",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def catalog() -> dict[str, Dataset]:
+    return load_catalog(CATALOG, schema=SCHEMA)
+
+
+def changed(tmp_path: Path, change) -> Path:
+    """Write the catalog with one change, beside the real manifests."""
+    content = yaml.safe_load(CATALOG.read_text(encoding="utf-8"))
+    content = copy.deepcopy(content)
+    change(content["datasets"])
+    (tmp_path / "manifests").symlink_to(ROOT / "data/manifests")
+    path = tmp_path / "catalog.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def test_every_dataset_is_described(catalog):
+    assert set(catalog) == NAMES
+    assert {name for name, entry in catalog.items() if entry.generator} == {"synthetic_road", "synthetic_brain"}
+    assert {entry.task for entry in catalog.values()} == {"ivif", "mif"}
+
+
+def test_roles_and_layout(catalog):
+    assert catalog["msrs"].roles == {"a": "infrared", "b": "visible"}
+    assert catalog["openms"].roles == {"a": "FLAIR", "b": "T1"}
+    assert catalog["roadscene"].common_size == "a"
+    assert catalog["tno"].colour == {"a": "grey_as_colour", "b": "grey_as_colour"}
+    mfnet = catalog["mfnet"].layout
+    assert mfnet.a == mfnet.b
+    assert mfnet.channels == {"a": (3,), "b": (0, 1, 2)}
+    assert not catalog["msrs"].layout.channels
+
+
+def test_labels_have_number_ids(catalog):
+    assert catalog["m3fd"].labels["boxes"].classes == {
+        0: "People", 1: "Car", 2: "Bus", 3: "Lamp", 4: "Motorcycle", 5: "Truck",
+    }  # fmt: skip
+    assert catalog["msrs"].labels["mask"].classes == catalog["mfnet"].labels["mask"].classes
+    assert catalog["synthetic_road"].labels["mask"].classes[8] == "bump"
+    assert catalog["synthetic_road"].labels["boxes"].classes == catalog["m3fd"].labels["boxes"].classes
+
+
+def described(node, where=""):
+    """Yield every property of a JSON Schema with its place."""
+    if isinstance(node, dict):
+        for key, value in node.get("properties", {}).items() if isinstance(node.get("properties"), dict) else ():
+            if isinstance(value, dict) and "const" not in value:
+                yield f"{where}.{key}", value
+        for key, value in node.items():
+            yield from described(value, f"{where}.{key}")
+    elif isinstance(node, list):
+        for value in node:
+            yield from described(value, where)
+
+
+def test_schema_describes_each_key_in_one_sentence():
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    keys = dict(described(schema))
+    assert len(keys) > 40
+    for place, value in keys.items():
+        text = value.get("description", "")
+        assert re.fullmatch(r"[A-Z].*\.", text), f"{place}: {text!r}"
+        assert not re.search(r"[.!?] [A-Z]", text), f"{place} has more than one sentence"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c["msrs"].update(licens="MIT"), ["datasets.msrs", "licens"]),
+        (lambda c: c["msrs"]["layout"].update(c="x/{name}.png"), ["datasets.msrs.layout", "'c'"]),
+        (lambda c: c["tno"].pop("citation"), ["datasets.tno", "citation"]),
+        (lambda c: c["tno"].update(task="medical"), ["datasets.tno.task", "ivif", "mif"]),
+        (lambda c: c["tno"]["layout"].update(a="../ir/{name}.png"), ["datasets.tno.layout.a"]),
+        (lambda c: c["tno"]["layout"].update(a="/ir/{name}.png"), ["datasets.tno.layout.a"]),
+        (lambda c: c["tno"]["splits"].pop("to"), ["datasets.tno.splits", "to"]),
+        (lambda c: c["tno"]["sources"][0].update(git="http://x.org/y"), ["datasets.tno.sources.0.git"]),
+        (lambda c: c["tno"]["sources"][0].update(sha256="0" * 64), ["datasets.tno.sources.0", "https"]),
+        (lambda c: c["msrs"]["labels"]["boxes"].update(format="coco"), ["datasets.msrs.labels.boxes.format"]),
+    ],
+)
+def test_a_wrong_entry_is_refused_by_key(tmp_path, change, words):
+    with pytest.raises(UserError) as caught:
+        load_catalog(changed(tmp_path, change), schema=SCHEMA)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda c: c["mfnet"]["layout"].pop("channels"), "layout.channels"),
+        (lambda c: c["tno"]["layout"].update(a="{split}/{name}.png"), "splits by folder"),
+        (lambda c: c["msrs"]["layout"].update(a="ir/{name}.png"), "splits by folder"),
+        (lambda c: c["tno"]["layout"].update(a="{name}/ir.png"), "{name}"),
+        (lambda c: c["msrs"]["labels"].pop("mask"), "labels.mask"),
+        (lambda c: c["tno"].update(manifest="manifests/none.sha256"), "none.sha256"),
+        (lambda c: c["tno"].update(mirror=None), "mirror"),
+        (lambda c: c["m3fd"]["sources"].append({"git": "https://x.org/y", "commit": None}), "sources"),
+    ],
+)
+def test_a_contradiction_is_refused(tmp_path, change, word):
+    with pytest.raises(UserError, match="contradicts itself") as caught:
+        load_catalog(changed(tmp_path, change), schema=SCHEMA)
+    assert word in str(caught.value)
+
+
+def test_a_broken_or_missing_file_is_named(tmp_path):
+    path = tmp_path / "catalog.yaml"
+    with pytest.raises(UserError, match="not found"):
+        load_catalog(path, schema=SCHEMA)
+    path.write_text("datasets: [", encoding="utf-8")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_catalog(path, schema=SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("mrs", "msrs"), ("Harvard-CT-MRI", "harvard_ct_mri"), ("road_scene", "roadscene")]
+)
+def test_a_wrong_name_gets_a_suggestion(typed, meant):
+    with pytest.raises(UserError, match=f"did you mean '{meant}'"):
+        dataset(typed, CATALOG, schema=SCHEMA)
+
+
+def test_a_name_like_no_other_gets_the_list():
+    with pytest.raises(UserError) as caught:
+        dataset("zzzz", CATALOG, schema=SCHEMA)
+    assert all(name in str(caught.value) for name in NAMES)
+
+
+def names_in(entry: Dataset, pattern: str) -> list[str]:
+    """Return the names that the dataset's manifest holds for a pattern of its layout."""
+    expression = re.escape(pattern).replace(r"\{name\}", "([^/]+)").replace(r"\{split\}", "[^/]+")
+    assert entry.manifest is not None
+    return [m[1] for file in read_manifest(entry.manifest) if (m := re.fullmatch(expression, file))]
+
+
+def test_manifests_fit_the_layouts(catalog):
+    listed = [entry for entry in catalog.values() if entry.manifest is not None]
+    assert len(listed) == 7
+    for entry in listed:
+        a, b = names_in(entry, entry.layout.a), names_in(entry, entry.layout.b)
+        assert sorted(a) == sorted(b), entry.name
+        assert a, entry.name
+        if entry.name != "msrs":  # the one whose list does not cover the whole set
+            assert len(a) == sum(entry.pairs.values()), entry.name
+
+
+@pytest.mark.parametrize("name", ["harvard_ct_mri", "harvard_pet_mri", "harvard_spect_mri"])
+def test_harvard_holds_out_whole_cases(catalog, name):
+    entry = catalog[name]
+    split = entry.splits.assign(names_in(entry, entry.layout.a), Path())
+    assert Counter(split.values()) == entry.pairs
+    cases = {side: {int(n[:-3]) for n, s in split.items() if s == side} for side in ("train", "test")}
+    assert not cases["train"] & cases["test"]
+    assert all(case % 5 == 1 for case in cases["test"])
+
+
+def test_harvard_holds_out_the_same_cases_in_all_three(catalog):
+    train, test = set(), set()
+    for name in ("harvard_ct_mri", "harvard_pet_mri", "harvard_spect_mri"):
+        entry = catalog[name]
+        for item, side in entry.splits.assign(names_in(entry, entry.layout.a), Path()).items():
+            (train if side == "train" else test).add(item[:-3])
+    assert not train & test
+
+
+def test_roadscene_list(catalog, tmp_path):
+    entry = catalog["roadscene"]
+    (tmp_path / "test_split.txt").write_text("\n".join(entry.written["test_split.txt"]), encoding="utf-8")
+    split = entry.splits.assign(names_in(entry, entry.layout.a), tmp_path)
+    assert Counter(split.values()) == {"train": 171, "test": 50}
+    assert split["FLIR_video_02829"] == "test"
+
+
+def test_lists_leave_out_what_they_do_not_name(catalog, tmp_path):
+    splits = catalog["mfnet"].splits
+    for side, names in {"train": "1D\n2D\n1D_flip\n", "val": "3N\n", "test": "4N\n"}.items():
+        (tmp_path / f"{side}.txt").write_text(names, encoding="utf-8")
+    assert splits.assign(["1D", "2D", "3N", "4N", "5N"], tmp_path) == {
+        "1D": "train", "2D": "train", "3N": "val", "4N": "test",
+    }  # fmt: skip
+    (tmp_path / "val.txt").write_text("1D\n", encoding="utf-8")
+    with pytest.raises(UserError, match="lists 1D"):
+        splits.assign(["1D"], tmp_path)
+    (tmp_path / "val.txt").unlink()
+    with pytest.raises(UserError, match=r"val\.txt"):
+        splits.assign(["1D"], tmp_path)
+
+
+def test_other_split_rules(catalog):
+    assert catalog["tno"].splits.assign(["01", "02"], Path()) == {"01": "test", "02": "test"}
+    with pytest.raises(ValueError, match="by folder"):
+        catalog["msrs"].splits.assign(["x"], Path())
+    rule = Splits("every", {}, {}, None, None, r"^(\d+)\d{3}$", 5, 1)
+    with pytest.raises(UserError, match="'abc'"):
+        rule.assign(["abc"], Path())
+
+
+@pytest.mark.mirror
+def test_manifests_name_what_the_mirror_holds(catalog):
+    if "MMFUSE_MIRROR" not in os.environ:
+        pytest.skip("MMFUSE_MIRROR is not set")
+    mirror = Path(os.environ["MMFUSE_MIRROR"])
+    for entry in catalog.values():
+        if entry.manifest is not None:
+            missing = [f for f in read_manifest(entry.manifest) if not (mirror / str(entry.mirror) / f).is_file()]
+            assert not missing, entry.name

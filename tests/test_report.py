@@ -1,0 +1,440 @@
+"""The report: self-contained, repeatable, honest about ties, gaps and where each number comes from."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from mmfuse import plan
+from mmfuse.errors import UserError
+from mmfuse.images import write_image
+from mmfuse.packs import Sample, write_pack
+from mmfuse.plan import System
+from mmfuse.reporting import pictures, provenance, tables
+from mmfuse.reporting.scores import Column, Group, Scores, ranking, ranks
+from mmfuse.stages import report
+
+ROOT = Path(__file__).parents[1]
+NASTY = "<script>alert(1)</script>"
+NAMES = ["p1", "p2", 'odd "<i>&', "p4"]
+METRICS = {"EN": ("en", "higher"), "Nabf": ("nabf", "lower")}
+PARAMETERS: dict[str, Any] = {
+    "study": {
+        "name": f"tiny {NASTY}",
+        "seeds": [0],
+        "tasks": {"ivif": {"train": ["road"], "test": ["road"]}, "mif": {"train": ["brain"], "test": ["brain"]}},
+        "systems": [
+            {"method": "average", "variant": "base", "tasks": ["ivif", "mif"]},
+            {"method": "maximum", "variant": "base", "tasks": ["ivif", "mif"]},
+            {"method": "net", "variant": "base", "tasks": ["ivif"]},
+        ],
+    },
+    "report": {"images": 2, "patch": 8, "zoom": 4, "width": 24},
+    "methods": {"net": {"parts": {"first": {"patches": "whole"}, "second": {"patches": "whole"}}}},
+}
+
+
+def _entry(task: str, title: str) -> dict[str, Any]:
+    return {
+        "title": title,
+        "task": task,
+        "roles": {"a": "infrared", "b": "visible"},
+        "layout": {"a": "a/{name}.png", "b": "b/{name}.png", "mask": "mask/{name}.png", "boxes": "boxes/{name}.txt"},
+        "common_size": None,
+        "colour": {"a": "grey", "b": "colour"},
+        "value_range": [0, 255],
+        "splits": {"by": "all", "to": "test"},
+        "labels": {"mask": {"classes": {0: "nothing", 1: "car"}}, "boxes": {"format": "yolo", "classes": {0: "Lamp"}}},
+        "licence": "CC0",
+        "citation": "Somebody et al., example.org/paper",
+        "mirror": "elsewhere",
+        "manifest": None,
+        "sources": [{"git": "https://example.org/data", "commit": None}],
+        "defects": ["<b>three</b> images are missing"],
+    }
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _record(path: Path, stage: str, root: Path, inputs: list[Path], outputs: list[Path]) -> None:
+    record = {
+        "stage": stage,
+        "command": f"mmfuse stage {stage}",
+        "inputs": {p.relative_to(root).as_posix(): _digest(p) for p in inputs},
+        "outputs": {p.relative_to(root).as_posix(): _digest(p) for p in outputs},
+        "parameters": {"note": "</pre>" + NASTY},
+        "versions": {"python": "3.11", "mmfuse": "0.1.0"},
+        "commit": "abc123",
+        "dirty": False,
+        "seed": 0,
+        "machine": {"system": "Linux", "processor": "any", "cores": 2, "device": "cpu"},
+        "mlflow": {"uri": "sqlite:///mlflow.db", "experiment": "tiny", "run_id": "f00d"},
+    }
+    path.write_text(json.dumps(record), encoding="utf-8")
+
+
+def _scores(folder: Path, dataset: str, system: System, values: dict[str, list[float]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{system.label}.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["name", *values])
+        writer.writerows([name, *row] for name, row in zip(NAMES, zip(*values.values(), strict=True), strict=True))
+    metrics = {}
+    for name, series in values.items():
+        defined = [v for v in series if np.isfinite(v)]
+        metrics[name] = {
+            "definition": METRICS[name][0],
+            "better": METRICS[name][1],
+            "mean": float(np.mean(defined)) if defined else None,
+            "count": len(defined),
+        }
+    summary = {"dataset": dataset, "convention": "lkc_funet", "images": len(NAMES), "metrics": metrics}
+    (folder / f"{system.label}.json").write_text(json.dumps(summary), encoding="utf-8")
+
+
+VALUES = {
+    "average": {"EN": [5.0, 5.0, 6.0, 6.0], "Nabf": [0.1, 0.1, 0.1, 0.1]},
+    "maximum": {"EN": [6.0, 6.0, 7.0, 7.0], "Nabf": [0.3, 0.3, 0.3, 0.3]},
+    "net": {"EN": [6.0, 6.0, 7.0, 7.0], "Nabf": [float("nan")] * 4},
+}
+
+
+def _dataset(root: Path, dataset: str, random: np.random.Generator) -> None:
+    folder = root / "prepared" / dataset
+    samples: list[Sample] = [
+        {
+            "name": name,
+            "a": random.integers(0, 256, (20, 32), dtype=np.uint8),
+            "b": random.integers(0, 256, (20, 32, 3), dtype=np.uint8),
+        }
+        for name in NAMES
+    ]
+    if dataset == "road":
+        for sample in samples:
+            sample["mask"] = np.eye(20, 32, dtype=np.uint8)
+            sample["boxes"] = np.array([[0, 0.5, 0.5, 0.2, 0.2]], dtype=np.float32)
+    write_pack(folder / "test.safetensors", samples)
+    lines = ["name,split,height,width,a,b", *(f"t{i},train,20,32,x,y" for i in range(7))]
+    lines += [f"p{i},test,20,32,x,y" for i in range(4)]
+    (folder / "pairs.csv").write_text("\n".join(lines), encoding="utf-8")
+    _record(folder / "run.json", "prepare", root, [], [folder / "test.safetensors"])
+
+
+def _training(root: Path, seed: int) -> None:
+    for part in ("first", "second"):
+        weights = root / f"checkpoints/ivif/net/base/s{seed}" / f"{part}.safetensors"
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        weights.write_bytes(part.encode())
+        rows = [f"{i},0.1,{1 / i},{1 / i if i % 5 == 0 else ''}" for i in range(1, 21)]
+        history = "\n".join(["step,lr,train/total,val/total", *rows])
+        weights.with_name(f"{part}.history.csv").write_text(history, encoding="utf-8")
+        _record(weights.with_suffix(".run.json"), "train", root, [], [weights])
+
+
+def _results(
+    root: Path, dataset: str, system: System, values: dict[str, list[float]], random: np.random.Generator
+) -> None:
+    fused = root / "fused" / dataset / system.label
+    for name in NAMES:
+        write_image(fused / f"{name}.png", random.integers(0, 256, (20, 32, 3), dtype=np.uint8))
+    made = sorted(fused.iterdir())
+    pack = root / "prepared" / dataset / "test.safetensors"
+    _record(fused.parent / f"{system.label}.run.json", "fuse", root, [pack], made)
+    scores = root / "scores" / dataset
+    _scores(scores, dataset, system, values)
+    table = scores / f"{system.label}.csv"
+    _record(scores / f"{system.label}.run.json", "evaluate", root, made, [table])
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A whole made-up study of two datasets and three systems."""
+    monkeypatch.chdir(ROOT)  # the catalog's schema is found from the project's root
+    random = np.random.default_rng(0)
+    entries = {"road": _entry("ivif", f"Roads {NASTY}"), "brain": _entry("mif", "Brains")}
+    (tmp_path / "catalog.yaml").write_text(yaml.safe_dump({"datasets": entries}), encoding="utf-8")
+    for dataset in entries:
+        _dataset(tmp_path, dataset, random)
+    _training(tmp_path, seed=0)
+    for dataset, system in plan.scored_pairs(PARAMETERS):
+        _results(tmp_path, dataset, system, VALUES[system.method], random)
+    return tmp_path
+
+
+def _run(project: Path, out: Path | None = None, parameters: dict[str, Any] | None = None) -> str:
+    out = out or project / "out"
+    report.run(
+        parameters=parameters or PARAMETERS,
+        prepared=project / "prepared",
+        checkpoints=project / "checkpoints",
+        fused=project / "fused",
+        scores=project / "scores",
+        out=out,
+        catalog=project / "catalog.yaml",
+    )
+    return (out / "index.html").read_text(encoding="utf-8")
+
+
+class _Page(HTMLParser):
+    """Collects what a browser would load, the ids, the links and the images of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def all(self, attribute: str) -> list[str]:
+        return [value or "" for _, attrs in self.tags for name, value in attrs.items() if name == attribute]
+
+
+def test_page_loads_nothing_and_runs_nothing(project):
+    text = _run(project)
+    page = _Page(text)
+    assert page.all("src") and all(src.startswith("data:") for src in page.all("src"))
+    assert all(href.startswith(("#", "data:")) for href in page.all("href"))
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert not re.search(r"url\(|@import", text)
+
+
+def test_links_lead_somewhere_and_ids_are_unique(project):
+    page = _Page(_run(project))
+    ids = page.all("id")
+    assert len(ids) == len(set(ids))
+    assert {href[1:] for href in page.all("href") if href.startswith("#")} <= set(ids)
+
+
+def test_every_number_of_the_table_links_to_its_run(project):
+    text = _run(project)
+    row = re.search(r'<tr id="row-road-average\.base".*?</tr>', text, re.DOTALL)
+    assert row is not None
+    assert row.group().count('href="#run-evaluate-road-average.base.s0"') == len(METRICS)
+
+
+def test_pictures_have_alternative_texts_and_figures_are_drawn(project):
+    images = [attrs for tag, attrs in _Page(_run(project)).tags if tag == "img"]
+    assert all(image["alt"] for image in images)
+    # two datasets: distributions; one trained system: curves
+    assert sum(str(image["src"]).startswith("data:image/svg+xml") for image in images) == 3
+
+
+def test_equal_inputs_give_equal_bytes(project):
+    first, again = _run(project, project / "one"), _run(project, project / "two")
+    assert first == again
+    assert (project / "one/tables/road.csv").read_bytes() == (project / "two/tables/road.csv").read_bytes()
+
+
+def test_changed_score_changes_the_page(project):
+    before = _run(project)
+    system = System("average", "base", "ivif", 0)
+    _scores(project / "scores/road", "road", system, {**VALUES["average"], "EN": [5.5, 5.0, 6.0, 6.0]})
+    assert _run(project) != before
+
+
+def test_html_in_names_is_escaped(project):
+    text = _run(project)
+    assert NASTY not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "<i>&" not in text
+    assert "<b>three" not in text
+
+
+def test_undefined_scores_are_shown_and_not_ranked(project):
+    text = _run(project)
+    row = re.search(r'<tr id="row-road-net\.base".*?</tr>', text, re.DOTALL)
+    assert row is not None
+    assert "n/a" in row.group()
+    with (project / "out/tables/road.csv").open(encoding="utf-8") as stream:
+        lines = {line["method"]: line for line in csv.DictReader(stream)}
+    assert lines["net"]["Nabf mean"] == ""
+    # only EN is defined for all: maximum and net share the places 1 and 2
+    assert [lines[m]["mean rank"] for m in ("average", "maximum", "net")] == ["3.0", "1.5", "1.5"]
+    assert float(lines["average"]["EN std"]) == 0.5
+
+
+def test_verdict_names_the_tie(project):
+    _run(project)
+    text = _run(project)
+    assert "maximum and net share the lowest mean rank on the one metric EN" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "stage"),
+    [
+        ("scores/road/net.base.s0.csv", "evaluate"),
+        ("scores/brain/average.base.s0.json", "evaluate"),
+        ("scores/road/net.base.s0.run.json", "evaluate"),
+        ("fused/road/maximum.base.s0.run.json", "fuse"),
+        ("fused/road/maximum.base.s0/p4.png", "fuse"),
+        ("checkpoints/ivif/net/base/s0/second.history.csv", "train"),
+        ("checkpoints/ivif/net/base/s0/first.run.json", "train"),
+        ("prepared/brain/pairs.csv", "prepare"),
+        ("prepared/brain/test.safetensors", "prepare"),
+    ],
+)
+def test_missing_file_is_named_with_its_stage_and_nothing_is_written(project, path, stage):
+    (project / path).unlink()
+    with pytest.raises(UserError) as caught:
+        _run(project)
+    assert path in str(caught.value)
+    assert f"`{stage}`" in str(caught.value)
+    assert not (project / "out").exists()
+
+
+def test_table_and_summary_that_disagree_are_refused(project):
+    path = project / "scores/road/average.base.s0.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("5.0", "5.9"), encoding="utf-8")
+    with pytest.raises(UserError, match="disagree on EN"):
+        _run(project)
+
+
+def test_systems_measured_on_other_images_are_refused(project):
+    path = project / "scores/road/average.base.s0.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("p4", "p5"), encoding="utf-8")
+    with pytest.raises(UserError, match="cannot stand in one table"):
+        _run(project)
+
+
+def test_stale_input_is_reported(project):
+    assert "other checksum than" not in _run(project)
+    path = project / "scores/road/average.base.s0.run.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    name = "fused/road/average.base.s0/p1.png"
+    record["inputs"][name] = "0" * 64
+    path.write_text(json.dumps(record), encoding="utf-8")
+    text = _run(project)
+    assert "1 with a checksum other than the one recorded" in text
+    assert f"{name}, read by evaluate road · average.base.s0" in text
+
+
+def test_named_images_are_shown_and_unknown_ones_refused(project):
+    wish = {**PARAMETERS, "report": {**PARAMETERS["report"], "images": {"road": ["p4"], "brain": 1}}}
+    assert "<h4>p4</h4>" in _run(project, parameters=wish)
+    wish["report"]["images"]["road"] = ["p9"]
+    with pytest.raises(UserError, match="p9"):
+        _run(project, parameters=wish)
+
+
+# the parts
+
+
+@pytest.mark.parametrize(
+    ("means", "sign", "expected"),
+    [
+        ([1.0, 3.0, 2.0], 1, ["", "best", "second"]),
+        ([1.0, 3.0, 2.0], -1, ["best", "", "second"]),
+        ([3.0, 3.0, 2.0, 1.0], 1, ["best", "best", "second", ""]),
+        ([3.001, 3.002, 2.0], 1, ["best", "best", "second"]),  # alike as printed with two decimals
+        ([float("nan"), 3.0, 2.0], 1, ["", "best", "second"]),
+        ([float("nan"), 3.0], 1, ["", ""]),  # nobody to compare with
+        ([1.0, 3.0], 0, ["", ""]),  # no better direction
+    ],
+)
+def test_marks(means, sign, expected):
+    assert tables.marks(means, sign, 2) == expected
+
+
+def test_printed_numbers():
+    assert tables.printed(-0.5, 3) == "−0.500"
+    assert tables.printed(float("nan"), 3) == "n/a"
+    assert [tables.decimals(column) for column in ([0.0123], [0.5, 12.0], [1.5], [38.0], [1234.0], [float("nan")])] == [
+        5,
+        4,
+        3,
+        2,
+        1,
+        1,
+    ]
+
+
+def test_ranks_share_places():
+    assert ranks(np.array([[1.0, 3.0, 3.0, 2.0]]), 1).tolist() == [[4.0, 1.5, 1.5, 3.0]]
+    assert ranks(np.array([1.0, 3.0, 2.0]), -1).tolist() == [1.0, 3.0, 2.0]
+
+
+def _group(method: str, values: list[list[float]]) -> Group:
+    columns = (Column("EN", "en", "higher"), Column("Nabf", "nabf", "lower"))
+    array = np.array(values)
+    images = tuple(str(i) for i in range(array.shape[1]))
+    return Group(method, "base", (Scores(System(method, "base", "ivif", 0), "c", columns, images, array),), array)
+
+
+def test_ranking_counts_only_what_all_have_on_all_images():
+    a = _group("a", [[1.0, 2.0, 9.0], [0.1, 0.1, 0.1]])
+    b = _group("b", [[2.0, 3.0, 4.0], [0.2, float("nan"), 0.2]])
+    ranked = ranking([a, b], a.members[0].metrics)
+    assert ranked is not None
+    assert [c.name for c in ranked.metrics] == ["EN"]
+    assert ranked.mean_ranks.tolist() == [1.0, 2.0]
+    # a leads by one image only, so some resamples without it put b first
+    assert ranked.stability is not None
+    assert 0.5 < ranked.stability < 0.9
+    assert ranking([a], a.members[0].metrics) is None
+
+
+def test_seeds_are_averaged_and_listed(project):
+    parameters = {**PARAMETERS, "study": {**PARAMETERS["study"], "seeds": [0, 1]}}
+    values = {"EN": [8.0, 8.0, 9.0, 9.0], "Nabf": [0.2] * 4}
+    _training(project, seed=1)
+    _results(project, "road", System("net", "base", "ivif", 1), values, np.random.default_rng(1))
+    page = _Page(_run(project, parameters=parameters))
+    with (project / "out/tables/road.csv").open(encoding="utf-8") as stream:
+        lines = [line for line in csv.DictReader(stream) if line["method"] == "net"]
+    assert [(line["seed"], float(line["EN mean"])) for line in lines] == [("mean of 2", 7.5), ("0", 6.5), ("1", 8.5)]
+    assert {"row-road-net.base", "row-road-net.base.s0", "row-road-net.base.s1"} <= set(page.all("id"))
+    assert {href[1:] for href in page.all("href") if href.startswith("#")} <= set(page.all("id"))
+
+
+def test_window_lies_where_both_sources_have_different_structure():
+    a, b = np.zeros((40, 60), dtype=np.uint8), np.zeros((40, 60), dtype=np.uint8)
+    a[:, 10:14] = 255  # in a alone
+    stripes = np.tile(np.array([0, 90], dtype=np.uint8).repeat(2), 3)
+    a[2:14, 40:52] = b[2:14, 40:52] = stripes  # the same in both
+    a[26:38, 40:52], b[26:38, 40:52] = stripes, stripes[:, None]  # crossing
+    window = pictures.disagreement(a, b, 12)
+    assert abs(window.top - 26) <= 1
+    assert abs(window.left - 40) <= 1
+    assert pictures.disagreement(a, b, 12) == window
+
+
+def test_window_fits_small_and_flat_images():
+    flat = np.zeros((10, 6), dtype=np.uint8)
+    assert pictures.disagreement(flat, flat, 8) == pictures.Window(0, 0, 8, 6)
+
+
+def test_images_are_taken_evenly():
+    names = [f"{i:02d}" for i in range(10)]
+    assert pictures.evenly(list(reversed(names)), 2, offset=0.5) == ["02", "07"]
+    assert pictures.evenly(names, 99, offset=0.5) == names
+
+
+def test_labels_are_drawn_only_where_there_are_some():
+    a = np.zeros((16, 16), dtype=np.uint8)
+    assert pictures.labelled({"name": "x", "a": a, "b": a}, 16, "alt") is None
+    empty = pictures.labelled({"name": "x", "a": a, "b": a, "boxes": np.zeros((0, 5), np.float32)}, 16, "alt")
+    boxed = pictures.labelled(
+        {"name": "x", "a": a, "b": a, "boxes": np.array([[0, 0.5, 0.5, 0.5, 0.5]], np.float32)}, 16, "alt"
+    )
+    assert empty is not None
+    assert boxed is not None
+    assert empty.uri != boxed.uri
+
+
+def test_anchors_differ_for_different_names():
+    names = ["a b", "a-b", "a~20~b", "a_b", "a<b", 'a"b', "ä"]
+    anchors = [provenance.anchor("run", name) for name in names]
+    assert len(set(anchors)) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9._~-]+", anchor) for anchor in anchors)

@@ -1,0 +1,30 @@
+# The page that sums the study up.
+
+REPORT_TABLES = [
+    f"reports/tables/{name}.csv"
+    for task in STUDY["study"]["tasks"].values()
+    for name in task["test"]
+]
+
+
+rule report:
+    input:
+        study=plan.report_inputs(STUDY),
+        code=code_of("report", "reporting.*"),
+    output:
+        page="reports/index.html",
+        record="reports/index.run.json",
+        tables=[
+            f"reports/tables/{name}.csv"
+            for task in STUDY["study"]["tasks"].values()
+            for name in task["test"]
+        ],
+    log:
+        "logs/report.log",
+    conda:
+        ENVIRONMENT
+    params:
+        watch=watch("report"),
+    shell:
+        "mmfuse --log {log} stage report --prepared data/prepared --checkpoints data/checkpoints --fused data/fused"
+        " --scores reports/scores --out reports"
