@@ -39,7 +39,7 @@ PARAMETERS: dict[str, Any] = {
         ],
     },
     "report": {"images": 2, "patch": 8, "zoom": 4, "width": 24},
-    "methods": {"net": {"parts": {"first": {"patches": "whole"}, "second": {"patches": "whole"}}}},
+    "methods": {"net": {"parts": {"first": {"patches": "whole"}, "second": {"patches": "square"}}}},
 }
 
 
@@ -127,8 +127,14 @@ def _dataset(root: Path, dataset: str, random: np.random.Generator) -> None:
     write_pack(folder / "test.safetensors", samples)
     lines = ["name,split,height,width,a,b", *(f"t{i},train,20,32,x,y" for i in range(7))]
     lines += [f"p{i},test,20,32,x,y" for i in range(4)]
+    lines += ["Damaged image: p5.png,dropped,,,,"] if dataset == "brain" else []
     (folder / "pairs.csv").write_text("\n".join(lines), encoding="utf-8")
-    _record(folder / "run.json", "prepare", root, [], [folder / "test.safetensors"])
+    raw = root / "raw" / dataset
+    raw.parent.mkdir(exist_ok=True)
+    raw.write_text("as downloaded", encoding="utf-8")
+    _record(raw.with_name(f"{dataset}.run.json"), "download", root, [], [raw])
+    _record(folder / "run.json", "prepare", root, [raw], [folder / "test.safetensors"])
+    _record(folder / "patches.square.run.json", "crop", root, [], [])
 
 
 def _training(root: Path, seed: int) -> None:
@@ -237,6 +243,13 @@ def test_equal_inputs_give_equal_bytes(project):
     assert (project / "one/tables/road.csv").read_bytes() == (project / "two/tables/road.csv").read_bytes()
 
 
+def test_counts_and_dropped_pairs_are_told(project):
+    text = _run(project)
+    assert text.count("train: 7, 32×20") == 2
+    assert text.count("Left out") == 1
+    assert "Damaged image: p5.png" in text
+
+
 def test_changed_score_changes_the_page(project):
     before = _run(project)
     system = System("average", "base", "ivif", 0)
@@ -282,6 +295,8 @@ def test_verdict_names_the_tie(project):
         ("checkpoints/ivif/net/base/s0/second.history.csv", "train"),
         ("checkpoints/ivif/net/base/s0/first.run.json", "train"),
         ("prepared/brain/pairs.csv", "prepare"),
+        ("prepared/road/patches.square.run.json", "crop"),
+        ("raw/road.run.json", "download"),
         ("prepared/brain/test.safetensors", "prepare"),
     ],
 )

@@ -9,7 +9,7 @@ from mmfuse.parameters import load_parameters, pick_all
 STUDY = load_parameters(Path("params.yaml"))
 CATALOG = catalog.load_catalog()
 ENVIRONMENT = "../../envs/mmfuse.yaml"
-# every file that some job leaves and that `rule all` asks for: leaves are listed, never globbed
+# every file that a study must leave: listed one by one, never globbed
 STUDY_FILES = ["reports/index.html", *plan.report_inputs(STUDY)]
 
 
@@ -25,11 +25,56 @@ wildcard_constraints:
 
 def watch(stage, **fixed):
     """Parameters whose change reruns a job; DVC's stages list the same keys."""
-    return lambda wildcards: pick_all(
-        STUDY, plan.watched(STUDY, stage, **fixed, **wildcards)
-    )
+    return lambda wildcards: pick_all(STUDY, plan.watched(STUDY, stage, **fixed, **wildcards))
 
 
 def options(name, files):
     """The same option once for each file."""
     return " ".join(f"--{name} {file}" for file in files)
+
+
+def generator_code(wildcards):
+    generator = CATALOG[wildcards.dataset].generator
+    return code_of("download", *([generator.removeprefix("mmfuse.")] if generator else []))
+
+
+def manifest(wildcards):
+    path = CATALOG[wildcards.dataset].manifest
+    return [path.as_posix()] if path else []
+
+
+def training_packs(wildcards):
+    names = STUDY["study"]["tasks"][wildcards.task]["train"]
+    packs = (plan.training_pack(STUDY, Path("data/prepared"), n, wildcards.method, wildcards.part) for n in names)
+    return [pack.as_posix() for pack in packs]
+
+
+def validation_packs(wildcards):
+    names = STUDY["study"]["tasks"][wildcards.task]["train"]
+    return [f"data/prepared/{name}/val.safetensors" for name in names]
+
+
+def earlier_weights(wildcards):
+    system = dict(
+        task=wildcards.task,
+        method=wildcards.method,
+        variant=wildcards.variant,
+        seed=wildcards.seed,
+    )
+    parts = plan.earlier_parts(STUDY, wildcards.method, wildcards.part)
+    return [plan.checkpoint(STUDY, Path("data/checkpoints"), part=part, **system).as_posix() for part in parts]
+
+
+def complete_weights(wildcards):
+    """The last part's weights hold the whole network; weight-free methods have none."""
+    parts = plan.parts_of(STUDY, wildcards.method)
+    if not parts:
+        return []
+    task = plan.task_of(STUDY, wildcards.dataset)
+    system = dict(
+        task=task,
+        method=wildcards.method,
+        variant=wildcards.variant,
+        seed=wildcards.seed,
+    )
+    return [plan.checkpoint(STUDY, Path("data/checkpoints"), part=parts[-1], **system).as_posix()]

@@ -1,18 +1,6 @@
 # From the catalog to prepared packs.
 
 
-def generator_code(wildcards):
-    generator = CATALOG[wildcards.dataset].generator
-    return code_of(
-        "download", *([generator.removeprefix("mmfuse.")] if generator else [])
-    )
-
-
-def manifest(wildcards):
-    path = CATALOG[wildcards.dataset].manifest
-    return [path.as_posix()] if path else []
-
-
 rule download:
     input:
         code=generator_code,

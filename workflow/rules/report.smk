@@ -1,10 +1,6 @@
 # The page that sums the study up.
 
-REPORT_TABLES = [
-    f"reports/tables/{name}.csv"
-    for task in STUDY["study"]["tasks"].values()
-    for name in task["test"]
-]
+REPORT_TABLES = [f"reports/tables/{name}.csv" for task in STUDY["study"]["tasks"].values() for name in task["test"]]
 
 
 rule report:
@@ -14,11 +10,7 @@ rule report:
     output:
         page="reports/index.html",
         record="reports/index.run.json",
-        tables=[
-            f"reports/tables/{name}.csv"
-            for task in STUDY["study"]["tasks"].values()
-            for name in task["test"]
-        ],
+        tables=[f"reports/tables/{name}.csv" for task in STUDY["study"]["tasks"].values() for name in task["test"]],
     log:
         "logs/report.log",
     conda:

@@ -1,36 +1,6 @@
 # One job for each training part of each system; variants share the parts in which they do not differ.
 
 
-def training_packs(wildcards):
-    names = STUDY["study"]["tasks"][wildcards.task]["train"]
-    packs = (
-        plan.training_pack(
-            STUDY, Path("data/prepared"), n, wildcards.method, wildcards.part
-        )
-        for n in names
-    )
-    return [pack.as_posix() for pack in packs]
-
-
-def validation_packs(wildcards):
-    names = STUDY["study"]["tasks"][wildcards.task]["train"]
-    return [f"data/prepared/{name}/val.safetensors" for name in names]
-
-
-def earlier_weights(wildcards):
-    system = dict(
-        task=wildcards.task,
-        method=wildcards.method,
-        variant=wildcards.variant,
-        seed=wildcards.seed,
-    )
-    parts = plan.earlier_parts(STUDY, wildcards.method, wildcards.part)
-    return [
-        plan.checkpoint(STUDY, Path("data/checkpoints"), part=part, **system).as_posix()
-        for part in parts
-    ]
-
-
 rule train:
     input:
         train=training_packs,
@@ -50,9 +20,7 @@ rule train:
     params:
         watch=watch("train"),
         packs=lambda wildcards, input: f"{options('train', input.train)} {options('val', input.val)}",
-        start=lambda wildcards, input: "".join(
-            f" --start {file}" for file in input.start
-        ),
+        start=lambda wildcards, input: "".join(f" --start {file}" for file in input.start),
     shell:
         "mmfuse --log {log} stage train --task {wildcards.task} --method {wildcards.method}"
         " --variant {wildcards.variant} --seed {wildcards.seed} --part {wildcards.part}"

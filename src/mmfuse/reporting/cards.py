@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmfuse.catalog import Dataset, Source
+from mmfuse.catalog import SPLITS, Dataset, Source
 from mmfuse.errors import UserError
 from mmfuse.reporting import pictures
 from mmfuse.reporting.scores import existing
@@ -20,7 +20,7 @@ TASKS = {"ivif": "infrared-visible fusion", "mif": "medical image fusion"}
 class Card:
     """One dataset, ready for the page.
 
-    `counts` has a (split, pairs, what the whole set holds or None, image sizes in words) for each split; `mask_classes`
+    `dropped` says which pairs could not be used and why. `counts` has a (split, pairs, what the whole set holds or None, image sizes in words) for each split; `mask_classes`
     and `box_classes` are (name, ink) pairs in the order of their numbers.
     """
 
@@ -32,21 +32,21 @@ class Card:
     citation: str
     sources: tuple[str, ...]
     defects: tuple[str, ...]
+    dropped: tuple[str, ...]
     counts: tuple[tuple[str, int, int | None, str], ...]
     mask_classes: tuple[tuple[str, str], ...]
     box_classes: tuple[tuple[str, str], ...]
 
 
-def _counts(pairs: Path, whole: Mapping[str, int]) -> list[tuple[str, int, int | None, str]]:
-    with existing(pairs, "prepare").open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+def _counts(rows: Sequence[Mapping[str, str]], whole: Mapping[str, int]) -> list[tuple[str, int, int | None, str]]:
     found = []
-    for split in dict.fromkeys(row["split"] for row in rows):
+    for split in SPLITS:
         sizes = Counter(f"{row['width']}×{row['height']}" for row in rows if row["split"] == split)
-        words = next(iter(sizes)) if len(sizes) == 1 else f"{len(sizes)} sizes, most often {sizes.most_common(1)[0][0]}"
-        found.append((split, sum(sizes.values()), whole.get(split), words))
-    order = {"train": 0, "val": 1, "test": 2}
-    return sorted(found, key=lambda line: order.get(line[0], 3))
+        if sizes:
+            most = sizes.most_common(1)[0][0]
+            words = most if len(sizes) == 1 else f"{len(sizes)} sizes, most often {most}"
+            found.append((split, sizes.total(), whole.get(split), words))
+    return found
 
 
 def _source(source: Source) -> str:
@@ -72,6 +72,8 @@ def card(catalog: Mapping[str, Dataset], name: str, prepared: Path) -> Card:
     if name not in catalog:
         raise UserError(f"The catalog has no dataset {name!r}.", expected=", ".join(sorted(catalog)), found=name)
     dataset = catalog[name]
+    with existing(prepared / name / "pairs.csv", "prepare").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
     return Card(
         name,
         dataset.title,
@@ -81,7 +83,8 @@ def card(catalog: Mapping[str, Dataset], name: str, prepared: Path) -> Card:
         dataset.citation,
         tuple(_source(source) for source in dataset.sources),
         dataset.defects,
-        tuple(_counts(prepared / name / "pairs.csv", dataset.pairs)),
+        tuple(row["name"] for row in rows if row["split"] == "dropped"),
+        tuple(_counts(rows, dataset.pairs)),
         _classes(dataset, "mask"),
         _classes(dataset, "boxes"),
     )

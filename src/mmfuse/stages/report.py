@@ -182,17 +182,22 @@ def _training_anchor(rooms: Rooms, weights: Path) -> str:
 
 def _runs(parameters: Mapping[str, Any], rooms: Rooms) -> list[Run]:
     """Return every run behind the page, in the order in which the work was done."""
-    runs = [
-        provenance.read_run(rooms.prepared / dataset / "run.json", "prepare", dataset)
-        for dataset in plan.datasets_of(parameters)
+    runs = []
+    for dataset in plan.datasets_of(parameters):
+        raw = rooms.prepared.with_name("raw") / f"{dataset}.run.json"
+        runs.append(provenance.read_run(raw, "download", dataset))
+        runs.append(provenance.read_run(rooms.prepared / dataset / "run.json", "prepare", dataset))
+    trainings = plan.trainings(parameters)
+    packs = [
+        (dataset, plan.training_pack(parameters, rooms.prepared, dataset, system.method, part))
+        for system, part in trainings
+        for dataset in parameters["study"]["tasks"][system.task]["train"]
     ]
-    weights = {
-        _weights(parameters, rooms, system, part): None  # a dictionary keeps the order and drops the shared ones
-        for task in parameters["study"]["tasks"]
-        for system in plan.systems_of(parameters, task)
-        for part in plan.parts_of(parameters, system.method)
-    }
-    for path in weights:
+    for dataset, pack in dict.fromkeys(packs):
+        if pack.name != "train.safetensors":  # a set of patches, with a run of its own
+            runs.append(provenance.read_run(pack.with_suffix(".run.json"), "crop", dataset, pack.stem))
+    for system, part in trainings:
+        path = _weights(parameters, rooms, system, part)
         what = path.relative_to(rooms.checkpoints).with_suffix("").parts
         runs.append(provenance.read_run(path.with_suffix(".run.json"), "train", *what))
     for stage, room in (("fuse", rooms.fused), ("evaluate", rooms.scores)):
