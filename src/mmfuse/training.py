@@ -134,7 +134,7 @@ def validation_pairs(packs: Sequence[Pack], limit: int, side: int) -> list[tuple
 def _centre(image: np.ndarray, side: int) -> Tensor:
     height, width = (min(length, side) // 32 * 32 or length for length in image.shape)
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    crop = np.ascontiguousarray(image[top : top + height, left : left + width])
+    crop = image[top : top + height, left : left + width].copy()
     return torch.from_numpy(crop)[None, None].float() / 255
 
 
