@@ -1,0 +1,228 @@
+"""Both engines on one small study: equal jobs, nothing left to do for the other, and nothing lost by a kill."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmfuse.files import checksum, sha256
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "workflow/scripts"))
+ENVIRONMENT = {
+    **{key: value for key, value in os.environ.items() if not key.startswith(("MMFUSE_", "MLFLOW_", "SNAKEMAKE"))},
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "OMP_NUM_THREADS": "1",
+}
+pytestmark = pytest.mark.engines
+
+
+def call(folder, *command, good=(0,)):
+    run = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert run.returncode in good, f"{command}: {run.returncode}\n{run.stdout[-4000:]}\n{run.stderr[-4000:]}"
+    return run.stdout + run.stderr
+
+
+def tiny(parameters):
+    """A study of a few seconds: one task, one weight-free method, one trained one."""
+    parameters["study"] |= {
+        "name": "tiny",
+        "tasks": {"ivif": {"train": ["synthetic_road"], "test": ["synthetic_road"]}},
+        "systems": [
+            {"method": "average", "variant": "base", "tasks": ["ivif"]},
+            {"method": "mma_unet", "variant": "base", "tasks": ["ivif"]},
+        ],
+    }
+    parameters["generate"]["synthetic_road"] |= {"height": 96, "width": 128, "train": 6, "val": 2, "test": 2}
+    parameters["prepare"]["patches"]["square"] |= {"height": 64, "width": 64, "stride": 32}
+    parameters["train"] |= {"log_every": 2, "save_every": 2, "validate_every": 4, "threads": 1}
+    parameters["report"] |= {"images": 1, "patch": 16}
+    method = parameters["methods"]["mma_unet"]
+    method["network"]["width"] = 4
+    for part in method["parts"].values():
+        part |= {"steps": 6, "batch": 2, "crop": part["crop"] | {"height": 32, "width": 32}}
+    return parameters
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A repository with the working tree's files and the tiny study."""
+    folder = tmp_path_factory.mktemp("template") / "project"
+    listed = call(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
+    for name in (n for n in listed if (ROOT / n).is_file() and not n.startswith(("tests/", "docs/"))):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    write(folder, tiny(yaml.safe_load((ROOT / "params.yaml").read_text())))
+    call(folder, "git", "init", "-q", "-b", "main")
+    call(folder, "git", "config", "user.email", "test@example.org")
+    call(folder, "git", "config", "user.name", "test")
+    call(folder, "mmfuse", "sync", "--write-dvc")
+    call(folder, "dvc", "remote", "modify", "local", "url", "../../remote")
+    call(folder, "git", "add", "-A")
+    call(folder, "git", "commit", "-qm", "tiny study")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def by_snakemake(template):
+    folder = clone(template, "snakemake")
+    call(folder, "snakemake", "--cores", "2", "all")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def by_dvc(template):
+    folder = clone(template, "dvc")
+    call(folder, "dvc", "repro", "--quiet")
+    return folder
+
+
+def clone(source, name):
+    target = source.parent / name
+    call(source.parent, "git", "clone", "-q", str(source), str(target))
+    return target
+
+
+def write(folder, parameters):
+    (folder / "params.yaml").write_text(yaml.safe_dump(parameters, sort_keys=False))
+
+
+def plans_nothing(folder):
+    return "Nothing to be done" in call(folder, "snakemake", "--dry-run", "--cores", "1")
+
+
+def results(folder):
+    """Checksums of everything that the study is about: data, weights, histories, fused images, scores, page."""
+    files = [f for room in ("prepared", "checkpoints") for f in (folder / "data" / room).rglob("*") if f.is_file()]
+    files += [f for f in (folder / "reports/scores").rglob("*") if f.is_file()]
+    sums = {str(f.relative_to(folder)): sha256(f) for f in files if not f.name.endswith("run.json")}
+    fused = [f for f in (folder / "data/fused").glob("*/*") if f.is_dir()]
+    return sums | {str(f.relative_to(folder)): checksum(f) for f in fused}
+
+
+def since(folder, moment):
+    """The jobs that ran since a moment: each of them starts its log anew."""
+    logs = (folder / "logs").rglob("*.log")
+    return {str(log.relative_to(folder / "logs")) for log in logs if log.stat().st_mtime > moment}
+
+
+def change_loss(folder):
+    parameters = yaml.safe_load((folder / "params.yaml").read_text())
+    parameters["methods"]["mma_unet"]["parts"]["fusion"]["loss"]["detail"] = 3.5
+    write(folder, parameters)
+
+
+def test_both_graphs_are_equal_and_a_difference_is_named():
+    from dataclasses import replace
+
+    from jobs import differences, dvc_jobs, snakemake_study
+    from sync import dvc_yaml
+
+    study = snakemake_study(ROOT)
+    jobs = dvc_jobs(ROOT)
+    assert len(jobs) == len({job.name for job in jobs}) > 20
+    assert differences(study.jobs, jobs) == []
+    assert (ROOT / "dvc.yaml").read_text() == dvc_yaml(study.jobs)
+    first = jobs[0]
+    assert "command" in differences(study.jobs, [replace(first, command="other"), *jobs[1:]])[0]
+    dropped = replace(first, inputs=frozenset(sorted(first.inputs)[1:]))
+    assert "only Snakemake" in differences(study.jobs, [dropped, *jobs[1:]])[0]
+    assert "only Snakemake makes" in differences(study.jobs, jobs[1:])[0]
+
+
+def test_every_job_watches_parameters_that_exist():
+    from jobs import snakemake_study
+
+    from mmfuse.parameters import load_parameters, pick_all
+
+    parameters = load_parameters(ROOT / "params.yaml")
+    for job in snakemake_study(ROOT).jobs:
+        assert job.parameters, job.name
+        pick_all(parameters, job.parameters)
+
+
+def test_after_snakemake_dvc_has_nothing_to_do(by_snakemake):
+    assert (by_snakemake / "reports/index.html").is_file()
+    call(by_snakemake, "dvc", "commit", "--force", "--quiet")
+    assert "Running stage" not in call(by_snakemake, "dvc", "repro")
+    assert plans_nothing(by_snakemake)
+
+
+def test_after_dvc_snakemake_has_nothing_to_do(by_dvc, by_snakemake):
+    assert plans_nothing(by_dvc)
+    call(by_dvc, "mmfuse", "sync")
+    assert plans_nothing(by_dvc)
+    assert "Running stage" not in call(by_dvc, "dvc", "repro")
+    assert results(by_dvc) == results(by_snakemake)
+
+
+def test_push_and_pull_restore_a_second_clone(by_snakemake):
+    call(by_snakemake, "mmfuse", "sync")
+    call(by_snakemake, "git", "add", "dvc.lock")
+    call(by_snakemake, "git", "commit", "-qm", "results")
+    call(by_snakemake, "dvc", "push", "--quiet")
+    other = clone(by_snakemake, "pulled")
+    call(other, "dvc", "pull", "--quiet")
+    assert results(other) == results(by_snakemake)
+    assert checksum(other / "data/raw/synthetic_road") == checksum(by_snakemake / "data/raw/synthetic_road")
+    call(other, "mmfuse", "sync")
+    assert plans_nothing(other)
+
+
+def test_a_changed_loss_weight_reruns_the_same_jobs_in_both(by_snakemake, by_dvc):
+    call(by_dvc, "mmfuse", "sync")
+    ran = {}
+    for folder, command in ((by_snakemake, ("snakemake", "--cores", "2", "all")), (by_dvc, ("dvc", "repro", "-q"))):
+        change_loss(folder)
+        moment = time.time()
+        refused = call(folder, "mmfuse", "sync", good=(2,))
+        assert "Neither engine is up to date" in refused
+        call(folder, *command)
+        ran[command[0]] = since(folder, moment)
+    label = "synthetic_road.mma_unet.base.s0.log"
+    expected = {"train/ivif.mma_unet.base.s0.fusion.log", f"fuse/{label}", f"evaluate/{label}", "report.log"}
+    assert ran == {"snakemake": expected, "dvc": expected}
+    assert results(by_dvc) == results(by_snakemake)
+
+
+def test_a_kill_in_stage_two_changes_nothing(template):
+    """Kill -9 while the fusion part trains; the next run goes on from the saved state and ends with the same bytes."""
+    undisturbed, killed = clone(template, "undisturbed"), clone(template, "killed")
+    for folder in (undisturbed, killed):
+        parameters = yaml.safe_load((folder / "params.yaml").read_text())
+        parameters["methods"]["mma_unet"]["parts"]["fusion"]["steps"] = 60
+        write(folder, parameters)
+    target = "data/checkpoints/ivif/mma_unet/base/s0/fusion.safetensors"
+    call(undisturbed, "snakemake", "--cores", "2", target)
+    state = killed / "data/resume/ivif/mma_unet/base/s0/fusion.pt"
+    command = ["snakemake", "--cores", "2", "--rerun-incomplete", target]
+    with subprocess.Popen(
+        command,
+        cwd=killed,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as run:
+        deadline = time.monotonic() + 180
+        while not state.is_file() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(run.pid, signal.SIGKILL)
+    assert state.is_file(), "the training was not under way"
+    assert not (killed / target).exists()
+    call(killed, "snakemake", "--unlock")
+    call(killed, *command)
+    assert "going on after step" in (killed / "logs/train/ivif.mma_unet.base.s0.fusion.log").read_text()
+    assert not state.exists()
+    assert sha256(killed / target) == sha256(undisturbed / target)
+    for end in (".last.safetensors", ".history.csv"):
+        one, other = ((folder / target).with_suffix("").with_suffix(end) for folder in (killed, undisturbed))
+        assert sha256(one) == sha256(other)
