@@ -19,6 +19,8 @@ PLUMBING = {"errors", "files", "jobs", "tracking", "parameters", "plan", "code",
 def code_of(stage: str, *entries: str) -> list[str]:
     """Return the files that a stage and further modules import from this package, relative to the project's root.
 
+    Templates beside a module count as part of it.
+
     Args:
         stage: The stage's name.
         entries: Modules that the stage loads by name, such as `methods.mma_unet`; `metrics.*` stands for all of them.
@@ -31,7 +33,7 @@ def code_of(stage: str, *entries: str) -> list[str]:
     while waiting:
         path = _file(waiting.pop())
         if path is not None and path not in found:
-            found.add(path)
+            found |= {path, *path.parent.glob("templates/*")}
             waiting += _imports(path)
     return sorted((SOURCE / path.relative_to(PACKAGE)).as_posix() for path in found)
 

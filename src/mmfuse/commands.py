@@ -279,7 +279,7 @@ def report(
     job = Job(
         stage="report",
         name=parameters["study"]["name"],
-        inputs=[*_sources("report", "reporting.*"), *map(Path, plan.report_inputs(parameters))],
+        inputs=[*_sources("report", "reporting.*", "metrics.*"), *map(Path, plan.report_inputs(parameters))],
         outputs=[out / "index.html", *tables],
         record=out / "index.run.json",
         parameters=_watched(parameters, "report"),

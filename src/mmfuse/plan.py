@@ -145,12 +145,16 @@ def report_inputs(parameters: Parameters) -> list[str]:
         files += [f"data/raw/{dataset}.run.json", *packs]
         files += [f"data/prepared/{dataset}/{name}" for name in ("pairs.csv", "run.json")]
     for system, part in trainings(parameters):
+        patches = parameters["methods"][system.method]["parts"][part]["patches"]
+        if patches != "whole":
+            names = parameters["study"]["tasks"][system.task]["train"]
+            files += [f"data/prepared/{name}/patches.{patches}.run.json" for name in names]
         stem = f"data/checkpoints/{system.task}/{system.method}/{system.variant}/s{system.seed}/{part}"
         files += [f"{stem}.safetensors", f"{stem}.history.csv", f"{stem}.run.json"]
     for dataset, system in scored_pairs(parameters):
         files += [f"data/fused/{dataset}/{system.label}{end}" for end in ("", ".run.json")]
         files += [f"reports/scores/{dataset}/{system.label}{end}" for end in (".csv", ".json", ".run.json")]
-    return files
+    return list(dict.fromkeys(files))
 
 
 def watched(parameters: Parameters, stage: str, **what: Any) -> list[str]:
@@ -174,6 +178,8 @@ def watched(parameters: Parameters, stage: str, **what: Any) -> list[str]:
         "evaluate": ["evaluate.convention", "evaluate.metrics"],
         "report": [key for key in parameters if key != "download"],
     }[stage]
+    if stage == "report":
+        keys += [f"data/catalog.yaml:datasets.{name}" for name in datasets_of(parameters)]
     if stage == "download" and dataset in parameters["generate"]:
         keys.append(f"generate.{dataset}")
     if stage == "train" and what["variant"] in block.get("variants", {}):

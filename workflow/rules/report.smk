@@ -6,7 +6,7 @@ REPORT_TABLES = [f"reports/tables/{name}.csv" for task in STUDY["study"]["tasks"
 rule report:
     input:
         study=plan.report_inputs(STUDY),
-        code=code_of("report", "reporting.*"),
+        code=code_of("report", "reporting.*", "metrics.*"),
     output:
         page="reports/index.html",
         record="reports/index.run.json",

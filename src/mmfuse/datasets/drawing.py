@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,7 +117,7 @@ class Canvas:
         return polygon(points[:, 1], points[:, 0], (self.height, self.width))
 
     def between(self, points: Points) -> tuple[NDArray, NDArray]:
-        """Return the rows and columns inside an upright quadrilateral: two bottom corners, then their tops in reverse."""
+        """Return the rows and columns inside an upright wall: two corners at its foot, then their tops in reverse."""
         order = np.argsort(points[:2, 0])
         low, high = points[[0, 1]][order], points[[3, 2]][order]
         first, last = (int(v) for v in np.clip(np.ceil(low[:, 0]), 0, self.width))
@@ -208,9 +209,7 @@ class Painter:
 
     def flat(self, points: Points, paint: Paint, across: float = 0.0) -> None:
         """Draw a part of a thing that faces the camera: (n, 2) metres to the right and up."""
-        world = np.stack(
-            [self.spot.x + points[:, 0], points[:, 1], np.full(len(points), self.spot.z - across)], axis=1
-        )
+        world = np.stack([self.spot.x + points[:, 0], points[:, 1], np.full(len(points), self.spot.z - across)], axis=1)
         self.canvas.fill(self.camera.project(world), paint, self.brush)
 
     def side(self, points: Points, paint: Paint, across: float = 0.0) -> None:
@@ -337,7 +336,7 @@ def draw_bus(painter: Painter, rng: np.random.Generator, colour: Colour, air: fl
     for face, w in zip(faces[-2:], (-1.26, 1.26), strict=True):
         face.append((_side(rectangle(l0, 0.36, l1, 1.05), w), Paint(colour, air + 0.16)))
         edges = np.linspace(l0 + 0.3, l1 - 0.4, 8)
-        for index, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        for index, (a, b) in enumerate(pairwise(edges)):
             face.append((_side(rectangle(a + 0.07, 0.5 if index == 5 else 1.5, b - 0.07, 2.6), w), pane))
     _wheels(faces, 2.5, (l0 + 1.9, l1 - 2.2), 0.48, 0.85)
     _lamps(painter, faces, profile, 2.5, (4, 0), lit)

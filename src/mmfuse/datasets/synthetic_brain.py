@@ -12,6 +12,7 @@ Layout: `{split}/mri/NAME.png` (grey), `{split}/functional/NAME.png` (CT grey, P
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,12 +47,12 @@ COLOURS = {
 
 
 class Lesion(NamedTuple):
-    """A kind of lesion: level it takes in the MRI and in the other picture (None: not seen), radius, how many."""
+    """A kind of lesion: its level in the MRI and in the other picture (None: not seen), radius, how many."""
 
     mri: float | None
     functional: float | None
     radius: tuple[float, float]
-    count: tuple[int, int] = (1, 1)
+    number: tuple[int, int] = (1, 1)
 
 
 LESIONS: dict[str, dict[str, Lesion]] = {
@@ -115,19 +116,18 @@ def _place(rng: np.random.Generator, height: int, width: int, level: float) -> t
     y = (rows - height / 2 + 0.5 - rng.uniform(-3, 3) * unit / 100) / unit
     turn = rng.normal(0, 0.05)
     x, y = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
-    for _ in range(2):
-        bend = window(noise_tile(2.6, 1, 3), rng, height, width, height / 150)
-        x, y = y, x + 0.012 * gaussian_filter(bend, height / 50)
-    round_, wide = rng.uniform(2.1, 2.5), rng.uniform(0.76, 0.84)
+    bends = [window(noise_tile(2.6, 1, 3), rng, height, width, height / 150) for _ in range(2)]
+    x, y = (axis + 0.012 * gaussian_filter(bend, height / 50) for axis, bend in zip((x, y), bends, strict=True))
+    roundness, wide = rng.uniform(2.1, 2.5), rng.uniform(0.76, 0.84)
     egg = wide * (1 + 0.07 * y)  # the back of the head is wider than the forehead
-    radius = (np.abs(x / egg) ** round_ + np.abs(y) ** round_) ** (1 / round_)
-    return x, y, np.asarray((1 - radius) * 0.88, np.float32), unit
+    radius = (np.abs(x / egg) ** roundness + np.abs(y) ** roundness) ** (1 / roundness)
+    depth = (1 - radius) * 0.88
+    return x.astype(np.float32), y.astype(np.float32), depth.astype(np.float32), unit
 
 
 def _chain(x: Array, y: Array, *knots: tuple[float, float, float]) -> Array:
     """Return the distance to the edge of a bent stick through knots (x, y, radius), positive inside."""
-    pairs = zip(knots[:-1], knots[1:], strict=True)
-    return np.maximum.reduce([_capsule(x, y, p[:2], q[:2], p[2], q[2]) for p, q in pairs])
+    return np.maximum.reduce([_capsule(x, y, p[:2], q[:2], p[2], q[2]) for p, q in pairwise(knots)])
 
 
 def _ventricles(rng: np.random.Generator, x: Array, y: Array, bend: Array, level: float) -> tuple[Array, Array]:
@@ -135,12 +135,15 @@ def _ventricles(rng: np.random.Generator, x: Array, y: Array, bend: Array, level
     swell, shift, lean = float(rng.uniform(0.75, 1.6)) * (1 - 0.4 * level), rng.normal(0, 0.02), rng.normal(0, 0.06)
     if level > 0.75:
         return np.full_like(x, -1), np.full_like(x, -1)
-    a, y = np.abs(x) * (1 + lean * np.sign(x)) + 0.008 * bend, y - shift + 0.010 * np.roll(bend, 31, axis=1)
+    a = np.asarray(np.abs(x) * (1 + lean * np.sign(x)) + 0.008 * bend, np.float32)
+    y = np.asarray(y - shift + 0.010 * np.roll(bend, 31, axis=1), np.float32)
     if level > 0.35:
         body = (0.04, -0.28, 0.01), (0.065, -0.16, 0.040 * swell), (0.065, 0.0, 0.032 * swell)
         return _chain(a, y, *body, (0.09, 0.18, 0.042 * swell), (0.17, 0.33, 0.02)), np.full_like(x, -1)
     front = _chain(a, y, (0.030, -0.10, 0.014), (0.06, -0.20, 0.036 * swell), (0.15, -0.315, 0.034 * swell))
-    back = _chain(a, y, (0.10, 0.16, 0.014), (0.20, 0.23, 0.046 * swell), (0.25, 0.37, 0.040 * swell), (0.22, 0.5, 0.005))
+    back = _chain(
+        a, y, (0.10, 0.16, 0.014), (0.20, 0.23, 0.046 * swell), (0.25, 0.37, 0.040 * swell), (0.22, 0.5, 0.005)
+    )
     third = _chain(a, y, (0.0, -0.03, 0.010 * swell), (0.0, 0.13, 0.018 * swell))
     caudate = _ellipse(a, y, (0.135 + 0.035 * swell, -0.20), (0.042, 0.10), 0.35)
     lentiform = _ellipse(a, y, (0.285, -0.05), (0.070, 0.17), 0.28)
@@ -160,7 +163,8 @@ def _folds(rng: np.random.Generator, x: Array, y: Array, inner: Array, bend: Arr
     open_ = np.clip(1.15 - inner / 0.30, 0.35, 1.0) * rng.uniform(0.15, 0.27)
     cleft = np.exp(-((furrow / open_) ** 2)) * np.clip((reach - inner) / 0.04, 0, 1)
     if level < 0.4:  # the large furrow at the temple, with the island behind it
-        u, v = np.abs(x) + 0.02 * bend, y + 0.025 * bend + 0.02 * np.sign(x) * rng.normal()
+        u = np.asarray(np.abs(x) + 0.02 * bend, np.float32)
+        v = np.asarray(y + 0.025 * bend + 0.02 * np.sign(x) * rng.normal(), np.float32)
         temple = _chain(u, v, (0.72, 0.13, 0.020), (0.58, 0.03, 0.013), (0.45, 0.02, 0.010))
         island = _chain(u, v, (0.40, -0.16, 0.006), (0.46, 0.0, 0.012), (0.42, 0.17, 0.006))
         cleft = np.maximum(cleft, np.clip(np.maximum(temple, island) * 70 + 0.5, 0, 1))
@@ -180,7 +184,9 @@ def draw_slice(rng: np.random.Generator, height: int, width: int) -> Slice:
     origin = rng.uniform(0, TILE, 2)
     bend = map_coordinates(noise_tile(1.5, 3, 9), [origin[0] + 90 * x, origin[1] + 90 * y], order=1, mode="grid-wrap")
     chambers, nuclei = (gaussian_filter(d, 0.014 * unit) for d in _ventricles(rng, x, y, bend, level))
-    cleft = np.maximum(_folds(rng, x, y, inner, bend, level), (1 - _soft(brain, unit)) * np.clip(0.75 + 0.3 * bend, 0.35, 1))
+    cleft = np.maximum(
+        _folds(rng, x, y, inner, bend, level), (1 - _soft(brain, unit)) * np.clip(0.75 + 0.3 * bend, 0.35, 1)
+    )
     kept, _ = label(cleft >= 0.34)
     kept = (kept > 0) & (np.bincount(kept.ravel()) > (0.036 * unit) ** 2)[kept]  # a speck of a furrow has no cortex
     cleft = np.where(kept | (cleft < 0.34), cleft, 0.0)
@@ -208,12 +214,16 @@ def _lesion(rng: np.random.Generator, head: Slice, kind: Lesion) -> Array:
     """Return the share (0..1) of a lesion with ragged edges somewhere inside the brain."""
     room = head.tissue["white"] + head.tissue["deep"] if kind.radius[0] < 0.09 else 1 - head.tissue["fluid"]
     radius = float(rng.uniform(*kind.radius))
-    rows, columns = np.nonzero((room > 0.9) & (head.depth > RIM + 0.03 + 0.45 * radius) & (np.abs(head.x) > 0.4 * radius))
+    rows, columns = np.nonzero(
+        (room > 0.9) & (head.depth > RIM + 0.03 + 0.45 * radius) & (np.abs(head.x) > 0.4 * radius)
+    )
     total = np.zeros_like(head.x)
     if rows.size == 0:
         return total
-    ragged = gaussian_filter(window(noise_tile(2.0, 3, 24), rng, *total.shape, head.unit / 105), head.unit / 60)
-    for _ in range(int(rng.integers(kind.count[0], kind.count[1] + 1))):
+    ragged = gaussian_filter(
+        window(noise_tile(2.0, 3, 24), rng, total.shape[0], total.shape[1], head.unit / 105), head.unit / 60
+    )
+    for _ in range(int(rng.integers(kind.number[0], kind.number[1] + 1))):
         chosen = rng.integers(rows.size)
         centre = float(head.x[rows[chosen], columns[chosen]]), float(head.y[rows[chosen], columns[chosen]])
         shape = _ellipse(head.x, head.y, centre, (radius, radius * rng.uniform(0.65, 1.0)), rng.uniform(0, np.pi))

@@ -25,7 +25,20 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, zoom
 
 from mmfuse.datasets import drawing
-from mmfuse.datasets.drawing import COLOUR, GLOW, HEAT, LIGHT, Array, Brush, Camera, Canvas, Colour, Paint, Painter, Spot
+from mmfuse.datasets.drawing import (
+    COLOUR,
+    GLOW,
+    HEAT,
+    LIGHT,
+    Array,
+    Brush,
+    Camera,
+    Canvas,
+    Colour,
+    Paint,
+    Painter,
+    Spot,
+)
 
 CLASSES = ("People", "Car", "Bus", "Lamp", "Motorcycle", "Truck")
 MASK_IDS = ("unlabelled", "car", "person", "bike", "curve", "car_stop", "guardrail", "color_cone", "bump")
@@ -33,6 +46,7 @@ CYCLE = ("day", "night", "smoke", "day", "night", "glare", "day", "night", "smok
 VISIBLE_SHARE = 0.4
 MIN_SIDE = 1 / 24
 FINE = 2  # drawn at twice the size, then reduced: antialiasing
+SEEN = (slice(1, None, FINE), slice(1, None, FINE))  # the canvas pixels that masks and boxes are read from
 CURVE, GUARDRAIL, BUMP = 4, 6, 8
 
 
@@ -122,10 +136,10 @@ class Scene:
         """The levels of this scene's condition."""
         return WEATHER[self.condition]
 
-    def light(self, x: NDArray, z: NDArray, low: float = 0.0) -> NDArray:
+    def light(self, x: NDArray, z: NDArray, low: NDArray | float = 0.0) -> NDArray:
         """Return the direct light at places on the ground (metres)."""
         if self.weather.lit < 1:
-            return np.where((x < low), 0.12, 1.0)  # the left row of buildings throws its shadow
+            return np.where(x < low, 0.12, 1.0)  # the left row of buildings throws its shadow
         total = 0.55 * np.exp(-(((z - 6) / 5) ** 2) - ((x - 0.3) / (0.16 * z + 0.5)) ** 2)  # our own head lamps
         for px, pz, radius, strength in self.pools:
             total = total + strength * np.exp(-((x - px) ** 2 + 0.5 * (z - pz) ** 2) / radius**2)
@@ -277,7 +291,9 @@ def _ground(scene: Scene) -> None:
     """Paint the road with its marks, the kerbs, the pavement, a crossing and sometimes a bump."""
     canvas, camera, rng, weather = scene.canvas, scene.camera, scene.rng, scene.weather
     top = int(camera.horizon) + 1
-    z = (camera.focal * camera.height / (np.arange(top, canvas.height) + 0.5 - camera.horizon)).astype(np.float32)[:, None]
+    z = (camera.focal * camera.height / (np.arange(top, canvas.height) + 0.5 - camera.horizon)).astype(np.float32)[
+        :, None
+    ]
     x = ((np.arange(canvas.width, dtype=np.float32) - camera.centre) / camera.focal)[None] * z
     fade = np.minimum(1, 6 / z)
     grain = drawing.sample(drawing.noise_tile(0.45), z * 45 + np.zeros_like(x), x * 45 + 4096) * fade
@@ -289,7 +305,7 @@ def _ground(scene: Scene) -> None:
     bright = np.where(tile, bright * 0.8, bright)
     middle, first = (scene.left + scene.right) / 2, rng.uniform(5, 11)
     marks = (np.abs(x - middle) < 0.09) & ((z + first) % 6 < 3.2)
-    marks |= (np.abs(np.abs(x - middle) - (scene.right - scene.left) / 2 + 0.35) < 0.08)
+    marks |= np.abs(np.abs(x - middle) - (scene.right - scene.left) / 2 + 0.35) < 0.08
     if rng.random() < 0.4:
         marks = np.where((z > first - 1) & (z < first + 4), False, marks) | (
             (z > first) & (z < first + 3) & ((x - middle) % 0.95 < 0.48)
@@ -298,7 +314,14 @@ def _ground(scene: Scene) -> None:
     bright = np.where(marks, 0.78 + 0.04 * grain, np.where(kerb, 0.6 + 0.03 * grain, bright))
     heat = np.where(road, weather.road, weather.walk) + 0.010 * patch + 0.004 * grain
     track = np.exp(-(((np.abs(x - middle) - (scene.right - scene.left) / 4) / 1.1) ** 2))  # warmed by tyres and engines
-    heat = heat + 0.035 * track * road + np.where(marks, -0.035, 0.0) + np.where(kerb, -0.05, 0.0) - np.where(tile, 0.015, 0) - 0.06 * (z / 60).clip(0, 1)
+    heat = (
+        heat
+        + 0.035 * track * road
+        + np.where(marks, -0.035, 0.0)
+        + np.where(kerb, -0.05, 0.0)
+        - np.where(tile, 0.015, 0)
+        - 0.06 * (z / 60).clip(0, 1)
+    )
     owner = np.where(kerb & (z < 26), canvas.new_owner(CURVE), 0)
     lower = canvas.layers[top:]
     for channel, tint in enumerate((1.0, 0.99, 0.97)):
@@ -473,7 +496,7 @@ def _paint(scene: Scene) -> list[tuple[int, int, int]]:
         owner = canvas.new_owner(kind.label)
         _draw_thing(scene, prop, owner)
         if kind.box is not None:
-            boxed.append((kind.box, owner, int((canvas.owner == owner).sum())))
+            boxed.append((kind.box, owner, int((canvas.owner[SEEN] == owner).sum())))
     return boxed
 
 
@@ -565,12 +588,12 @@ def _feel(scene: Scene) -> NDArray[np.uint8]:
     return np.rint(np.clip(heat, 0, 1) * 255).astype(np.uint8)
 
 
-def _boxes(scene: Scene, boxed: list[tuple[int, int, int]]) -> list[str]:
+def _boxes(owners: NDArray[np.int16], boxed: list[tuple[int, int, int]]) -> list[str]:
     """Return the YOLO lines of the things that are large enough and not hidden behind others."""
-    height, width = scene.canvas.owner.shape
+    height, width = owners.shape
     lines = []
     for number, owner, own in boxed:
-        rows, columns = np.nonzero(scene.canvas.owner == owner)
+        rows, columns = np.nonzero(owners == owner)
         if rows.size == 0 or rows.size < VISIBLE_SHARE * own:
             continue
         top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
@@ -595,8 +618,9 @@ def render(rng: np.random.Generator, condition: str, height: int, width: int) ->
     """Make one road scene under a condition of `CYCLE`."""
     scene = plan(rng, condition, height, width)
     boxed = _paint(scene)
-    ids = np.array(scene.canvas.labels, np.uint8)[scene.canvas.owner]
-    return Sample(_feel(scene), _see(scene), np.ascontiguousarray(ids[1::FINE, 1::FINE]), _boxes(scene, boxed))
+    owners = scene.canvas.owner[SEEN]
+    mask = np.array(scene.canvas.labels, np.uint8)[owners]
+    return Sample(_feel(scene), _see(scene), mask, _boxes(owners, boxed))
 
 
 def generate(folder: Path, *, seed: int, height: int, width: int, train: int, val: int, test: int) -> None:

@@ -20,8 +20,8 @@ TASKS = {"ivif": "infrared-visible fusion", "mif": "medical image fusion"}
 class Card:
     """One dataset, ready for the page.
 
-    `dropped` says which pairs could not be used and why. `counts` has a (split, pairs, what the whole set holds or None, image sizes in words) for each split; `mask_classes`
-    and `box_classes` are (name, ink) pairs in the order of their numbers.
+    `dropped` says which pairs could not be used and why. `counts` has a (split, pairs, what the whole set holds or
+    None, image sizes in words) for each split; `mask_classes` and `box_classes` are (name, ink) pairs.
     """
 
     name: str
