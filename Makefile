@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 run: env
 	mmfuse doctor
-	snakemake --cores $(CORES) all
+	snakemake --cores $(CORES) --workflow-profile workflow/profiles/local all
 	@echo "report: $(CURDIR)/reports/index.html"
 
 test: env check

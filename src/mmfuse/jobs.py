@@ -74,6 +74,8 @@ class Running:
 def execute(job: Job, work: Callable[[Running], None]) -> None:
     """Run a stage's work inside its envelope.
 
+    In a training on several devices every process comes through here; the first one alone locks, tracks and records.
+
     Raises:
         UserError: an input is missing, or another process is at the same job.
     """
@@ -87,13 +89,20 @@ def execute(job: Job, work: Callable[[Running], None]) -> None:
     inputs = {_relative(path): checksum(path) for path in job.inputs}
     fingerprint = _fingerprint(job, inputs)
     commit, dirty = _commit(root)
-    tags = {"stage": job.stage, **job.tags, "commit": commit}
-    with (
-        _alone(root, job),
-        Tracker(
-            root, job.study, f"{job.stage} {job.name}", fingerprint=fingerprint, tags=tags, parameters=job.parameters
-        ) as tracker,
-    ):
+    first = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
+    tracker = Tracker(
+        root,
+        job.study,
+        f"{job.stage} {job.name}",
+        fingerprint=fingerprint,
+        tags={"stage": job.stage, **job.tags, "commit": commit},
+        parameters=job.parameters,
+        enabled=first,
+    )
+    if not first:
+        work(Running(tracker, fingerprint))
+        return
+    with _alone(root, job), tracker:
         work(Running(tracker, fingerprint))
         record = {
             "stage": job.stage,
