@@ -97,9 +97,9 @@ def load_method(path: Path) -> tuple[FusionMethod, Card]:
     """Build the network that a complete weights file belongs to, in eval mode.
 
     Raises:
-        UserError: the file holds only an intermediate part, or cannot be read.
+        UserError: the file holds only an intermediate part, lacks a tensor, or cannot be read.
     """
-    _, card = read_weights(path)
+    weights, card = read_weights(path)
     if not card.complete:
         raise UserError(
             f"{path} holds only the part {card.part!r} of {card.method}.",
@@ -107,6 +107,14 @@ def load_method(path: Path) -> tuple[FusionMethod, Card]:
             fix=f"name the weights of {methods.load(card.method).parts[-1]!r}",
         )
     method = build(card.method, card.network)
+    lacking = weights_of(method.deployed_modules()).keys() - weights.keys()
+    if lacking:
+        raise UserError(
+            f"The weights in {path} do not fit this network.",
+            expected=f"also {min(lacking)}",
+            found=f"{len(weights)} tensors, {len(lacking)} too few",
+            fix="train again: the file was written by another version of the method",
+        )
     load_into(method, path)
     return method.eval(), card
 

@@ -39,9 +39,14 @@ def _common(
     ] = False,
 ) -> None:
     if log is not None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        # for the whole process: whatever is said from now on, also by libraries, belongs in the file
-        sys.stdout = sys.stderr = log.open("w", encoding="utf-8", buffering=1)
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            # for the whole process: whatever is said from now on, also by libraries, belongs in the file
+            sys.stdout = sys.stderr = log.open("w", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise UserError(
+                f"Cannot write {log}.", found=error.strerror, fix="choose another file for --log"
+            ) from error
 
 
 @app.command()

@@ -196,7 +196,7 @@ def fuse(
         inputs=[*_sources("fuse", f"methods.{method}"), test, *([weights] if weights else [])],
         outputs=[out],
         record=out.with_name(f"{out.name}.run.json"),
-        parameters=_watched(parameters, "fuse", method=method),
+        parameters=_watched(parameters, "fuse", method=method, variant=variant),
         tags={"task": task, "dataset": dataset, "method": method, "variant": variant, "seed": seed},
         study=parameters["study"]["name"],
     )

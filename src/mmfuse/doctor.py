@@ -44,6 +44,8 @@ def _try(what: str, look: Callable[[], str]) -> Check:
         return Check(what, True, look())
     except MmfuseError as error:
         return Check(what, False, str(error))
+    except Exception as error:  # whatever is broken, the other checks go on
+        return Check(what, False, f"{type(error).__name__}: {error}")
 
 
 def _environment() -> str:

@@ -61,6 +61,20 @@ def _writing(target: Path) -> Iterator[None]:
         raise
 
 
+def _temporary_beside(target: Path, *, folder: bool) -> Path:
+    """Make an empty hidden file or folder beside the target; its name is short, so that the target's may be long."""
+    prefix = f".{target.name[:40]}."
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if folder:
+            return Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=target.parent))
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=target.parent)
+    except FileNotFoundError as error:  # what /proc and its like say
+        raise PermissionError("nothing can be made there") from error
+    os.close(handle)
+    return Path(name)
+
+
 def _sync(path: Path) -> None:
     """Bring a file's or a folder's bytes to the disk, so that a rename never outlives a power cut without them."""
     handle = os.open(path, os.O_RDONLY)
@@ -78,10 +92,7 @@ def whole_file(target: Path) -> Iterator[Path]:
         UserError: the place cannot be written to.
     """
     with _writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _temporary_beside(target, folder=False)
         try:
             yield temporary
             mask = os.umask(0)
@@ -102,8 +113,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
         UserError: the place cannot be written to.
     """
     with _writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        temporary = _temporary_beside(target, folder=True)
         try:
             yield temporary
             mask = os.umask(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
-from mmfuse import plan
+from mmfuse import methods, plan
 from mmfuse.errors import UserError
 
 SCHEMA = Path("workflow/schemas/params.schema.yaml")
@@ -60,7 +61,7 @@ def check_against_schema(value: Any, schema: Mapping[str, Any], what: str) -> No
         return
     where = ".".join(str(step) for step in error.absolute_path) or "(top level)"
     if error.validator == "additionalProperties" and isinstance(error.schema, Mapping):
-        raise _unknown_key(error.instance, list(error.schema.get("properties", {})), where, what)
+        raise _unknown_key(error.instance, error.schema, where, what)
     fix = str(error.schema.get("description", "")) if isinstance(error.schema, Mapping) else ""
     if error.validator == "type" and isinstance(error.instance, str) and _is_number(error.instance):
         fix = f"write {float(error.instance)!r}: YAML 1.1 reads {error.instance} as text"
@@ -69,8 +70,10 @@ def check_against_schema(value: Any, schema: Mapping[str, Any], what: str) -> No
     )
 
 
-def _unknown_key(block: Mapping[str, Any], known: list[str], where: str, what: str) -> UserError:
-    unknown = next(str(key) for key in block if key not in known)
+def _unknown_key(block: Mapping[str, Any], schema: Mapping[str, Any], where: str, what: str) -> UserError:
+    known, patterns = list(schema.get("properties", {})), list(schema.get("patternProperties", {}))
+    unknown = next(k for k in map(str, block) if k not in known and not any(re.search(p, k) for p in patterns))
+    known += patterns
     close = difflib.get_close_matches(unknown, known, n=1)
     return UserError(
         f"{what}: unknown key {unknown!r} in {where}.",
@@ -102,6 +105,7 @@ def load_parameters(path: Path) -> dict[str, Any]:
     schema = read_yaml(project_root(path.parent) / SCHEMA)
     check_against_schema(values, schema, str(path))
     _check_keys(values, path)
+    _check_methods(values, schema, path)
     _check_study(values, path)
     return dict(values)
 
@@ -120,8 +124,9 @@ def _check_keys(value: Any, path: Path, where: str = "") -> None:
 
 
 def _check_study(values: Mapping[str, Any], path: Path) -> None:
-    """Check what a schema cannot: names that refer to other blocks."""
+    """Check the names in the study's block: methods, their variants and tasks."""
     for entry in values["study"]["systems"]:
+        _check_name(entry["method"], f"{path}: study.systems")
         for task in entry["tasks"]:
             if task not in values["study"]["tasks"]:
                 raise UserError(
@@ -130,15 +135,43 @@ def _check_study(values: Mapping[str, Any], path: Path) -> None:
                     found=task,
                 )
         plan.settings_of(values, entry["method"], entry["variant"])
+
+
+def _check_name(method: str, what: str) -> None:
+    if method not in methods.available():
+        close = difflib.get_close_matches(method, methods.available(), n=1)
+        raise UserError(
+            f"{what} names the method {method!r}, which there is not.",
+            expected=", ".join(methods.available()),
+            found=method,
+            fix=f"did you mean {close[0]!r}?" if close else "see `mmfuse list methods`",
+        )
+
+
+def _check_methods(values: Mapping[str, Any], schema: Mapping[str, Any], path: Path) -> None:
+    """Check each method's block with each variant laid over it, so that no misspelt change goes without effect."""
+    one = {"$ref": "#/$defs/method", "$defs": schema["$defs"]}
     for method, block in values["methods"].items():
-        for part, settings in block.get("parts", {}).items():
-            patches = settings["patches"]
-            if patches != "whole" and patches not in values["prepare"]["patches"]:
-                raise UserError(
-                    f"{path}: methods.{method}.parts.{part}.patches is not a patch set.",
-                    expected=", ".join(["whole", *values["prepare"]["patches"]]),
-                    found=patches,
-                )
+        _check_name(method, f"{path}: methods")
+        for variant in block.get("variants", {"base": {}}):
+            what = f"{path}: methods.{method}, variant {variant}"
+            settings = plan.settings_of(values, method, variant)
+            check_against_schema(settings, one, what)
+            for part, chosen in settings.get("parts", {}).items():
+                _check_patches(values, method, part, chosen["patches"], what)
+
+
+def _check_patches(values: Mapping[str, Any], method: str, part: str, patches: str, what: str) -> None:
+    if patches != "whole" and patches not in values["prepare"]["patches"]:
+        raise UserError(
+            f"{what}: parts.{part}.patches is not a patch set.",
+            expected=", ".join(["whole", *values["prepare"]["patches"]]),
+            found=patches,
+        )
+    # the workflow looks up a part's packs without its variant
+    own = values["methods"][method]["parts"].get(part, {}).get("patches")
+    if patches != own:
+        raise UserError(f"{what}: parts.{part}.patches: a variant cannot change it.", expected=own, found=patches)
 
 
 def pick(values: Mapping[str, Any], key: str, files: dict[str, Any] | None = None) -> Any:

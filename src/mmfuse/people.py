@@ -32,7 +32,8 @@ def fuse_folders(a: Path, b: Path, out: Path, *, weights: Path | None, method: s
     """Fuse the pairs of two folders (or two files) into OUT/NAME.png.
 
     Raises:
-        UserError: images are missing, damaged or of unequal size, or the weights cannot be used.
+        UserError: images are missing, damaged or of unequal size, the weights cannot be used, or a source would be
+            overwritten.
     """
     from mmfuse.checkpoints import build, load_method
     from mmfuse.fusing import best_device, fuse_pair
@@ -47,6 +48,7 @@ def fuse_folders(a: Path, b: Path, out: Path, *, weights: Path | None, method: s
             expected="--weights FILE",
             fix=f"name its {net.parts[-1]}.safetensors below data/checkpoints, or choose a weight-free method",
         )
+    _check_not_overwritten(pairs, out)
     device = best_device()
     net = net.to(device)
     for name, paths in tqdm(pairs, desc="fuse", unit="image", disable=None):
@@ -54,6 +56,15 @@ def fuse_folders(a: Path, b: Path, out: Path, *, weights: Path | None, method: s
         check_equal_sizes((paths["a"], first), (paths["b"], second))
         write_image(out / f"{name}.png", fuse_pair(net, first, second, device))
     print(f"{len(pairs)} fused images in {out}")
+
+
+def _check_not_overwritten(pairs: list[Matched], out: Path) -> None:
+    sources = {path.resolve() for _, paths in pairs for path in paths.values()}
+    lost = [path for path in (out / f"{name}.png" for name, _ in pairs) if path.resolve() in sources]
+    if lost:
+        raise UserError(
+            "The fused images would overwrite their sources.", found=str(lost[0]), fix="choose another output folder"
+        )
 
 
 def evaluate_folders(
@@ -67,6 +78,8 @@ def evaluate_folders(
     from mmfuse.metrics import CONVENTIONS, resolve
     from mmfuse.metrics.tables import score_images, summarise, write_scores
 
+    if out.suffix == ".json":
+        raise UserError(f"Cannot write {out}: the JSON goes beside it.", expected="a name ending in .csv", found=out)
     names = list(CONVENTIONS.get(convention, {})) if metrics == "all" else [n.strip() for n in metrics.split(",")]
     meaning = resolve(convention, names)
     matched = _matched({"fused": fused, "a": a, "b": b}, allow_missing=allow_missing)

@@ -182,8 +182,9 @@ def watched(parameters: Parameters, stage: str, **what: Any) -> list[str]:
         keys += [f"data/catalog.yaml:datasets.{name}" for name in datasets_of(parameters)]
     if stage == "download" and dataset in parameters["generate"]:
         keys.append(f"generate.{dataset}")
-    if stage == "train" and what["variant"] in block.get("variants", {}):
-        keys.append(f"{method}.variants.{what['variant']}")
-    if stage == "fuse" and "network" in block and "parts" not in block:
+    weight_free = stage == "fuse" and "parts" not in block  # a trained network's options come with its weights
+    if weight_free and "network" in block:
         keys.append(f"{method}.network")
+    if (stage == "train" or weight_free) and what.get("variant") in block.get("variants", {}):
+        keys.append(f"{method}.variants.{what['variant']}")
     return keys

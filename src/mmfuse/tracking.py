@@ -154,8 +154,10 @@ class Tracker:
             action()
         except Exception as error:
             self._enabled = False
+            login = self.uri.partition("://")[2].rpartition("@")[0]
+            reason = str(error).replace(f"{login}@", "") if login else str(error)  # MLflow quotes the whole address
             print(
-                f"tracking: {shown_uri(self.uri, self.root)} {what}; the job goes on without it ({error})",
+                f"tracking: {shown_uri(self.uri, self.root)} {what}; the job goes on without it ({reason})",
                 file=sys.stderr,
             )
 

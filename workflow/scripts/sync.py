@@ -71,12 +71,13 @@ def sync(root: Path) -> None:
     study = snakemake_study(root)
     write_dvc(root, study)
     if _run(root, "dvc", "status", "--quiet") == 0:
-        _must(root, "snakemake", "--touch", "--forceall", "--cores", "1", "--quiet", "all")
+        _renew(root)
         print("DVC is up to date; Snakemake's records now say the same.")
         return
     nothing = "Nothing to be done" in _output(root, "snakemake", "--dry-run", "--cores", "1")
     if nothing and study.recorded:
         _must(root, "dvc", "commit", "--force", "--quiet")
+        _renew(root)  # DVC has written the files anew, and Snakemake goes by the time of the largest ones
         print("Snakemake is up to date; DVC's records now say the same.")
         return
     raise UserError(
@@ -84,6 +85,11 @@ def sync(root: Path) -> None:
         expected="`snakemake --dry-run` with nothing to be done after a complete run, or a clean `dvc status`",
         fix="run `snakemake --cores all` or `dvc repro` to its end, then `mmfuse sync` again",
     )
+
+
+def _renew(root: Path) -> None:
+    """Let Snakemake take everything that lies there as up to date."""
+    _must(root, "snakemake", "--touch", "--forceall", "--cores", "1", "--quiet", "all")
 
 
 def _run(root: Path, *command: str) -> int:

@@ -133,10 +133,8 @@ class Canvas:
         rows, columns = self.inside(points)
         if rows.size == 0:
             return
-        heat = paint.heat
-        if brush.contrast < 1.0:  # as warm as what lies behind, but for a remainder
-            heat = brush.contrast * heat + (1 - brush.contrast) * float(self.layers[rows, columns, HEAT].mean())
-        value = np.array([*paint.colour, heat, *paint.glow, brush.light], np.float32)
+        behind = self.layers[rows, columns, HEAT]
+        value = np.array([*paint.colour, paint.heat, *paint.glow, brush.light], np.float32)
         if paint.gradient:
             top, bottom = points[:, 1].min(), points[:, 1].max()
             ramp = 1 + paint.gradient * (0.5 - (rows - top) / max(bottom - top, 1.0))
@@ -145,6 +143,8 @@ class Canvas:
             self.layers[rows, columns] = values
         else:
             self.layers[rows, columns] = value
+        if brush.contrast < 1.0:  # as warm as what lies behind, but for a remainder
+            self.layers[rows, columns, HEAT] = behind + brush.contrast * (paint.heat - behind)
         self.owner[rows, columns] = brush.owner
 
     def shadow(self, points: Points, factor: float, warmth: float = 0.0) -> None:
@@ -207,14 +207,15 @@ class Painter:
     spot: Spot
     brush: Brush
 
-    def flat(self, points: Points, paint: Paint, across: float = 0.0) -> None:
+    def flat(self, points: Points, paint: Paint) -> None:
         """Draw a part of a thing that faces the camera: (n, 2) metres to the right and up."""
-        world = np.stack([self.spot.x + points[:, 0], points[:, 1], np.full(len(points), self.spot.z - across)], axis=1)
+        depth = np.full(len(points), self.spot.z)
+        world = np.stack([self.spot.x + points[:, 0], points[:, 1], depth], axis=1)
         self.canvas.fill(self.camera.project(world), paint, self.brush)
 
-    def side(self, points: Points, paint: Paint, across: float = 0.0) -> None:
+    def side(self, points: Points, paint: Paint) -> None:
         """Draw a part in the plane along the thing: (n, 2) metres along and up."""
-        local = np.stack([np.full(len(points), across), points[:, 1], points[:, 0]], axis=1)
+        local = _side(points, 0.0)
         self.canvas.fill(self.camera.project(self.spot.world(local)), paint, self.brush)
 
     def solid(self, faces: list[list[tuple[Points, Paint]]]) -> None:
@@ -346,7 +347,7 @@ def draw_truck(painter: Painter, rng: np.random.Generator, colour: Colour, air: 
     """Draw a lorry: a cargo box on a chassis and a cab in another colour."""
     length, tall = rng.uniform(4.2, 5.4), rng.uniform(2.7, 3.2)
     l0, l1 = -length / 2 - 0.8, length / 2 - 0.8
-    grey = rng.uniform(0.55, 0.85)
+    grey = rng.uniform(0.68, 0.88)
     box = np.array([[l0, 0.5], [l0, 0.95], [l0, tall], [l1, tall], [l1, 0.95], [l1, 0.5]])
     cargo, under = Paint((grey, grey, grey * 0.97), air + 0.07, gradient=0.15), Paint((0.07, 0.07, 0.07), 0.8)
     faces = extrude(box, 2.3, [under, cargo, cargo, cargo, under, under], cargo)
@@ -394,22 +395,11 @@ def draw_motorcycle(painter: Painter, colour: Colour, lit: float) -> None:
     painter.side(disc(-1.02, 0.76, 0.06), Paint((0.7, 0.05, 0.05), 0.45, (0.9 * lit, 0.0, 0.0)))
 
 
-def draw_rider(painter: Painter, rng: np.random.Generator, colour: Colour) -> None:
-    """Draw who sits on a motorcycle, with a helmet."""
-    cloth, helmet = Paint(colour, 0.82, gradient=0.3), rng.uniform(0.1, 0.9)
-    painter.side(limb((-0.2, 0.85), (0.28, 0.72), 0.13, 0.1), Paint((0.14, 0.15, 0.2), 0.8))
-    painter.side(limb((0.28, 0.72), (0.05, 0.35), 0.09, 0.07), Paint((0.14, 0.15, 0.2), 0.78))
-    painter.side(limb((-0.22, 0.85), (-0.02, 1.38), 0.17, 0.2), cloth)
-    painter.side(limb((0.0, 1.36), (0.35, 1.1), 0.08, 0.06), cloth)
-    painter.side(disc(0.08, 1.68, 0.17), Paint((helmet, helmet, helmet), 0.7, gradient=0.4))
-    painter.side(disc(0.18, 1.67, 0.08), Paint((0.05, 0.05, 0.06), 0.95))
-
-
 def draw_person(painter: Painter, rng: np.random.Generator, colour: Colour) -> None:
     """Draw somebody who walks or stands, with a pose of their own."""
     size, stride, swing = rng.uniform(0.92, 1.08), rng.uniform(-0.3, 0.3), rng.uniform(-0.25, 0.25)
     skin = SKIN[rng.integers(len(SKIN))]
-    trousers: Colour = ((0.13, 0.15, 0.24), (0.1, 0.1, 0.1), (0.35, 0.3, 0.24))[rng.integers(3)]
+    trousers: Colour = ((0.08, 0.10, 0.20), (0.06, 0.06, 0.06), (0.62, 0.56, 0.45))[rng.integers(3)]
     cloth, legs, warm = Paint(colour, 0.7, gradient=0.3), Paint(trousers, 0.62), Paint(skin, 0.97)
     parts = [
         (limb((0.2, 1.36), (0.27 + swing / 3, 0.95), 0.075, 0.06), cloth._replace(gradient=-0.3)),

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmfuse.catalog import Dataset
 from mmfuse.errors import UserError
-from mmfuse.images import Bytes, luminance, read_image, resize
+from mmfuse.images import SUFFIXES, Bytes, luminance, read_image, resize
 from mmfuse.packs import Sample
 from mmfuse.pairs import check_equal_sizes
 
@@ -42,7 +42,7 @@ def find_pairs(dataset: Dataset, folder: Path) -> Found:
     """List the pairs below data/raw/DATASET, sorted by split and name.
 
     Raises:
-        UserError: the folder holds no pair at all.
+        UserError: the folder holds no pair at all, or two files for one image.
     """
     found = Found()
     if dataset.splits.by == "folder":
@@ -74,8 +74,18 @@ def _by_name(dataset: Dataset, folder: Path, split: str) -> dict[str, dict[str, 
         match = re.compile(re.escape(filled).replace(re.escape("{name}"), "(.+)").replace(re.escape(".*"), r"\.[^.]+"))
         for path in sorted(folder.glob(filled.replace("{name}", "*"))):
             hit = match.fullmatch(path.relative_to(folder).as_posix())
-            if hit and not path.name.startswith("."):
-                names.setdefault(hit[1], {})[key] = path
+            any_type = pattern.endswith(".*") and key != "boxes"
+            other = any_type and path.suffix.lower() not in SUFFIXES  # such as Thumbs.db
+            if hit is None or other or path.name.startswith(".") or not path.is_file():
+                continue
+            first = names.setdefault(hit[1], {}).setdefault(key, path)
+            if first != path:
+                raise UserError(
+                    f"Two images of the same name in {path.parent}.",
+                    expected="one file for each name",
+                    found=f"{first.name} and {path.name}",
+                    fix="remove one of them",
+                )
     # a label without any image is no pair that lacks something: label folders often serve several selections
     return {name: paths for name, paths in sorted(names.items()) if "a" in paths or "b" in paths}
 

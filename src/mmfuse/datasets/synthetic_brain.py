@@ -98,7 +98,9 @@ def _capsule(x: Array, y: Array, start: tuple[float, float], end: tuple[float, f
     """Return the distance to the edge of a tapered stick with round ends, positive inside."""
     (ax, ay), (bx, by) = start, end
     share = np.clip(((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / ((bx - ax) ** 2 + (by - ay) ** 2), 0, 1)
-    return r0 + (r1 - r0) * share - np.hypot(x - ax - share * (bx - ax), y - ay - share * (by - ay))
+    return np.asarray(
+        r0 + (r1 - r0) * share - np.hypot(x - ax - share * (bx - ax), y - ay - share * (by - ay)), np.float32
+    )
 
 
 def _ellipse(x: Array, y: Array, centre: tuple[float, float], radii: tuple[float, float], turn: float = 0.0) -> Array:

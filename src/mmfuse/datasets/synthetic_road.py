@@ -3,7 +3,7 @@
 Nothing here is a photograph; the scenes stand for the public road datasets (MSRS, M3FD, RoadScene) where those cannot
 be fetched. They are made so that fusing pays: by night, smoke and glare the visible picture hides people and engines;
 lamps, cones and parked vehicles are as cold as what lies behind them; by day most people are as warm as the street
-(thermal crossover). Every tenth picture repeats the same order of conditions, see `CYCLE`.
+(thermal crossover). Of ten pictures, three are by day, three by night, two in smoke and two in glare, see `CYCLE`.
 
 Layout: `{split}/infrared/NAME.png` (grey), `{split}/visible/NAME.png` (RGB), `{split}/mask/NAME.png` (ids),
 `{split}/boxes/NAME.txt` (YOLO lines: class, centre x, centre y, width, height in 0..1).
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, zoom
+from scipy.ndimage import gaussian_filter
 
 from mmfuse.datasets import drawing
 from mmfuse.datasets.drawing import (
@@ -64,8 +64,8 @@ class Weather(NamedTuple):
     warm: dict[str, float]  # share of things that differ from their surroundings in infrared; 0 for all others
 
 
-_RUNNING = {"person": 0.85, "car": 0.65, "bus": 0.7, "truck": 0.7, "motorcycle": 0.65}
-_CROSSOVER = {"person": 0.15, "car": 0.3, "bus": 0.4, "truck": 0.4, "motorcycle": 0.25}
+_RUNNING = {"person": 0.75, "car": 0.6, "bus": 0.6, "truck": 0.6, "motorcycle": 0.6}
+_CROSSOVER = {"person": 0.15, "car": 0.35, "bus": 0.35, "truck": 0.35, "motorcycle": 0.3}
 WEATHER = {
     "day": Weather(0.06, 0.44, 0.4, 0.42, 0.3, (0.40, 0.44, 0.50), (0.68, 0.63, 0.52), 0.0, _CROSSOVER),
     "night": Weather(0.04, 0.24, 0.21, 0.25, 0.19, (0.022, 0.027, 0.030), (0.80, 0.72, 0.50), 1.0, _RUNNING),
@@ -86,21 +86,32 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "bus": Kind(2, 1, (2.5, 3.1, 9.0), 15.0, 27.0, (0, 0, 1)),
-    "truck": Kind(5, 1, (2.3, 3.0, 6.5), 12.0, 24.0, (0, 0, 1)),
-    "car": Kind(1, 1, (1.8, 1.5, 4.3), 8.5, 22.0, (1, 2, 3)),
-    "lamp": Kind(3, 0, (0.8, 0.8, 0.1), 8.0, 14.5, (1, 1, 2)),
-    "motorcycle": Kind(4, 3, (0.5, 1.15, 2.0), 6.5, 16.0, (0, 1, 1)),
-    "person": Kind(0, 2, (0.7, 1.75, 0.3), 6.5, 15.5, (2, 2, 3, 4)),
+    "bus": Kind(2, 1, (2.5, 3.1, 9.0), 14.0, 25.0, (0, 1)),
+    "truck": Kind(5, 1, (2.3, 3.0, 6.5), 11.5, 22.0, (0, 1)),
+    "car": Kind(1, 1, (1.8, 1.5, 4.3), 8.5, 20.0, (1, 2, 3)),
+    "lamp": Kind(3, 0, (0.8, 0.8, 0.1), 8.0, 13.5, (1, 2, 2)),
+    "motorcycle": Kind(4, 3, (0.5, 1.15, 2.0), 6.5, 14.5, (0, 1, 1)),
+    "person": Kind(0, 2, (0.7, 1.75, 0.3), 6.5, 14.5, (1, 2, 3, 4)),
     "cone": Kind(None, 7, (0.5, 0.8, 0.3), 5.5, 13.0, (0, 0, 2, 3)),
     "stop": Kind(None, 5, (0.9, 0.5, 0.3), 5.5, 13.0, (0, 0, 1, 2)),
 }
+# colours whose luminance differs from the asphalt's: what lies in daylight shall be seen in grey, too
 CAR_COLOURS: tuple[Colour, ...] = (
-    (0.85, 0.85, 0.84), (0.6, 0.62, 0.64), (0.1, 0.1, 0.11), (0.62, 0.08, 0.07), (0.1, 0.2, 0.48), (0.3, 0.36, 0.3),
-)  # fmt: skip
+    (0.88, 0.88, 0.86),
+    (0.70, 0.72, 0.74),
+    (0.05, 0.05, 0.06),
+    (0.90, 0.70, 0.15),
+    (0.50, 0.68, 0.86),
+    (0.42, 0.03, 0.04),
+)
 CLOTHES: tuple[Colour, ...] = (
-    (0.75, 0.15, 0.13), (0.12, 0.22, 0.5), (0.15, 0.16, 0.17), (0.8, 0.78, 0.72), (0.16, 0.4, 0.26), (0.8, 0.6, 0.15),
-)  # fmt: skip
+    (0.95, 0.45, 0.30),
+    (0.45, 0.65, 0.92),
+    (0.07, 0.07, 0.08),
+    (0.88, 0.86, 0.80),
+    (0.50, 0.80, 0.45),
+    (0.93, 0.75, 0.20),
+)
 
 
 class Thing(NamedTuple):
@@ -140,7 +151,7 @@ class Scene:
         """Return the direct light at places on the ground (metres)."""
         if self.weather.lit < 1:
             return np.where(x < low, 0.12, 1.0)  # the left row of buildings throws its shadow
-        total = 0.55 * np.exp(-(((z - 6) / 5) ** 2) - ((x - 0.3) / (0.16 * z + 0.5)) ** 2)  # our own head lamps
+        total = 0.42 * np.exp(-(((z - 6) / 5) ** 2) - ((x - 0.3) / (0.16 * z + 0.5)) ** 2)  # our own head lamps
         for px, pz, radius, strength in self.pools:
             total = total + strength * np.exp(-((x - px) ** 2 + 0.5 * (z - pz) ** 2) / radius**2)
         return total
@@ -280,7 +291,7 @@ def _wall(scene: Scene, start: tuple[float, float], end: tuple[float, float], ta
         layers[:, channel] = np.where(pane, shine * (0.85, 1.0, 1.18)[channel], bright * tint)
     burning = pane & night_windows[(v.astype(int) % 16), (u.astype(int) % 32)] & (weather.lit > 0)
     layers[:, GLOW] = np.where(burning[:, None], np.array([0.95, 0.78, 0.42]) * rng.uniform(0.3, 0.8), 0)
-    glass = -0.10 if weather.lit < 1 else 0.07
+    glass = -0.07 if weather.lit < 1 else 0.05
     sunned = 0.09 * (facing - 0.8) if weather.lit < 1 else -0.006 * np.minimum(y, 10)
     layers[:, HEAT] = weather.wall + offset + sunned + 0.02 * stain + np.where(pane, glass, np.where(sill, 0.035, 0.0))
     layers[:, LIGHT] = scene.light(x, z) * np.exp(-np.maximum(y - 1.5, 0) / 4) if weather.lit == 1 else facing - 0.15
@@ -301,7 +312,7 @@ def _ground(scene: Scene) -> None:
     road = (x > scene.left) & (x < scene.right)
     kerb = (np.abs(x - scene.left + 0.13) < 0.13) | (np.abs(x - scene.right - 0.13) < 0.13)
     tile = ((x % 0.8 < 0.05) | (z % 0.8 < 0.05)) & ~road & (z < 16)
-    bright = np.where(road, 0.27 + 0.02 * grain + 0.022 * patch, 0.43 + 0.022 * grain + 0.02 * patch)
+    bright = np.where(road, 0.31 + 0.02 * grain + 0.022 * patch, 0.43 + 0.022 * grain + 0.02 * patch)
     bright = np.where(tile, bright * 0.8, bright)
     middle, first = (scene.left + scene.right) / 2, rng.uniform(5, 11)
     marks = (np.abs(x - middle) < 0.09) & ((z + first) % 6 < 3.2)
@@ -451,7 +462,7 @@ def _small(scene: Scene, painter: Painter, name: str) -> None:
 def _draw_thing(scene: Scene, thing: Thing, owner: int) -> None:
     """Paint one thing with its shadow, in its light and with its thermal contrast."""
     rng, weather, spot = scene.rng, scene.weather, thing.spot
-    contrast = 1.0 if thing.warm else float(rng.uniform(0.03, 0.09))
+    contrast = 1.0 if thing.warm else float(rng.uniform(0.02, 0.06))
     light = float(np.clip(scene.light(np.array(spot.x), np.array(spot.z)), 0, 1.1))
     painter = Painter(scene.canvas, scene.camera, spot, Brush(owner, light, contrast))
     across, _, along = KINDS[thing.kind].extent
@@ -506,11 +517,20 @@ def _reduce(layer: Array) -> Array:
     return np.asarray(sum(layer[i::FINE, j::FINE] for i, j in steps) / np.float32(FINE**2), np.float32)
 
 
+def _stretch(coarse: Array, length: int) -> Array:
+    """Interpolate linearly along the first axis."""
+    place = np.clip((np.arange(length) + 0.5) * len(coarse) / length - 0.5, 0, len(coarse) - 1)
+    below = place.astype(int)
+    share = (place - below).astype(np.float32)[:, None, None]
+    return coarse[below] * (1 - share) + coarse[np.minimum(below + 1, len(coarse) - 1)] * share
+
+
 def _bloom(light: Array, sigma: float, step: int) -> Array:
     """Blur (H, W, 3) on a coarse grid: the halo that a lens puts around what is brighter than white."""
     height, width = light.shape[:2]
-    coarse = gaussian_filter(light[::step, ::step], (sigma / step, sigma / step, 0), truncate=3)
-    return zoom(coarse, (height / coarse.shape[0], width / coarse.shape[1], 1), order=1)
+    channels = [gaussian_filter(light[::step, ::step, channel], sigma / step, truncate=3) for channel in range(3)]
+    tall = _stretch(np.stack(channels, axis=-1), height)
+    return _stretch(tall.swapaxes(0, 1), width).swapaxes(0, 1)
 
 
 def _smoke(scene: Scene, visible: Array) -> Array:
@@ -557,9 +577,12 @@ def _see(scene: Scene) -> NDArray[np.uint8]:
     """Turn the layers into the visible picture (H, W, 3)."""
     canvas, weather, rng = scene.canvas, scene.weather, scene.rng
     layers = canvas.layers
-    lit = np.array(weather.ambient, np.float32) + layers[..., LIGHT, None] * np.array(weather.direct, np.float32)
     glow = layers[..., GLOW]
-    visible = _reduce(layers[..., COLOUR] * lit + np.minimum(glow, 2.5))
+    channels = []
+    for channel, (ambient, direct) in enumerate(zip(weather.ambient, weather.direct, strict=True)):
+        light = np.float32(ambient) + layers[..., LIGHT] * np.float32(direct)
+        channels.append(_reduce(layers[..., channel] * light + np.minimum(glow[..., channel], 2.5)))
+    visible = np.stack(channels, axis=-1)
     height, width = visible.shape[:2]
     if weather.lit == 1:
         source = _reduce(np.maximum(glow - 0.6, 0))

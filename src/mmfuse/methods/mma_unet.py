@@ -19,6 +19,8 @@ from mmfuse.methods.base import FusionMethod
 from mmfuse.nn.losses import sobel_magnitude, ssim_loss
 from mmfuse.nn.padding import pad_to_multiple
 
+OUTPUTS = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "linear": nn.Identity}
+ATTENTIONS = ("mixed", "pooled", "channel_spatial")
 PAPER_PAIRING = ((1, 2), (2, 3), (3, 4), (4, 5))  # PAPER: first four visible levels with last four infrared levels
 
 
@@ -109,7 +111,7 @@ class UNet(nn.Module):
         self.encoder = Encoder(channels, width, guided=guided)
         self.decoder = Decoder(channels, width)
         # M6: the published code ends in tanh although the targets lie in [0, 1]
-        self.activation = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "linear": nn.Identity}[output]()
+        self.activation = OUTPUTS[output]()
 
     def forward(self, x: Tensor, guidance: list[Tensor] | None = None) -> Tensor:
         """Reproduce the image; shapes as in `Encoder.forward`."""
@@ -221,12 +223,15 @@ class FusionDecoder(nn.Module):
 class FusionNetwork(nn.Module):
     """Everything that stage II trains: level fusion and decoder."""
 
-    def __init__(self, pairing: list[tuple[int, int]], width: int, channels: int, last_kernel: int) -> None:
+    def __init__(
+        self, pairing: list[tuple[int, int]], width: int, channels: int, last_kernel: int, attention: str
+    ) -> None:
         super().__init__()
         self.pairing = pairing
         # M3: the two shallow pairs have one kind of attention, the two deep ones the other
+        first_deep = {"mixed": len(pairing) // 2, "pooled": len(pairing), "channel_spatial": 0}[attention]
         self.pairs = nn.ModuleList(
-            LevelFusion(v, i, width, deep=number >= len(pairing) // 2) for number, (v, i) in enumerate(pairing)
+            LevelFusion(v, i, width, deep=number >= first_deep) for number, (v, i) in enumerate(pairing)
         )
         self.decoder = FusionDecoder([max(pair) for pair in pairing], width, channels, last_kernel)
 
@@ -234,6 +239,24 @@ class FusionNetwork(nn.Module):
         """Return the fused image from the features of both encoders."""
         pairs = zip(self.pairs, self.pairing, strict=True)
         return self.decoder([fuse(visible[v - 1], infrared[i - 1]) for fuse, (v, i) in pairs])
+
+
+def _checked(pairing: list[list[int]]) -> list[tuple[int, int]]:
+    """Return a pairing as it is used, if the decoder can work with it."""
+    try:
+        pairs = [(v, i) for v, i in pairing]
+        levels = [max(pair) for pair in pairs]
+        good = levels == sorted(set(levels)) != [] and all(level in range(1, 6) for pair in pairs for level in pair)
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise UserError(
+            "MMA-UNet cannot use this pairing of levels.",
+            expected="pairs [visible, infrared] of levels 1 to 5 whose coarser levels increase",
+            found=pairing,
+            fix="see PAPER_PAIRING in methods/mma_unet.py",
+        )
+    return pairs
 
 
 class MMAUNet(FusionMethod):
@@ -246,6 +269,9 @@ class MMAUNet(FusionMethod):
         guidance: Whether the visible features guide the infrared encoder (off in E2 and E3).
         pairing: (visible level, infrared level) of each fused pair, from shallow to deep.
         last_kernel: Kernel of the last convolution: 3 (published code) or 1 (paper).
+        attention: Attention of the fused levels: mixed (published code), or pooled or channel_spatial for all of them.
+        fine_tune: Whether stage II also trains the two encoders.
+        stretch: Whether `forward` stretches each image to the full range, as the published test code does.
     """
 
     summary = "asymmetric fusion of a visible UNet and an infrared UNet that it guides"
@@ -266,28 +292,36 @@ class MMAUNet(FusionMethod):
         guidance: bool = True,
         pairing: list[list[int]] | None = None,
         last_kernel: int = 3,
+        attention: str = "mixed",
+        fine_tune: bool = False,
+        stretch: bool = False,
     ) -> None:
         super().__init__()
-        pairs = [(v, i) for v, i in (PAPER_PAIRING if pairing is None else pairing)]
-        levels = [max(pair) for pair in pairs]
-        if levels != sorted(set(levels)) or not all(1 <= level <= 5 for pair in pairs for level in pair):
+        pairs = [(v, i) for v, i in PAPER_PAIRING] if pairing is None else _checked(pairing)
+        known = output in OUTPUTS and attention in ATTENTIONS
+        if not known or min(width, channels) < 1 or last_kernel % 2 == 0:
             raise UserError(
-                "MMA-UNet cannot use this pairing of levels.",
-                expected="pairs [visible, infrared] of levels 1 to 5 whose coarser levels increase",
-                found=pairing,
-                fix="see PAPER_PAIRING in methods/mma_unet.py",
+                "MMA-UNet cannot use these options.",
+                expected=f"output {', '.join(OUTPUTS)}; attention {', '.join(ATTENTIONS)}; width and channels from 1; "
+                "an odd last_kernel",
+                found=f"output {output}, attention {attention}, width {width}, channels {channels}, last_kernel "
+                f"{last_kernel}",
             )
-        self.channels = channels
+        self.channels, self.fine_tune, self.stretch = channels, fine_tune, stretch
         self.vi_unet = UNet(channels, width, output, guided=False)
         self.ir_unet = UNet(channels, width, output, guided=guidance)
-        self.fusion = FusionNetwork(pairs, width, channels, last_kernel)
+        self.fusion = FusionNetwork(pairs, width, channels, last_kernel, attention)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """See `FusionMethod.forward`."""
         height, width = a.shape[-2:]
         fused = self._fuse(pad_to_multiple(a, 16), pad_to_multiple(b, 16))
         # M10: the published code keeps one of three channels that have the same target; the mean is less noisy
-        return fused.mean(dim=1, keepdim=True)[..., :height, :width].clamp(0, 1)
+        fused = fused.mean(dim=1, keepdim=True)[..., :height, :width]
+        if self.stretch:
+            low, high = fused.amin(dim=(2, 3), keepdim=True), fused.amax(dim=(2, 3), keepdim=True)
+            fused = (fused - low) / (high - low).clamp_min(1e-6)
+        return fused.clamp(0, 1)
 
     def _fuse(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the fused image before averaging and clamping, (B, channels, H, W)."""
@@ -300,8 +334,8 @@ class MMAUNet(FusionMethod):
         return luminance.expand(-1, self.channels, -1, -1)
 
     def part_modules(self, part: str) -> dict[str, nn.Module]:
-        """See `FusionMethod.part_modules`."""
-        return {part: getattr(self, part)}
+        """See `FusionMethod.part_modules`; M9: stage II leaves the encoders as they are unless `fine_tune`."""
+        return self.deployed_modules() if part == "fusion" and self.fine_tune else {part: getattr(self, part)}
 
     def deployed_modules(self) -> dict[str, nn.Module]:
         """Both encoders and the fusion network; the decoders of stage I have done their work."""
@@ -312,7 +346,17 @@ class MMAUNet(FusionMethod):
         }
 
     def part_losses(self, part: str, a: Tensor, b: Tensor, weights: dict[str, float]) -> dict[str, Tensor]:
-        """MSE in stage I (eq. 1); MSE, SSIM and detail in stage II (eq. 5)."""
+        """MSE in stage I (eq. 1); MSE, SSIM and detail in stage II (eq. 5).
+
+        Raises:
+            UserError: the sides do not divide by 16.
+        """
+        if a.shape[-2] % 16 or a.shape[-1] % 16:
+            raise UserError(
+                "MMA-UNet trains and validates on images whose sides divide by 16.",
+                found=f"{a.shape[-2]} x {a.shape[-1]}",
+                fix="choose such a height and width for crop; validation images need at least 32 pixels a side",
+            )
         if part == "vi_unet":
             visible = self._repeat(b)
             return {"mse": weights["mse"] * F.mse_loss(self.vi_unet(visible), visible)}
@@ -325,7 +369,7 @@ class MMAUNet(FusionMethod):
 
     def _fusion_losses(self, a: Tensor, b: Tensor, weights: dict[str, float]) -> dict[str, Tensor]:
         """Stage II: eq. 3 to 5 with the weights of the published code (M7: 10 x detail, 0.5 x SSIM)."""
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.fine_tune and torch.is_grad_enabled()):
             visible = self.vi_unet.encoder(self._repeat(b))
             infrared = self.ir_unet.encoder(self._repeat(a), visible)
         fused = self.fusion(visible, infrared)

@@ -1,0 +1,457 @@
+"""Every fusion method, found by itself: shapes, range, batches, gradients, checkpoints; and MMA-UNet's options."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from mmfuse import methods, plan
+from mmfuse.checkpoints import Card, build, load_into, load_method, load_state, read_weights, save_weights, weights_of
+from mmfuse.errors import UserError
+from mmfuse.methods.base import FusionMethod
+from mmfuse.stages.train import check_parts, network_options
+from mmfuse.training import prepare_part
+
+NAMES = methods.available()
+ROOT = Path(__file__).parents[1]
+PARAMETERS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+PARTS = [(name, part) for name in NAMES for part in methods.load(name).parts]
+PAIRINGS = [
+    [[1, 2], [2, 3], [3, 4], [4, 5]],
+    [[1, 1], [2, 2], [3, 3], [4, 4]],
+    [[2, 2], [3, 3], [4, 4], [5, 5]],
+    [[1, 3], [2, 4], [3, 5]],
+    [[2, 1], [3, 2], [4, 3], [5, 4]],
+]
+
+
+def options(name: str) -> dict:
+    """The study's options of a method, as narrow as it can be."""
+    found = network_options(plan.settings_of(PARAMETERS, name, "base"))
+    return found | ({"width": 4} if "width" in inspect.signature(methods.load(name)).parameters else {})
+
+
+def small(name: str, seed: int = 0, **changes) -> FusionMethod:
+    torch.manual_seed(seed)
+    return build(name, options(name) | changes)
+
+
+def pair(height: int, width: int, batch: int = 1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    a, b = torch.rand(2, batch, 1, height, width, generator=draw)
+    return a, b
+
+
+def settle(method: FusionMethod) -> FusionMethod:
+    """Give batch norms statistics that are not those of the start, so that eval mode means something."""
+    with torch.no_grad():
+        for module in method.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.1, 0.1)
+                module.running_var.uniform_(0.02, 0.2)
+    return method.eval()
+
+
+def lively(name: str) -> FusionMethod:
+    """A method whose result is a picture: fresh weights often end in black."""
+    a, b = pair(32, 32)
+    candidates = (settle(small(name, seed)) for seed in range(30))
+    return next(method for method in candidates if method(a, b).std() > 0.01)
+
+
+def weights(name: str, part: str, value: float = 1.0) -> dict[str, float]:
+    return dict.fromkeys(methods.load(name).loss_terms[part], value)
+
+
+# ---------------------------------------------------------------------------------------------------- every method
+
+
+def test_methods_are_found_by_their_files():
+    folder = Path(methods.__file__).parent
+    assert set(NAMES) == {path.stem for path in folder.glob("*.py")} - {"__init__", "base"}
+    assert {"average", "maximum", "laplacian", "mma_unet"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_says_what_it_is(name):
+    method = methods.load(name)
+    assert issubclass(method, FusionMethod)
+    assert method.summary
+    assert method.source
+    assert set(method.tasks) <= {"ivif", "mif"}
+    assert set(method.loss_terms) == set(method.parts)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_study_has_parameters_for_it(name):
+    settings = plan.settings_of(PARAMETERS, name, "base")
+    method = build(name, network_options(settings))
+    if method.parts:
+        check_parts(method, settings)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflow/configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_variant_of_every_configuration_can_be_built(path):
+    parameters = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for name, block in parameters["methods"].items():
+        for variant in block.get("variants", {"base": {}}):
+            settings = plan.settings_of(parameters, name, variant)
+            for part in [None, *settings.get("parts", {})]:
+                found = network_options(settings, part)
+                method = build(name, found | ({"width": 4} if "width" in found else {}))
+            if method.parts:
+                check_parts(method, settings)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (17, 33), (61, 40)])
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_any_size_and_range(name, shape):
+    method = lively(name)
+    a, b = pair(*shape, batch=2)
+    before = a.clone(), b.clone()
+    for first, second in ((a, b), (a.round(), b.round()), (torch.zeros_like(a), torch.ones_like(a))):
+        fused = method(first, second)
+        assert fused.shape == a.shape
+        assert fused.dtype == a.dtype
+        assert fused.isfinite().all()
+        assert fused.min() >= 0
+        assert fused.max() <= 1
+    method(a, b)
+    assert torch.equal(a, before[0])
+    assert torch.equal(b, before[1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_a_batch_is_its_images_one_by_one(name):
+    method = lively(name)
+    a, b = pair(33, 40, batch=3)
+    singles = torch.cat([method(a[n : n + 1], b[n : n + 1]) for n in range(3)])
+    assert torch.allclose(method(a, b), singles, atol=1e-6)
+    assert not torch.allclose(singles[0], singles[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_both_images_matter(name):
+    method = lively(name)
+    a, b = pair(32, 32)
+    other, _ = pair(32, 32, seed=9)
+    assert not torch.allclose(method(a, b), method(other, b), atol=1e-5)
+    assert not torch.allclose(method(a, b), method(a, other), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["average", "maximum", "laplacian"])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (16, 16), (17, 33), (61, 40)])
+def test_an_image_fused_with_itself(name, shape):
+    a, _ = pair(*shape)
+    assert torch.allclose(small(name)(a, a), a, rtol=0, atol=1e-6)
+
+
+def test_the_simple_methods_by_hand():
+    a, b = torch.tensor([[0.25, 1.0]])[None, None], torch.tensor([[0.75, 0.0]])[None, None]
+    assert small("average")(a, b).flatten().tolist() == [0.5, 0.5]
+    assert small("maximum")(a, b).flatten().tolist() == [0.75, 1.0]
+
+
+def test_laplacian_keeps_the_stronger_detail():
+    flat = torch.full((1, 1, 32, 32), 0.5)
+    detail = flat + 0.2 * (torch.arange(32) % 2 * 2 - 1)
+    fused = small("laplacian")(flat, detail)
+    assert torch.allclose(fused, detail, atol=0.02)
+    assert torch.allclose(fused, small("laplacian")(detail, flat), atol=1e-6)
+    smooth = build("laplacian", {"levels": 0})(flat, detail)
+    assert torch.allclose(smooth, (flat + detail) / 2)
+
+
+def test_laplacian_of_flat_images_is_their_mean():
+    flat, other = torch.full((1, 1, 33, 40), 0.2), torch.full((1, 1, 33, 40), 0.6)
+    assert torch.allclose(small("laplacian")(flat, other), torch.full_like(flat, 0.4), atol=1e-6)
+
+
+def test_an_unknown_method_or_option():
+    with pytest.raises(UserError, match="did you mean 'mma_unet'"):
+        methods.load("mma-unet")
+    with pytest.raises(UserError, match="Unknown method 'base'"):
+        methods.load("base")
+    with pytest.raises(UserError, match="levls"):
+        build("laplacian", {"levls": 3})
+
+
+# ---------------------------------------------------------------------------------------------- methods with weights
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS)
+def test_gradients_reach_what_a_part_trains_and_nothing_else(name, part):
+    reached: set[str] = set()
+    for seed in range(4):  # a unit that is dead for one start is alive for another
+        method = small(name, seed)
+        trained = prepare_part(method, part)
+        losses = method.part_losses(part, *pair(32, 48, batch=2, seed=seed), weights(name, part))
+        sum(losses.values()).backward()
+        own = {id(parameter) for parameter in trained}
+        for key, parameter in method.named_parameters():
+            if id(parameter) not in own:
+                assert parameter.grad is None, f"{key} is frozen"
+                assert not parameter.requires_grad
+            elif parameter.grad is not None and parameter.grad.abs().max() > 0:
+                reached.add(key)
+    assert reached == {key for key, parameter in method.named_parameters() if id(parameter) in own}
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS)
+def test_frozen_batch_statistics_stay(name, part):
+    method = settle(small(name)).train()
+    prepare_part(method, part)
+    before = copy.deepcopy(method.state_dict())
+    method.part_losses(part, *pair(32, 32, batch=2), weights(name, part))
+    trained = tuple(f"{module}." for module in method.part_modules(part))
+    changed = {key for key, value in method.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed, "the trained part's statistics move"
+    assert all(key.startswith(trained) for key in changed)
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS)
+def test_loss_terms_are_weighted(name, part):
+    method = settle(small(name))
+    a, b = pair(32, 32, batch=2)
+    once, thrice, none = (method.part_losses(part, a, b, weights(name, part, w)) for w in (1.0, 3.0, 0.0))
+    assert set(once) == set(methods.load(name).loss_terms[part])
+    for term, value in once.items():
+        assert value.ndim == 0
+        assert value > 0
+        assert thrice[term].item() == pytest.approx(3 * value.item(), rel=1e-5)
+        assert none[term] == 0
+
+
+trained = pytest.mark.parametrize("name", [name for name in NAMES if methods.load(name).parts])
+
+
+@pytest.fixture
+def saved(name, tmp_path):
+    method = lively(name)
+    card = Card(name, "base", "ivif", 3, method.parts[-1], options(name), complete=True)
+    path = tmp_path / "w.safetensors"
+    save_weights(path, weights_of(method.deployed_modules()), card)
+    return method, card, path
+
+
+@trained
+@torch.no_grad()
+def test_round_trip_gives_the_same_image(saved):
+    method, card, path = saved
+    loaded, found = load_method(path)
+    assert found == card
+    assert not loaded.training
+    a, b = pair(33, 40)
+    assert torch.equal(loaded(a, b), method(a, b))
+
+
+@trained
+def test_equal_weights_give_equal_bytes(saved, tmp_path):
+    method, card, path = saved
+    save_weights(tmp_path / "again", dict(reversed(weights_of(method.deployed_modules()).items())), card)
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+@trained
+def test_weights_are_copies(saved):
+    method, _, _ = saved
+    copied = weights_of(method.deployed_modules())
+    before = {key: value.clone() for key, value in copied.items()}
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(copied[key], value) for key, value in before.items())
+
+
+@trained
+def test_a_missing_tensor_is_noticed(saved):
+    _, card, path = saved
+    tensors = load_file(path)
+    lost = sorted(tensors)[0]
+    save_weights(path, {key: value for key, value in tensors.items() if key != lost}, card)
+    with pytest.raises(UserError, match="do not fit") as caught:
+        load_method(path)
+    assert lost in str(caught.value)
+
+
+@trained
+def test_weights_of_other_options_are_refused(name, saved):
+    _, _, path = saved
+    if "width" not in options(name):
+        pytest.skip(f"{name} has no width to change")
+    with pytest.raises(UserError, match="do not fit") as caught:
+        load_into(small(name, width=8), path)
+    assert "'width': 4" in str(caught.value)
+
+
+@trained
+def test_an_intermediate_part_is_no_network(name, saved, tmp_path):
+    method, card, _ = saved
+    first = method.parts[0]
+    if len(method.parts) == 1:
+        pytest.skip(f"{name} has one part")
+    part = Card(**{**vars(card), "part": first, "complete": False})
+    save_weights(tmp_path / "part", weights_of(method.part_modules(first)), part)
+    with pytest.raises(UserError, match=f"only the part '{first}'"):
+        load_method(tmp_path / "part")
+    load_into(small(name), tmp_path / "part")
+
+
+@trained
+def test_garbage_is_named(saved, tmp_path):
+    _, _, path = saved
+    good = path.read_bytes()
+    for number, bad in enumerate([b"", b"garbage", good[:1000], b"\xff" * 1000]):
+        (tmp_path / f"bad{number}").write_bytes(bad)
+        with pytest.raises(UserError, match=f"Not a readable weights file: .*bad{number}"):
+            read_weights(tmp_path / f"bad{number}")
+    save_file({"x": torch.zeros(2)}, tmp_path / "foreign")
+    with pytest.raises(UserError, match="Not a readable weights file"):
+        load_method(tmp_path / "foreign")
+    with pytest.raises(UserError, match="Weights not found"):
+        load_method(tmp_path / "none")
+
+
+def test_no_training_state_is_read_from_a_damaged_file(tmp_path):
+    assert load_state(tmp_path / "none") is None
+    for content in (b"", b"garbage", b"PK\x03\x04" + b"\0" * 100, b"\x80\x04\x95garbage."):
+        (tmp_path / "bad").write_bytes(content)
+        assert load_state(tmp_path / "bad") is None
+
+
+# --------------------------------------------------------------------------------------------------------- MMA-UNet
+
+
+@pytest.mark.parametrize("guidance", [True, False])
+@pytest.mark.parametrize("pairing", PAIRINGS, ids=str)
+@torch.no_grad()
+def test_every_pairing_of_the_paper(pairing, guidance):
+    method = settle(small("mma_unet", pairing=pairing, guidance=guidance))
+    a, b = pair(33, 40)
+    assert method(a, b).shape == a.shape
+    losses = method.part_losses("fusion", *pair(32, 32, batch=2), weights("mma_unet", "fusion"))
+    assert all(value.isfinite() for value in losses.values())
+
+
+@pytest.mark.parametrize(
+    "pairing",
+    [[[1, 1], [1, 1]], [[2, 2], [1, 1]], [[1, 6]], [[0, 1]], [[1, 2], [2, 1]], [], [[1, 2, 3]], [[1]], [1, 2], "ab"],
+    ids=str,
+)
+def test_a_wrong_pairing_is_refused(pairing):
+    with pytest.raises(UserError, match=r"pairing|options"):
+        build("mma_unet", {"width": 4, "pairing": pairing})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"output": "relu"}, {"width": 0}, {"last_kernel": 2}, {"channels": 0}, {"attention": "none"}], ids=str
+)
+def test_other_wrong_options_are_refused(changes):
+    with pytest.raises(UserError):
+        small("mma_unet", **changes)
+
+
+@pytest.mark.parametrize(("attention", "deep"), [("mixed", 2), ("pooled", 0), ("channel_spatial", 4)])
+@torch.no_grad()
+def test_attentions(attention, deep):
+    method = settle(small("mma_unet", attention=attention))
+    kinds = [type(level.attention).__name__ for level in method.fusion.pairs]
+    assert kinds == ["PooledConvAttention"] * (4 - deep) + ["ChannelSpatialAttention"] * deep
+    assert method(*pair(32, 32)).isfinite().all()
+
+
+def test_fine_tuning_trains_the_encoders_as_well():
+    method = small("mma_unet", fine_tune=True)
+    trained = {id(parameter) for parameter in prepare_part(method, "fusion")}
+    sum(method.part_losses("fusion", *pair(32, 32, batch=2), weights("mma_unet", "fusion")).values()).backward()
+    for key, parameter in method.named_parameters():
+        own = key.startswith(("vi_unet.encoder.", "ir_unet.encoder.", "fusion."))
+        assert (id(parameter) in trained) == own, key
+        assert (parameter.grad is not None) == own, key
+
+
+@torch.no_grad()
+def test_stretching_fills_the_range():
+    method = settle(small("mma_unet", stretch=True))
+    fused = method(*pair(33, 40, batch=3))
+    assert fused.amin(dim=(1, 2, 3)).tolist() == [0] * 3
+    assert fused.amax(dim=(1, 2, 3)).tolist() == pytest.approx([1] * 3, abs=1e-2)
+
+
+@torch.no_grad()
+def test_guidance_lets_the_visible_features_weight_the_infrared_ones():
+    a, b = pair(32, 32)
+    other, _ = pair(32, 32, seed=5)
+    for guidance in (True, False):
+        method = settle(small("mma_unet", guidance=guidance))
+        for guide in method.ir_unet.encoder.guides or ():
+            guide.squeeze.weight.abs_()  # no dead unit
+        image = method._repeat(a)
+        features = [method.ir_unet.encoder(image, method.vi_unet.encoder(method._repeat(v))) for v in (b, other)]
+        same = [torch.equal(x, y) for x, y in zip(*features, strict=True)]
+        assert same == [not guidance] * 5
+    assert not any("guides" in key for key in small("mma_unet", guidance=False).state_dict())
+
+
+@torch.no_grad()
+def test_encoder_levels_halve_the_resolution_and_double_the_channels():
+    method = small("mma_unet")
+    features = method.vi_unet.encoder(torch.rand(1, 3, 32, 48))
+    assert [tuple(f.shape[1:]) for f in features] == [
+        (4, 32, 48), (8, 16, 24), (16, 8, 12), (32, 4, 6), (64, 2, 3),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("output", "low", "high"), [("tanh", -1, 1), ("sigmoid", 0, 1), ("linear", -99, 99)])
+@torch.no_grad()
+def test_output_activation_of_stage_one(output, low, high):
+    method = settle(small("mma_unet", output=output))
+    method.vi_unet.decoder.out.weight.mul_(50)
+    image = method.vi_unet(torch.rand(1, 3, 32, 32))
+    assert low <= image.min() < image.max() <= high
+    assert (image.abs().max() > 1) == (output == "linear")
+
+
+@torch.no_grad()
+def test_fusion_losses_by_hand():
+    """Eq. 3 to 5 for a network whose output is replaced by a known image."""
+    method = settle(small("mma_unet"))
+    a, b = pair(32, 32)
+    method.fusion.forward = lambda visible, infrared: ((a + b) / 2).expand(-1, 3, -1, -1)  # noqa: ARG005
+    losses = method.part_losses("fusion", a, b, weights("mma_unet", "fusion"))
+    assert losses["mse"] == 0
+    method.fusion.forward = lambda visible, infrared: a.expand(-1, 3, -1, -1)  # noqa: ARG005
+    losses = method.part_losses("fusion", a, a, weights("mma_unet", "fusion"))
+    assert {term: round(value.item(), 6) for term, value in losses.items()} == {"mse": 0, "ssim": 0, "detail": 0}
+    flat = torch.full_like(a, 0.25)
+    method.fusion.forward = lambda visible, infrared: flat.expand(-1, 3, -1, -1)  # noqa: ARG005
+    step = flat.clone()
+    step[..., 16:] = 0.75  # gradient 4 * 0.5 in 2 of 32 columns: mean 0.125
+    losses = method.part_losses("fusion", flat, step, weights("mma_unet", "fusion"))
+    assert losses["detail"].item() == pytest.approx(0.125**2)
+    assert losses["mse"].item() == pytest.approx(0.25**2 / 2)
+
+
+def test_training_on_a_size_that_does_not_divide_by_sixteen_is_refused():
+    method = small("mma_unet")
+    for part in method.parts:
+        for shape in ((40, 32), (32, 40)):
+            with pytest.raises(UserError, match="divide by 16"):
+                method.part_losses(part, *pair(*shape, batch=2), weights("mma_unet", part))
+
+
+def test_names_in_weights_files_stay():
+    """Published weights are found by these names: if this fails, old files no longer load."""
+    names = sorted(f"{key} {tuple(value.shape)}" for key, value in small("mma_unet").state_dict().items())
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    assert (len(names), digest) == (316, "0af6b8cf1f1378fa")

@@ -1,0 +1,260 @@
+"""Packs of image pairs, and the study's plan: systems, shared parts, paths, what a job depends on."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmfuse import plan
+from mmfuse.errors import UserError
+from mmfuse.packs import Pack, write_pack
+from mmfuse.plan import System
+
+# ------------------------------------------------------------------------------------------------------------ packs
+
+
+def samples(image):
+    boxes = np.array([[1, 0.5, 0.25, 0.1, 0.2], [0, 0.1, 0.9, 0.05, 0.05]], np.float32)
+    return [
+        {"name": "grey", "a": image(1, 17, 23), "b": image(2, 17, 23)},
+        {"name": "cölour 1", "a": image(3, 20, 9), "b": image(4, 20, 9, colour=True), "boxes": boxes},
+        {
+            "name": "labels",
+            "a": image(5, 16, 16),
+            "b": image(6, 16, 16),
+            "mask": (image(7, 16, 16) % 9).astype(np.uint8),
+            "boxes": np.empty((0, 5), np.float32),
+        },
+    ]
+
+
+def test_a_pack_gives_back_what_was_written(tmp_path, image):
+    wanted = samples(image)
+    write_pack(tmp_path / "x.safetensors", wanted)
+    pack = Pack(tmp_path / "x.safetensors")
+    assert len(pack) == 3
+    assert pack.names == ["grey", "cölour 1", "labels"]
+    for sample, expected in zip(pack, wanted, strict=True):
+        assert sample.keys() == expected.keys()
+        assert sample["name"] == expected["name"]
+        for key in sample.keys() - {"name"}:
+            assert sample[key].dtype == expected[key].dtype
+            assert np.array_equal(sample[key], expected[key])
+
+
+def test_arrays_are_read_only_views(tmp_path, image):
+    write_pack(tmp_path / "x.safetensors", samples(image))
+    array = Pack(tmp_path / "x.safetensors")[1]["b"]
+    assert not array.flags.owndata
+    with pytest.raises(ValueError, match="read-only"):
+        array[0, 0] = 1
+
+
+def test_cut_outs_and_generators_can_be_packed(tmp_path, image):
+    whole = image(1, 30, 30)
+    write_pack(tmp_path / "x.safetensors", ({"name": f"{n}", "a": whole[n:, ::-1], "b": whole[n:]} for n in range(3)))
+    pack = Pack(tmp_path / "x.safetensors")
+    assert np.array_equal(pack[2]["a"], whole[2:, ::-1])
+    with pytest.raises(IndexError):
+        pack[3]
+    with pytest.raises(IndexError):
+        pack[-1]
+
+
+def test_equal_samples_give_equal_bytes(tmp_path, image):
+    for name in ("x", "y"):
+        write_pack(tmp_path / name, samples(image))
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+
+
+def test_more_than_ten_samples_keep_their_order(tmp_path, image):
+    write_pack(tmp_path / "x", [{"name": f"{n}", "a": image(n, 16, 17), "b": image(n, 16, 17)} for n in range(25)])
+    pack = Pack(tmp_path / "x")
+    assert [sample["name"] for sample in pack] == [f"{n}" for n in range(25)]
+    assert all(np.array_equal(pack[n]["a"], image(n, 16, 17)) for n in range(25))
+
+
+def test_an_empty_pack(tmp_path):
+    write_pack(tmp_path / "x", [])
+    assert len(Pack(tmp_path / "x")) == 0
+    assert list(Pack(tmp_path / "x")) == []
+
+
+def test_a_missing_or_damaged_pack_is_named(tmp_path, image):
+    with pytest.raises(UserError, match="Pack not found"):
+        Pack(tmp_path / "none")
+    write_pack(tmp_path / "x", samples(image))
+    good = (tmp_path / "x").read_bytes()
+    for number, bad in enumerate([b"", b"garbage", good[:100], good[:-10], b"\xff" * len(good), b"\0" * len(good)]):
+        (tmp_path / f"bad{number}").write_bytes(bad)
+        with pytest.raises(UserError, match=f"Not a readable pack: .*bad{number}"):
+            Pack(tmp_path / f"bad{number}")
+
+
+def test_another_safetensors_file_is_no_pack(tmp_path):
+    from safetensors.numpy import save_file
+
+    save_file({"x": np.zeros(3, np.float32)}, tmp_path / "x")
+    with pytest.raises(UserError, match="Not a readable pack"):
+        Pack(tmp_path / "x")
+
+
+# ------------------------------------------------------------------------------------------------------------- plan
+
+
+@pytest.fixture
+def study(parameters):
+    """Two seeds; MMA-UNet with a variant of the last part, one of an earlier part and one of the whole network."""
+    parameters["study"]["seeds"] = [0, 7]
+    parameters["methods"]["mma_unet"]["variants"] = {
+        "base": {},
+        "late": {"parts": {"fusion": {"loss": {"ssim": 0.0}}}},
+        "early": {"parts": {"ir_unet": {"network": {"guidance": False}}}},
+        "wide": {"network": {"width": 8}},
+    }
+    parameters["study"]["systems"] = [
+        {"method": "average", "variant": "base", "tasks": ["ivif", "mif"]},
+        *({"method": "mma_unet", "variant": v, "tasks": ["ivif"]} for v in ("base", "late", "early", "wide")),
+    ]
+    return parameters
+
+
+def test_systems_and_seeds(study):
+    labels = [system.label for system in plan.systems_of(study, "ivif")]
+    assert labels == ["average.base.s0"] + [
+        f"mma_unet.{v}.s{s}" for v, s in itertools.product(("base", "late", "early", "wide"), (0, 7))
+    ]
+    assert plan.systems_of(study, "mif") == [System("average", "base", "mif", 0)]
+
+
+def test_a_variant_is_laid_over_block_by_block(study):
+    base, late = (plan.settings_of(study, "mma_unet", variant) for variant in ("base", "late"))
+    assert "variants" not in base
+    assert late["parts"]["fusion"]["loss"] == {**base["parts"]["fusion"]["loss"], "ssim": 0.0}
+    late["parts"]["fusion"]["loss"]["ssim"] = 0.5
+    assert late == base
+    assert study["methods"]["mma_unet"]["parts"]["fusion"]["loss"]["ssim"] == 0.5, "the parameters were changed"
+    with pytest.raises(UserError, match="'none' of mma_unet") as caught:
+        plan.settings_of(study, "mma_unet", "none")
+    assert "late" in str(caught.value)
+
+
+def test_merging():
+    base = {"a": {"b": 1, "c": [1, 2]}, "d": None}
+    before = copy.deepcopy(base)
+    assert plan.merged(base, {"a": {"c": [3]}, "d": {"e": 1}, "f": 2}) == {
+        "a": {"b": 1, "c": [3]}, "d": {"e": 1}, "f": 2,
+    }  # fmt: skip
+    assert plan.merged(base, {"a": None}) == {"a": None, "d": None}
+    assert base == before
+
+
+@pytest.mark.parametrize(
+    ("variant", "own"),
+    [
+        ("base", []),
+        ("late", ["fusion"]),
+        ("early", ["ir_unet", "fusion"]),
+        ("wide", ["vi_unet", "ir_unet", "fusion"]),
+    ],
+)
+def test_variants_share_the_parts_in_which_they_do_not_differ(study, variant, own):
+    for part in ("vi_unet", "ir_unet", "fusion"):
+        expected = variant if part in own else "base"
+        assert plan.origin(study, "mma_unet", variant, part) == expected
+        path = plan.checkpoint(study, Path("c"), task="ivif", method="mma_unet", variant=variant, seed=7, part=part)
+        assert path == Path(f"c/ivif/mma_unet/{expected}/s7/{part}.safetensors")
+
+
+def test_every_shared_part_is_trained_once(study):
+    trainings = plan.trainings(study)
+    assert len(trainings) == len(set(trainings)) == 2 * (3 + 1 + 2 + 3)
+    # what a training starts from is trained as well
+    for system, part in trainings:
+        for earlier in plan.earlier_parts(study, system.method, part):
+            source = plan.origin(study, system.method, system.variant, earlier)
+            assert (System(system.method, source, system.task, system.seed), earlier) in trainings
+
+
+def test_parts_and_packs(study):
+    assert plan.parts_of(study, "mma_unet") == ["vi_unet", "ir_unet", "fusion"]
+    assert plan.parts_of(study, "average") == plan.parts_of(study, "a_method_without_a_block") == []
+    assert plan.earlier_parts(study, "mma_unet", "fusion") == ["vi_unet", "ir_unet"]
+    assert plan.earlier_parts(study, "mma_unet", "vi_unet") == []
+    assert plan.training_pack(study, Path("p"), "d", "mma_unet", "fusion") == Path("p/d/train.safetensors")
+    study["methods"]["mma_unet"]["parts"]["fusion"]["patches"] = "square"
+    assert plan.training_pack(study, Path("p"), "d", "mma_unet", "fusion") == Path("p/d/patches.square.safetensors")
+
+
+def test_datasets_and_tasks(study):
+    study["study"]["tasks"]["ivif"]["test"] = ["tno", "synthetic_road"]
+    assert plan.datasets_of(study) == ["synthetic_road", "tno", "synthetic_brain"]
+    assert plan.task_of(study, "tno") == "ivif"
+    with pytest.raises(UserError, match="'msrs' is not part of the study"):
+        plan.task_of(study, "msrs")
+    assert len(plan.scored_pairs(study)) == 2 * 9 + 1
+
+
+def test_report_inputs_are_listed_once_each_and_complete(study):
+    files = plan.report_inputs(study)
+    assert len(files) == len(set(files))
+    assert "data/checkpoints/ivif/mma_unet/late/s7/fusion.history.csv" in files
+    assert "data/checkpoints/ivif/mma_unet/late/s7/vi_unet.history.csv" not in files
+    assert "data/fused/synthetic_road/mma_unet.wide.s0" in files
+    assert "reports/scores/synthetic_brain/average.base.s0.json" in files
+
+
+# ------------------------------------------------------------------------------------ what reruns a job
+
+
+def changes(study, stage, change, **what):
+    """Whether a change of the parameters changes what a job watches."""
+    from mmfuse.parameters import pick_all
+
+    after = copy.deepcopy(study)
+    change(after)
+    files = [key for key in plan.watched(study, stage, **what) if ":" in key]
+    keys = [key for key in plan.watched(study, stage, **what) if key not in files]
+    return pick_all(study, keys) != pick_all(after, keys)
+
+
+def test_a_job_watches_what_its_result_depends_on(study):
+    fusion = {"method": "mma_unet", "variant": "late", "part": "fusion"}
+
+    def rate(part):
+        return lambda p: p["methods"]["mma_unet"]["parts"][part].update(learning_rate=0.5)
+
+    assert changes(study, "train", rate("fusion"), **fusion)
+    assert not changes(study, "train", rate("vi_unet"), **fusion)
+    assert changes(study, "train", lambda p: p["methods"]["mma_unet"]["network"].update(width=2), **fusion)
+    assert changes(study, "train", lambda p: p["methods"]["mma_unet"]["variants"]["late"].update(network={}), **fusion)
+    assert not changes(study, "train", lambda p: p["methods"]["mma_unet"]["variants"]["early"].clear(), **fusion)
+    assert not changes(study, "train", lambda p: p["fuse"].update(pictures=9), **fusion)
+    assert changes(study, "crop", lambda p: p["prepare"]["patches"]["square"].update(seed=9), patches="square")
+    assert changes(study, "evaluate", lambda p: p["evaluate"].update(metrics=["EN"]))
+    assert not changes(study, "evaluate", lambda p: p["evaluate"].update(workers=9))
+    assert changes(study, "prepare", lambda p: p["prepare"].update(val_fraction=0.3), dataset="synthetic_road")
+    road = {"dataset": "synthetic_road"}
+    assert changes(study, "download", lambda p: p["generate"]["synthetic_road"].update(seed=9), **road)
+    assert not changes(study, "download", lambda p: p["generate"]["synthetic_brain"].update(seed=9), **road)
+    assert not changes(study, "report", lambda p: p["download"].update(mirror="elsewhere"))
+    assert changes(study, "report", lambda p: p["report"].update(images=1))
+
+
+def test_the_variant_of_a_weight_free_method_is_watched(study):
+    block = study["methods"]["laplacian"]
+    block["variants"] = {"base": {}, "deep": {"network": {"levels": 6}}}
+    deep = {"method": "laplacian", "variant": "deep"}
+    assert changes(study, "fuse", lambda p: p["methods"]["laplacian"]["network"].update(levels=2), **deep)
+    assert changes(
+        study, "fuse", lambda p: p["methods"]["laplacian"]["variants"]["deep"]["network"].update(levels=2), **deep
+    )
+
+
+def test_the_catalogs_entry_is_watched(study):
+    for stage in ("download", "prepare"):
+        assert "data/catalog.yaml:datasets.msrs" in plan.watched(study, stage, dataset="msrs")

@@ -1,0 +1,200 @@
+"""params.yaml: what is refused and how clearly, and that every reader reads the same numbers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from mmfuse.errors import UserError
+from mmfuse.parameters import flatten, load_parameters, pick, pick_all, project_root
+
+ROOT = Path(__file__).parents[1]
+SCHEMA = ROOT / "workflow/schemas/params.schema.yaml"
+FILES = [ROOT / "params.yaml", *sorted((ROOT / "workflow/configs").glob("*.yaml"))]
+
+
+def refused(project, change):
+    """Change the project's parameters, expect a refusal, return what it says."""
+    path = project / "params.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    change(values)
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load_parameters(path)
+    return str(caught.value)
+
+
+def fusion(values):
+    return values["methods"]["mma_unet"]["parts"]["fusion"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_configuration_is_valid(path):
+    assert load_parameters(path)["study"]["systems"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_both_yaml_readers_agree(path):
+    load_yaml = pytest.importorskip("dvc.utils.serialize").load_yaml
+    assert load_yaml(str(path)) == yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def test_params_yaml_is_one_of_the_configurations():
+    content = {path.read_bytes() for path in FILES[1:]}
+    assert FILES[0].read_bytes() in content
+
+
+def described(node, where=""):
+    """Yield every property of a JSON Schema with its place."""
+    if isinstance(node, dict):
+        if isinstance(node.get("properties"), dict):
+            yield from ((f"{where}.{key}", value) for key, value in node["properties"].items())
+        for key, value in node.items():
+            yield from described(value, f"{where}.{key}")
+    elif isinstance(node, list):
+        for value in node:
+            yield from described(value, where)
+
+
+def test_schema_describes_each_key_in_one_sentence():
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    Draft202012Validator.check_schema(schema)
+    keys = dict(described(schema))
+    assert len(keys) > 60
+    for place, value in keys.items():
+        text = value.get("description", "")
+        assert re.fullmatch(r"\S.*\.", text), f"{place}: {text!r}"
+        assert not re.search(r"[.!?] [A-Z]", text), f"{place} has more than one sentence"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda v: v["train"].update(save_evry=1), ["'save_evry'", "train", "did you mean 'save_every'"]),
+        (lambda v: v.update(evaluat={}), ["'evaluat'", "did you mean 'evaluate'"]),
+        (lambda v: fusion(v).update(lerning_rate=0.1), ["'lerning_rate'", "parts.fusion", "'learning_rate'"]),
+        (lambda v: v["study"]["systems"][0].update(seed=1), ["'seed'", "study.systems.0"]),
+        (lambda v: v["study"]["tasks"].update(medical={"train": [], "test": []}), ["'medical'", "study.tasks"]),
+        (lambda v: v["prepare"]["patches"]["square"].update(strid=1), ["'strid'", "did you mean 'stride'"]),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_closest_known_one(project, change, words):
+    said = refused(project, change)
+    for word in ["params.yaml", "unknown key", *words]:
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda v: v["train"].pop("save_every"), ["train", "'save_every' is a required property"]),
+        (lambda v: v["train"].update(accelerator="tpu"), ["train.accelerator", "cuda", "tpu"]),
+        (lambda v: v["prepare"].update(val_fraction=1), ["prepare.val_fraction", "1"]),
+        (lambda v: fusion(v).update(batch=0), ["parts.fusion.batch", "0"]),
+        (lambda v: fusion(v).update(batch=True), ["parts.fusion.batch", "integer"]),
+        (lambda v: fusion(v).update(epochs=3), ["parts.fusion", "oneOf"]),
+        (lambda v: fusion(v).pop("steps"), ["parts.fusion", "required"]),
+        (lambda v: fusion(v)["loss"].update(ssim=-1), ["fusion.loss.ssim", "-1"]),
+        (lambda v: v["study"].update(seeds=[]), ["study.seeds"]),
+        (lambda v: v["study"].update(seeds=[1, 1]), ["study.seeds"]),
+        (lambda v: v["study"].update(name="a/b"), ["study.name", "a/b"]),
+    ],
+)
+def test_a_wrong_value_is_named(project, change, words):
+    said = refused(project, change)
+    for word in words:
+        assert word in said
+
+
+@pytest.mark.parametrize("text", ["1e-3", "5e4"])
+def test_a_number_that_yaml_reads_as_text_is_explained(project, text):
+    path = project / "params.yaml"
+    before = path.read_text(encoding="utf-8")
+    path.write_text(before.replace("learning_rate: 0.001", f"learning_rate: {text}", 1), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load_parameters(path)
+    assert f"write {float(text)!r}" in str(caught.value)
+    assert f"reads {text} as text" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["size", "nfiles"])
+def test_names_that_dvc_overlooks_are_refused(project, key):
+    said = refused(project, lambda v: v["methods"]["laplacian"]["network"].update({key: 3}))
+    assert f"methods.laplacian.network.{key}" in said
+    assert "DVC" in said
+
+
+def test_references_to_other_blocks(project):
+    path = project / "params.yaml"
+    original = path.read_text(encoding="utf-8")
+    cases = [
+        (lambda v: fusion(v).update(patches="squar"), ["fusion.patches", "whole, square", "squar"]),
+        (lambda v: v["study"]["tasks"].pop("mif"), ["'mif'"]),
+        (lambda v: v["study"]["systems"][0].update(variant="none"), ["'none' of average"]),
+        (lambda v: v["study"]["systems"][3].update(variant="e9"), ["'e9' of mma_unet", "base"]),
+        (lambda v: v["study"]["systems"][0].update(method="averag"), ["'averag'", "average"]),
+        (lambda v: v["methods"].update(mma_unett={}), ["'mma_unett'", "mma_unet"]),
+    ]
+    for change, words in cases:
+        path.write_text(original, encoding="utf-8")
+        said = refused(project, change)
+        for word in words:
+            assert word in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"parts": {"fusion": {"lerning_rate": 1}}}, ["'lerning_rate'", "fusion"]),
+        ({"parts": {"fusion": {"steps": 0}}}, ["fusion.steps"]),
+        ({"part": {}}, ["'part'", "did you mean 'parts'"]),
+        ({"parts": {"fusion": {"patches": "none"}}}, ["fusion", "none"]),
+    ],
+)
+def test_a_variant_is_checked_as_the_block_it_changes(project, changes, words):
+    said = refused(project, lambda v: v["methods"]["mma_unet"]["variants"].update(mine=changes))
+    for word in ["mma_unet", "mine", *words]:
+        assert word in said
+
+
+def test_a_file_that_is_no_yaml_or_not_there(project):
+    (project / "params.yaml").write_text("study: [", encoding="utf-8")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_parameters(project / "params.yaml")
+    (project / "params.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_parameters(project / "params.yaml")
+    (project / "params.yaml").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match="top level"):
+        load_parameters(project / "params.yaml")
+    with pytest.raises(UserError, match="File not found"):
+        load_parameters(project / "none.yaml")
+
+
+def test_the_project_is_found_from_below(project, tmp_path):
+    (project / "a/b").mkdir(parents=True)
+    assert project_root(project / "a/b") == project.resolve()
+    with pytest.raises(UserError, match="No mmfuse project"):
+        project_root(tmp_path)
+
+
+def test_picking_by_dotted_key(parameters, project):
+    assert pick(parameters, "prepare.patches.square.stride") == 32
+    catalog = yaml.safe_load((project / "data/catalog.yaml").read_text(encoding="utf-8"))
+    files = {}
+    key = "data/catalog.yaml:datasets.msrs"
+    assert pick(parameters, key, files) == catalog["datasets"]["msrs"]
+    assert list(files) == ["data/catalog.yaml"]
+    assert pick_all(parameters, [key, "train.threads"]) == {key: catalog["datasets"]["msrs"], "train.threads": 1}
+    for missing in ("prepare.patches.none", "train.threads.deeper", "data/catalog.yaml:datasets.none"):
+        with pytest.raises(UserError, match=re.escape(missing)):
+            pick(parameters, missing)
+
+
+def test_flattening():
+    nested = {"a": {"b": {"c": 1}, "d": [1, {"e": 2}]}, "f": {}, "g": None}
+    assert flatten(nested) == {"a.b.c": 1, "a.d": [1, {"e": 2}], "f": {}, "g": None}

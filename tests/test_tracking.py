@@ -1,0 +1,305 @@
+"""MLflow runs and the jobs' records: what is tracked, what goes on without a server, what is never shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from mmfuse.errors import UserError
+from mmfuse.files import checksum, sha256, write_text
+from mmfuse.jobs import Job, Running, execute
+from mmfuse.tracking import Tracker, default_uri, shown_uri
+
+
+@pytest.fixture
+def client(database):
+    return MlflowClient(database)
+
+
+def tracker(root, **changes):
+    values = {
+        "fingerprint": "abc",
+        "tags": {"stage": "train", "method": "average", "seed": 0, "commit": None},
+        "parameters": {"train": {"steps": 5, "loss": {"mse": 1.0}}, "empty": {}},
+    }
+    return Tracker(root, "study", "train average", **{**values, **changes})
+
+
+def runs(client):
+    experiment = client.get_experiment_by_name("study")
+    return client.search_runs([experiment.experiment_id]) if experiment else []
+
+
+def dead_process():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_run_holds_tags_parameters_metrics_and_pictures(client, tmp_path, image):
+    with tracker(tmp_path) as run:
+        run.log_rows([{"step": 10, "train/mse": 0.5, "lr": 0.1}, {"step": 20, "train/mse": 0.25, "val/mse": 0.3}])
+        run.log_metrics({"best/step": 20})
+        run.log_picture("road 1", image(1, colour=True))
+        write_text(tmp_path / "x.run.json", "{}")
+        run.log_file(tmp_path / "x.run.json")
+        assert runs(client)[0].info.status == "RUNNING"
+    (found,) = runs(client)
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "train average"
+    assert found.data.params == {"train.steps": "5", "train.loss.mse": "1.0", "empty": "{}"}
+    own = {key: value for key, value in found.data.tags.items() if not key.startswith("mlflow.")}
+    assert own == {
+        "stage": "train", "method": "average", "seed": "0", "mmfuse.job": "abc",
+        "mmfuse.process": f"{socket.gethostname()}:{os.getpid()}",
+    }  # fmt: skip
+    history = client.get_metric_history(found.info.run_id, "train/mse")
+    assert [(metric.step, metric.value) for metric in history] == [(10, 0.5), (20, 0.25)]
+    assert found.data.metrics["best/step"] == 20
+    files = {item.path for folder in ("", "pictures") for item in client.list_artifacts(found.info.run_id, folder)}
+    assert {"x.run.json", "pictures/road 1.png"} <= files
+    assert run.record()["run_id"] == found.info.run_id
+    assert run.record()["experiment"] == "study"
+
+
+def test_the_same_job_goes_on_in_its_run(client, tmp_path):
+    ids = []
+    for step in (1, 2):
+        with tracker(tmp_path) as run:
+            run.log_rows([{"step": step, "loss": step / 2}])
+            ids.append(run.run_id)
+    assert ids[0] == ids[1]
+    (found,) = runs(client)
+    assert found.info.status == "FINISHED"
+    assert [metric.step for metric in client.get_metric_history(ids[0], "loss")] == [1, 2]
+    with tracker(tmp_path, fingerprint="another") as run:
+        assert run.run_id != ids[0]
+    assert len(runs(client)) == 2
+
+
+def test_a_failed_job_is_a_failed_run(client, tmp_path):
+    with pytest.raises(ValueError, match="broken"), tracker(tmp_path):
+        raise ValueError("broken")
+    assert runs(client)[0].info.status == "FAILED"
+
+
+def test_a_run_of_a_dead_process_is_closed_and_no_other(client, tmp_path):
+    experiment = client.create_experiment("study")
+    host = socket.gethostname()
+    owners = {
+        "dead": f"{host}:{dead_process()}",
+        "alive": f"{host}:{os.getppid()}",
+        "elsewhere": f"another-{host}:{dead_process()}",
+        "foreign": "",
+    }
+    ids = {
+        name: client.create_run(experiment, tags={"mmfuse.process": owner} if owner else {}).info.run_id
+        for name, owner in owners.items()
+    }
+    with tracker(tmp_path):
+        pass
+    status = {name: client.get_run(number).info.status for name, number in ids.items()}
+    assert status == {"dead": "KILLED", "alive": "RUNNING", "elsewhere": "RUNNING", "foreign": "RUNNING"}
+
+
+def test_a_killed_job_that_starts_again_goes_on_in_its_run(client, tmp_path):
+    with tracker(tmp_path) as run:
+        pass
+    client.update_run(run.run_id, status="RUNNING")
+    client.set_tag(run.run_id, "mmfuse.process", f"{socket.gethostname()}:{dead_process()}")
+    with tracker(tmp_path) as again:
+        assert again.run_id == run.run_id
+        assert client.get_run(run.run_id).info.status == "RUNNING"
+    assert [found.info.status for found in runs(client)] == ["FINISHED"]
+
+
+def test_many_rows_and_parameters(client, tmp_path):
+    """More than MLflow takes in one request: 1000 metrics, 100 parameters."""
+    with tracker(tmp_path, parameters={f"p{n}": n for n in range(250)}) as run:
+        run.log_rows([{"step": n, "x": n, "y": -n, "z": 0.5} for n in range(700)])
+    (found,) = runs(client)
+    assert len(found.data.params) == 250
+    assert len(client.get_metric_history(found.info.run_id, "y")) == 700
+
+
+def test_long_values_and_names_as_they_occur(client, tmp_path):
+    values = {
+        "data/catalog.yaml:datasets.msrs": {"classes": {0: "x"}, "licence": "ö" * 7000, "none": None, "empty": ""},
+        "list": [[1, 2], [3]],
+    }
+    with tracker(tmp_path, parameters=values) as run:
+        run.log_metrics({"loss": float("nan"), "rate": float("inf")})
+    (found,) = runs(client)
+    assert found.data.params["list"] == "[[1, 2], [3]]"
+    assert found.data.params["data/catalog.yaml:datasets.msrs.classes.0"] == "x"
+    assert found.info.status == "FINISHED"
+
+
+# ------------------------------------------------------------------------------------------------ without a server
+
+
+def test_a_dead_server_does_not_hold_the_job_up(tmp_path, monkeypatch, capsys, image):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@127.0.0.1:9")
+    begin = time.monotonic()
+    with tracker(tmp_path) as run:
+        run.log_rows([{"step": 1, "loss": 1.0}])
+        run.log_picture("x", image(1))
+    assert time.monotonic() - begin < 30
+    assert run.record() is None
+    said = capsys.readouterr().err
+    assert said.count("tracking:") == 1
+    assert "the job goes on without it" in said
+    assert "127.0.0.1:9" in said
+    assert "secret" not in said
+    assert "somebody" not in said
+
+
+@pytest.mark.usefixtures("database")
+def test_a_server_that_dies_meanwhile(tmp_path, capsys):
+    with tracker(tmp_path) as run:
+        (tmp_path / "mlflow.db").unlink()
+        (tmp_path / "mlflow.db").mkdir()
+        run.log_rows([{"step": 1, "loss": 1.0}])
+        run.log_rows([{"step": 2, "loss": 1.0}])
+    assert capsys.readouterr().err.count("tracking:") == 1
+
+
+def test_a_broken_database_is_no_obstacle(tmp_path, capsys):
+    (tmp_path / "mlflow.db").write_bytes(b"garbage" * 1000)
+    with tracker(tmp_path) as run:
+        run.log_metrics({"x": 1})
+    assert run.record() is None
+    assert "goes on without it" in capsys.readouterr().err
+
+
+def test_errors_of_the_job_itself_pass(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(ZeroDivisionError), tracker(tmp_path):
+        _ = 1 / 0
+
+
+def test_tracking_can_be_left_alone(tmp_path):
+    with tracker(tmp_path, enabled=False) as run:
+        run.log_metrics({"x": 1})
+    assert run.record() is None
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("https://me:secret@host.org:5000/path", "https://host.org:5000/path"),
+        ("postgresql://me:se@cret@host/db", "postgresql://host/db"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("sqlite:///ROOT/mlflow.db", "sqlite:///mlflow.db"),
+        ("mlruns", "mlruns"),
+    ],
+)
+def test_addresses_are_shown_without_a_login(tmp_path, uri, shown):
+    assert shown_uri(uri.replace("ROOT", str(tmp_path.resolve())), tmp_path) == shown
+
+
+def test_the_default_is_a_database_in_the_projects_root(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert default_uri(tmp_path) == f"sqlite:///{tmp_path.resolve()}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    assert default_uri(tmp_path) == "http://server"
+
+
+# ------------------------------------------------------------------------------------------------------------- jobs
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """A job in an empty folder: `job(parameters=..., ...)` reads in.txt and writes out/."""
+    monkeypatch.chdir(tmp_path)
+    write_text(Path("in.txt"), "input")
+
+    def make(**changes):
+        values = {
+            "stage": "crop", "name": "x", "inputs": [Path("in.txt")], "outputs": [Path("out")],
+            "record": Path("out.run.json"), "parameters": {"a": {"b": 1}}, "tags": {"seed": 3}, "study": "study",
+        }  # fmt: skip
+        return Job(**{**values, **changes})
+
+    return make
+
+
+def work(_: Running) -> None:
+    write_text(Path("out/x.txt"), "output")
+
+
+@pytest.mark.usefixtures("database")
+def test_a_record_names_everything_and_stays_as_it_is(job, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/mmfuse", "stage", "crop", "--out", "a b"])
+    contents = []
+    for _ in range(2):
+        execute(job(), work)
+        contents.append(Path("out.run.json").read_bytes())
+    assert contents[0] == contents[1]
+    record = json.loads(contents[0])
+    assert set(record) == {
+        "stage", "command", "inputs", "outputs", "parameters", "versions", "commit", "dirty", "seed", "machine",
+        "mlflow",
+    }  # fmt: skip
+    assert record["command"] == "mmfuse stage crop --out 'a b'"
+    assert record["inputs"] == {"in.txt": sha256(Path("in.txt"))}
+    assert record["outputs"] == {"out": checksum(Path("out"))}
+    assert record["seed"] == 3
+    assert record["commit"] is None
+    assert record["versions"]["torch"]
+    assert record["mlflow"]["run_id"]
+
+
+def test_the_fingerprint_tells_jobs_apart(job, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    seen = []
+
+    def look(running):
+        seen.append(running.fingerprint)
+        work(running)
+
+    for changes in ({}, {}, {"parameters": {"a": {"b": 2}}}, {"tags": {"seed": 4}}, {"name": "y"}, {"stage": "fuse"}):
+        execute(job(**changes), look)
+    write_text(Path("in.txt"), "other input")
+    execute(job(), look)
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 6
+    assert json.loads(Path("out.run.json").read_text(encoding="utf-8"))["mlflow"] is None
+
+
+def test_a_missing_input_is_named(job):
+    with pytest.raises(UserError, match="lacks an input") as caught:
+        execute(job(inputs=[Path("in.txt"), Path("data/none")]), work)
+    assert "data/none" in str(caught.value)
+    assert not Path("out").exists()
+
+
+@pytest.mark.usefixtures("database")
+def test_a_second_process_at_the_same_job_is_refused(job):
+    def again(_):
+        with pytest.raises(UserError, match="Another process is already at crop x"):
+            execute(job(), work)
+        execute(job(record=Path("other.run.json")), work)
+
+    execute(job(), again)
+    execute(job(), work)
+
+
+@pytest.mark.usefixtures("database")
+def test_no_record_of_a_failed_job(job):
+    def fail(_):
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        execute(job(), fail)
+    assert not Path("out.run.json").exists()
+    execute(job(), work)
