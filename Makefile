@@ -10,11 +10,11 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 run: env
 	mmfuse doctor
-	snakemake --cores $(CORES) all
+	snakemake --cores $(CORES) --workflow-profile workflow/profiles/local all
 	@echo "report: $(CURDIR)/reports/index.html"
 
 test: env check
-	pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
 check: env
 	ruff check src tests workflow

@@ -17,7 +17,7 @@ import yaml
 from typer.testing import CliRunner
 
 from mmfuse import cli, doctor, methods
-from mmfuse.checkpoints import Card, build, save_weights, weights_of
+from mmfuse.checkpoints import Card, build, read_weights, save_weights, weights_of
 from mmfuse.fusing import fuse_pair
 from mmfuse.images import image_files, luminance, read_image, write_image
 from mmfuse.packs import Pack, write_pack
@@ -346,6 +346,14 @@ def test_the_stages_from_training_to_scores(mmfuse, prepared):
         code, _, err = train_all(mmfuse, part)
         assert code == 0, err
     weights = "data/checkpoints/ivif/mma_unet/base/s0/fusion"
+    complete, _ = read_weights(Path(f"{weights}.safetensors"))
+    for part in ("vi_unet", "ir_unet"):
+        own, _ = read_weights(Path(weights).with_name(f"{part}.safetensors"))
+        shared = own.keys() & complete.keys()
+        assert len(shared) > 50
+        assert all(torch.equal(own[key], complete[key]) for key in shared), (
+            "stage II starts from stage I's best weights"
+        )
     history = pd.read_csv(f"{weights}.history.csv")
     assert history["step"].tolist() == [1, 2, 3, 4, 5, 6]
     assert history["val/total"].notna().tolist() == [False, True] * 3

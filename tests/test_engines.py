@@ -151,9 +151,14 @@ def test_every_job_watches_parameters_that_exist():
 
 def test_after_snakemake_dvc_has_nothing_to_do(by_snakemake):
     assert (by_snakemake / "reports/index.html").is_file()
-    call(by_snakemake, "dvc", "commit", "--force", "--quiet")
+    call(by_snakemake, "mmfuse", "sync")
     assert "Running stage" not in call(by_snakemake, "dvc", "repro")
     assert plans_nothing(by_snakemake)
+
+
+def test_after_a_plain_commit_dvc_has_nothing_to_do(by_snakemake):
+    call(by_snakemake, "dvc", "commit", "--force", "--quiet")
+    assert "Running stage" not in call(by_snakemake, "dvc", "repro")
 
 
 def test_after_dvc_snakemake_has_nothing_to_do(by_dvc, by_snakemake):
@@ -165,7 +170,6 @@ def test_after_dvc_snakemake_has_nothing_to_do(by_dvc, by_snakemake):
 
 
 def test_push_and_pull_restore_a_second_clone(by_snakemake):
-    call(by_snakemake, "mmfuse", "sync")
     call(by_snakemake, "git", "add", "dvc.lock")
     call(by_snakemake, "git", "commit", "-qm", "results")
     call(by_snakemake, "dvc", "push", "--quiet")

@@ -10,6 +10,7 @@ from scipy.ndimage import binary_dilation, gaussian_filter
 
 from mmfuse.datasets import synthetic_brain, synthetic_road
 from mmfuse.datasets.drawing import HEAT, Brush, Canvas, Paint, image_generator, noise_tile
+from mmfuse.datasets.road_scene import WEATHER
 
 HEIGHT, WIDTH, ROADS, BRAINS = 192, 256, 50, 24
 MASK_OF_CLASS = {0: 2, 1: 1, 2: 1, 4: 3, 5: 1}  # a lamp has no mask id
@@ -128,7 +129,7 @@ def test_every_class_and_every_mask_id_occurs(roads):
     assert {int(c) for _, _, boxes in roads for c in boxes[:, 0]} == set(range(len(synthetic_road.CLASSES)))
     ids = set().union(*(np.unique(sample.mask).tolist() for _, sample, _ in roads))
     assert ids == set(range(len(synthetic_road.MASK_IDS)))
-    assert {condition for condition, _, _ in roads} == set(synthetic_road.WEATHER)
+    assert {condition for condition, _, _ in roads} == set(WEATHER)
 
 
 def test_boxes_lie_in_the_picture_and_fit_their_masks(roads):
@@ -162,7 +163,7 @@ def test_each_modality_shows_things_that_the_other_hides(found):
     assert len(infrared_only) > 0.08 * len(found)
     assert len(visible_only) > 0.12 * len(found)
     assert {f[0] for f in infrared_only} >= {"night", "smoke", "glare"}
-    assert {f[0] for f in visible_only} == set(synthetic_road.WEATHER)
+    assert {f[0] for f in visible_only} == set(WEATHER)
 
 
 def test_people_fade_by_day_in_infrared_and_warm_ones_by_night_in_visible(found):

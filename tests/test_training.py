@@ -439,7 +439,6 @@ def test_an_infinite_learning_rate_stops(train):
         train(learning_rate=math.inf, schedule="constant", loop={"validate_every": 100})
 
 
-@pytest.mark.xfail(reason="nothing looks at the weights after the last step", strict=True)
 def test_weights_that_broke_in_the_last_step_are_not_handed_on(train):
     with pytest.raises(MmfuseError, match="not a finite number"):
         train(learning_rate=math.inf, schedule="constant", steps=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -111,6 +112,8 @@ def load_parameters(path: Path) -> dict[str, Any]:
 
 
 def _check_keys(value: Any, path: Path, where: str = "") -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{path}: {where.rstrip('.')} is not a finite number.", found=value, fix="give a finite number")
     if not isinstance(value, Mapping):
         return
     for key, inner in value.items():

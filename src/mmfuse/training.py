@@ -262,6 +262,7 @@ def train_part(
             at_end = progress.step == steps
             if at_end or progress.step % loop["validate_every"] == 0:
                 row |= _validate(fabric, wrapped, method, part, validation)
+                _check_finite(row, "validation", progress.step, row["lr"])
                 _keep_best(progress, row["val/total"], modules)
             if at_end or "val/total" in row or progress.step % loop["log_every"] == 0:
                 progress.history.append(row)
@@ -308,15 +309,19 @@ def _one_step(
     if settings["clip"] is not None:
         nn.utils.clip_grad_norm_(trained, settings["clip"])
     values = {name: float(value.detach()) for name, value in losses.items()}
-    if not math.isfinite(sum(values.values())):
-        raise MmfuseError(
-            f"Training stopped at step {step}: the loss is not a finite number.\n"
-            f"  expected: finite values of {', '.join(values)}\n  found:    {values} at learning rate {rate:.3g}\n"
-            "  to do:    lower learning_rate, set clip, or look for damaged images in the training pack"
-        )
+    _check_finite(values, "training", step, rate)
     optimiser.step()
     row = {f"train/{name}": value for name, value in values.items()}
     return {"step": step + 1, "lr": rate, "train/total": sum(values.values()), **row}
+
+
+def _check_finite(values: Row, what: str, step: int, rate: float) -> None:
+    if not math.isfinite(sum(values.values())):
+        raise MmfuseError(
+            f"Training stopped at step {step}: the {what} loss is not a finite number.\n"
+            f"  expected: finite values of {', '.join(values)}\n  found:    {values} at learning rate {rate:.3g}\n"
+            "  to do:    lower learning_rate, set clip, or look for damaged images in the pack"
+        )
 
 
 def _own_share(batch: Tensor, fabric: Fabric) -> Tensor:
