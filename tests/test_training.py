@@ -425,7 +425,7 @@ def test_a_loss_that_is_no_number_stops_and_leaves_the_earlier_state(train, tmp_
         return a, b * (float("nan") if step == 4 else 1)
 
     monkeypatch.setattr(TrainingPairs, "batch", damaged)
-    with pytest.raises(MmfuseError, match="step 4: the loss is not a finite number") as caught:
+    with pytest.raises(MmfuseError, match="step 4: the training loss is not a finite number") as caught:
         train()
     assert "mse" in str(caught.value)
     assert "learning rate" in str(caught.value)

@@ -43,7 +43,7 @@ def snakemake_study(root: Path) -> SnakemakeStudy:
     from snakemake.api import SnakemakeApi
     from snakemake.settings.types import DAGSettings, OutputSettings, Quietness, ResourceSettings
 
-    quiet = OutputSettings(quiet={Quietness.ALL}, keep_logger=True)
+    quiet = OutputSettings(quiet={Quietness.ALL})
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said), SnakemakeApi(quiet) as api:
         workflow = api.workflow(ResourceSettings(cores=1), snakefile=root / "Snakefile", workdir=root)
