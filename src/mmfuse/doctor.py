@@ -115,6 +115,8 @@ def _data(params: Path) -> str:
             states.append(f"{name}: made on the spot")
         elif mirror and entry.mirror and Path(mirror, entry.mirror).is_dir():
             states.append(f"{name}: in the mirror")
+        elif Path("data/manual", name).is_dir():
+            states.append(f"{name}: in data/manual")
         else:
             states.append(f"{name}: to be downloaded")
     return "; ".join(states)
