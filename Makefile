@@ -13,8 +13,13 @@ run: env
 	snakemake --cores $(CORES) --workflow-profile workflow/profiles/local all
 	@echo "report: $(CURDIR)/reports/index.html"
 
-test: env check
+test: $(VENV)/.tested
+	@echo "tests: passed, and nothing has changed since; 'touch tests/conftest.py' to run them again"
+
+$(VENV)/.tested: $(wildcard $(shell git ls-files --cached --others --exclude-standard)) $(VENV)/.installed
+	$(MAKE) check
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
+	touch $@
 
 check: env
 	ruff check src tests workflow
