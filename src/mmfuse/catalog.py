@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 import jsonschema
-import yaml
 
 from mmfuse.errors import UserError
+from mmfuse.parameters import read_yaml
 
 CATALOG = Path("data/catalog.yaml")
 SCHEMA = Path("workflow/schemas/catalog.schema.yaml")
@@ -173,8 +173,8 @@ def load_catalog(path: Path = CATALOG, *, schema: Path = SCHEMA) -> dict[str, Da
     Raises:
         UserError: a file is missing or not YAML, or an entry does not fit the schema (the message names the key).
     """
-    content = _with_text_keys(_read_yaml(path))
-    errors = jsonschema.Draft202012Validator(_read_yaml(schema)).iter_errors(content)
+    content = _with_text_keys(read_yaml(path))
+    errors = jsonschema.Draft202012Validator(read_yaml(schema)).iter_errors(content)
     worst = jsonschema.exceptions.best_match(errors)
     if worst is not None:
         key = ".".join(str(part) for part in worst.absolute_path) or "the top level"
@@ -204,16 +204,6 @@ def dataset(name: str, path: Path = CATALOG, *, schema: Path = SCHEMA) -> Datase
         expected=f"one of {', '.join(sorted(catalog))}",
         fix=f"did you mean {near[0]!r}?" if near else f"choose one of them, or add an entry to {path}",
     )
-
-
-def _read_yaml(path: Path) -> Any:
-    """Read a YAML file of this project."""
-    if not path.is_file():
-        raise UserError(f"File not found: {path}", fix="run the command in the project's root folder")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML.", found=error, fix="correct the file at that place") from error
 
 
 def _with_text_keys(value: Any) -> Any:

@@ -1,0 +1,120 @@
+"""The house keeps its order: data flow one way, code depends one way, and every piece is wired."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mmfuse
+from mmfuse import metrics, plan
+from mmfuse.code import code_of
+from mmfuse.parameters import load_parameters
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = Path(mmfuse.__file__).parent
+ROOMS = ("data/raw", "data/prepared", "data/checkpoints", "data/fused", "reports/scores", "reports")
+# what may be imported: a module's own floor and the floors below it
+FLOORS = (
+    {"errors", "seeding", "code"},
+    {"files", "methods"},
+    {"plan", "images", "packs"},
+    {"parameters"},
+    {"catalog", "pairs", "archives", "downloads", "nn"},
+    {"datasets", "metrics", "tracking", "checkpoints", "fusing"},
+    {"jobs", "training", "reporting"},
+    {"stages"},
+    {"commands", "people", "doctor"},
+    {"cli"},
+    {"__main__"},
+)
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+STAGES = [path.stem for path in (PACKAGE / "stages").glob("*.py") if path.stem != "__init__"]
+
+
+def imports(path):
+    """The modules a file imports when it runs; what only type checkers read does not count."""
+    tree = ast.parse((PACKAGE / path).read_text())
+    typing_only = [
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    hidden = {id(inner) for block in typing_only for inner in ast.walk(block)}
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "mmfuse":
+            yield from (f"mmfuse.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_code_depends_one_way(path):
+    own = path.parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    for name in imports(path):
+        first, _, rest = name.partition(".")
+        if first == "mmfuse" and rest and rest != "__version__":
+            target = rest.partition(".")[0]
+            below = FLOOR[target] < FLOOR[own] or target == own
+            # methods use shared layers, which know nothing of methods
+            assert below or (own, target) == ("methods", "nn"), f"{path} must not import {name}"
+        assert first not in {"snakemake", "dvc"}, f"{path} imports {first}: the science knows no engine"
+        assert first != "mlflow" or path.name == "tracking.py", f"{path} imports mlflow: only tracking.py does"
+
+
+def room_of(path):
+    return next(
+        (room for room in reversed(ROOMS[:-1]) if path.startswith(f"{room}/")),
+        "reports" if path.startswith("reports/") else None,
+    )
+
+
+def test_data_flow_one_way():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for name, stage in stages.items():
+        outputs = {room_of(path) for path in [*stage["outs"], *stage.get("metrics", [])]}
+        assert len(outputs) == 1, f"{name} writes to {outputs}"
+        written = ROOMS.index(outputs.pop())
+        read = {room_of(path) for path in stage["deps"]} - {None}
+        assert all(ROOMS.index(room) <= written for room in read), f"{name} reads {read}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_is_a_rule_and_a_command(stage):
+    rules = "\n".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+    block = re.search(rf"^rule {stage}:$(.*?)(?=^rule |\Z)", rules, re.MULTILINE | re.DOTALL)
+    assert block, f"no rule {stage}"
+    assert f" stage {stage} " in block[1]
+    assert f'watch("{stage}")' in block[1]
+    assert f"src/mmfuse/stages/{stage}.py" in code_of(stage)
+    from mmfuse.commands import app
+
+    assert stage in {command.callback.__name__ for command in app.registered_commands}
+
+
+def test_a_stage_depends_on_the_code_that_it_runs():
+    trained = code_of("train", "methods.mma_unet")
+    assert {"src/mmfuse/methods/mma_unet.py", "src/mmfuse/nn/losses.py", "src/mmfuse/training.py"} <= set(trained)
+    assert not any("metrics" in path or "average" in path for path in trained)
+    measured = code_of("evaluate", "metrics.*")
+    assert {f"src/mmfuse/metrics/{path.name}" for path in (PACKAGE / "metrics").glob("*.py")} <= set(measured)
+    assert "src/mmfuse/reporting/templates/report.html.jinja" in code_of("report", "reporting.*")
+    assert all((ROOT / path).is_file() for path in trained + measured)
+
+
+@pytest.mark.parametrize(
+    "name", ["params.yaml", *(f"workflow/configs/{size}.yaml" for size in ("demo", "small", "paper"))]
+)
+def test_every_study_names_what_exists(name):
+    parameters = load_parameters(ROOT / name)
+    metrics.resolve(parameters["evaluate"]["convention"], parameters["evaluate"]["metrics"])
+    catalog = yaml.safe_load((ROOT / "data/catalog.yaml").read_text())["datasets"]
+    assert set(plan.datasets_of(parameters)) <= set(catalog)
+    for task, entry in parameters["study"]["tasks"].items():
+        assert {catalog[dataset]["task"] for dataset in (*entry["train"], *entry["test"])} == {task}
