@@ -16,7 +16,10 @@ run: env
 test: $(VENV)/.tested
 	@echo "tests: passed, and nothing has changed since; 'touch tests/conftest.py' to run them again"
 
-$(VENV)/.tested: $(wildcard $(shell git ls-files --cached --others --exclude-standard)) $(VENV)/.installed
+# dvc.lock is a result; everything else that git knows or would know is tested
+TESTED := $(filter-out dvc.lock,$(wildcard $(shell git ls-files --cached --others --exclude-standard)))
+
+$(VENV)/.tested: $(TESTED) $(VENV)/.installed
 	$(MAKE) check
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 	touch $@
