@@ -158,3 +158,23 @@ def ag_no_half(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         UserError: no legal batch of images.
     """
     return _gradient_squared(fused, a, b).sqrt().mean(dim=(1, 2, 3))
+
+
+@metric(
+    Card(
+        better="higher",
+        range=(0, math.sqrt(2)),
+        source=_ESKICIOGLU_1995,
+        used_by="the published table of Tang, whose images lie in 0..1",
+    )
+)
+def sf_mean_01(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Spatial frequency, each direction averaged over its own number of differences, on the scale 0..1.
+
+    Shape: three (B, 1, H, W) to (B,), H and W at least 2.
+    Range: images in [0, 1]; the value lies in 0..1.41, and is 0 for a constant image.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    return sf_mean(fused, a, b) / 255

@@ -11,11 +11,27 @@ published fused images, and the evaluator published with it for everything else:
   we take the Gaussian one of the SSIM paper.
 - SD agrees in both. SCD and Qabf have one definition everywhere.
 - VIF is the evaluator's sum of two pixel-domain values, which is what CDDFuse and SMFNet print. What the paper's table
-  calls VIFF is another quantity (fusion VIF after Han et al.) and must not be read as this VIF.
-- EN, MI (nats, sum), PSNR (peak = maximum of the fused image) and CC are not in the paper: they are the evaluator's.
+  calls VIFF is another quantity, the fusion VIF of Han et al., and here VIFF too.
+- EN, MI (nats, sum), PSNR (peak = maximum of the fused image), MSE and CC are not in the paper: they are the
+  evaluator's.
 
 `cddfuse` is the evaluator that CDDFuse published and that LKC-FUNet and SMFNet build on, run with scikit-image 0.19 or
 older, where SSIM takes a range of 2 (newer versions refuse the call). The table of SMFNet fits it, but for its AG.
+
+`smfnet` is the table of SMFNet: that evaluator with its AG1 as AG; Nabf and MS-SSIM, which the paper does not print,
+are as in the evaluator published with it (both depend on the order of the sources, infrared or MRI first).
+
+`mma_unet` covers the five metrics that the paper of MMA-UNet prints. Neither fused images nor an evaluator were
+published, so nothing of it can be checked: PSNR around 13 dB and SSIM below 1 fit the textbook PSNR and a mean.
+
+`vifb` (MATLAB) measures colour images channel by channel and prints the mean of the three values, but takes SF of the
+channels side by side; here the luminance is measured. Its "variance" is SD.
+
+`ivif_zoo` computes in single precision and so differs from ours by 1e-7 to 3e-4, its MS-SSIM by up to half a per cent,
+and its SSIM by up to a fifth on images with large saturated areas.
+
+`tang` (MATLAB) is the published table and, where that follows older code (SD, Qabf), the code; its VIF, its MS-SSIM (of
+multi-exposure fusion) and its FMI are not covered.
 """
 
 from __future__ import annotations
@@ -30,8 +46,10 @@ CONVENTIONS: dict[str, dict[str, str]] = {
         "SCD": "scd",  # as in the table
         "SSIM": "ssim_gauss_mean_l255",  # ASSUME: the window; mean and range are as in the table
         "VIF": "vif_sum",
+        "VIFF": "viff_han",  # as in the table
         "Qabf": "qabf",
         "PSNR": "psnr_peak_fused",
+        "MSE": "mse_255",
         "CC": "cc_mean",
     },
     "cddfuse": {
@@ -45,6 +63,79 @@ CONVENTIONS: dict[str, dict[str, str]] = {
         "VIF": "vif_sum",
         "Qabf": "qabf",
         "PSNR": "psnr_peak_fused",
+        "MSE": "mse_255",
+        "CC": "cc_mean",
+    },
+    "smfnet": {
+        "EN": "en",
+        "SD": "sd",
+        "SF": "sf_mean",
+        "AG": "ag_no_half",
+        "MI": "mi_nats_sum",
+        "SCD": "scd",
+        "SSIM": "ssim_uniform_sum_l2",
+        "MS-SSIM": "ms_ssim_smfnet",
+        "VIF": "vif_sum",
+        "Qabf": "qabf",
+        "Nabf": "nabf_smfnet",
+        "PSNR": "psnr_peak_fused",
+        "MSE": "mse_255",
+        "CC": "cc_mean",
+    },
+    "mma_unet": {
+        "SSIM": "ssim_gauss_mean_l255",  # ASSUME: the printed values lie below 1
+        "VIF": "vif_sum",  # ASSUME: the printed values lie below 0.6, so it may be half of it
+        "Qabf": "qabf",
+        "Qcb": "qcb_liu",  # ASSUME: the only published code of that time
+        "PSNR": "psnr_255",  # ASSUME: the printed values lie between 12 and 17 dB
+    },
+    "vifb": {
+        "EN": "en",
+        "SD": "sd",
+        "SF": "sf_vifb",
+        "AG": "ag_matlab",
+        "EI": "ei_vifb",
+        "MI": "mi_vifb",
+        "CE": "ce_vifb",
+        "SSIM": "ssim_gauss_sum_l255",
+        "Qabf": "qabf",
+        "Qcb": "qcb_liu",
+        "Qcv": "qcv",
+        "PSNR": "psnr_vifb",
+        "RMSE": "rmse_vifb",
+    },
+    "ivif_zoo": {
+        "EN": "en_ivif_zoo",
+        "SD": "sd",
+        "SF": "sf_mean",
+        "AG": "ag_mean",
+        "EI": "ei_ivif_zoo",
+        "MI": "mi_bits_sum",
+        "NMI": "nmi_ivif_zoo",
+        "CE": "ce_ivif_zoo",
+        "SCD": "scd",
+        "SSIM": "ssim_gauss_sum_l1",
+        "MS-SSIM": "ms_ssim_ivif_zoo",
+        "VIF": "vif_ivif_zoo",
+        "Qabf": "qabf",
+        "Nabf": "nabf_ivif_zoo",
+        "Qcb": "qcb_ivif_zoo",
+        "PSNR": "psnr_ivif_zoo",
+        "MSE": "mse_01",
+        "CC": "cc_mean",
+    },
+    "tang": {
+        "EN": "en",
+        "SD": "sd",  # ASSUME: as in the code; the table holds older values
+        "SF": "sf_mean_01",
+        "AG": "ag_matlab",
+        "MI": "mi_tang",
+        "SCD": "scd",
+        "SSIM": "ssim_tang",
+        "Qabf": "qabf",  # ASSUME: as in the code, but for ties of its images in 0..1; the table holds older values
+        "Nabf": "nabf_tang",
+        "PSNR": "psnr_ivif_zoo",
+        "MSE": "mse_01",
         "CC": "cc_mean",
     },
 }

@@ -1,4 +1,4 @@
-"""How much of the sources' edges the fused image keeps."""
+"""How much of the sources' edges the fused image keeps, and how strong its edges are."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from mmfuse.metrics.card import Card, metric
 from mmfuse.metrics.grey import grey_levels
+from mmfuse.metrics.sobel import sobel, strength
+
+_RAJALINGAM_2018 = (
+    "Rajalingam, Priya: Hybrid multimodality medical image fusion technique for feature enhancement in medical "
+    "diagnosis, Int. J. Engineering Science Invention 2 (2018) 52"
+)
+_STRONGEST = 255 * math.sqrt(20)  # of all 3x3 patches of 8-bit levels
 
 
 class Edges(NamedTuple):
@@ -22,12 +28,9 @@ class Edges(NamedTuple):
 
 def _sobel(levels: Tensor) -> Edges:
     """Return the Sobel edges with a border of zeros; a vertical or absent edge direction is pi/2."""
-    framed = pad(levels, (1, 1, 1, 1))
-    rows = framed[..., :-2, :] + 2 * framed[..., 1:-1, :] + framed[..., 2:, :]  # (B, 1, H, W + 2)
-    columns = framed[..., :-2] + 2 * framed[..., 1:-1] + framed[..., 2:]  # (B, 1, H + 2, W)
-    horizontal = rows[..., 2:] - rows[..., :-2]
+    horizontal, downwards = sobel(levels, "constant")
     # ASSUME: upwards positive. The sign decides how far a vertical gradient (always +pi/2) is from a steep one.
-    vertical = columns[..., :-2, :] - columns[..., 2:, :]
+    vertical = -downwards
     upright = horizontal == 0
     slope = vertical / torch.where(upright, 1.0, horizontal)
     return Edges((horizontal.square() + vertical.square()).sqrt(), torch.where(upright, math.pi / 2, slope.atan()))
@@ -68,3 +71,29 @@ def qabf(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     kept = torch.stack([(_preserved(s, edges_fused) * s.strength).sum(dim=(1, 2, 3)) for s in edges_sources])
     offered = torch.stack([s.strength.sum(dim=(1, 2, 3)) for s in edges_sources]).sum(dim=0)
     return kept.sum(dim=0) / torch.where(offered == 0, 1.0, offered)
+
+
+@metric(Card(better="higher", range=(0, _STRONGEST), source=_RAJALINGAM_2018, used_by="VIFB (MATLAB)"))
+def ei_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Edge intensity: the mean Sobel magnitude of the fused image, its edge pixels repeated outside.
+
+    Shape: three (B, 1, H, W) to (B,).
+    Range: images in [0, 1]; the value lies in 0..1140.4, and is 0 for a constant image.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    return strength(grey_levels(fused, a, b)[0], "replicate").mean(dim=(1, 2, 3))
+
+
+@metric(Card(better="higher", range=(0, _STRONGEST), source=_RAJALINGAM_2018, used_by="IVIF_ZOO"))
+def ei_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Edge intensity: the mean Sobel magnitude of the fused image, zeros outside.
+
+    Shape: three (B, 1, H, W) to (B,).
+    Range: images in [0, 1]; the value lies in 0..1140.4. A constant image has edges at the border of zeros.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    return strength(grey_levels(fused, a, b)[0], "constant").mean(dim=(1, 2, 3))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from mmfuse.metrics.card import Card, metric
@@ -10,16 +12,18 @@ from mmfuse.metrics.grey import grey_levels
 _JAGALINGAM_2015 = (
     "Jagalingam, Hegde: A review of quality metrics for fused image, Aquatic Procedia 4 (2015) 133, section on PSNR"
 )
+_ZHANG_2020 = "Zhang, Ye, Xiao: VIFB, a visible and infrared image fusion benchmark, CVPR Workshops 2020, 468"
 # Infinity would make every mean of a table infinite. No 8-bit images below five gigapixels have a smaller error than
 # this, except equal ones, which so get 148.13 dB.
 _SMALLEST_MSE = 1e-10
 _LARGEST_PSNR = 148.130803609
+_DECIBELS_OF_255 = 20 * math.log10(255)
 
 
 def _mean_squared_error(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Return the mean of both sources' mean squared errors in squared grey levels, (B,)."""
     error_a, error_b = ((source - fused).square().mean(dim=(1, 2, 3)) for source in (a, b))
-    return ((error_a + error_b) / 2).clamp(min=_SMALLEST_MSE)
+    return (error_a + error_b) / 2
 
 
 @metric(
@@ -42,7 +46,7 @@ def psnr_peak_fused(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """
     fused, a, b = grey_levels(fused, a, b)
     peak = fused.amax(dim=(1, 2, 3)).clamp(min=1)
-    return 10 * (peak.square() / _mean_squared_error(fused, a, b)).log10()
+    return 10 * (peak.square() / _mean_squared_error(fused, a, b).clamp(min=_SMALLEST_MSE)).log10()
 
 
 @metric(
@@ -64,4 +68,94 @@ def psnr_255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         UserError: no legal batch of images.
     """
     fused, a, b = grey_levels(fused, a, b)
-    return 10 * (255**2 / _mean_squared_error(fused, a, b)).log10()
+    return 10 * (255**2 / _mean_squared_error(fused, a, b).clamp(min=_SMALLEST_MSE)).log10()
+
+
+@metric(
+    Card(
+        better="higher",
+        range=(_DECIBELS_OF_255 - 1e-9, _LARGEST_PSNR + _DECIBELS_OF_255),
+        source=_JAGALINGAM_2015,
+        used_by="IVIF_ZOO; Tang (MATLAB)",
+    )
+)
+def psnr_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB with a peak of 255 and an error on the scale 0..1: 48.13 dB above `psnr_255`.
+
+    Shape: three (B, 1, H, W) to (B,).
+    Range: images in [0, 1]; the value lies in 48.13..196.26. Three equal images get an error of 1e-10 squared grey
+    levels instead of infinity.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    return psnr_255(fused, a, b) + _DECIBELS_OF_255
+
+
+@metric(
+    Card(
+        better="lower",
+        range=(0, 255**2),
+        source=_JAGALINGAM_2015,
+        used_by="the evaluators of LKC-FUNet, SMFNet, CDDFuse",
+    )
+)
+def mse_255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared error in squared grey levels, the mean over both sources.
+
+    Shape: three (B, 1, H, W) to (B,).
+    Range: images in [0, 1]; the value lies in 0..65025, and is 0 for three equal images.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    return _mean_squared_error(*grey_levels(fused, a, b))
+
+
+@metric(Card(better="lower", range=(0, 1), source=_JAGALINGAM_2015, used_by="IVIF_ZOO; Tang (MATLAB)"))
+def mse_01(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared error on the scale 0..1, the mean over both sources.
+
+    Shape: three (B, 1, H, W) to (B,).
+    Range: images in [0, 1]; the value lies in 0..1, and is 0 for three equal images.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    return _mean_squared_error(*grey_levels(fused, a, b)) / 255**2
+
+
+def _root_error_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return the mean over both sources of the root of the summed squares, divided by the number of pixels, (B,)."""
+    fused, a, b = grey_levels(fused, a, b)
+    root_a, root_b = ((source - fused).square().sum(dim=(1, 2, 3)).sqrt() for source in (a, b))
+    return (root_a + root_b) / 2 / (fused.shape[-2] * fused.shape[-1])
+
+
+@metric(Card(better="lower", range=(0, 255), source=_ZHANG_2020, used_by="VIFB (MATLAB)"))
+def rmse_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Error of VIFB: the root of the sum of squares, divided by the number of pixels; the mean over both sources.
+
+    Not a root mean square: the number of pixels stands outside the root, so larger images get smaller values.
+
+    Shape: three (B, 1, H, W) to (B,).
+    Range: images in [0, 1]; the value lies in 0..255 / sqrt(H W), and is 0 for three equal images.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    return _root_error_vifb(fused, a, b)
+
+
+@metric(Card(better="higher", range=(24.06, _LARGEST_PSNR), source=_ZHANG_2020, used_by="VIFB (MATLAB)"))
+def psnr_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB with a peak of 255 over the root of `rmse_vifb` (which is no mean square).
+
+    Shape: three (B, 1, H, W) to (B,).
+    Range: images in [0, 1]; the value lies in 24.06..148.13. Three equal images get an error of 1e-10 (148.13 dB)
+    instead of infinity.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    return 10 * (255**2 / _root_error_vifb(fused, a, b).clamp(min=_SMALLEST_MSE)).log10()

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mmfuse.metrics.card import Card, metric
 from mmfuse.metrics.grey import grey_levels
-from mmfuse.metrics.windows import filter_valid, gaussian_window, local_moments
+from mmfuse.metrics.windows import Window, filter_valid, gaussian_window, local_moments
 
 _LENGTHS = (17, 9, 5, 3)  # of the Gaussian windows, one a scale, with sigma = length / 5
 _SMALLEST = 41  # leaves 3x3 pixels, one window, at the fourth scale
+_WINDOWS = tuple(gaussian_window(length, length / 5) for length in _LENGTHS)
 _NOISE = 2.0  # variance of the noise of the visual system
 _TINY = 1e-10
+_SHEIKH_2006 = (
+    "Sheikh, Bovik: Image information and visual quality, IEEE Trans. Image Processing 15 (2006) 430; the authors' "
+    "pixel-domain version"
+)
+# Fusion VIF has its own noise and weights of the scales
+_HAN_NOISE = 0.005 * 255**2
+_HAN_WEIGHTS = (1 / 2.15, 0.0, 0.15 / 2.15, 1 / 2.15)
+_HAN_GUARD = 1e-7
 
 
 class Channel(NamedTuple):
@@ -26,14 +37,19 @@ class Channel(NamedTuple):
     variance: Tensor  # of the source
 
 
-def _channels(fused: Tensor, a: Tensor, b: Tensor) -> Iterator[Channel]:
-    """Yield the model at four scales, each half as fine as the one before."""
-    images = torch.cat([fused, a, b], dim=1)  # (B, 3, H, W)
-    for length in _LENGTHS:
-        window = gaussian_window(length, length / 5)
-        if length != _LENGTHS[0]:
-            images = filter_valid(images, window)[..., ::2, ::2]
-        local = local_moments(images, window)
+def _channels(images: Tensor, windows: Sequence[Window], *, border: bool = False) -> Iterator[Channel]:
+    """Yield the model at four scales, each half as fine as the one before.
+
+    Args:
+        images: Grey levels of fused, a, b as (B, 3, H, W).
+        windows: One a scale.
+        border: Surround the images with zeros before each filter, so that they keep their size.
+    """
+    for scale, window in enumerate(windows):
+        frame = (len(window) // 2,) * 4 if border else (0,) * 4
+        if scale > 0:
+            images = filter_valid(pad(images, frame), window)[..., ::2, ::2]
+        local = local_moments(pad(images, frame), window)
         source, distorted = local.variance_s.clamp(min=0), local.variance_f.clamp(min=0)
         gain = local.covariance / (source + _TINY)
         noise = distorted - gain * local.covariance
@@ -45,12 +61,21 @@ def _channels(fused: Tensor, a: Tensor, b: Tensor) -> Iterator[Channel]:
         yield Channel(gain, noise, torch.where(source < _TINY, 0.0, source))
 
 
+def _vif(channels: Iterable[Channel]) -> Tensor:
+    """Return VIF with a plus VIF with b, (B,)."""
+    kept = offered = torch.zeros(())
+    for gain, noise, variance in channels:
+        kept = kept + (1 + gain.square() * variance / (noise + _NOISE)).log10().sum(dim=(2, 3))  # (B, 2)
+        offered = offered + (1 + variance / _NOISE).log10().sum(dim=(2, 3))
+    nothing = offered == 0
+    return torch.where(nothing, 1.0, kept / torch.where(nothing, 1.0, offered)).sum(dim=1)
+
+
 @metric(
     Card(
         better="higher",
         range=(0, float("inf")),
-        source="Sheikh, Bovik: Image information and visual quality, IEEE Trans. Image Processing 15 (2006) 430; the "
-        "authors' pixel-domain version",
+        source=_SHEIKH_2006,
         used_by="the evaluators of LKC-FUNet, SMFNet, CDDFuse (there VIFF); the tables of CDDFuse and SMFNet",
     )
 )
@@ -64,11 +89,73 @@ def vif_sum(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    fused, a, b = grey_levels(fused, a, b, smallest=_SMALLEST)
-    kept = fused.new_zeros(len(fused), 2)
-    offered = fused.new_zeros(len(fused), 2)
-    for gain, noise, variance in _channels(fused, a, b):
-        kept += (1 + gain.square() * variance / (noise + _NOISE)).log10().sum(dim=(2, 3))
-        offered += (1 + variance / _NOISE).log10().sum(dim=(2, 3))
-    nothing = offered == 0
-    return torch.where(nothing, 1.0, kept / torch.where(nothing, 1.0, offered)).sum(dim=1)
+    images = torch.cat(grey_levels(fused, a, b, smallest=_SMALLEST), dim=1)  # (B, 3, H, W)
+    return _vif(_channels(images, _WINDOWS))
+
+
+def _uneven_window(length: int) -> Window:
+    """Return the off-centre window of IVIF_ZOO: places spread evenly from -(n + 1) / 2 to (n - 1) / 2."""
+    places = [i * length / (length - 1) - (length + 1) / 2 for i in range(length)]
+    weights = [math.exp(-(place**2) / (2 * (length / 5) ** 2)) for place in places]
+    return tuple(weight / sum(weights) for weight in weights)
+
+
+_UNEVEN_WINDOWS = tuple(_uneven_window(length) for length in _LENGTHS)
+
+
+@metric(
+    Card(
+        better="higher",
+        range=(0, float("inf")),
+        source=_SHEIKH_2006,
+        used_by="IVIF_ZOO, there in single precision",
+    )
+)
+def vif_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """VIF against a plus that against b as `vif_sum`, with zeros outside the image and windows off their centre.
+
+    Shape: three (B, 1, H, W) to (B,).
+    Range: images in [0, 1]; 0 without any common structure, 2 for three equal images, above 2 for raised contrast.
+    A black source has no information that could get lost and counts as 1. (Any other constant source has some, at
+    the border of zeros.)
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    images = torch.cat(grey_levels(fused, a, b), dim=1)  # (B, 3, H, W)
+    return _vif(_channels(images, _UNEVEN_WINDOWS, border=True))
+
+
+@metric(
+    Card(
+        better="higher",
+        range=(0, float("inf")),
+        source="Han, Cai, Cao, Xu: A new image fusion performance metric based on visual information fidelity, "
+        "Information Fusion 14 (2013) 127",
+        used_by="the authors' MATLAB code; the table of LKC-FUNet",
+    )
+)
+def viff_han(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Visual information fidelity for fusion: at every place against the source that explains less of the fused image.
+
+    Noise variance 325.125; the scales weigh 1, 0, 0.15 and 1 from fine to coarse. Where both sources explain the same,
+    b is taken, as in the authors' code. Colour images would be measured by their L* (Lab); this is the grey version.
+
+    Shape: three (B, 1, H, W) to (B,), H and W at least 41.
+    Range: images in [0, 1]; near 0 without any common structure, 1 for three equal images, above 1 for raised
+    contrast. Where the sources have no information, nothing is lost: 1.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    images = torch.cat(grey_levels(fused, a, b, smallest=_SMALLEST), dim=1)  # (B, 3, H, W)
+    value = images.new_zeros(len(images))
+    for weight, (gain, noise, variance) in zip(_HAN_WEIGHTS, _channels(images, _WINDOWS), strict=True):
+        if weight == 0:
+            continue
+        from_a = gain[:, :1] < gain[:, 1:]  # (B, 1, h, w)
+        chosen = [torch.where(from_a, x[:, :1], x[:, 1:]) for x in (gain.square() * variance, noise, variance)]
+        kept = (1 + chosen[0] / (chosen[1] + _HAN_NOISE)).log10() + _HAN_GUARD
+        offered = (1 + chosen[2] / _HAN_NOISE).log10() + _HAN_GUARD
+        value += weight * kept.sum(dim=(1, 2, 3)) / offered.sum(dim=(1, 2, 3))
+    return value

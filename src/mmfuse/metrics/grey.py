@@ -65,3 +65,20 @@ def _levels(name: str, image: Tensor) -> Tensor:
     whole = levels.round()
     rounding = 2 * 255 * torch.finfo(image.dtype).eps
     return torch.where((levels - whole).abs() <= rounding, whole, levels)
+
+
+def stretched(levels: Tensor) -> Tensor:
+    """Stretch each image from its own minimum and maximum to 0 and 255; a constant image becomes 0.
+
+    Shape: (B, 1, H, W), in and out; not rounded.
+    """
+    low, high = (reduce(levels, dim=(1, 2, 3), keepdim=True) for reduce in (torch.amin, torch.amax))
+    return 255 * (levels - low) / torch.where(high == low, 1.0, high - low)
+
+
+def stretched_whole(levels: Tensor) -> Tensor:
+    """Stretch as `stretched` does and round, a half upwards, as MATLAB does.
+
+    Shape: (B, 1, H, W), in and out.
+    """
+    return (stretched(levels) + 0.5).floor()

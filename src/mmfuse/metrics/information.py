@@ -8,8 +8,12 @@ import torch
 from torch import Tensor
 
 from mmfuse.metrics.card import Card, metric
-from mmfuse.metrics.grey import grey_levels
+from mmfuse.metrics.grey import grey_levels, stretched_whole
 
+_ROBERTS_2008 = (
+    "Roberts, van Aardt, Ahmed: Assessment of image fusion procedures using entropy, J. Applied Remote Sensing 2 "
+    "(2008) 023522"
+)
 _QU_2002 = "Qu, Zhang, Yan: Information measure for performance of image fusion, Electronics Letters 38 (2002) 313"
 
 
@@ -18,18 +22,28 @@ def _whole(levels: Tensor) -> Tensor:
     return levels.round().long().flatten(1)
 
 
-def _entropy(cells: Tensor, count: int) -> Tensor:
-    """Return the entropy in nats of the relative frequencies of `count` cells: (B, N) integers to (B,)."""
+def _all_whole(fused: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Check three batches and return their whole grey levels, (B, H * W) integers each."""
+    fused, a, b = grey_levels(fused, a, b)
+    return _whole(fused), _whole(a), _whole(b)
+
+
+def _frequencies(cells: Tensor, count: int) -> Tensor:
+    """Return the relative frequencies of `count` cells: (B, N) integers to (B, count)."""
     batch, pixels = cells.shape
     first = torch.arange(batch, device=cells.device)[:, None] * count
     histogram = torch.bincount((cells + first).flatten(), minlength=batch * count).view(batch, count)
+    return histogram / torch.tensor(pixels, dtype=torch.float64)
+
+
+def _entropy(cells: Tensor, count: int) -> Tensor:
+    """Return the entropy in nats of the relative frequencies of `count` cells: (B, N) integers to (B,)."""
     # adding zero turns the -0 of a constant image into 0
-    return torch.special.entr(histogram / torch.tensor(pixels, dtype=torch.float64)).sum(dim=1) + 0.0
+    return torch.special.entr(_frequencies(cells, count)).sum(dim=1) + 0.0
 
 
 def _mutual_information(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Return MI(a, fused) + MI(b, fused) in nats, (B,)."""
-    fused, a, b = (_whole(levels) for levels in grey_levels(fused, a, b))
+    """Return MI(a, fused) + MI(b, fused) in nats, whole levels (B, N) to (B,)."""
     entropy_fused = _entropy(fused, 256)
     total = torch.zeros_like(entropy_fused)
     for source in (a, b):
@@ -43,8 +57,7 @@ def _mutual_information(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Card(
         better="higher",
         range=(0, 8),
-        source="Roberts, van Aardt, Ahmed: Assessment of image fusion procedures using entropy, J. Applied Remote "
-        "Sensing 2 (2008) 023522",
+        source=_ROBERTS_2008,
         used_by="the evaluators of LKC-FUNet, SMFNet, CDDFuse; VIFB",
     )
 )
@@ -78,7 +91,7 @@ def mi_nats_sum(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    return _mutual_information(fused, a, b)
+    return _mutual_information(*_all_whole(fused, a, b))
 
 
 @metric(Card(better="higher", range=(0, 16), source=_QU_2002, used_by="IVIF_ZOO"))
@@ -91,4 +104,132 @@ def mi_bits_sum(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    return _mutual_information(fused, a, b) / math.log(2)
+    return _mutual_information(*_all_whole(fused, a, b)) / math.log(2)
+
+
+@metric(Card(better="higher", range=(0, 2 * math.log(256)), source=_QU_2002, used_by="VIFB (MATLAB)"))
+def mi_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Mutual information of the fused image with a plus that with b, in nats, each image first stretched to 0..255.
+
+    Shape: three (B, 1, H, W) to (B,).
+    Range: images in [0, 1]; the value lies in 0..11.09, and is 0 where the fused image or both sources are constant.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    fused, a, b = (_whole(stretched_whole(levels)) for levels in grey_levels(fused, a, b))
+    return _mutual_information(fused, a, b)
+
+
+@metric(Card(better="higher", range=(0, 18), source=_QU_2002, used_by="Tang (MATLAB)"))
+def mi_tang(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Mutual information of the fused image with a plus that with b, in bits; the joint histogram has 255 levels only.
+
+    There 254 and 255 share a cell (an 8-bit index that overflows), but not in the entropies of the single images.
+
+    Shape: three (B, 1, H, W) to (B,).
+    Range: images in [0, 1]; the value lies in 0..18, and is at least `mi_bits_sum`.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    fused, a, b = _all_whole(fused, a, b)
+    total = torch.zeros(len(fused), dtype=torch.float64, device=fused.device)
+    for source in (a, b):
+        joint = _entropy(256 * source.clamp(max=254) + fused.clamp(max=254), 256 * 256)
+        total += (_entropy(source, 256) + _entropy(fused, 256) - joint).clamp(min=0)
+    return total / math.log(2)
+
+
+@metric(
+    Card(
+        better="higher",
+        range=(0, 2),
+        source="Hossny, Nahavandi, Creighton: Comments on information measure for performance of image fusion, "
+        "Electronics Letters 44 (2008) 1066 (there with the entropies of each pair)",
+        used_by="IVIF_ZOO",
+    )
+)
+def nmi_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Twice the mutual information of the fused image with both sources, over the sum of the sources' entropies.
+
+    Shape: three (B, 1, H, W) to (B,).
+    Range: images in [0, 1]; the value lies in 0..2. Two constant sources have no information: 0.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    fused, a, b = _all_whole(fused, a, b)
+    offered = _entropy(a, 256) + _entropy(b, 256)
+    nothing = offered == 0
+    return torch.where(nothing, 0.0, 2 * _mutual_information(fused, a, b) / torch.where(nothing, 1.0, offered))
+
+
+@metric(Card(better="higher", range=(-1.5e-7, 8), source=_ROBERTS_2008, used_by="IVIF_ZOO"))
+def en_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Entropy of the fused image's 256 grey levels, in bits, with 1e-7 added to each frequency inside the logarithm.
+
+    Shape: three (B, 1, H, W) to (B,).
+    Range: images in [0, 1]; the value lies in -1.5e-7..8, a little below `en`.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    frequencies = _frequencies(_all_whole(fused, a, b)[0], 256)
+    return -(frequencies * (frequencies + 1e-7).log2()).sum(dim=1)
+
+
+@metric(
+    Card(
+        better="lower",
+        range=(-0.54, float("inf")),
+        source="Bulanon, Burks, Alchanatis: Image fusion of visible and thermal images for fruit detection, "
+        "Biosystems Engineering 103 (2009) 12",
+        used_by="VIFB (MATLAB)",
+    )
+)
+def ce_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Relative entropy of a source's grey levels to those of the fused image, in bits; the mean over both sources.
+
+    Only levels that occur in both images count, so the value can be a little below 0, and is 0 without a common level.
+
+    Shape: three (B, 1, H, W) to (B,).
+    Range: images in [0, 1]; at least -0.54, and 0 for three equal images.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    in_fused, *in_sources = (_frequencies(levels, 256) for levels in _all_whole(fused, a, b))
+    total = torch.zeros_like(in_fused[:, 0])
+    for in_source in in_sources:
+        common = (in_source > 0) & (in_fused > 0)
+        ratio = torch.where(common, in_source, 1.0) / torch.where(common, in_fused, 1.0)
+        total += (in_source * ratio.log2()).sum(dim=1)
+    return total / 2
+
+
+@metric(
+    Card(
+        better="lower",
+        range=(0, 15.95),
+        source="the code of IVIF_ZOO; no publication is known",
+        used_by="IVIF_ZOO",
+    )
+)
+def ce_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Binary cross-entropy in nats between the sigmoids of a source's and the fused image's levels; mean over both.
+
+    The sigmoid of any level above 15 is 1 in the single precision of the original; so only the darkest pixels count.
+
+    Shape: three (B, 1, H, W) to (B,).
+    Range: images in [0, 1]; the value lies in 0..15.95.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    precision = torch.finfo(torch.float32).eps  # the original's limits, 1e-7 and 1 - 1e-7, become this
+    probability, *wanted = (
+        levels.sigmoid().clamp(precision, 1 - precision) for levels in grey_levels(fused, a, b)
+    )  # (B, 1, H, W)
+    total = sum(target * probability.log() + (1 - target) * (1 - probability).log() for target in wanted)
+    return -torch.as_tensor(total).mean(dim=(1, 2, 3)) / 2

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 Window = tuple[float, ...]
 
@@ -35,6 +36,14 @@ def filter_valid(images: Tensor, window: Window) -> Tensor:
             total.add_(images.narrow(axis, shift, extent), alpha=weight)
         images = total
     return images
+
+
+def filter_same(images: Tensor, window: Window) -> Tensor:
+    """Filter rows and columns with one window of odd length, zeros outside the image.
+
+    Shape: (B, C, H, W), in and out.
+    """
+    return filter_valid(pad(images, (len(window) // 2,) * 4), window)
 
 
 class Moments(NamedTuple):

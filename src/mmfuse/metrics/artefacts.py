@@ -1,0 +1,122 @@
+"""How much of the fused image's edges comes from neither source: Nabf."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mmfuse.metrics.card import Card, metric
+from mmfuse.metrics.edges import Edges
+from mmfuse.metrics.grey import grey_levels
+from mmfuse.metrics.sobel import Border, sobel
+
+_KUMAR_2013 = (
+    "Kumar: Multifocus and multispectral image fusion based on pixel significance using discrete cosine harmonic "
+    "wavelet transform, Signal, Image and Video Processing 7 (2013) 1125"
+)
+_VISIBLE = 2.0  # edges below this strength have next to no weight
+_SMALLEST = 3
+
+
+def _edges(levels: Tensor, border: Border, scale: float) -> Edges:
+    """Return strength and orientation, -pi..pi, of the Sobel gradient times `scale`."""
+    horizontal, vertical = (scale * gradient for gradient in sobel(levels, border))
+    return Edges((horizontal.square() + vertical.square()).sqrt(), torch.atan2(vertical, horizontal))
+
+
+def _axis(edges: Edges, flat: float) -> Edges:
+    """Return the edges with their orientation as a line in -pi/2..pi/2, `flat` where there is no edge."""
+    # pi/2 and -pi/2 are the same line to the metric, which asks for the distance of the difference to pi/2
+    line = edges.orientation - math.pi * (edges.orientation / math.pi).round()
+    return Edges(edges.strength, torch.where(edges.strength == 0, flat, line))
+
+
+def _kept(source: Edges, fused: Edges) -> Tensor:
+    """Return how well the source's edges are kept, 0..1."""
+    weaker = torch.minimum(source.strength, fused.strength)
+    stronger = torch.maximum(source.strength, fused.strength)
+    strength = weaker / torch.where(stronger == 0, 1.0, stronger)
+    orientation = ((source.orientation - fused.orientation).abs() - math.pi / 2).abs() * 2 / math.pi
+    kept_strength = 0.9999 / (1 + torch.exp(-19 * (strength - 0.5)))
+    kept_orientation = 0.9995 / (1 + torch.exp(-22 * (orientation - 0.5)))
+    return (kept_strength * kept_orientation).sqrt()
+
+
+def _share(artefact: Tensor, lost: Tensor, weight: Tensor) -> Tensor:
+    """Return the sum of what is lost where there is an artefact, over the sum of the weights, (B,)."""
+    total = weight.sum(dim=(1, 2, 3))
+    return torch.where(artefact, lost, 0.0).sum(dim=(1, 2, 3)) / torch.where(total == 0, 1.0, total)
+
+
+def _nabf_of_lines(fused: Tensor, a: Tensor, b: Tensor, *, faint: float, flat: float) -> Tensor:
+    """Return Nabf with mirrored borders and orientations as lines, (B,).
+
+    Args:
+        fused: The fused images.
+        a: The first sources.
+        b: The second sources.
+        faint: The weight of edges below a strength of 2.
+        flat: The orientation where there is no edge.
+    """
+    edges_f, *edges_s = (
+        _axis(_edges(levels, "reflect", 1 / 8), flat) for levels in grey_levels(fused, a, b, smallest=_SMALLEST)
+    )
+    lost = torch.zeros_like(edges_f.strength)
+    weights = torch.zeros_like(lost)
+    for edges in edges_s:
+        weight = torch.where(edges.strength >= _VISIBLE, edges.strength**1.5, faint)
+        lost += (1 - _kept(edges, edges_f)) * weight
+        weights += weight
+    artefact = (edges_f.strength > edges_s[0].strength) & (edges_f.strength > edges_s[1].strength)
+    return _share(artefact, lost, weights)
+
+
+@metric(Card(better="lower", range=(0, 1), source=_KUMAR_2013, used_by="Tang (MATLAB)"))
+def nabf_tang(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Share of artefacts: edges stronger than in both sources; faint edges have a weight of 0.001.
+
+    Shape: three (B, 1, H, W) to (B,), H and W at least 3.
+    Range: images in [0, 1]; the value lies in 0..1, and is 0 for a constant fused image.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    return _nabf_of_lines(fused, a, b, faint=0.001, flat=math.pi / 2)
+
+
+@metric(Card(better="lower", range=(0, 1), source=_KUMAR_2013, used_by="IVIF_ZOO"))
+def nabf_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Share of artefacts: edges stronger than in both sources; faint edges have no weight.
+
+    Shape: three (B, 1, H, W) to (B,), H and W at least 3.
+    Range: images in [0, 1]; the value lies in 0..1, and is 0 for a constant fused image. Two sources without any
+    edge of a strength of 2 give 0, whatever the fused image adds.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    return _nabf_of_lines(fused, a, b, faint=0.0, flat=0.0)
+
+
+@metric(Card(better="lower", range=(0, 1), source=_KUMAR_2013, used_by="the evaluator of SMFNet"))
+def nabf_smfnet(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Share of artefacts: edges stronger than in a alone, directions over the full circle, gradients not divided by 8.
+
+    What b holds is not asked, so the order of the sources matters; one to two times `nabf_tang`, or much more.
+
+    Shape: three (B, 1, H, W) to (B,), H and W at least 3.
+    Range: images in [0, 1]; the value lies in 0..1, and is 0 for a constant fused image.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    edges_f, *edges_s = (_edges(levels, "replicate", 1) for levels in grey_levels(fused, a, b, smallest=_SMALLEST))
+    lost = torch.zeros_like(edges_f.strength)
+    weights = torch.zeros_like(lost)
+    for edges in edges_s:
+        weight = 0.001 * torch.where(edges.strength >= _VISIBLE, edges.strength**1.5, 1.0)
+        lost += (1 - _kept(edges, edges_f)) * weight
+        weights += weight
+    return _share(edges_f.strength > edges_s[0].strength, lost, weights)

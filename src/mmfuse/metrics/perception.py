@@ -1,0 +1,144 @@
+"""What an observer sees: local contrast (Qcb) and visible errors (Qcv), with a model of contrast sensitivity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from mmfuse.metrics.card import Card, metric
+from mmfuse.metrics.grey import grey_levels, stretched, stretched_whole
+from mmfuse.metrics.sobel import strength
+from mmfuse.metrics.windows import Window, filter_same
+
+_CHEN_BLUM_2009 = (
+    "Chen, Blum: A new automated quality assessment algorithm for image fusion, Image and Vision Computing 27 (2009) "
+    "1421"
+)
+_CHEN_VARSHNEY_2007 = (
+    "Chen, Varshney: A human perception inspired quality metric for image fusion based on regional information, "
+    "Information Fusion 8 (2007) 193"
+)
+_BLOCK = 16
+
+
+def _gaussian(sigma: float) -> Window:
+    """Return 31 weights of a Gaussian whose weights on an infinite grid would sum to one."""
+    return tuple(math.exp(-((i - 15) ** 2) / (2 * sigma**2)) / (math.sqrt(2 * math.pi) * sigma) for i in range(31))
+
+
+_CENTRE, _SURROUND = _gaussian(2), _gaussian(4)
+
+
+def _filter_by_frequency(images: Tensor, step: float, sensitivity: Callable[[Tensor], Tensor]) -> Tensor:
+    """Multiply the spectrum by a sensitivity to radial frequency.
+
+    Shape: (B, C, H, W), in and out.
+
+    Args:
+        images: The images.
+        step: The frequency of one cycle over the whole height, and of one over the whole width.
+        sensitivity: The factor for each frequency.
+    """
+    height, width = images.shape[-2:]
+    options = {"dtype": images.dtype, "device": images.device}
+    vertical = torch.fft.fftfreq(height, 1 / height, **options) * step
+    horizontal = torch.fft.rfftfreq(width, 1 / width, **options) * step
+    factor = sensitivity(torch.hypot(vertical[:, None], horizontal))  # (H, W // 2 + 1)
+    return torch.fft.irfft2(torch.fft.rfft2(images) * factor, s=(height, width))
+
+
+def _difference_of_gaussians(frequency: Tensor) -> Tensor:
+    return torch.exp(-((frequency / 15.3870) ** 2)) - 0.7622 * torch.exp(-((frequency / 1.3456) ** 2))
+
+
+def _mannos_sakrison(frequency: Tensor) -> Tensor:
+    return 2.6 * (0.0192 + 0.144 * frequency) * torch.exp(-((0.144 * frequency) ** 1.1))
+
+
+def _qcb(images: Tensor, step: float, guard: float) -> Tensor:
+    """Return the Chen-Blum quality of stretched images fused, a, b, (B, 3, H, W) to (B,).
+
+    Args:
+        images: The stretched images.
+        step: See `_filter_by_frequency`.
+        guard: Added to the denominators.
+    """
+    seen = _filter_by_frequency(images, step, _difference_of_gaussians)
+    surround = filter_same(seen, _SURROUND) + guard
+    contrast = (filter_same(seen, _CENTRE) / torch.where(surround == 0, 1.0, surround) - 1).abs()
+    masked = contrast**3 / (contrast.square() + 0.0001)
+    fused, sources = masked[:, :1], masked[:, 1:]
+    stronger = torch.maximum(fused, sources)
+    kept = torch.minimum(fused, sources) / torch.where(stronger == 0, 1.0, stronger)  # (B, 2, H, W)
+    weight = sources.square()
+    total = weight.sum(dim=1, keepdim=True) + guard
+    weight = weight / torch.where(total == 0, 1.0, total)
+    return (weight * kept).sum(dim=1).mean(dim=(1, 2))
+
+
+@metric(Card(better="higher", range=(0, 1), source=_CHEN_BLUM_2009, used_by="VIFB and Liu (MATLAB)"))
+def qcb_liu(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Similarity of local contrast, each image first stretched to whole levels 0..255, then filtered as the eye does.
+
+    Large areas of one single level, such as the background of medical images, have no contrast but rounding errors:
+    there the value is not reproducible.
+
+    Shape: three (B, 1, H, W) to (B,).
+    Range: images in [0, 1]; the value lies in 0..1. A constant image has a contrast of 1 everywhere.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    images = torch.cat([stretched_whole(levels) for levels in grey_levels(fused, a, b)], dim=1)
+    return _qcb(images, 2 / 30, 0.0)
+
+
+@metric(Card(better="higher", range=(0, 1), source=_CHEN_BLUM_2009, used_by="IVIF_ZOO"))
+def qcb_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Similarity of local contrast as `qcb_liu`, but stretched to 0..1 without rounding, and half the frequencies.
+
+    Large areas of one single level, such as the background of medical images, have no contrast but rounding errors:
+    there the value is not reproducible.
+
+    Shape: three (B, 1, H, W) to (B,).
+    Range: images in [0, 1]; the value lies in 0..1. A constant image has a contrast of 1 everywhere.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    images = torch.cat([stretched(levels) / 255 for levels in grey_levels(fused, a, b)], dim=1)
+    return _qcb(images, 1 / 30, 1e-10)
+
+
+def _blocks(images: Tensor) -> Tensor:
+    """Cut into blocks of 16x16, filled up with zeros: (B, C, H, W) to (B, C, rows, columns, 16, 16)."""
+    height, width = images.shape[-2:]
+    filled = pad(images, (0, -width % _BLOCK, 0, -height % _BLOCK))
+    return filled.unfold(-2, _BLOCK, _BLOCK).unfold(-2, _BLOCK, _BLOCK)
+
+
+@metric(Card(better="lower", range=(0, float("inf")), source=_CHEN_VARSHNEY_2007, used_by="VIFB and Liu (MATLAB)"))
+def qcv(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Visible error of the fused image against each source, in blocks of 16x16 weighted by the source's edges.
+
+    Each image is first stretched to whole levels 0..255; a block's weight is the sum of the fifth powers of its
+    Sobel magnitudes.
+
+    Shape: three (B, 1, H, W) to (B,).
+    Range: images in [0, 1]; at least 0, which three equal images reach. Two constant sources (stretched: black)
+    have no edges, so all blocks count the same.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    fused, a, b = (stretched_whole(levels) for levels in grey_levels(fused, a, b))
+    sources = torch.cat([a, b], dim=1)  # (B, 2, H, W)
+    weight = _blocks(torch.cat([strength(a, "constant"), strength(b, "constant")], dim=1) ** 5).sum(dim=(-2, -1))
+    visible = _filter_by_frequency(sources - fused, 2 / 8, _mannos_sakrison)
+    error = _blocks(visible.square()).mean(dim=(-2, -1))  # (B, 2, rows, columns)
+    weight = torch.where(weight.sum(dim=(1, 2, 3), keepdim=True) == 0, 1.0, weight)
+    return (weight * error).sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3))

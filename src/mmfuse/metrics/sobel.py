@@ -1,0 +1,30 @@
+"""Sobel gradients with the borders that the definitions of edge metrics differ in."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+from torch.nn.functional import pad
+
+Border = Literal["constant", "replicate", "reflect"]  # zeros; the edge repeated; mirrored without the edge
+
+
+def sobel(levels: Tensor, border: Border) -> tuple[Tensor, Tensor]:
+    """Return the horizontal and vertical gradient, to the right and downwards positive, weights 1 2 1.
+
+    Shape: (B, 1, H, W) to twice the same.
+    """
+    framed = pad(levels, (1, 1, 1, 1), mode=border)
+    rows = framed[..., :-2, :] + 2 * framed[..., 1:-1, :] + framed[..., 2:, :]  # (B, 1, H, W + 2)
+    columns = framed[..., :-2] + 2 * framed[..., 1:-1] + framed[..., 2:]  # (B, 1, H + 2, W)
+    return rows[..., 2:] - rows[..., :-2], columns[..., 2:, :] - columns[..., :-2, :]
+
+
+def strength(levels: Tensor, border: Border) -> Tensor:
+    """Return the magnitude of the Sobel gradient.
+
+    Shape: (B, 1, H, W), in and out.
+    """
+    horizontal, vertical = sobel(levels, border)
+    return (horizontal.square() + vertical.square()).sqrt()
