@@ -18,11 +18,6 @@ def derived_seed(seed: int, *stream: int) -> int:
     return int(words[0]) << 31 ^ int(words[1])
 
 
-def generator(seed: int, *stream: int) -> torch.Generator:
-    """Return a CPU generator for one purpose."""
-    return torch.Generator().manual_seed(derived_seed(seed, *stream))
-
-
 def seed_everything(seed: int, *stream: int) -> None:
     """Seed Python, NumPy and torch (all devices) for one purpose."""
     value = derived_seed(seed, *stream)
