@@ -103,9 +103,11 @@ def test_every_variant_of_every_configuration_can_be_built(path):
     for name, block in parameters["methods"].items():
         for variant in block.get("variants", {"base": {}}):
             settings = plan.settings_of(parameters, name, variant)
-            for part in [None, *settings.get("parts", {})]:
-                found = network_options(settings, part)
-                method = build(name, found | ({"width": 4} if "width" in found else {}))
+            options = [network_options(settings, part) for part in (None, *settings.get("parts", {}))]
+            for number, found in enumerate(options):
+                if found not in options[:number]:
+                    with torch.device("meta"):  # at full size, but without its memory
+                        method = build(name, found)
             if method.parts:
                 check_parts(method, settings)
 
@@ -135,7 +137,7 @@ def test_a_batch_is_its_images_one_by_one(name):
     method = lively(name)
     a, b = pair(33, 40, batch=3)
     singles = torch.cat([method(a[n : n + 1], b[n : n + 1]) for n in range(3)])
-    assert torch.allclose(method(a, b), singles, atol=1e-6)
+    assert torch.allclose(method(a, b), singles, atol=1e-5)  # another batch is convolved by another algorithm
     assert not torch.allclose(singles[0], singles[1], atol=1e-3)
 
 
@@ -215,7 +217,8 @@ def test_frozen_batch_statistics_stay(name, part):
     method.part_losses(part, *pair(32, 32, batch=2), weights(name, part))
     trained = tuple(f"{module}." for module in method.part_modules(part))
     changed = {key for key, value in method.state_dict().items() if not torch.equal(value, before[key])}
-    assert changed, "the trained part's statistics move"
+    normed = [m for module in method.part_modules(part).values() for m in module.modules()]
+    assert bool(changed) == any(isinstance(m, torch.nn.BatchNorm2d) for m in normed), "the trained part's own move"
     assert all(key.startswith(trained) for key in changed)
 
 

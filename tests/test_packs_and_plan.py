@@ -239,6 +239,9 @@ def test_a_job_watches_what_its_result_depends_on(study):
     assert not changes(study, "evaluate", lambda p: p["evaluate"].update(workers=9))
     assert changes(study, "prepare", lambda p: p["prepare"].update(val_fraction=0.3), dataset="synthetic_road")
     road = {"dataset": "synthetic_road"}
+    study["prepare"]["subset"] = {"synthetic_road": {"train": 9}}
+    assert changes(study, "prepare", lambda p: p["prepare"]["subset"]["synthetic_road"].update(test=3), **road)
+    assert not changes(study, "prepare", lambda p: p["prepare"]["subset"].clear(), dataset="synthetic_brain")
     assert changes(study, "download", lambda p: p["generate"]["synthetic_road"].update(seed=9), **road)
     assert not changes(study, "download", lambda p: p["generate"]["synthetic_brain"].update(seed=9), **road)
     assert not changes(study, "report", lambda p: p["download"].update(mirror="elsewhere"))

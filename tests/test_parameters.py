@@ -94,6 +94,11 @@ def test_an_unknown_key_is_named_with_the_closest_known_one(project, change, wor
         (lambda v: v["train"].pop("save_every"), ["train", "'save_every' is a required property"]),
         (lambda v: v["train"].update(accelerator="tpu"), ["train.accelerator", "cuda", "tpu"]),
         (lambda v: v["prepare"].update(val_fraction=1), ["prepare.val_fraction", "1"]),
+        (
+            lambda v: v["prepare"].update(subset={"synthetic_road": {"train": 0}}),
+            ["prepare.subset.synthetic_road", "0"],
+        ),
+        (lambda v: v["prepare"].update(subset={"msrs": {"train": 5}}), ["prepare.subset", "synthetic_road", "msrs"]),
         (lambda v: fusion(v).update(batch=0), ["parts.fusion.batch", "0"]),
         (lambda v: fusion(v).update(batch=True), ["parts.fusion.batch", "integer"]),
         (lambda v: fusion(v).update(epochs=3), ["parts.fusion", "oneOf"]),

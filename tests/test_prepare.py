@@ -56,9 +56,9 @@ def raw(tmp_path, image):
     return tmp_path / "raw"
 
 
-def run(entry, raw, *, val_fraction=0.0, skip_broken=False):
+def run(entry, raw, *, val_fraction=0.0, skip_broken=False, subset=None):
     out = raw.parent / "prepared"
-    prepare.run(entry, raw=raw, out=out, val_fraction=val_fraction, skip_broken=skip_broken)
+    prepare.run(entry, raw=raw, out=out, val_fraction=val_fraction, skip_broken=skip_broken, subset=subset)
     packs = {split: Pack(out / f"{split}.safetensors") for split in ("train", "val", "test")}
     return packs, pd.read_csv(out / "pairs.csv", dtype={"name": str})
 
@@ -139,6 +139,44 @@ def test_a_split_of_its_own_is_not_divided_again(dataset, raw):
 def test_test_pairs_never_validate(dataset, raw):
     packs, _ = run(dataset(splits={"by": "all", "to": "test"}), raw, val_fraction=0.9)
     assert [len(packs[split]) for split in ("train", "val", "test")] == [0, 0, 12]
+
+
+def test_a_subset_is_spread_over_the_names(dataset, raw):
+    whole, _ = run(dataset(), raw, val_fraction=0.4)
+    packs, table = run(dataset(), raw, val_fraction=0.4, subset={"train": 3})
+    names, count = whole["train"].names, len(whole["train"])
+    assert packs["train"].names == [names[0], names[count // 3], names[2 * count // 3]]
+    assert packs["val"].names == whole["val"].names, "a split that is not named keeps all"
+    assert len(table) == 3 + len(packs["val"])
+    assert run(dataset(), raw, subset={"train": 12})[0]["train"].names == [f"n{n:02}" for n in range(12)]
+    with pytest.raises(UserError, match=r"split train: there are fewer pairs(.|\n)*at least 13(.|\n)*12"):
+        run(dataset(), raw, subset={"train": 13})
+
+
+@pytest.mark.mirror
+def test_the_forty_pairs_of_the_medical_studies(tmp_path):
+    """Both medical studies find their pairs, 40 to train on, and no head is in training and test."""
+    mirror = os.environ.get("MMFUSE_MIRROR")
+    if not mirror:
+        pytest.skip("MMFUSE_MIRROR is not set")
+    catalog = load_catalog(ROOT / "data/catalog.yaml", schema=ROOT / "workflow/schemas/catalog.schema.yaml")
+    for study, tested in (("small_mif", 20), ("paper", 50)):
+        parameters = yaml.safe_load((ROOT / f"workflow/configs/{study}.yaml").read_text(encoding="utf-8"))
+        trained, heads = 0, {"train": set(), "val": set(), "test": set()}
+        for name in parameters["study"]["tasks"]["mif"]["train"]:
+            entry, out = catalog[name], tmp_path / study / name
+            subset = parameters["prepare"]["subset"][name]
+            prepare.run(
+                entry, raw=Path(mirror, entry.mirror), out=out, val_fraction=parameters["prepare"]["val_fraction"],
+                skip_broken=False, subset=subset,
+            )  # fmt: skip
+            packs = {split: Pack(out / f"{split}.safetensors") for split in heads}
+            assert len(packs["test"]) == tested
+            trained += len(packs["train"])
+            for split, pack in packs.items():
+                heads[split] |= {pair[:-3] for pair in pack.names}
+        assert trained == 40
+        assert not heads["test"] & (heads["train"] | heads["val"])
 
 
 def test_equal_input_gives_equal_bytes(dataset, raw, tmp_path):

@@ -90,7 +90,12 @@ def prepare(
     execute(
         job,
         lambda _: stage.run(
-            entry, raw=raw, out=out, val_fraction=block["val_fraction"], skip_broken=block["skip_broken"]
+            entry,
+            raw=raw,
+            out=out,
+            val_fraction=block["val_fraction"],
+            skip_broken=block["skip_broken"],
+            subset=block.get("subset", {}).get(dataset),
         ),
     )
 

@@ -127,7 +127,7 @@ def _check_keys(value: Any, path: Path, where: str = "") -> None:
 
 
 def _check_study(values: Mapping[str, Any], path: Path) -> None:
-    """Check the names in the study's block: methods, their variants and tasks."""
+    """Check the names of the study: methods, their variants and tasks, and the datasets of which it takes a part."""
     for entry in values["study"]["systems"]:
         _check_name(entry["method"], f"{path}: study.systems")
         for task in entry["tasks"]:
@@ -138,6 +138,14 @@ def _check_study(values: Mapping[str, Any], path: Path) -> None:
                     found=task,
                 )
         plan.settings_of(values, entry["method"], entry["variant"])
+    known = plan.datasets_of(values)
+    for dataset in values["prepare"].get("subset", {}):
+        if dataset not in known:
+            raise UserError(
+                f"{path}: prepare.subset names a dataset that is not part of the study.",
+                expected=", ".join(known),
+                found=dataset,
+            )
 
 
 def _check_name(method: str, what: str) -> None:

@@ -182,6 +182,8 @@ def watched(parameters: Parameters, stage: str, **what: Any) -> list[str]:
         keys += [f"data/catalog.yaml:datasets.{name}" for name in datasets_of(parameters)]
     if stage == "download" and dataset in parameters["generate"]:
         keys.append(f"generate.{dataset}")
+    if stage == "prepare" and dataset in parameters["prepare"].get("subset", {}):
+        keys.append(f"prepare.subset.{dataset}")
     weight_free = stage == "fuse" and "parts" not in block  # a trained network's options come with its weights
     if weight_free and "network" in block:
         keys.append(f"{method}.network")

@@ -46,6 +46,31 @@ def ssim_loss(x: Tensor, y: Tensor) -> Tensor:
     return (1 - ssim_map(x, y)).clamp(0, 1).mean() / 2
 
 
+def two_source_ssim_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """One minus the mean similarity to both sources.
+
+    Range: [0, 2].
+    Source: LKC-FUNet eq. 6 (L9: the published code takes the mean of both similarities).
+    """
+    return 1 - (ssim_map(fused, a).mean() + ssim_map(fused, b).mean()) / 2
+
+
+def strongest_intensity_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference to the brighter source at each pixel.
+
+    Source: LKC-FUNet eq. 7.
+    """
+    return F.l1_loss(fused, torch.maximum(a, b))
+
+
+def strongest_gradient_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference of the gradient strength to the stronger source's at each pixel.
+
+    Source: LKC-FUNet eq. 8.
+    """
+    return F.l1_loss(sobel_magnitude(fused), torch.maximum(sobel_magnitude(a), sobel_magnitude(b)))
+
+
 def sobel_magnitude(image: Tensor) -> Tensor:
     """Gradient strength |gx| + |gy| with 3x3 Sobel filters, border repeated.
 

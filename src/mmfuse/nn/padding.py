@@ -6,10 +6,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+def pad_to_multiple(image: Tensor, multiple: int, mode: str = "reflect") -> Tensor:
     """Extend an image at the bottom and right until both sides divide by `multiple`.
 
-    Reflects where the image is large enough for it, else repeats the edge.
+    Args:
+        image: The image.
+        multiple: What both sides shall divide by.
+        mode: reflect (where the image is large enough for it, else the edge is repeated), replicate or constant.
 
     Shape: (B, C, H, W) to (B, C, H', W') with H' - H and W' - W in [0, multiple).
     """
@@ -17,5 +20,6 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     bottom, right = -height % multiple, -width % multiple
     if not (bottom or right):
         return image
-    mode = "reflect" if bottom < height and right < width else "replicate"
+    if mode == "reflect" and (bottom >= height or right >= width):
+        mode = "replicate"
     return F.pad(image, (0, right, 0, bottom), mode=mode)

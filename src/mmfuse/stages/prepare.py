@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +21,15 @@ SPLITS = ("train", "val", "test")
 _SHOWN = 10
 
 
-def run(dataset: Dataset, *, raw: Path, out: Path, val_fraction: float, skip_broken: bool) -> None:
+def run(
+    dataset: Dataset,
+    *,
+    raw: Path,
+    out: Path,
+    val_fraction: float,
+    skip_broken: bool,
+    subset: Mapping[str, int] | None = None,
+) -> None:
     """Write data/prepared/DATASET: {train,val,test}.safetensors and pairs.csv.
 
     Train and val hold luminance; test keeps colour, since results are shown and compared in colour. A dataset without
@@ -34,9 +42,12 @@ def run(dataset: Dataset, *, raw: Path, out: Path, val_fraction: float, skip_bro
         out: data/prepared/DATASET.
         val_fraction: Share of the training pairs for validation, in [0, 1).
         skip_broken: Go on without pairs that cannot be used; pairs.csv lists them as `dropped`.
+        subset: How many pairs of a split are taken, spread evenly over its names; all pairs of splits that it does not
+            name.
 
     Raises:
-        UserError: files are missing, damaged or of unequal size (all of them listed), unless `skip_broken`.
+        UserError: files are missing, damaged or of unequal size (all of them listed), unless `skip_broken`; or a split
+            has fewer pairs than `subset` asks for.
     """
     found = find_pairs(dataset, raw)
     problems = list(found.problems)
@@ -45,6 +56,8 @@ def run(dataset: Dataset, *, raw: Path, out: Path, val_fraction: float, skip_bro
     for files in found.pairs:
         takes = files.split == "train" and not own_val and _unit(files.name) < val_fraction
         by_split["val" if takes else files.split].append(files)
+    for split, count in (subset or {}).items():
+        by_split[split] = _spread(by_split[split], count, f"{dataset.name}, split {split}")
     rows: list[dict[str, object]] = []
     packs = {split: list(_read(dataset, by_split[split], split, raw, rows, problems)) for split in SPLITS}
     if problems and not skip_broken:
@@ -63,6 +76,18 @@ def run(dataset: Dataset, *, raw: Path, out: Path, val_fraction: float, skip_bro
     frame.astype({"height": "Int64", "width": "Int64"}).to_csv(table, index=False)
     write_text(out / "pairs.csv", table.getvalue())
     print(f"{dataset.name}: " + ", ".join(f"{len(samples)} {split}" for split, samples in packs.items()))
+
+
+def _spread(pairs: list[Files], count: int, what: str) -> list[Files]:
+    """Return `count` of the pairs, evenly spread over their order, so that every case or scene has its share."""
+    if count > len(pairs):
+        raise UserError(
+            f"{what}: there are fewer pairs than prepare.subset asks for.",
+            expected=f"at least {count}",
+            found=len(pairs),
+            fix="lower the number in params.yaml, or take it out to use all pairs",
+        )
+    return [pairs[number * len(pairs) // count] for number in range(count)]
 
 
 def _unit(name: str) -> float:
