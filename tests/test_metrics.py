@@ -6,11 +6,8 @@ import functools
 import hashlib
 import importlib
 import inspect
-import json
 import math
-import os
 import pkgutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,13 +15,13 @@ import torch
 from scipy import ndimage
 
 import mmfuse.metrics
+from golden_triples import GOLDEN, golden_triples
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.images import read_image
 from mmfuse.metrics import CONVENTIONS, Card, Metric, resolve, score, variants
 from mmfuse.pairs import read_triple
 from plain_metrics import SLOW
 
-GOLDEN = Path(os.environ.get("MMFUSE_GOLDEN") or Path(__file__).resolve().parents[2] / "shared" / "golden")
 NAMES = sorted(variants())
 LARGE = {name for name in NAMES if name.startswith("ms_ssim")}  # five scales need large images
 
@@ -482,9 +479,7 @@ MEDICAL = {"lkc_ct14", "lkc_pet13", "lkc_spect02"}
 @pytest.fixture(scope="module")
 def golden():
     """Golden triples, with our value of every variant."""
-    if not (GOLDEN / "golden.json").is_file():
-        pytest.skip(f"no golden values in {GOLDEN}: set MMFUSE_GOLDEN to their folder")
-    triples = json.loads((GOLDEN / "golden.json").read_text())["triples"]
+    triples = golden_triples()
     for triple in triples:
         files = (GOLDEN / triple["files"][role]["file"] for role in ("fused", "a", "b"))
         images = [image[None] for image in read_triple(*files)]

@@ -119,6 +119,11 @@ def _data(params: Path) -> str:
             states.append(f"{name}: in data/manual")
         else:
             states.append(f"{name}: to be downloaded")
+    for method, datasets in parameters["study"].get(plan.EXTERNAL, {}).items():
+        for folder in (plan.external_images(name, method) for name in datasets):
+            if not folder.is_dir():
+                raise MmfuseError(f"{folder} is not there: put the images of {method} into it (study.external)")
+            states.append(f"{folder}: here")
     return "; ".join(states)
 
 
