@@ -252,6 +252,7 @@ def evaluate(
             fused=fused,
             out=out,
             convention=block["convention"],
+            beside=block["beside"],
             metrics=block["metrics"],
             workers=block["workers"],
             running=running,
