@@ -275,7 +275,10 @@ def report(
 
     parameters = load_parameters(params)
     tables = [
-        out / "tables" / f"{dataset}.csv" for task in parameters["study"]["tasks"].values() for dataset in task["test"]
+        out / "tables" / f"{dataset}{end}"
+        for task in parameters["study"]["tasks"].values()
+        for dataset in task["test"]
+        for end in (".csv", ".pairs.csv")
     ]
     job = Job(
         stage="report",
