@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib
 import inspect
+import itertools
 import math
 import pkgutil
 
@@ -389,6 +390,33 @@ def test_resolve():
         resolve("lkc_funet", ["SIM"])
     with pytest.raises(UserError, match="did you mean cddfuse"):
         resolve("cdd_fuse", ["EN"])
+
+
+def test_resolve_with_conventions_beside():
+    found = resolve("lkc_funet", ["SSIM", "EN", "SF"], ["cddfuse", "mma_unet"])
+    assert list(found) == ["SSIM", "EN", "SF", "SSIM.cddfuse", "EN.cddfuse", "SF.cddfuse", "SSIM.mma_unet"]
+    assert found["SSIM.cddfuse"].name == "ssim_uniform_sum_l2"
+    assert found["SSIM.mma_unet"] is found["SSIM"]
+    assert not any("." in name for name in (*CONVENTIONS, *itertools.chain(*CONVENTIONS.values())))
+    with pytest.raises(UserError, match="did you mean cddfuse"):
+        resolve("lkc_funet", ["EN"], ["cdd_fuse"])
+    with pytest.raises(UserError, match="the same one"):
+        resolve("lkc_funet", ["EN"], ["lkc_funet"])
+    with pytest.raises(UserError, match="mma_unet has SSIM"):
+        resolve("lkc_funet", ["EN"], ["mma_unet"])
+
+
+def test_a_variant_under_two_names_is_computed_once(images):
+    calls = []
+
+    def counted(fused, a, b):
+        calls.append(fused)
+        return variants()["en"].function(fused, a, b)
+
+    metric = Metric("en", counted, variants()["en"].card)
+    values = score(*images, {"EN": metric, "EN.cddfuse": metric})
+    assert len(calls) == 1
+    assert torch.equal(values["EN"], values["EN.cddfuse"])
 
 
 def test_score_keys_and_errors(images):

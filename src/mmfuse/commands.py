@@ -263,6 +263,7 @@ def evaluate(
             fused=fused,
             out=out,
             convention=block["convention"],
+            beside=block["beside"],
             metrics=block["metrics"],
             workers=block["workers"],
             running=running,
@@ -285,7 +286,10 @@ def report(
 
     parameters = load_parameters(params)
     tables = [
-        out / "tables" / f"{dataset}.csv" for task in parameters["study"]["tasks"].values() for dataset in task["test"]
+        out / "tables" / f"{dataset}{end}"
+        for task in parameters["study"]["tasks"].values()
+        for dataset in task["test"]
+        for end in (".csv", ".pairs.csv")
     ]
     job = Job(
         stage="report",

@@ -87,7 +87,8 @@ def _methods(params: Path) -> str:
     from mmfuse.stages.train import check_parts, network_options
 
     parameters = load_parameters(params)
-    resolve(parameters["evaluate"]["convention"], parameters["evaluate"]["metrics"])
+    block = parameters["evaluate"]
+    resolve(block["convention"], block["metrics"], block["beside"])
     sizes = {}
     for entry in parameters["study"]["systems"]:
         settings = plan.settings_of(parameters, entry["method"], entry["variant"])

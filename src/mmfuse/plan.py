@@ -187,7 +187,7 @@ def watched(parameters: Parameters, stage: str, **what: Any) -> list[str]:
         "crop": [f"prepare.patches.{what.get('patches')}"],
         "train": [f"{method}.network", f"{method}.parts.{what.get('part')}", "train"],
         "fuse": ["fuse"],
-        "evaluate": ["evaluate.convention", "evaluate.metrics"],
+        "evaluate": ["evaluate.convention", "evaluate.beside", "evaluate.metrics"],
         "report": [key for key in parameters if key != "download"],
     }[stage]
     if stage == "report":
