@@ -78,6 +78,7 @@ def test_published_results_get_their_published_values(tmp_path):
         fused=tmp_path / "out",
         out=tmp_path / "scores.csv",
         convention="cddfuse",
+        beside=[],
         metrics=names,
         workers=1,
         running=Mock(),
