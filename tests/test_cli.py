@@ -170,6 +170,27 @@ def test_fuse_and_evaluate_end_to_end(mmfuse, folders, tmp_path):
         assert word in out
 
 
+def test_evaluate_by_two_conventions(mmfuse, folders, tmp_path):
+    a, b = folders
+    code, out, err = mmfuse(
+        "evaluate", "--a", a, "--b", b, "--fused", a, "--out", tmp_path / "s.csv", "--metrics", "SF,SD",
+        "--beside", "cddfuse, vifb",
+    )  # fmt: skip
+    assert code == 0, err
+    table = pd.read_csv(tmp_path / "s.csv")
+    assert table.columns.tolist() == ["name", "SF", "SD", "SF.cddfuse", "SD.cddfuse", "SF.vifb", "SD.vifb"]
+    assert (table["SD.cddfuse"] == table["SD"]).all()
+    assert (table["SF.cddfuse"] != table["SF"]).all()
+    summary = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["metrics"]
+    assert {name: one["convention"] for name, one in summary.items() if name.startswith("SF")} == {
+        "SF": "lkc_funet",
+        "SF.cddfuse": "cddfuse",
+        "SF.vifb": "vifb",
+    }
+    assert re.search(r"SD\.cddfuse +the same as SD\n", out)
+    assert "sf_mean" in out
+
+
 def entropy(path):
     """EN of an image file by hand."""
     pixels = luminance(read_image(path))
@@ -249,6 +270,7 @@ def test_wrong_options_of_evaluate(refused, folders, tmp_path):
     words = ["evaluate", "--a", a, "--b", b, "--fused", a, "--out", tmp_path / "s.csv"]
     assert "did you mean SSIM" in refused(*words, "--metrics", "SIM")
     assert "convention" in refused(*words, "--convention", "none")
+    assert "did you mean vifb" in refused(*words, "--beside", "vif")
     assert "at least 41x41 pixels" in refused(*words)  # one of the images is too small for one of the metrics
     assert "--out" in refused(*words[:-2])
     said = refused("evaluate", "--a", a, "--b", b, "--fused", a, "--out", tmp_path / "s.json")
@@ -374,6 +396,8 @@ def test_the_stages_from_training_to_scores(mmfuse, prepared):
     table = pd.read_csv(f"{scores}.csv")
     assert table["name"].tolist() == Pack(prepared / ROAD / "test.safetensors").names
     assert table["EN"].tolist() == pytest.approx([entropy(f) for f in image_files(prepared / fused).values()])
+    assert (table["SSIM.cddfuse"] != table["SSIM"]).all()
+    assert (table["SD.cddfuse"] == table["SD"]).all()
     summary = json.loads(Path(f"{scores}.json").read_text(encoding="utf-8"))
     assert (summary["method"], summary["task"], summary["images"]) == ("mma_unet", "ivif", 2)
     for path, outputs in (

@@ -197,6 +197,35 @@ def test_a_changed_loss_weight_reruns_the_same_jobs_in_both(by_snakemake, by_dvc
     assert results(by_dvc) == results(by_snakemake)
 
 
+def test_images_fused_elsewhere_join_the_study(by_snakemake):
+    folder = by_snakemake.parent / "elsewhere"
+    shutil.copytree(by_snakemake, folder)
+    ours, theirs = folder / "data/fused/synthetic_road/average.base.s0", folder / "data/external/u2/synthetic_road"
+    parameters = yaml.safe_load((folder / "params.yaml").read_text())
+    parameters["study"]["external"] = {"u2": ["synthetic_road"]}
+    write(folder, parameters)
+    assert "data/external/u2/synthetic_road" in call(
+        folder, "snakemake", "--dry-run", good=(1,)
+    )  # names what is missing
+    shutil.copytree(ours, theirs, ignore=shutil.ignore_patterns(".*"))
+    moment = time.time()
+    call(folder, "snakemake", "--cores", "2", "all")
+    system = "synthetic_road.u2.external.s0.log"
+    assert since(folder, moment) == {f"fuse/{system}", f"evaluate/{system}", "report.log"}
+    scores = folder / "reports/scores/synthetic_road"
+    assert (scores / "u2.external.s0.csv").read_bytes() == (scores / "average.base.s0.csv").read_bytes()
+    assert "u2,external" in (folder / "reports/tables/synthetic_road.csv").read_text()
+    call(folder, "mmfuse", "sync")
+    assert "up to date" in call(folder, "dvc", "status")
+
+    path = min(theirs.glob("*.png"))
+    shutil.copyfile(folder / "data/fused/synthetic_road/mma_unet.base.s0" / path.name, path)  # in place
+    moment = time.time()
+    call(folder, "dvc", "repro", "--quiet")
+    assert since(folder, moment) == {f"fuse/{system}", f"evaluate/{system}", "report.log"}
+    assert (scores / "u2.external.s0.csv").read_bytes() != (scores / "average.base.s0.csv").read_bytes()
+
+
 def test_a_kill_in_stage_two_changes_nothing(template):
     """Kill -9 while the fusion part trains; the next run goes on from the saved state and ends with the same bytes."""
     undisturbed, killed = clone(template, "undisturbed"), clone(template, "killed")

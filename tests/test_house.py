@@ -113,7 +113,8 @@ def test_a_stage_depends_on_the_code_that_it_runs():
 )
 def test_every_study_names_what_exists(name):
     parameters = load_parameters(ROOT / name)
-    metrics.resolve(parameters["evaluate"]["convention"], parameters["evaluate"]["metrics"])
+    block = parameters["evaluate"]
+    metrics.resolve(block["convention"], block["metrics"], block["beside"])
     catalog = yaml.safe_load((ROOT / "data/catalog.yaml").read_text())["datasets"]
     assert set(plan.datasets_of(parameters)) <= set(catalog)
     for task, entry in parameters["study"]["tasks"].items():

@@ -373,14 +373,25 @@ def test_attentions(attention, deep):
     assert method(*pair(32, 32)).isfinite().all()
 
 
-def test_fine_tuning_trains_the_encoders_as_well():
-    method = small("mma_unet", fine_tune=True)
-    trained = {id(parameter) for parameter in prepare_part(method, "fusion")}
-    sum(method.part_losses("fusion", *pair(32, 32, batch=2), weights("mma_unet", "fusion")).values()).backward()
+def test_the_joint_part_trains_the_encoders_as_well():
+    method = small("mma_unet")
+    trained = {id(parameter) for parameter in prepare_part(method, "joint")}
+    sum(method.part_losses("joint", *pair(32, 32, batch=2), weights("mma_unet", "fusion")).values()).backward()
     for key, parameter in method.named_parameters():
         own = key.startswith(("vi_unet.encoder.", "ir_unet.encoder.", "fusion."))
         assert (id(parameter) in trained) == own, key
         assert (parameter.grad is not None) == own, key
+
+
+def test_optional_parts_may_be_left_out_from_the_end_alone():
+    method, block = small("mma_unet"), {"loss": {"mse": 1.0, "ssim": 1.0, "detail": 1.0}}
+    stage_one = {"vi_unet": {"loss": {"mse": 1.0}}, "ir_unet": {"loss": {"mse": 1.0}}}
+    check_parts(method, {"parts": stage_one | {"fusion": block}})
+    check_parts(method, {"parts": stage_one | {"fusion": block, "joint": block}})
+    for parts in (stage_one, stage_one | {"joint": block}):
+        with pytest.raises(UserError, match="training parts") as error:
+            check_parts(method, {"parts": parts})
+        assert "joint may be left out" in str(error.value)
 
 
 @torch.no_grad()

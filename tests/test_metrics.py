@@ -6,11 +6,9 @@ import functools
 import hashlib
 import importlib
 import inspect
-import json
+import itertools
 import math
-import os
 import pkgutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,13 +16,13 @@ import torch
 from scipy import ndimage
 
 import mmfuse.metrics
+from golden_triples import GOLDEN, golden_triples
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.images import read_image
 from mmfuse.metrics import CONVENTIONS, Card, Metric, resolve, score, variants
 from mmfuse.pairs import read_triple
 from plain_metrics import SLOW
 
-GOLDEN = Path(os.environ.get("MMFUSE_GOLDEN") or Path(__file__).resolve().parents[2] / "shared" / "golden")
 NAMES = sorted(variants())
 LARGE = {name for name in NAMES if name.startswith("ms_ssim")}  # five scales need large images
 
@@ -394,6 +392,33 @@ def test_resolve():
         resolve("cdd_fuse", ["EN"])
 
 
+def test_resolve_with_conventions_beside():
+    found = resolve("lkc_funet", ["SSIM", "EN", "SF"], ["cddfuse", "mma_unet"])
+    assert list(found) == ["SSIM", "EN", "SF", "SSIM.cddfuse", "EN.cddfuse", "SF.cddfuse", "SSIM.mma_unet"]
+    assert found["SSIM.cddfuse"].name == "ssim_uniform_sum_l2"
+    assert found["SSIM.mma_unet"] is found["SSIM"]
+    assert not any("." in name for name in (*CONVENTIONS, *itertools.chain(*CONVENTIONS.values())))
+    with pytest.raises(UserError, match="did you mean cddfuse"):
+        resolve("lkc_funet", ["EN"], ["cdd_fuse"])
+    with pytest.raises(UserError, match="the same one"):
+        resolve("lkc_funet", ["EN"], ["lkc_funet"])
+    with pytest.raises(UserError, match="mma_unet has SSIM"):
+        resolve("lkc_funet", ["EN"], ["mma_unet"])
+
+
+def test_a_variant_under_two_names_is_computed_once(images):
+    calls = []
+
+    def counted(fused, a, b):
+        calls.append(fused)
+        return variants()["en"].function(fused, a, b)
+
+    metric = Metric("en", counted, variants()["en"].card)
+    values = score(*images, {"EN": metric, "EN.cddfuse": metric})
+    assert len(calls) == 1
+    assert torch.equal(values["EN"], values["EN.cddfuse"])
+
+
 def test_score_keys_and_errors(images):
     metrics = resolve("lkc_funet", CONVENTIONS["lkc_funet"])
     values = score(*images, metrics)
@@ -482,9 +507,7 @@ MEDICAL = {"lkc_ct14", "lkc_pet13", "lkc_spect02"}
 @pytest.fixture(scope="module")
 def golden():
     """Golden triples, with our value of every variant."""
-    if not (GOLDEN / "golden.json").is_file():
-        pytest.skip(f"no golden values in {GOLDEN}: set MMFUSE_GOLDEN to their folder")
-    triples = json.loads((GOLDEN / "golden.json").read_text())["triples"]
+    triples = golden_triples()
     for triple in triples:
         files = (GOLDEN / triple["files"][role]["file"] for role in ("fused", "a", "b"))
         images = [image[None] for image in read_triple(*files)]

@@ -236,6 +236,7 @@ def test_a_job_watches_what_its_result_depends_on(study):
     assert not changes(study, "train", lambda p: p["fuse"].update(pictures=9), **fusion)
     assert changes(study, "crop", lambda p: p["prepare"]["patches"]["square"].update(seed=9), patches="square")
     assert changes(study, "evaluate", lambda p: p["evaluate"].update(metrics=["EN"]))
+    assert changes(study, "evaluate", lambda p: p["evaluate"].update(beside=["vifb"]))
     assert not changes(study, "evaluate", lambda p: p["evaluate"].update(workers=9))
     assert changes(study, "prepare", lambda p: p["prepare"].update(val_fraction=0.3), dataset="synthetic_road")
     road = {"dataset": "synthetic_road"}

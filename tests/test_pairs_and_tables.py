@@ -65,10 +65,12 @@ def test_score_images_errors(album):
 
 
 def test_summary():
-    metrics = resolve("lkc_funet", ["EN", "SSIM"])
+    metrics = resolve("lkc_funet", ["EN", "SSIM"], ["vifb"])
     frame = pd.DataFrame({"name": ["a", "b", "c", "d"], "EN": [1.0, 2.0, 3.0, 6.0], "SSIM": [0.5] * 4})
-    summary = summarise(frame, metrics)
+    frame = frame.assign(**{"EN.vifb": frame["EN"], "SSIM.vifb": 0.9})
+    summary = summarise(frame, metrics, "lkc_funet")
     assert summary["EN"] == {
+        "convention": "lkc_funet",
         "definition": "en",
         "better": "higher",
         "mean": 3.0,
@@ -77,13 +79,15 @@ def test_summary():
         "count": 4,
     }
     assert summary["SSIM"]["definition"] == "ssim_gauss_mean_l255"
-    assert summarise(frame[:1], metrics)["EN"]["std"] == 0
+    assert summary["SSIM.vifb"]["definition"] == "ssim_gauss_sum_l255"
+    assert summary["EN.vifb"] == {**summary["EN"], "convention": "vifb"}
+    assert summarise(frame[:1], metrics, "lkc_funet")["EN"]["std"] == 0
     with pytest.raises(UserError, match="no scores"):
-        summarise(frame[:0], metrics)
+        summarise(frame[:0], metrics, "lkc_funet")
     with pytest.raises(UserError, match="no column SSIM"):
-        summarise(frame[["name", "EN"]], metrics)
+        summarise(frame[["name", "EN"]], metrics, "lkc_funet")
     with pytest.raises(UserError, match="b"):
-        summarise(frame.assign(EN=[1.0, math.nan, 3.0, 4.0]), metrics)
+        summarise(frame.assign(EN=[1.0, math.nan, 3.0, 4.0]), metrics, "lkc_funet")
 
 
 def test_files_keep_every_digit_and_are_deterministic(tmp_path):
@@ -91,7 +95,7 @@ def test_files_keep_every_digit_and_are_deterministic(tmp_path):
     frame = pd.DataFrame(
         {"name": ["00537", "NA", "a,b", 'quo"te'], "EN": random.random(4) / 3, "SD": [1.0, 1e-17, 1e22, 0.1]}
     )
-    summary = {"dataset": "demo", "metrics": summarise(frame, resolve("lkc_funet", ["EN", "SD"]))}
+    summary = {"dataset": "demo", "metrics": summarise(frame, resolve("lkc_funet", ["EN", "SD"]), "lkc_funet")}
     for folder in ("x", "y"):
         write_scores(frame, summary, csv=tmp_path / folder / "s.csv", json=tmp_path / folder / "s.json")
     for file in ("s.csv", "s.json"):

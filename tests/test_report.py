@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 NASTY = "<script>alert(1)</script>"
 NAMES = ["p1", "p2", 'odd "<i>&', "p4"]
 METRICS = {"EN": ("en", "higher"), "Nabf": ("nabf", "lower")}
+BESIDE = {"EN.ivif_zoo": ("en_ivif_zoo", "higher"), "Nabf.ivif_zoo": ("nabf", "lower")}
 PARAMETERS: dict[str, Any] = {
     "study": {
         "name": f"tiny {NASTY}",
@@ -91,9 +92,11 @@ def _scores(folder: Path, dataset: str, system: System, values: dict[str, list[f
     metrics = {}
     for name, series in values.items():
         defined = [v for v in series if np.isfinite(v)]
+        definition, better = {**METRICS, **BESIDE}[name]
         metrics[name] = {
-            "definition": METRICS[name][0],
-            "better": METRICS[name][1],
+            "convention": name.partition(".")[2] or "lkc_funet",
+            "definition": definition,
+            "better": better,
             "mean": float(np.mean(defined)) if defined else None,
             "count": len(defined),
         }
@@ -231,14 +234,15 @@ def test_every_number_of_the_table_links_to_its_run(project):
 def test_pictures_have_alternative_texts_and_figures_are_drawn(project):
     images = [attrs for tag, attrs in _Page(_run(project)).tags if tag == "img"]
     assert all(image["alt"] for image in images)
-    # two datasets: distributions; one trained system: curves
-    assert sum(str(image["src"]).startswith("data:image/svg+xml") for image in images) == 3
+    # two datasets: distributions and ranks; one trained system: curves
+    assert sum(str(image["src"]).startswith("data:image/svg+xml") for image in images) == 5
 
 
 def test_equal_inputs_give_equal_bytes(project):
     first, again = _run(project, project / "one"), _run(project, project / "two")
     assert first == again
-    assert (project / "one/tables/road.csv").read_bytes() == (project / "two/tables/road.csv").read_bytes()
+    for table in ("road.csv", "road.pairs.csv"):
+        assert (project / "one/tables" / table).read_bytes() == (project / "two/tables" / table).read_bytes()
 
 
 def test_counts_and_dropped_pairs_are_told(project):
@@ -350,5 +354,67 @@ def test_seeds_are_averaged_and_listed(project):
     with (project / "out/tables/road.csv").open(encoding="utf-8") as stream:
         lines = [line for line in csv.DictReader(stream) if line["method"] == "net"]
     assert [(line["seed"], float(line["EN mean"])) for line in lines] == [("mean of 2", 7.5), ("0", 6.5), ("1", 8.5)]
+    assert float(lines[0]["EN seeds std"]) == pytest.approx(2**0.5)  # of 6.5 and 8.5, divided by n - 1
+    assert lines[1]["EN seeds std"] == lines[1]["EN low"] == ""
     assert {"row-road-net.base", "row-road-net.base.s0", "row-road-net.base.s1"} <= set(page.all("id"))
     assert {href[1:] for href in page.all("href") if href.startswith("#")} <= set(page.all("id"))
+
+
+def _tables(text: str, kind: str) -> list[str]:
+    return re.findall(rf'<table class="{kind}">.*?</table>', text, re.DOTALL)
+
+
+def test_intervals_and_marks_follow_the_images(project):
+    """With four images no test can tell anything apart, so all are tied with the best."""
+    text = _run(project)
+    road, _ = _tables(text, "scores")
+    rows = re.findall(r'<tr id="row-road-.*?</tr>', road, re.DOTALL)
+    assert [len(re.findall("≈</span> 5.500", row)) for row in rows] == [1, 0, 0]
+    assert ["<strong>6.500</strong>" in row for row in rows] == [False, True, True]  # equal means
+    assert "EN (en), not significantly worse than the best: 4 of 4 images" in rows[0]
+    assert '<span class="below">[5.000, 6.000]</span>' in rows[0]
+    assert "With 4 images and so many pairs no difference can be significant" in text
+    with (project / "out/tables/road.csv").open(encoding="utf-8") as stream:
+        line = next(csv.DictReader(stream))
+    assert (float(line["EN low"]), float(line["EN high"]), float(line["EN rank"])) == (5.0, 6.0, 3.0)
+    assert float(line["critical difference"]) == pytest.approx(2.343 * (12 / 24) ** 0.5, rel=1e-3)
+
+
+def test_paired_tests_are_written_with_all_digits(project):
+    text = _run(project)
+    with (project / "out/tables/road.pairs.csv").open(encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream))
+    found = {(line["metric"], line["first"], line["second"]): (line["images"], line["p"]) for line in lines}
+    assert len(found) == 6
+    assert found["EN", "average", "maximum"] == ("4", "0.375")  # 2 of 16 choices of signs, three pairs
+    assert found["EN", "maximum", "net"] == ("4", "1.0")  # equal on all images
+    assert found["Nabf", "average", "maximum"] == ("4", "0.125")  # the only pair with values
+    assert found["Nabf", "average", "net"] == ("0", "")
+    assert {line["better"] for line in lines} == {""}
+    road = re.sub(r"\s+", " ", _tables(text, "tests")[0])
+    assert '<th scope="row">average – maximum</th><td class="soft"> 0.375</td><td class="soft"> 0.125</td>' in road
+
+
+def test_a_second_convention_stands_beside(project):
+    alone = _run(project, project / "alone")
+    for system in (s for dataset, s in plan.scored_pairs(PARAMETERS) if dataset == "road"):
+        own = VALUES[system.method]
+        beside = {"EN.ivif_zoo": [12 - v for v in own["EN"]], "Nabf.ivif_zoo": own["Nabf"]}
+        _scores(project / "scores/road", "road", system, {**own, **beside})
+    text = _run(project)
+    table = _tables(text, "scores")[0]
+    heads = re.findall(r'scope="colgroup" colspan="(\d+)" class="convention"><code>(\w+)</code>', table)
+    assert heads == [("3", "lkc_funet"), ("1", "ivif_zoo")]  # mean rank, EN and Nabf; EN
+    assert re.findall(r'<colgroup(?: span="(\d+)")?>', table) == ["", "3", "1"]
+    for row in re.findall(r'<tr id="row-.*?</tr>', table, re.DOTALL):
+        assert len(re.findall("<td[ >]", row)) == 4
+    assert "<strong>6.500</strong>" in table.partition('id="row-road-maximum')[0]  # average is first by ivif_zoo
+    assert "Nabf is the same as under" in re.sub("<.*?>", "", text)
+    assert "maximum and net share the lowest mean rank on the one metric EN" in text
+    with (project / "out/tables/road.csv").open(encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream))
+    assert float(lines[0]["EN.ivif_zoo mean"]) == 6.5
+    assert not any(name.startswith("Nabf.") for name in lines[0])
+    with (project / "alone/tables/road.csv").open(encoding="utf-8") as stream:
+        assert [line["mean rank"] for line in csv.DictReader(stream)] == [line["mean rank"] for line in lines]
+    assert "ivif_zoo</code>" not in alone

@@ -9,23 +9,50 @@ import pytest
 
 from mmfuse.plan import System
 from mmfuse.reporting import pictures, provenance, tables
-from mmfuse.reporting.scores import Column, Group, Scores, ranking, ranks
+from mmfuse.reporting.scores import Column, Group, Scores
+from mmfuse.reporting.standing import marks, ranking, stand, verdict
+
+
+def _standings(groups: list[Group]):
+    return [stand(groups, column) for column in groups[0].members[0].metrics]
 
 
 @pytest.mark.parametrize(
-    ("means", "sign", "expected"),
+    ("means", "worse", "expected"),
     [
-        ([1.0, 3.0, 2.0], 1, ["", "best", "second"]),
-        ([1.0, 3.0, 2.0], -1, ["best", "", "second"]),
-        ([3.0, 3.0, 2.0, 1.0], 1, ["best", "best", "second", ""]),
-        ([3.001, 3.002, 2.0], 1, ["best", "best", "second"]),  # alike as printed with two decimals
-        ([float("nan"), 3.0, 2.0], 1, ["", "best", "second"]),
-        ([float("nan"), 3.0], 1, ["", ""]),  # nobody to compare with
-        ([1.0, 3.0], 0, ["", ""]),  # no better direction
+        ([1.0, 3.0, 2.0], [0, 2], ["", "best", "second"]),
+        ([1.0, 3.0, 2.0], [0], ["second", "best", "tied"]),
+        ([1.0, 3.0, 2.0], [], ["tied", "best", "tied"]),
+        ([3.0, 3.0, 2.0, 1.0], [2, 3], ["best", "best", "second", ""]),
+        ([3.001, 3.002, 2.0], [0, 2], ["second", "best", ""]),  # printed alike, but different
+        ([float("nan"), 3.0, 2.0], [2], ["", "best", "second"]),
+        ([float("nan"), 3.0], [], ["", ""]),  # nobody to compare with
     ],
 )
-def test_marks(means, sign, expected):
-    assert tables.marks(means, sign, 2) == expected
+@pytest.mark.parametrize("sign", [1, -1])
+def test_marks(means, worse, expected, sign):
+    means = np.array(means)
+    better = np.zeros((means.size, means.size), dtype=int)
+    for loser in worse:
+        better[int(np.nanargmax(means)), loser] = 1
+        better[loser, int(np.nanargmax(means))] = -1
+    p = np.where(better, 0.01, 0.2)
+    assert list(marks(sign * means, sign, p, better)) == expected
+    assert set(marks(means, 0, p, better)) == {""}  # no better direction
+
+
+def test_a_mean_without_a_test_is_not_called_tied():
+    p = np.full((2, 2), np.nan)
+    assert marks(np.array([3.0, 2.0]), 1, p, np.zeros((2, 2), dtype=int)) == ("best", "second")
+
+
+def test_what_tests_put_ahead_of_the_best_mean_is_tied_with_it():
+    first = _group("a", [[1.0] * 29 + [900.0]])
+    second = _group("b", [[1.0 + i / 9 for i in range(1, 31)]])
+    standing = stand([first, second], first.members[0].metrics[0])
+    assert standing.p[0, 1] < 0.05
+    assert standing.better[1, 0] == 1
+    assert standing.marks == ("best", "tied")
 
 
 def test_printed_numbers():
@@ -41,13 +68,8 @@ def test_printed_numbers():
     ]
 
 
-def test_ranks_share_places():
-    assert ranks(np.array([[1.0, 3.0, 3.0, 2.0]]), 1).tolist() == [[4.0, 1.5, 1.5, 3.0]]
-    assert ranks(np.array([1.0, 3.0, 2.0]), -1).tolist() == [1.0, 3.0, 2.0]
-
-
 def _group(method: str, values: list[list[float]]) -> Group:
-    columns = (Column("EN", "en", "higher"), Column("Nabf", "nabf", "lower"))
+    columns = (Column("EN", "en", "higher", "c"), Column("Nabf", "nabf", "lower", "c"))[: len(values)]
     array = np.array(values)
     images = tuple(str(i) for i in range(array.shape[1]))
     return Group(method, "base", (Scores(System(method, "base", "ivif", 0), "c", columns, images, array),), array)
@@ -56,14 +78,52 @@ def _group(method: str, values: list[list[float]]) -> Group:
 def test_ranking_counts_only_what_all_have_on_all_images():
     a = _group("a", [[1.0, 2.0, 9.0], [0.1, 0.1, 0.1]])
     b = _group("b", [[2.0, 3.0, 4.0], [0.2, float("nan"), 0.2]])
-    ranked = ranking([a, b], a.members[0].metrics)
+    ranked = ranking([a, b], _standings([a, b]))
     assert ranked is not None
-    assert [c.name for c in ranked.metrics] == ["EN"]
-    assert ranked.mean_ranks.tolist() == [1.0, 2.0]
-    # a leads by one image only, so some resamples without it put b first
-    assert ranked.stability is not None
-    assert 0.5 < ranked.stability < 0.9
-    assert ranking([a], a.members[0].metrics) is None
+    assert [s.column.name for s in ranked.counted] == ["EN"]
+    np.testing.assert_allclose(ranked.ranks, [5 / 3, 4 / 3])  # b is ahead on two of three images
+    assert ranked.marks == ("tied", "best")
+    assert ranked.critical == pytest.approx(1.96 / 3**0.5, rel=1e-3)
+    assert ranking([a], _standings([a])) is None
+
+
+@pytest.mark.parametrize(
+    ("lead", "words"),
+    [
+        (0.0, "a and b share the lowest mean rank on the one metric EN (1.50 among 3 systems), ahead of c (3.00) by"),
+        (9.0, "a has the lowest mean rank on the one metric EN (1.00 among 3 systems), ahead of b (2.00) by"),
+    ],
+)
+def test_verdict_tells_what_differs(lead, words):
+    series = np.arange(30.0)
+    groups = [_group(name, [list(series + more)]) for name, more in (("a", 10 + lead), ("b", 10.0), ("c", 0.0))]
+    said = verdict(groups, ranking(groups, _standings(groups)))
+    assert words in said
+    assert ("on 1 of them significantly better than every other" in said) == (lead > 0)
+
+
+def test_verdict_tells_what_cannot_be_told_apart():
+    random = np.random.default_rng(0)
+    groups = [_group(name, [list(random.normal(more, 1.0, 20))]) for name, more in (("a", 0.1), ("b", 0.0), ("c", 9.0))]
+    said = verdict(groups[:2], ranking(groups[:2], _standings(groups[:2])))
+    assert "cannot be told apart from it: the critical difference is 0.44." in said
+    assert "best mean on" in said
+    assert verdict(groups[:1], None).startswith("20 test images; nothing to rank")
+
+
+def test_columns_of_conventions_beside():
+    columns = [Column("EN", "en", "higher", "c"), Column("SF", "sf_vifb", "higher", "c")]
+    columns += [Column("EN.d", "en", "higher", "d"), Column("SF.d", "sf_mean", "higher", "d")]
+    columns += [Column("SF.e", "sf_vifb", "higher", "e")]
+    main, d, e = tables.heads(columns, "c")
+    assert [c.name for c in main.columns] == ["EN", "SF"]
+    assert ([c.name for c in d.columns], d.same, d.missing) == (["SF.d"], ("EN",), ())
+    assert (e.columns, e.same, e.missing) == ((), ("SF",), ("EN",))
+    assert [(m.name, m.definition, m.conventions) for m in tables.legend(columns)] == [
+        ("EN", "en", ("c", "d")),
+        ("SF", "sf_vifb", ("c", "e")),
+        ("SF", "sf_mean", ("d",)),
+    ]
 
 
 def test_window_lies_where_both_sources_have_different_structure():

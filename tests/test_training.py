@@ -6,9 +6,11 @@ import copy
 import dataclasses
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +104,17 @@ def test_every_epoch_visits_each_pair_once_in_a_new_order(make_pack):
     # neither the way there nor another object changes an order; another seed does
     assert [TrainingPairs(packs, BLOCK, 0)._position(9 + k) for k in range(9)] == epochs[1]
     assert [TrainingPairs(packs, BLOCK, 1)._position(k) for k in range(9)] != epochs[0]
+
+
+def test_the_pairs_of_a_repeated_dataset_come_more_often(make_pack, tmp_path):
+    paths = [tmp_path / name / "train.safetensors" for name in ("large", "little")]
+    for path, count in zip(paths, (5, 2), strict=True):
+        path.parent.mkdir()
+        shutil.copy(make_pack(count), path)
+    pairs = TrainingPairs([Pack(path) for path in paths], BLOCK | {"repeat": {"little": 3}}, 0)
+    drawn = [pairs.index[pairs._position(k)] for k in range(11)]
+    counts = Counter((pack.path.parent.name, number) for pack, number in drawn)
+    assert counts == {("large", n): 1 for n in range(5)} | {("little", n): 3 for n in range(2)}
 
 
 def test_a_batch_depends_on_its_step_alone(make_pack):

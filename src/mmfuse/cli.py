@@ -76,12 +76,17 @@ def evaluate(
     convention: Annotated[
         str, typer.Option(help="What the plain names mean; see `mmfuse list metrics`.")
     ] = "lkc_funet",
+    beside: Annotated[
+        str, typer.Option(help="Other conventions such as cddfuse,vifb; adds columns such as SSIM.cddfuse.")
+    ] = "",
     allow_missing: Annotated[bool, typer.Option(help="Go on without images that lack a counterpart.")] = False,
 ) -> None:
     """Measure anybody's fused images against their sources."""
     from mmfuse.people import evaluate_folders
 
-    evaluate_folders(a, b, fused, out, metrics=metrics, convention=convention, allow_missing=allow_missing)
+    evaluate_folders(
+        a, b, fused, out, metrics=metrics, convention=convention, beside=beside, allow_missing=allow_missing
+    )
 
 
 class Listed(StrEnum):

@@ -10,6 +10,7 @@ import typer
 
 from mmfuse import plan
 from mmfuse.code import code_of
+from mmfuse.errors import UserError
 from mmfuse.jobs import Job, Running, execute
 from mmfuse.parameters import load_parameters, pick_all
 
@@ -186,19 +187,26 @@ def fuse(
     variant: Variant = "base",
     seed: Seed = 0,
     weights: Annotated[Path | None, typer.Option("--weights", help="Weights of a trained method.")] = None,
+    external: Annotated[Path | None, typer.Option("--external", help="Folder of images fused elsewhere.")] = None,
     params: Params = DEFAULT_PARAMS,
 ) -> None:
-    """Apply one system to the test pairs of one dataset."""
+    """Apply one system to the test pairs of one dataset, or take over images that were fused elsewhere."""
     from mmfuse.stages import fuse as stage
     from mmfuse.stages.train import network_options
 
     parameters = load_parameters(params)
     task = plan.task_of(parameters, dataset)
     system = plan.System(method, variant, task, seed)
+    if (variant == plan.EXTERNAL) != (external is not None):
+        raise UserError("`--external FOLDER` and `--variant external` go together.", found=f"--variant {variant}")
     job = Job(
         stage="fuse",
         name=f"{dataset}/{system.label}",
-        inputs=[*_sources("fuse", f"methods.{method}"), test, *([weights] if weights else [])],
+        inputs=[
+            *_sources("fuse", *([] if external else [f"methods.{method}"])),
+            test,
+            *(path for path in (weights, external) if path),
+        ],
         outputs=[out],
         record=out.with_name(f"{out.name}.run.json"),
         parameters=_watched(parameters, "fuse", method=method, variant=variant),
@@ -207,6 +215,9 @@ def fuse(
     )
 
     def work(running: Running) -> None:
+        if external:
+            stage.take_over(external, test=test, out=out, pictures=parameters["fuse"]["pictures"], running=running)
+            return
         stage.run(
             method,
             network=network_options(plan.settings_of(parameters, method, variant)),
@@ -257,6 +268,7 @@ def evaluate(
             fused=fused,
             out=out,
             convention=block["convention"],
+            beside=block["beside"],
             metrics=block["metrics"],
             workers=block["workers"],
             running=running,
@@ -279,7 +291,10 @@ def report(
 
     parameters = load_parameters(params)
     tables = [
-        out / "tables" / f"{dataset}.csv" for task in parameters["study"]["tasks"].values() for dataset in task["test"]
+        out / "tables" / f"{dataset}{end}"
+        for task in parameters["study"]["tasks"].values()
+        for dataset in task["test"]
+        for end in (".csv", ".pairs.csv")
     ]
     job = Job(
         stage="report",

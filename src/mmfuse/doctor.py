@@ -87,7 +87,8 @@ def _methods(params: Path) -> str:
     from mmfuse.stages.train import check_parts, network_options
 
     parameters = load_parameters(params)
-    resolve(parameters["evaluate"]["convention"], parameters["evaluate"]["metrics"])
+    block = parameters["evaluate"]
+    resolve(block["convention"], block["metrics"], block["beside"])
     sizes = {}
     for entry in parameters["study"]["systems"]:
         settings = plan.settings_of(parameters, entry["method"], entry["variant"])
@@ -119,6 +120,11 @@ def _data(params: Path) -> str:
             states.append(f"{name}: in data/manual")
         else:
             states.append(f"{name}: to be downloaded")
+    for method, datasets in parameters["study"].get(plan.EXTERNAL, {}).items():
+        for folder in (plan.external_images(name, method) for name in datasets):
+            if not folder.is_dir():
+                raise MmfuseError(f"{folder} is not there: put the images of {method} into it (study.external)")
+            states.append(f"{folder}: here")
     return "; ".join(states)
 
 

@@ -146,6 +146,15 @@ def _check_study(values: Mapping[str, Any], path: Path) -> None:
                 expected=", ".join(known),
                 found=dataset,
             )
+    tested = [name for task in values["study"]["tasks"].values() for name in task["test"]]
+    for method, datasets in values["study"].get(plan.EXTERNAL, {}).items():
+        unknown = next((name for name in datasets if name not in tested), None)
+        if unknown is not None:
+            raise UserError(
+                f"{path}: study.external.{method} names {unknown!r}, on which the study does not test.",
+                expected=", ".join(tested),
+                found=unknown,
+            )
 
 
 def _check_name(method: str, what: str) -> None:
@@ -165,6 +174,12 @@ def _check_methods(values: Mapping[str, Any], schema: Mapping[str, Any], path: P
     for method, block in values["methods"].items():
         _check_name(method, f"{path}: methods")
         for variant in block.get("variants", {"base": {}}):
+            if variant == plan.EXTERNAL:
+                raise UserError(
+                    f"{path}: no variant may be called {variant!r} (methods.{method}).",
+                    found=variant,
+                    fix="rename it: the name stands for images that were fused elsewhere",
+                )
             what = f"{path}: methods.{method}, variant {variant}"
             settings = plan.settings_of(values, method, variant)
             check_against_schema(settings, one, what)

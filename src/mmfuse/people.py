@@ -68,9 +68,11 @@ def _check_not_overwritten(pairs: list[Matched], out: Path) -> None:
 
 
 def evaluate_folders(
-    a: Path, b: Path, fused: Path, out: Path, *, metrics: str, convention: str, allow_missing: bool
+    a: Path, b: Path, fused: Path, out: Path, *, metrics: str, convention: str, beside: str, allow_missing: bool
 ) -> None:
     """Measure fused images against their sources; write OUT (CSV) and a summary beside it (JSON).
+
+    `metrics` and `beside` are names with commas between them; `metrics` may be `all`, `beside` may be empty.
 
     Raises:
         UserError: images are missing, damaged or of unequal size, or a metric is unknown.
@@ -81,7 +83,7 @@ def evaluate_folders(
     if out.suffix == ".json":
         raise UserError(f"Cannot write {out}: the JSON goes beside it.", expected="a name ending in .csv", found=out)
     names = list(CONVENTIONS.get(convention, {})) if metrics == "all" else [n.strip() for n in metrics.split(",")]
-    meaning = resolve(convention, names)
+    meaning = resolve(convention, names, [n.strip() for n in beside.split(",")] if beside else [])
     matched = _matched({"fused": fused, "a": a, "b": b}, allow_missing=allow_missing)
 
     def triples() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -89,12 +91,17 @@ def evaluate_folders(
             yield read_triple(paths["fused"], paths["a"], paths["b"])
 
     frame = score_images([name for name, _ in matched], triples(), meaning)
-    scores = summarise(frame, meaning)
+    scores = summarise(frame, meaning, convention)
     summary = {"convention": convention, "images": len(frame), "metrics": scores}
     write_scores(frame, summary, csv=out, json=out.with_suffix(".json"))
+    width = max(6, *map(len, scores))
     for name, value in scores.items():
+        plain = name.partition(".")[0]
+        if name != plain and value["definition"] == scores[plain]["definition"]:
+            print(f"{name:>{width}} {'the same as':>12} {plain}")
+            continue
         spread = f"{value['mean']:12.4f} ± {value['std']:.4f}"
-        print(f"{name:>6} {spread}  ({value['better']} is better; {value['definition']})")
+        print(f"{name:>{width}} {spread}  ({value['better']} is better; {value['definition']})")
     print(f"{len(frame)} images, convention {convention}: {out}")
 
 

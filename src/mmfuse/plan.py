@@ -14,6 +14,7 @@ from typing import Any
 from mmfuse.errors import UserError
 
 Parameters = Mapping[str, Any]
+EXTERNAL = "external"  # the variant of a method whose fused images were made elsewhere
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,24 @@ def training_pack(parameters: Parameters, prepared: Path, dataset: str, method: 
     return prepared / dataset / ("train.safetensors" if patches == "whole" else f"patches.{patches}.safetensors")
 
 
+def external_systems(parameters: Parameters, task: str, dataset: str) -> list[System]:
+    """Return the methods that join the study on a dataset with fused images made elsewhere."""
+    methods = parameters["study"].get(EXTERNAL, {})
+    return [System(method, EXTERNAL, task, 0) for method, datasets in methods.items() if dataset in datasets]
+
+
+def external_images(dataset: str, method: str) -> Path:
+    """Return the folder in which the fused images of an external method are expected."""
+    return Path("data/external") / method / dataset
+
+
 def scored_pairs(parameters: Parameters) -> list[tuple[str, System]]:
-    """Return every (dataset, system) that is fused and scored, in the order of the study."""
+    """Return every (dataset, system) that is fused and scored, in the order of the study, external methods last."""
     return [
         (dataset, system)
         for task, entry in parameters["study"]["tasks"].items()
         for dataset in entry["test"]
-        for system in systems_of(parameters, task)
+        for system in [*systems_of(parameters, task), *external_systems(parameters, task, dataset)]
     ]
 
 
@@ -175,7 +187,7 @@ def watched(parameters: Parameters, stage: str, **what: Any) -> list[str]:
         "crop": [f"prepare.patches.{what.get('patches')}"],
         "train": [f"{method}.network", f"{method}.parts.{what.get('part')}", "train"],
         "fuse": ["fuse"],
-        "evaluate": ["evaluate.convention", "evaluate.metrics"],
+        "evaluate": ["evaluate.convention", "evaluate.beside", "evaluate.metrics"],
         "report": [key for key in parameters if key != "download"],
     }[stage]
     if stage == "report":
@@ -184,6 +196,8 @@ def watched(parameters: Parameters, stage: str, **what: Any) -> list[str]:
         keys.append(f"generate.{dataset}")
     if stage == "prepare" and dataset in parameters["prepare"].get("subset", {}):
         keys.append(f"prepare.subset.{dataset}")
+    if stage == "fuse" and what.get("variant") == EXTERNAL:
+        return keys
     weight_free = stage == "fuse" and "parts" not in block  # a trained network's options come with its weights
     if weight_free and "network" in block:
         keys.append(f"{method}.network")

@@ -61,12 +61,18 @@ class TrainingPairs:
 
     Args:
         packs: Packs of luminance pairs.
-        settings: The part's block of the parameters: `batch`, `crop` and `flip`.
+        settings: The part's block of the parameters: `batch`, `crop`, `flip` and `repeat`.
         seed: Seed of order and crops.
     """
 
     def __init__(self, packs: Sequence[Pack], settings: Mapping[str, Any], seed: int) -> None:
-        self.index = [(pack, number) for pack in packs for number in range(len(pack))]
+        repeat = settings.get("repeat", {})
+        self.index = [
+            (pack, number)
+            for pack in packs
+            for _ in range(repeat.get(pack.path.parent.name, 1))  # data/prepared/DATASET/…
+            for number in range(len(pack))
+        ]
         self.settings, self.seed = settings, seed
         self._epoch, self._order = -1, np.empty(0, np.int64)
         if not self.index:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 from mmfuse import catalog, plan
 from mmfuse.code import code_of
+from mmfuse.images import image_files
 from mmfuse.parameters import load_parameters, pick_all
 
 # the same checks as every stage makes, before the first job
@@ -65,9 +66,28 @@ def earlier_weights(wildcards):
     return [plan.checkpoint(STUDY, Path("data/checkpoints"), part=part, **system).as_posix() for part in parts]
 
 
+def fuse_code(wildcards):
+    return code_of("fuse", *([] if wildcards.variant == plan.EXTERNAL else [f"methods.{wildcards.method}"]))
+
+
+def external_images(wildcards):
+    """The images of a method that was run elsewhere, file by file: a folder's time does not tell of a changed file."""
+    if wildcards.variant != plan.EXTERNAL:
+        return []
+    folder = plan.external_images(wildcards.dataset, wildcards.method)
+    return [path.as_posix() for path in image_files(folder).values()] if folder.is_dir() else [folder.as_posix()]
+
+
+def fuse_source(wildcards, input):
+    """The option that says what makes the fused images: weights, images from elsewhere, or nothing but a formula."""
+    if wildcards.variant == plan.EXTERNAL:
+        return f" --external {plan.external_images(wildcards.dataset, wildcards.method).as_posix()}"
+    return "".join(f" --weights {file}" for file in input.weights)
+
+
 def complete_weights(wildcards):
     """The last part's weights hold the whole network; weight-free methods have none."""
-    parts = plan.parts_of(STUDY, wildcards.method)
+    parts = [] if wildcards.variant == plan.EXTERNAL else plan.parts_of(STUDY, wildcards.method)
     if not parts:
         return []
     task = plan.task_of(STUDY, wildcards.dataset)

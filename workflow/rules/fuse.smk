@@ -1,11 +1,12 @@
-# Every system applied to the test pairs of every dataset of its task.
+# Every system applied to the test pairs of every dataset of its task; images from elsewhere take the same place.
 
 
 rule fuse:
     input:
         test="data/prepared/{dataset}/test.safetensors",
         weights=complete_weights,
-        code=lambda wildcards: code_of("fuse", f"methods.{wildcards.method}"),
+        external=external_images,
+        code=fuse_code,
     output:
         folder=directory("data/fused/{dataset}/{method}.{variant}.s{seed}"),
         record="data/fused/{dataset}/{method}.{variant}.s{seed}.run.json",
@@ -16,8 +17,8 @@ rule fuse:
     threads: STUDY["fuse"]["threads"]
     params:
         watch=watch("fuse"),
-        weights=lambda wildcards, input: "".join(f" --weights {file}" for file in input.weights),
+        source=fuse_source,
     shell:
         "mmfuse --log {log} stage fuse --dataset {wildcards.dataset} --method {wildcards.method}"
-        " --variant {wildcards.variant} --seed {wildcards.seed} --test {input.test}{params.weights}"
+        " --variant {wildcards.variant} --seed {wildcards.seed} --test {input.test}{params.source}"
         " --out {output.folder}"

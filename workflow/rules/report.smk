@@ -1,6 +1,11 @@
 # The page that sums the study up.
 
-REPORT_TABLES = [f"reports/tables/{name}.csv" for task in STUDY["study"]["tasks"].values() for name in task["test"]]
+REPORT_TABLES = [
+    f"reports/tables/{name}{end}"
+    for task in STUDY["study"]["tasks"].values()
+    for name in task["test"]
+    for end in (".csv", ".pairs.csv")
+]
 
 
 rule report:
@@ -10,7 +15,7 @@ rule report:
     output:
         page="reports/index.html",
         record="reports/index.run.json",
-        tables=[f"reports/tables/{name}.csv" for task in STUDY["study"]["tasks"].values() for name in task["test"]],
+        tables=REPORT_TABLES,
     log:
         "logs/report.log",
     conda:

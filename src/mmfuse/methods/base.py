@@ -11,15 +11,16 @@ class FusionMethod(nn.Module):
     """A network (or a formula) that fuses two aligned images into one.
 
     A subclass sets `summary` and `source`, takes its options as keyword arguments, and defines `forward`. A trained
-    method also names its training `parts` in order, the `loss_terms` that each part's parameters must weight, and
-    defines `part_modules` and `part_losses`; the training loop, resume, validation and checkpoints are written once, in
-    `mmfuse.training`.
+    method also names its training `parts` in order (a study may leave out `optional_parts`, the last ones), the
+    `loss_terms` that each part's parameters must weight, and defines `part_modules` and `part_losses`; the training
+    loop, resume, validation and checkpoints are written once, in `mmfuse.training`.
     """
 
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""
     tasks: ClassVar[tuple[str, ...]] = ("ivif", "mif")
     parts: ClassVar[tuple[str, ...]] = ()
+    optional_parts: ClassVar[tuple[str, ...]] = ()
     loss_terms: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:

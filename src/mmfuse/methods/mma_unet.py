@@ -270,17 +270,18 @@ class MMAUNet(FusionMethod):
         pairing: (visible level, infrared level) of each fused pair, from shallow to deep.
         last_kernel: Kernel of the last convolution: 3 (published code) or 1 (paper).
         attention: Attention of the fused levels: mixed (published code), or pooled or channel_spatial for all of them.
-        fine_tune: Whether stage II also trains the two encoders.
         stretch: Whether `forward` stretches each image to the full range, as the published test code does.
     """
 
     summary = "asymmetric fusion of a visible UNet and an infrared UNet that it guides"
     source = "Huang et al., MMA-UNet"
-    parts = ("vi_unet", "ir_unet", "fusion")
+    parts = ("vi_unet", "ir_unet", "fusion", "joint")
+    optional_parts = ("joint",)  # ASSUME: no paper has it; narrow networks need it, see docs/decisions/0006-mma-unet.md
     loss_terms: ClassVar[dict[str, tuple[str, ...]]] = {
         "vi_unet": ("mse",),
         "ir_unet": ("mse",),
         "fusion": ("mse", "ssim", "detail"),
+        "joint": ("mse", "ssim", "detail"),
     }
 
     def __init__(
@@ -293,7 +294,6 @@ class MMAUNet(FusionMethod):
         pairing: list[list[int]] | None = None,
         last_kernel: int = 3,
         attention: str = "mixed",
-        fine_tune: bool = False,
         stretch: bool = False,
     ) -> None:
         super().__init__()
@@ -307,7 +307,7 @@ class MMAUNet(FusionMethod):
                 found=f"output {output}, attention {attention}, width {width}, channels {channels}, last_kernel "
                 f"{last_kernel}",
             )
-        self.channels, self.fine_tune, self.stretch = channels, fine_tune, stretch
+        self.channels, self.stretch = channels, stretch
         self.vi_unet = UNet(channels, width, output, guided=False)
         self.ir_unet = UNet(channels, width, output, guided=guidance)
         self.fusion = FusionNetwork(pairs, width, channels, last_kernel, attention)
@@ -334,8 +334,8 @@ class MMAUNet(FusionMethod):
         return luminance.expand(-1, self.channels, -1, -1)
 
     def part_modules(self, part: str) -> dict[str, nn.Module]:
-        """See `FusionMethod.part_modules`; M9: stage II leaves the encoders as they are unless `fine_tune`."""
-        return self.deployed_modules() if part == "fusion" and self.fine_tune else {part: getattr(self, part)}
+        """See `FusionMethod.part_modules`; M9: stage II leaves the encoders as they are, `joint` trains them along."""
+        return self.deployed_modules() if part == "joint" else {part: getattr(self, part)}
 
     def deployed_modules(self) -> dict[str, nn.Module]:
         """Both encoders and the fusion network; the decoders of stage I have done their work."""
@@ -369,10 +369,7 @@ class MMAUNet(FusionMethod):
 
     def _fusion_losses(self, a: Tensor, b: Tensor, weights: dict[str, float]) -> dict[str, Tensor]:
         """Stage II: eq. 3 to 5 with the weights of the published code (M7: 10 x detail, 0.5 x SSIM)."""
-        with torch.set_grad_enabled(self.fine_tune and torch.is_grad_enabled()):
-            visible = self.vi_unet.encoder(self._repeat(b))
-            infrared = self.ir_unet.encoder(self._repeat(a), visible)
-        fused = self.fusion(visible, infrared)
+        fused = self._fuse(a, b)
         a, b = self._repeat(a), self._repeat(b)
         # M7: square of the mean absolute difference, where eq. 4 leaves the norm open
         gap = (sobel_magnitude(fused) - torch.maximum(sobel_magnitude(a), sobel_magnitude(b))).abs().mean()

@@ -37,21 +37,36 @@ def variants() -> dict[str, Metric]:
     return dict(sorted(found.items()))
 
 
-def resolve(convention: str, names: Iterable[str]) -> dict[str, Metric]:
+def resolve(convention: str, names: Iterable[str], beside: Iterable[str] = ()) -> dict[str, Metric]:
     """Return the variants behind plain names such as EN or SSIM, in the order of the names.
 
+    Each convention in `beside` adds its own variants of the names that it has, under NAME.CONVENTION (SSIM.cddfuse).
+
     Raises:
-        UserError: an unknown convention or plain name.
+        UserError: an unknown convention or plain name, or a convention beside that adds nothing.
     """
-    if convention not in CONVENTIONS:
-        raise _unknown("convention", convention, CONVENTIONS)
-    meaning = CONVENTIONS[convention]
+    names, meaning = list(names), _meaning(convention)
     resolved = {}
     for name in names:
         if name not in meaning:
             raise _unknown("metric", name, meaning)
         resolved[name] = variants()[meaning[name]]
+    for other in beside:
+        theirs = _meaning(other)
+        if other == convention or not set(names) & set(theirs):
+            raise UserError(
+                f"The convention {other} cannot stand beside {convention}.",
+                expected=f"another one that has one of {', '.join(names)}",
+                found="the same one" if other == convention else f"{other} has {', '.join(theirs)}",
+            )
+        resolved.update({f"{name}.{other}": variants()[theirs[name]] for name in names if name in theirs})
     return resolved
+
+
+def _meaning(convention: str) -> Mapping[str, str]:
+    if convention not in CONVENTIONS:
+        raise _unknown("convention", convention, CONVENTIONS)
+    return CONVENTIONS[convention]
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
@@ -65,7 +80,7 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 
 def score(fused: Tensor, a: Tensor, b: Tensor, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
-    """Measure a batch of fused images with several metrics.
+    """Measure a batch of fused images with several metrics; a variant under several names is computed once.
 
     Shape: three (B, 1, H, W) in [0, 1]; returns (B,) float64 under each key of `metrics`.
 
@@ -73,10 +88,14 @@ def score(fused: Tensor, a: Tensor, b: Tensor, metrics: Mapping[str, Metric]) ->
         UserError: no legal batch of images, or images too small for one of the metrics.
         MmfuseError: a metric gave no finite number (a defect of the metric).
     """
-    values = {}
+    values: dict[str, Tensor] = {}
+    done: dict[str, Tensor] = {}
     for name, metric in metrics.items():
+        if metric.name in done:
+            values[name] = done[metric.name]
+            continue
         try:
-            values[name] = metric.function(fused, a, b)
+            values[name] = done[metric.name] = metric.function(fused, a, b)
         except UserError as error:
             raise UserError(
                 f"{name}: {error.problem}", expected=error.expected, found=error.found, fix=error.fix

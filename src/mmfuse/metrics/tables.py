@@ -128,10 +128,15 @@ def _score_group(
     return {"name": names, **{name: value.tolist() for name, value in values.items()}}
 
 
-def summarise(frame: pd.DataFrame, metrics: Mapping[str, Metric]) -> dict[str, dict[str, Any]]:
-    """Return definition, direction, mean, standard deviation, median and count of each metric over all images.
+def summarise(frame: pd.DataFrame, metrics: Mapping[str, Metric], convention: str) -> dict[str, dict[str, Any]]:
+    """Return convention, definition, direction, mean, deviation, median and count of each metric over all images.
 
     The standard deviation is that of the images at hand (divided by their number), so one image gives 0.
+
+    Args:
+        frame: The scores of `score_images`.
+        metrics: What was measured, see `mmfuse.metrics.resolve`.
+        convention: What the plain names mean; NAME.CONVENTION says it itself.
 
     Raises:
         UserError: no images, a column is missing, or a value is missing or not finite.
@@ -147,6 +152,7 @@ def summarise(frame: pd.DataFrame, metrics: Mapping[str, Metric]) -> dict[str, d
             where = frame["name"][(~values.isfinite()).numpy()].tolist()
             raise UserError(f"The scores of {name} are not all numbers.", found=", ".join(where[:10]))
         summary[name] = {
+            "convention": name.partition(".")[2] or convention,
             "definition": metric.name,
             "better": metric.card.better,
             "mean": values.mean().item(),

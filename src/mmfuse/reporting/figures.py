@@ -1,4 +1,4 @@
-"""Figures as SVG with equal bytes for equal numbers: training curves and distributions over images."""
+"""Figures as SVG with equal bytes for equal numbers: training curves, distributions over images, ranks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ import numpy as np
 
 from mmfuse.reporting.pictures import PALETTE
 from mmfuse.reporting.scores import Array, Column, Group
+from mmfuse.reporting.standing import Ranking
+from mmfuse.reporting.statistics import cliques
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _INK = "#333333"
@@ -38,6 +41,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "path.simplify": True,
 }
+_MARKERS = "osD^vPX*<>"  # shapes as well as colours: variants of a method share its colour
 _POINTS = 300  # ASSUME: more points than this cannot be told apart at the figure's width
 
 
@@ -111,14 +115,18 @@ def curves(histories: Sequence[History]) -> str:
         return _svg(figure)
 
 
+def _inks(groups: Sequence[Group]) -> list[str]:
+    """Return one colour a method."""
+    methods = list(dict.fromkeys(g.method for g in groups))
+    return [PALETTE[methods.index(g.method) % len(PALETTE)] for g in groups]
+
+
 def boxes(groups: Sequence[Group], columns: Sequence[Column]) -> str:
     """Draw each metric's distribution over the images, one box a method; returns a data URI."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    labels = [g.label for g in groups]
-    methods = list(dict.fromkeys(g.method for g in groups))
-    inks = [PALETTE[methods.index(g.method) % len(PALETTE)] for g in groups]
+    labels, inks = [g.label for g in groups], _inks(groups)
     across = min(4, len(columns))
     lines = math.ceil(len(columns) / across)
     with mpl.rc_context(_STYLE):
@@ -126,7 +134,8 @@ def boxes(groups: Sequence[Group], columns: Sequence[Column]) -> str:
         margin = 0.07 * max(len(name) for name in labels)
         figure = Figure(figsize=(2.7 * across + margin, height * lines), layout="constrained")
         grid = figure.subplots(lines, across, squeeze=False, sharey=True)
-        for number, (axes, column) in enumerate(zip(grid.flat, columns, strict=False)):
+        for axes, column in zip(grid.flat, columns, strict=False):
+            number = groups[0].members[0].metrics.index(column)
             series = [g.values[number][np.isfinite(g.values[number])] for g in groups]
             drawn = axes.boxplot(
                 series,
@@ -148,3 +157,50 @@ def boxes(groups: Sequence[Group], columns: Sequence[Column]) -> str:
         for axes in grid.flat[len(columns) :]:
             axes.set_visible(False)
         return _svg(figure)
+
+
+def ranks(groups: Sequence[Group], ranked: Ranking) -> str:
+    """Draw the average ranks, a line a metric, with bars over what the critical difference does not part; a data URI.
+
+    Source: after Demsar, Statistical comparisons of classifiers over multiple data sets, JMLR 2006, figure 1.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    names = ["all metrics", *(s.column.name for s in ranked.counted)]
+    lines = [ranked.ranks, *(s.ranks for s in ranked.counted)]
+    count, inks = len(groups), _inks(groups)
+    with mpl.rc_context(_STYLE):
+        beside = math.ceil(count / 6)
+        figure = Figure(figsize=(9.5, 1.2 + 0.22 * beside + 0.38 * len(lines)), layout="constrained")
+        axes = figure.subplots()
+        _bar(axes, 1, 1 + ranked.critical, -1, ends=True)
+        for y, line in enumerate(lines):
+            levels: list[float] = []  # where the bars of this line end, one bar after the other at each level
+            for clique in cliques(line, ranked.critical):
+                low, high = line[clique[0]], line[clique[-1]]
+                level = next((n for n, end in enumerate(levels) if end < low), len(levels))
+                levels[level : level + 1] = [high]
+                _bar(axes, low - 0.03, high + 0.03, y + 0.22 + 0.09 * level)
+        for number, (group, ink) in enumerate(zip(groups, inks, strict=True)):
+            axes.plot(
+                [line[number] for line in lines],
+                range(len(lines)),
+                linestyle="",
+                marker=_MARKERS[number % len(_MARKERS)],
+                markersize=7,
+                color=ink,
+                markeredgecolor=_INK,
+                markeredgewidth=0.8,
+                label=group.label,
+            )
+        axes.set_yticks(range(-1, len(lines)), [f"critical difference {ranked.critical:.2f}", *names])
+        axes.axhline(0.55, color=_INK, linewidth=0.6)
+        axes.set(xlim=(0.8, count + 0.2), ylim=(len(lines) - 0.4, -1.5), xlabel="average rank (1 is best)")
+        axes.set_xticks(range(1, count + 1))
+        figure.legend(loc="outside upper left", ncols=min(6, count), fontsize=8)
+        return _svg(figure)
+
+
+def _bar(axes: Axes, low: float, high: float, y: float, *, ends: bool = False) -> None:
+    axes.plot([low, high], [y, y], color=_INK, linewidth=2.2, marker="|" if ends else "", solid_capstyle="butt")

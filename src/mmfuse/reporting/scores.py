@@ -1,4 +1,4 @@
-"""The scores of one dataset, read and checked, with means, marks and ranks."""
+"""The scores of one dataset, read and checked, and put together by method and variant."""
 
 from __future__ import annotations
 
@@ -16,17 +16,24 @@ from mmfuse.errors import UserError
 from mmfuse.plan import System
 
 Array = NDArray[np.float64]
-# ASSUME: enough resamples for a percentage without decimals; a fixed seed makes equal inputs give equal bytes
-_RESAMPLES, _SEED = 1000, 0
 
 
 @dataclass(frozen=True)
 class Column:
-    """One metric: its plain name, the variant that defines it and the better direction (`higher` or `lower`)."""
+    """One metric: its column's name, the variant that defines it, the better direction and the convention.
+
+    `better` is `higher` or `lower`. The name is the plain one (SSIM) or, of a convention beside, SSIM.CONVENTION.
+    """
 
     name: str
     definition: str
     better: str
+    convention: str
+
+    @property
+    def plain(self) -> str:
+        """The name without its convention."""
+        return self.name.partition(".")[0]
 
     @property
     def sign(self) -> int:
@@ -104,7 +111,10 @@ def read_scores(folder: Path, dataset: str, system: System) -> Scores:
             fix="run the stage `evaluate` for it again",
         )
     cards = {name: summary["metrics"][name] for name in header if name in summary["metrics"]}  # in the table's order
-    metrics = tuple(Column(name, str(card["definition"]), str(card["better"])) for name, card in cards.items())
+    metrics = tuple(
+        Column(name, *(str(card[key]) for key in ("definition", "better", "convention")))
+        for name, card in cards.items()
+    )
     values = np.array([[_number(row[m.name], table) for row in rows] for m in metrics], dtype=np.float64)
     for metric, series in zip(metrics, values, strict=True):
         stated, mean = cards[metric.name]["mean"], average(series)
@@ -154,46 +164,3 @@ def grouped(scores: Sequence[Scores], dataset: str) -> list[Group]:
         Group(method, variant, tuple(found), np.mean([s.values for s in found], axis=0))
         for (method, variant), found in members.items()
     ]
-
-
-def ranks(means: Array, sign: int) -> Array:
-    """Rank along the last axis, 1 for the best; equal values share the mean of their places.
-
-    Shape: means (..., systems), all finite; returns the same.
-    """
-    mine, others = sign * means[..., :, None], sign * means[..., None, :]
-    return 1.0 + (others > mine).sum(-1) + 0.5 * ((others == mine).sum(-1) - 1)
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """How the groups of one dataset stand.
-
-    `metrics` are those that count: with a direction and defined for every group on every image. `mean_ranks` has a
-    value a group, `firsts` the number of metrics on which it has the best mean, alone or shared. `stability` is the
-    share of bootstrap resamples of the images that leave the first place to the same group; None if it is shared.
-    """
-
-    metrics: tuple[Column, ...]
-    mean_ranks: Array
-    firsts: tuple[int, ...]
-    stability: float | None
-
-
-def ranking(groups: Sequence[Group], metrics: Sequence[Column]) -> Ranking | None:
-    """Rank the groups by their mean rank over metrics; None if there is nothing to compare."""
-    values = np.stack([g.values for g in groups], axis=-1)  # (metrics, images, groups)
-    counted = [i for i, m in enumerate(metrics) if m.sign and np.isfinite(values[i]).all()]
-    if len(groups) < 2 or not counted:
-        return None
-    places = np.stack([ranks(values[i].mean(0), metrics[i].sign) for i in counted])  # (metrics, groups)
-    mean_ranks = places.mean(0)
-    firsts = tuple(int(n) for n in (places == places.min(1, keepdims=True)).sum(0))
-    stability = None
-    if np.isclose(mean_ranks, mean_ranks.min()).sum() == 1:
-        images = values.shape[1]
-        drawn = np.random.default_rng(_SEED).multinomial(images, np.full(images, 1 / images), size=_RESAMPLES)
-        again = np.mean([ranks(drawn @ values[i] / images, metrics[i].sign) for i in counted], axis=0)
-        first = int(mean_ranks.argmin())
-        stability = float((again[:, first] <= again.min(1)).mean())
-    return Ranking(tuple(metrics[i] for i in counted), mean_ranks, firsts, stability)

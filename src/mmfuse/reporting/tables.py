@@ -1,34 +1,48 @@
-"""The table of methods and metrics: printed digits, marks for the best, and the same numbers as CSV."""
+"""The table of methods and metrics and that of the paired tests: printed digits, and the same numbers as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 
-from mmfuse.reporting.scores import Array, Column, Group, Ranking, Scores, average, ranking, spread
+from mmfuse.reporting.scores import Array, Column, Group, Scores, average, spread
+from mmfuse.reporting.standing import Ranking, Standing, ranking, stand
 
 UNDEFINED = "n/a"
+WORDS = {"best": ", best", "tied": ", not significantly worse than the best", "second": ", best of the rest"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number as printed; `mark` is `best`, `second` or empty, `partial` says that some images have no value."""
+    """One number as printed, with what stands below it; `partial` says that some images have no value."""
 
     mean: str
-    std: str
+    below: tuple[str, ...]
     mark: str
     partial: bool
     title: str
 
 
 @dataclass(frozen=True)
+class Head:
+    """The columns of one convention; names that mean the same in the main one, or that it lacks, have none."""
+
+    convention: str
+    columns: tuple[Column, ...]
+    same: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Row:
-    """One line: a method and variant, or (indented, unranked) one of its seeds."""
+    """One line: a method and variant, or (indented, unranked) one of its seeds; `cells` has a tuple a head."""
 
     label: str
     variant: str
@@ -36,22 +50,33 @@ class Row:
     anchor: str
     target: str
     single: bool
-    cells: tuple[Cell, ...]
-    mean_rank: str
+    cells: tuple[tuple[Cell, ...], ...]
+    rank: Cell | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two groups and their tests, a tuple a head: p as printed, and `+`, `-` or nothing."""
+
+    first: str
+    second: str
+    cells: tuple[tuple[tuple[str, str], ...], ...]
 
 
 @dataclass(frozen=True)
 class Table:
-    """The table of one dataset, ready for the page."""
+    """The tables of one dataset, ready for the page."""
 
-    columns: tuple[Column, ...]
+    heads: tuple[Head, ...]
     rows: tuple[Row, ...]
+    pairs: tuple[Pair, ...]
+    standings: tuple[Standing, ...]
     ranking: Ranking | None
     several_seeds: bool
     partial: bool
 
 
-def decimals(means: Sequence[float]) -> int:
+def decimals(means: Iterable[float]) -> int:
     """Return the decimals for one column, so that its smallest finite mean keeps about four digits (at most five)."""
     finite = [abs(m) for m in means if math.isfinite(m) and m != 0]
     return min(5, max(1, 3 - math.floor(math.log10(min(finite))))) if finite else 1
@@ -62,123 +87,166 @@ def printed(value: float, digits: int) -> str:
     return f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else UNDEFINED
 
 
-def marks(means: Sequence[float], sign: int, digits: int) -> list[str]:
-    """Mark the best and the next best of a column; values that print alike are marked alike.
-
-    Returns:
-        For each mean `best`, `second` or the empty string; nothing is marked without a direction or a competitor.
-    """
-    rounded = [round(m, digits) if math.isfinite(m) else math.nan for m in means]
-    order = sorted({r for r in rounded if math.isfinite(r)}, reverse=sign > 0)
-    if not sign or sum(math.isfinite(r) for r in rounded) < 2:
-        return [""] * len(rounded)
-    names = dict(zip(order, ("best", "second"), strict=False))
-    return [names.get(r, "") for r in rounded]
+def printed_p(p: float) -> str:
+    """Return a p-value with three decimals."""
+    return "<0.001" if p < 0.001 else printed(p, 3)
 
 
-def _cells(
-    label: str, values: Array, columns: Sequence[Column], digits: Sequence[int], row: Sequence[str]
-) -> list[Cell]:
-    cells = []
-    for column, series, places, mark in zip(columns, values, digits, row, strict=True):
-        count = int(np.isfinite(series).sum())
-        mean = printed(average(series), places)
-        std = printed(spread(series), places) if count else ""
-        words = {"best": ", best", "second": ", second"}.get(mark, "")
-        title = f"{label}, {column.name} ({column.definition}){words}: {count} of {series.size} images"
-        cells.append(Cell(mean, std, mark, 0 < count < series.size, title))
-    return cells
+def heads(columns: Sequence[Column], main: str) -> tuple[Head, ...]:
+    """Group columns by convention, the main one first; of the others only those that differ from it."""
+    meaning = {c.plain: c.definition for c in columns if c.convention == main}
+    found = []
+    for convention in dict.fromkeys([main, *(c.convention for c in columns)]):
+        own = [c for c in columns if c.convention == convention]
+        same = [c for c in own if convention != main and c.definition == meaning.get(c.plain)]
+        missing = [name for name in meaning if name not in {c.plain for c in own}]
+        different = tuple(c for c in own if c not in same)
+        found.append(Head(convention, different, tuple(c.plain for c in same), tuple(missing)))
+    return tuple(found)
+
+
+def _cell(label: str, series: Array, standing: Standing, number: int | None) -> Cell:
+    """Return one cell; `number` is the group's, None for one of its seeds."""
+    column, places = standing.column, decimals(standing.means)
+    count, mark = int(np.isfinite(series).sum()), "" if number is None else standing.marks[number]
+    below = [f"± {printed(spread(series), places)}"] if count else []
+    if count and number is not None:
+        low, high = (printed(end, places) for end in standing.intervals[number])
+        below.append(f"[{low}, {high}]")
+        if math.isfinite(standing.seeds[number]):
+            below.append(f"seeds ± {printed(standing.seeds[number], places)}")
+    title = f"{label}, {column.name} ({column.definition}){WORDS.get(mark, '')}: {count} of {series.size} images"
+    return Cell(printed(average(series), places), tuple(below), mark, 0 < count < series.size, title)
+
+
+def _pairs(groups: Sequence[Group], standings: Sequence[Sequence[Standing]]) -> list[Pair]:
+    signs = {1: "+", -1: "−", 0: ""}
+    return [
+        Pair(
+            groups[i].label,
+            groups[j].label,
+            tuple(tuple((printed_p(s.p[i, j]), signs[int(s.better[i, j])]) for s in part) for part in standings),
+        )
+        for i, j in combinations(range(len(groups)), 2)
+    ]
 
 
 def build(groups: Sequence[Group], row_anchor: Callable[[str], str], run_anchor: Callable[[Scores], str]) -> Table:
-    """Lay out the table of one dataset.
+    """Lay out the tables of one dataset.
 
     Args:
         groups: Methods and variants in the order of the study.
         row_anchor: Gives the anchor of a row from its label.
         run_anchor: Gives the anchor of the run that made a system's scores.
     """
-    columns = groups[0].members[0].metrics
-    means = [[average(g.values[i]) for g in groups] for i in range(len(columns))]
-    digits = [decimals(numbers) for numbers in means]
-    marked = [marks(n, c.sign, d) for n, c, d in zip(means, columns, digits, strict=True)]
-    ranked = ranking(groups, columns)
+    columns, main = groups[0].members[0].metrics, groups[0].members[0].convention
+    parts = heads(columns, main)
+    standings = [[stand(groups, column) for column in part.columns] for part in parts]
+    ranked = ranking(groups, standings[0])
+
+    def cells(label: str, values: Array, number: int | None) -> tuple[tuple[Cell, ...], ...]:
+        return tuple(
+            tuple(_cell(label, values[columns.index(s.column)], s, number) for s in part) for part in standings
+        )
+
     rows: list[Row] = []
     for number, group in enumerate(groups):
         label, many = group.label, len(group.members) > 1
-        rank = f"{ranked.mean_ranks[number]:.2f}" if ranked else ""
-        cells = _cells(label, group.values, columns, digits, [found[number] for found in marked])
+        rank = None
+        if ranked:
+            mark = ranked.marks[number]
+            rank = Cell(f"{ranked.ranks[number]:.2f}", (), mark, False, f"{label}, mean rank{WORDS.get(mark, '')}")
         seeds = f"{len(group.members)} seeds" if many else f"seed {group.members[0].system.seed}"
         first = group.members[0].system.label
         target = row_anchor(first) if many else run_anchor(group.members[0])
         anchor = row_anchor(f"{group.method}.{group.variant}")
-        rows.append(Row(group.method, group.variant, seeds, anchor, target, False, tuple(cells), rank))
+        whole = cells(label, group.values, number)
+        rows.append(Row(group.method, group.variant, seeds, anchor, target, False, whole, rank))
         for item in group.members if many else ():
-            own = _cells(item.system.label, item.values, columns, digits, [""] * len(columns))
             name, seed = item.system.label, f"seed {item.system.seed}"
-            rows.append(
-                Row(group.method, group.variant, seed, row_anchor(name), run_anchor(item), True, tuple(own), "")
-            )
+            own = cells(name, item.values, None)
+            rows.append(Row(group.method, group.variant, seed, row_anchor(name), run_anchor(item), True, own, None))
     several = any(len(g.members) > 1 for g in groups)
-    return Table(columns, tuple(rows), ranked, several, any(c.partial for r in rows for c in r.cells))
+    partial = any(c.partial for r in rows for part in r.cells for c in part)
+    shown = tuple(s for part in standings for s in part)
+    return Table(parts, tuple(rows), tuple(_pairs(groups, standings)), shown, ranked, several, partial)
 
 
-def as_csv(groups: Sequence[Group], ranked: Ranking | None) -> str:
-    """Return the same table with all digits: one line a method and variant, then one for each of several seeds."""
-    columns = groups[0].members[0].metrics
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = [f"{c.name} {what}" for c in columns for what in ("mean", "std")]
-    writer.writerow(["method", "variant", "seed", "images", *names, "mean rank"])
+def as_csv(groups: Sequence[Group], table: Table) -> str:
+    """Return the table with all digits: one line a method and variant, then one for each of several seeds.
+
+    `low` and `high` are the ends of the interval, `seeds std` is the deviation between the seeds' means, `rank` the
+    average rank over the images.
+    """
+    ranked, columns = table.ranking, groups[0].members[0].metrics
+    words = ("mean", "std", "low", "high", "seeds std", "rank")
+    names = [f"{s.column.name} {word}" for s in table.standings for word in words]
+    lines: list[list[Any]] = [["method", "variant", "seed", "images", *names, "mean rank", "critical difference"]]
     for number, group in enumerate(groups):
-        rank = repr(float(ranked.mean_ranks[number])) if ranked else ""
         many = len(group.members) > 1
         seed = f"mean of {len(group.members)}" if many else str(group.members[0].system.seed)
-        lines = [(seed, group.values, rank)]
-        lines += [(str(s.system.seed), s.values, "") for s in group.members] if many else []
-        for name, values, place in lines:
-            numbers = [_digits(f(series)) for series in values for f in (average, spread)]
-            writer.writerow([group.method, group.variant, name, values.shape[1], *numbers, place])
+        start = [group.method, group.variant]
+        numbers: list[float] = []
+        for s in table.standings:
+            numbers += [s.means[number], s.stds[number], *s.intervals[number], s.seeds[number], s.ranks[number]]
+        numbers += [ranked.ranks[number], ranked.critical] if ranked else [math.nan, math.nan]
+        lines.append([*start, seed, group.values.shape[1], *_digits(numbers)])
+        for item in group.members if many else ():
+            series = [item.values[columns.index(s.column)] for s in table.standings]
+            numbers = [n for one in series for n in (average(one), spread(one), *[math.nan] * 4)]
+            lines.append([*start, item.system.seed, item.values.shape[1], *_digits(numbers), "", ""])
+    return _csv(lines)
+
+
+def pairs_as_csv(groups: Sequence[Group], table: Table) -> str:
+    """Return the paired tests with all digits: one line a metric and pair of groups; `better` only if significant."""
+    lines: list[list[Any]] = [["metric", "convention", "definition", "first", "second", "images", "p", "better"]]
+    for standing in table.standings:
+        column = standing.column
+        number = groups[0].members[0].metrics.index(column)
+        for i, j in combinations(range(len(groups)), 2):
+            both = np.isfinite(groups[i].values[number]) & np.isfinite(groups[j].values[number])
+            better = {1: groups[i].label, -1: groups[j].label, 0: ""}[int(standing.better[i, j])]
+            pair = [groups[i].label, groups[j].label, int(both.sum()), *_digits([standing.p[i, j]]), better]
+            lines.append([column.name, column.convention, column.definition, *pair])
+    return _csv(lines)
+
+
+def _csv(lines: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
 
 
-def legend(columns: Sequence[Column]) -> list[tuple[Column, str, str]]:
-    """Return what each column means in words and who measures it so, as far as our own metrics define it."""
+def _digits(values: Iterable[float]) -> list[str]:
+    return [repr(float(value)) if math.isfinite(value) else "" for value in values]
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """One definition of a plain name: the conventions that share it, what it is in words, who measures it so."""
+
+    name: str
+    better: str
+    conventions: tuple[str, ...]
+    definition: str
+    words: str
+    used_by: str
+
+
+def legend(columns: Sequence[Column]) -> list[Meaning]:
+    """Return what the plain names mean, in the order of the names; in words as far as our own metrics define it."""
     from mmfuse.metrics import variants  # late: it needs torch
 
+    alike: dict[tuple[str, str], list[Column]] = {}
+    for name in dict.fromkeys(c.plain for c in columns):
+        for column in columns:
+            if column.plain == name:
+                alike.setdefault((name, column.definition), []).append(column)
     found = []
-    for column in columns:
-        metric = variants().get(column.definition)
+    for (name, definition), same in alike.items():
+        metric = variants().get(definition)
         words = (metric.function.__doc__ or "").partition("\n")[0] if metric else "a definition outside mmfuse"
-        found.append((column, words, metric.card.used_by if metric else ""))
+        used_by = metric.card.used_by if metric else ""
+        found.append(Meaning(name, same[0].better, tuple(c.convention for c in same), definition, words, used_by))
     return found
-
-
-def _digits(value: float) -> str:
-    return repr(value) if math.isfinite(value) else ""
-
-
-def verdict(groups: Sequence[Group], ranked: Ranking | None) -> str:
-    """Say in words which method ranks first on one dataset and how far that can be trusted."""
-    images = f"{len(groups[0].members[0].images)} test images"
-    if ranked is None:
-        return f"{images}; nothing to rank (fewer than two systems, or no metric that all of them have on all images)."
-    order = sorted(range(len(groups)), key=lambda i: (ranked.mean_ranks[i], i))
-    count = len(ranked.metrics)
-    over = f"over {count} metrics" if count > 1 else f"on the one metric {ranked.metrics[0].name}"
-    best = [i for i in order if math.isclose(ranked.mean_ranks[i], ranked.mean_ranks[order[0]])]
-    rank = f"{ranked.mean_ranks[best[0]]:.2f}"
-    if len(best) > 1:
-        shared = " and ".join(groups[i].label for i in best)
-        return f"{images}: {shared} share the lowest mean rank {over} ({rank} of {len(groups)} systems)."
-    first, second = best[0], order[1]
-    text = (
-        f"{images}: {groups[first].label} has the lowest mean rank {over} ({rank} among {len(groups)} systems; "
-        f"best mean on {ranked.firsts[first]} of {count}), before {groups[second].label} "
-        f"({ranked.mean_ranks[second]:.2f}; best mean on {ranked.firsts[second]})."
-    )
-    if ranked.stability is not None:
-        text += (
-            f" It keeps the first place in {100 * ranked.stability:.0f} % of 1000 bootstrap resamples of the images."
-        )
-    return text

@@ -25,6 +25,7 @@ def run(
     fused: Path,
     out: Path,
     convention: str,
+    beside: Sequence[str],
     metrics: Sequence[str],
     workers: int,
     running: Running,
@@ -38,14 +39,15 @@ def run(
         fused: data/fused/DATASET/SYSTEM.
         out: reports/scores/DATASET/SYSTEM.csv.
         convention: What the plain metric names mean.
+        beside: Other conventions, whose variants are measured too, under NAME.CONVENTION.
         metrics: Plain names.
         workers: Images measured at once.
         running: The job's MLflow run.
     """
-    pack, meaning = Pack(test), resolve(convention, metrics)
+    pack, meaning = Pack(test), resolve(convention, metrics, beside)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     frame = score_images(pack.names, _triples(pack, fused), meaning, device=device, workers=workers)
-    scores = summarise(frame, meaning)
+    scores = summarise(frame, meaning, convention)
     summary = {
         "dataset": dataset,
         "task": system.task,

@@ -1,4 +1,4 @@
-"""Stage `fuse`: one system applied to the test pairs of one dataset."""
+"""Stage `fuse`: one system applied to the test pairs of one dataset, or the images that it made elsewhere."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from mmfuse.checkpoints import build, load_method
 from mmfuse.errors import UserError
 from mmfuse.files import whole_folder
 from mmfuse.fusing import best_device, fuse_pair, strip
-from mmfuse.images import write_image
+from mmfuse.images import image_files, read_image, write_image
 from mmfuse.jobs import Running
 from mmfuse.methods.base import FusionMethod
 from mmfuse.packs import Pack
+from mmfuse.pairs import check_equal_sizes
 
 
 def run(
@@ -50,7 +51,7 @@ def run(
     device = best_device()
     net = _load(method, network, weights).to(device)
     pack, seconds = Pack(test), 0.0
-    shown = {len(pack) * k // pictures for k in range(pictures)} if pictures else set()
+    shown = _shown(pack, pictures)
     with whole_folder(out) as folder:
         for number, sample in enumerate(tqdm(pack, desc=out.name, mininterval=2, disable=None)):
             begin = time.perf_counter()
@@ -60,6 +61,45 @@ def run(
             if number in shown:
                 running.tracker.log_picture(sample["name"], strip(sample["a"], sample["b"], fused))
     running.tracker.log_metrics({"seconds_per_image": seconds / max(1, len(pack)), "images": len(pack)})
+
+
+def take_over(external: Path, *, test: Path, out: Path, pictures: int, running: Running) -> None:
+    """Write OUT/NAME.png for every test pair from images that were fused elsewhere, their pixels unchanged.
+
+    Args:
+        external: Folder of the fused images, named as the test pairs, of any file type that can be read.
+        test: data/prepared/DATASET/test.safetensors.
+        out: data/fused/DATASET/SYSTEM.
+        pictures: How many of them MLflow shows.
+        running: The job's MLflow run.
+
+    Raises:
+        UserError: a test pair has no fused image, or one of another size; nothing is written then.
+    """
+    pack, files = Pack(test), image_files(external)
+    missing = [name for name in pack.names if name not in files]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(pack)} test pairs have no image in {external}.",
+            expected="a fused image for every test pair, by its name in data/prepared/DATASET/pairs.csv",
+            found=f"nothing for {', '.join(missing[:10])}{', …' if len(missing) > 10 else ''}",
+            fix="add or rename the images, or take the dataset from the method's list in study.external",
+        )
+    shown = _shown(pack, pictures)
+    with whole_folder(out) as folder:
+        for number, sample in enumerate(pack):
+            path = files[sample["name"]]
+            fused = read_image(path)
+            check_equal_sizes((pack.path / sample["name"], sample["a"]), (path, fused))
+            write_image(folder / f"{sample['name']}.png", fused)
+            if number in shown:
+                running.tracker.log_picture(sample["name"], strip(sample["a"], sample["b"], fused))
+    running.tracker.log_metrics({"images": len(pack)})
+
+
+def _shown(pack: Pack, pictures: int) -> set[int]:
+    """Return the numbers of the pairs that MLflow shows, at even distances."""
+    return {len(pack) * k // pictures for k in range(pictures)} if pictures else set()
 
 
 def _load(method: str, network: Mapping[str, Any], weights: Path | None) -> FusionMethod:

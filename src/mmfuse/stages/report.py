@@ -15,7 +15,7 @@ from mmfuse.files import whole_file
 from mmfuse.images import read_image
 from mmfuse.packs import Pack, Sample
 from mmfuse.plan import System
-from mmfuse.reporting import cards, figures, pictures, provenance, tables
+from mmfuse.reporting import cards, figures, pictures, provenance, standing, statistics, tables
 from mmfuse.reporting.pictures import Picture
 from mmfuse.reporting.provenance import Run
 from mmfuse.reporting.scores import Group, Scores, existing, grouped, read_scores
@@ -100,8 +100,8 @@ def _examples(pack: Pack, roles: tuple[str, str], settings: Mapping[str, Any], c
 
 def _dataset(
     parameters: Mapping[str, Any], rooms: Rooms, catalog: Mapping[str, Dataset], dataset: str, systems: Sequence[System]
-) -> tuple[dict[str, Any], str]:
-    """Return one dataset's part of the page and its table as CSV."""
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return one dataset's part of the page, and its tables as CSV by file name."""
     settings = parameters["report"]
     card = cards.card(catalog, dataset, rooms.prepared)
     groups = grouped([read_scores(rooms.scores, dataset, system) for system in systems], dataset)
@@ -113,24 +113,32 @@ def _dataset(
     pack = Pack(existing(rooms.prepared / dataset / "test.safetensors", "prepare"))
     names = pictures.chosen(settings["images"], dataset, pack.names)
     shown = _representatives(groups)
+    meanings = tables.legend(groups[0].members[0].metrics)
+    labels, images = [g.label for g in groups], len(groups[0].members[0].images)
     folders = {g.label: rooms.fused / dataset / g.members[0].system.label for g in shown}
     section = {
         "anchor": provenance.anchor("data", dataset),
         "card": card,
         "examples": _examples(pack, card.roles, settings, len(names) + len(names) % 2),
         "table": table,
-        "convention": groups[0].members[0].convention,
-        "legend": tables.legend(table.columns),
-        "images": len(groups[0].members[0].images),
-        "verdict": tables.verdict(groups, table.ranking),
+        "legend": meanings,
+        "words": {m.definition: m.words for m in meanings},
+        "images": images,
+        "too_few": len(groups) > 1 and not statistics.can_differ(len(groups), images),
+        "verdict": standing.verdict(groups, table.ranking),
         "prepare": provenance.anchor("run", "prepare", dataset),
         "grid": [(s["name"], _tiles(s, card.roles, folders, settings)) for s in _samples(pack, names)],
         "by_rule": isinstance(pictures.wish_for(settings["images"], dataset), int),
         "reduced": len(shown) < sum(len(g.members) for g in groups),
-        "boxes": figures.boxes(groups, table.columns),
-        "groups": [g.label for g in groups],
+        "boxes": figures.boxes(groups, table.heads[0].columns),
+        "ranks": figures.ranks(groups, table.ranking) if table.ranking else "",
+        "groups": labels,
     }
-    return section, tables.as_csv(groups, table.ranking)
+    written = {
+        f"{dataset}.csv": tables.as_csv(groups, table),
+        f"{dataset}.pairs.csv": tables.pairs_as_csv(groups, table),
+    }
+    return section, written
 
 
 def _trained(parameters: Mapping[str, Any], rooms: Rooms) -> list[dict[str, Any]]:
@@ -227,7 +235,7 @@ def run(
     out: Path,
     catalog: Path,
 ) -> None:
-    """Write `index.html` and `tables/DATASET.csv` into `out`, all of them or none.
+    """Write `index.html`, `tables/DATASET.csv` and `tables/DATASET.pairs.csv` into `out`, all of them or none.
 
     Raises:
         UserError: something that the study names is missing (the message says which stage makes it), or scores
@@ -240,9 +248,9 @@ def run(
         systems.setdefault(dataset, []).append(system)
     sections, written = [], {}
     for dataset, found in systems.items():
-        section, table = _dataset(parameters, rooms, entries, dataset, found)
+        section, texts = _dataset(parameters, rooms, entries, dataset, found)
         sections.append(section)
-        written[out / "tables" / f"{dataset}.csv"] = table
+        written.update({out / "tables" / name: text for name, text in texts.items()})
     runs = _runs(parameters, rooms)
     made = provenance.makers(runs)
     context = {

@@ -84,7 +84,7 @@ def run(
         on_rows=running.tracker.log_rows,
     )
     if fabric.is_global_zero:
-        complete = part == method.parts[-1]
+        complete = part == list(settings["parts"])[-1]
         card = Card(system.method, system.variant, system.task, system.seed, part, network, complete)
         _write(method.cpu(), outcome, card, out)
         running.tracker.log_metrics({"best/step": outcome.best_step})
@@ -106,20 +106,23 @@ def network_options(settings: Mapping[str, Any], part: str | None = None) -> dic
 
 
 def check_parts(method: FusionMethod, settings: Mapping[str, Any]) -> None:
-    """Check that the parameters name the method's parts and weight each part's loss terms.
+    """Check that the parameters name the method's parts in order and weight each part's loss terms.
 
     Raises:
         UserError: a part or a term is missing, unknown or out of order.
     """
     name = type(method).__module__.rpartition(".")[2]
-    if tuple(settings["parts"]) != method.parts:
+    named = tuple(settings["parts"])
+    if named != method.parts[: len(named)] or not set(method.parts[len(named) :]) <= set(method.optional_parts):
+        optional = f" ({', '.join(method.optional_parts)} may be left out)" if method.optional_parts else ""
         raise UserError(
             f"params.yaml does not name the training parts of {name}.",
-            expected=", ".join(method.parts),
+            expected=", ".join(method.parts) + optional,
             found=", ".join(settings["parts"]),
             fix=f"correct methods.{name}.parts",
         )
-    for part, terms in method.loss_terms.items():
+    for part in named:
+        terms = method.loss_terms[part]
         if set(settings["parts"][part]["loss"]) != set(terms):
             raise UserError(
                 f"methods.{name}.parts.{part}.loss does not weight the terms of this loss.",

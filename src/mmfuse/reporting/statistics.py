@@ -1,0 +1,167 @@
+"""Statistics over the images of one dataset: intervals, paired tests, ranks. Arrays in, arrays out.
+
+Images are taken as independent draws. Frames of one video are not: for them intervals come out too narrow and p-values
+too small.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+LEVEL = 0.05
+# ASSUME: the ends of an interval then move by about a hundredth of its width with another seed
+_RESAMPLES, _SEED = 10_000, 0
+_EXACT = 50  # images; where scipy goes over to the normal distribution as well
+
+
+@functools.lru_cache(maxsize=2)
+def _weights(count: int) -> Array:
+    """Return how often each of `count` images is drawn, as a share; (resamples, count)."""
+    drawn = np.random.default_rng(_SEED).multinomial(count, np.full(count, 1 / count), size=_RESAMPLES)
+    return drawn / count
+
+
+def interval(values: Array) -> Array:
+    """Return the 95 % bootstrap interval of the mean over images: percentiles of the means of resampled images.
+
+    Undefined values are left out; without any defined one both ends are NaN, with a single one they are that value.
+
+    Shape: values (series, images); returns (series, 2), low and high.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, 13.3.
+    """
+    ends = np.full((len(values), 2), math.nan)
+    defined = np.isfinite(values)
+    for pattern in np.unique(defined, axis=0):  # as a rule one: everything is defined
+        alike, count = (defined == pattern).all(1), int(pattern.sum())
+        if count:
+            means = values[alike][:, pattern] @ _weights(count).T  # (series, resamples)
+            ends[alike] = np.quantile(means, (LEVEL / 2, 1 - LEVEL / 2), axis=1).T
+    return ends
+
+
+def difference(first: Array, second: Array) -> Array:
+    """Return first - second, and exactly 0 where they differ by no more than round-off."""
+    # ASSUME: 1e-9 of the value is far below what a changed pixel does and far above what the order of a sum does
+    return np.where(np.isclose(first, second, rtol=1e-9, atol=1e-12), 0.0, first - second)
+
+
+def signed_rank(differences: Array) -> tuple[float, int]:
+    """Test whether paired differences lie around zero: two-sided Wilcoxon signed-rank test.
+
+    Zeros and undefined values are left out. Without zeros left p is 1; without any value it is NaN. The test is exact
+    up to 50 images, with ties or without, else normal with the correction for ties.
+
+    Shape: differences (images,).
+    Source: Wilcoxon, Individual comparisons by ranking methods, Biometrics Bulletin 1945.
+
+    Returns:
+        p, and the sign of the difference as the test sees it: that of the larger sum of ranks, 0 if both are equal.
+    """
+    known = differences[np.isfinite(differences)]
+    moved = known[known != 0]
+    if not moved.size:
+        return (1.0 if known.size else math.nan), 0
+    ranks = stats.rankdata(np.abs(moved))
+    up, down = float(ranks[moved > 0].sum()), float(ranks[moved < 0].sum())
+    exact = moved.size <= _EXACT
+    p = _exact_p(ranks, max(up, down)) if exact else float(stats.wilcoxon(moved, method="asymptotic").pvalue)
+    return p, int(np.sign(up - down))
+
+
+def _exact_p(ranks: Array, larger: float) -> float:
+    """Return the share of the 2^n choices of signs whose larger sum of ranks is at least this one.
+
+    Counted over all sums that signs can give; scipy does so without ties only.
+    """
+    steps = np.rint(2 * ranks).astype(int)  # shared places are halves
+    ways = np.zeros(steps.sum() + 1)
+    ways[0] = 1
+    for step in steps:
+        ways[step:] += ways[:-step].copy()
+    return float(min(1.0, 2 * ways[round(2 * larger) :].sum() / 2.0**ranks.size))
+
+
+def holm(p: Array) -> Array:
+    """Return p-values adjusted for several tests by Holm's steps; NaN is no test and stays NaN.
+
+    Shape: p (tests,); returns the same.
+    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 1979.
+    """
+    order = np.argsort(p, kind="stable")  # NaN last
+    left = np.isfinite(p).sum() - np.arange(p.size)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * left), 1.0)
+    return adjusted
+
+
+def compare(values: Array) -> tuple[Array, NDArray[np.int64]]:
+    """Test each pair of methods over the images that both have, with Holm's correction over all pairs.
+
+    Shape: values (methods, images); returns two of (methods, methods): adjusted p, symmetric, NaN where there is no
+    test and on the diagonal; and the sign of row minus column as the test sees it.
+    """
+    count = len(values)
+    p, signs = np.full((count, count), math.nan), np.zeros((count, count), dtype=np.int64)
+    pairs = list(combinations(range(count), 2))
+    tested = [signed_rank(difference(values[i], values[j])) for i, j in pairs]
+    adjusted = holm(np.array([found[0] for found in tested]))
+    for (i, j), value, (_, sign) in zip(pairs, adjusted, tested, strict=True):
+        p[i, j] = p[j, i] = value
+        signs[i, j], signs[j, i] = sign, -sign
+    return p, signs
+
+
+def can_differ(methods: int, images: int) -> bool:
+    """Return whether so few images can show any difference: the smallest p that the test can give is 2^(1 - images)."""
+    return math.comb(methods, 2) * 2.0 ** (1 - images) < LEVEL
+
+
+def average_ranks(values: Array, sign: int) -> Array:
+    """Rank the methods on each image, 1 for the best, equal ones sharing the mean of their places; average over images.
+
+    Shape: values (methods, images), all finite; returns (methods,).
+
+    Args:
+        values: One metric.
+        sign: 1 where larger is better, -1 where smaller is better.
+
+    Source: Friedman, The use of ranks to avoid the assumption of normality, JASA 1937.
+    """
+    ahead = sign * difference(values[:, None], values[None])  # (methods, others, images)
+    places = 1.0 + (ahead < 0).sum(1) + 0.5 * ((ahead == 0).sum(1) - 1)  # (methods, images)
+    return places.mean(1)
+
+
+def critical_difference(methods: int, images: int) -> float:
+    """Return how far average ranks must lie apart to differ at the level of 0.05, by Nemenyi's test of all pairs.
+
+    For the mean of the average ranks over several metrics it is an upper bound: such a mean scatters no more than the
+    ranks of a single metric, however the metrics hang together.
+
+    Source: Demsar, Statistical comparisons of classifiers over multiple data sets, JMLR 2006, 3.2.2.
+    """
+    q = stats.studentized_range.ppf(1 - LEVEL, methods, np.inf) / math.sqrt(2)
+    return float(q * math.sqrt(methods * (methods + 1) / (6 * images)))
+
+
+def cliques(ranks: Array, critical: float) -> list[tuple[int, ...]]:
+    """Return the largest groups of methods whose average ranks all lie within the critical difference, best first.
+
+    Shape: ranks (methods,); each group holds two or more of their numbers, in the order of the ranks.
+    """
+    order = [int(i) for i in np.argsort(ranks, kind="stable")]
+    found: list[tuple[int, ...]] = []
+    reached = 0
+    for start, first in enumerate(order):
+        end = start + int(sum(ranks[i] - ranks[first] <= critical for i in order[start:]))
+        if end > max(reached, start + 1):
+            found.append(tuple(order[start:end]))
+            reached = end
+    return found

@@ -1,0 +1,192 @@
+"""The report's statistics: values by hand, second implementations, and what must hold for any numbers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mmfuse.reporting.statistics import (
+    average_ranks,
+    can_differ,
+    cliques,
+    compare,
+    critical_difference,
+    holm,
+    interval,
+    signed_rank,
+)
+
+NAN = math.nan
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(7)
+
+
+# ------------------------------------------------------------------------------------------------------- intervals
+
+
+def test_interval_agrees_with_scipy(random):
+    values = random.gamma(2.0, 1.0, size=(3, 40))
+    theirs = stats.bootstrap((values,), np.mean, axis=1, method="percentile", n_resamples=20_000, rng=random)
+    width = (theirs.confidence_interval.high - theirs.confidence_interval.low)[:, None]
+    expected = np.stack([theirs.confidence_interval.low, theirs.confidence_interval.high], axis=1)
+    assert (np.abs(interval(values) - expected) < 0.05 * width).all()
+
+
+def test_interval_moves_and_scales_with_the_values_and_is_repeatable(random):
+    values = random.normal(size=(2, 30))
+    low, high = interval(values).T
+    assert ((low < values.mean(1)) & (values.mean(1) < high)).all()
+    np.testing.assert_allclose(interval(3 - 2 * values), np.stack([3 - 2 * high, 3 - 2 * low], axis=1), atol=1e-12)
+    assert interval(values).tobytes() == interval(values.copy()).tobytes()
+    half = 1.96 * values.std(1) / math.sqrt(30)
+    np.testing.assert_allclose(high - low, 2 * half, rtol=0.1)
+
+
+def test_interval_of_few_or_undefined_values():
+    values = np.array([[5.0, NAN, NAN], [NAN, NAN, NAN], [1.0, 2.0, NAN], [4.0, 4.0, 4.0]])
+    np.testing.assert_allclose(interval(values), [[5, 5], [NAN, NAN], [1, 2], [4, 4]])
+
+
+# ---------------------------------------------------------------------------------------------------- paired tests
+
+
+@pytest.mark.parametrize(
+    ("differences", "p", "sign"),
+    [
+        ([1, 2, 3, 4, 5, 6], 2 / 64, 1),  # one choice of signs in 64 on either side
+        ([-1, -2, -3, -4, -5, -6], 2 / 64, -1),
+        ([-1, 2, 3, 4, 5, 6], 4 / 64, 1),  # rank sums of at most 1: none, or the first
+        ([1, 1, 1, -1], 10 / 16, 1),  # all share the rank 2.5: the share of at least three equal signs
+        ([1, -1], 1, 0),
+        ([0.3], 1, 1),
+        ([0, 0, 0], 1, 0),
+        ([0, 0, 1, 2, 3, 4, 5, 6, NAN], 2 / 64, 1),  # zeros and undefined ones do not count
+        ([], NAN, 0),
+        ([NAN, NAN], NAN, 0),
+    ],
+)
+def test_signed_rank_by_hand(differences, p, sign):
+    found = signed_rank(np.array(differences, dtype=float))
+    assert found == (pytest.approx(p, nan_ok=True), sign)
+
+
+@pytest.mark.parametrize("count", [2, 7, 25, 50, 51, 300])
+def test_signed_rank_agrees_with_scipy(random, count):
+    differences = random.normal(0.2, 1.0, count)
+    theirs = stats.wilcoxon(differences)
+    p, sign = signed_rank(differences)
+    assert p == pytest.approx(theirs.pvalue, rel=1e-12)
+    larger = stats.wilcoxon(differences, alternative="greater").pvalue < 0.5
+    assert sign == (1 if larger else -1)
+
+
+def test_signed_rank_with_ties_agrees_with_all_choices_of_signs(random):
+    for _ in range(20):
+        differences = random.integers(-3, 5, size=8).astype(float)
+        sizes = np.abs(differences[differences != 0])
+        places = stats.rankdata(sizes)
+        sums = np.array([sum(p for p, up in zip(places, ups, strict=True) if up)
+                         for ups in itertools.product([False, True], repeat=sizes.size)])  # fmt: skip
+        own = places[differences[differences != 0] > 0].sum()
+        expected = min(1.0, 2 * min((sums >= own).mean(), (sums <= own).mean()))
+        assert signed_rank(differences)[0] == pytest.approx(expected, rel=1e-12)
+
+
+def test_holm_by_hand():
+    # in order: 0.005 x 4, 0.01 x 3, 0.03 x 2, and 0.04 x 1, which must not lie below the one before
+    np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm(np.array([0.02, NAN, 0.9, 0.5])), [0.06, NAN, 1.0, 1.0])
+    assert holm(np.array([])).size == 0
+
+
+def test_holm_keeps_the_order_and_never_lowers_a_value(random):
+    p = random.random(50) ** 3
+    adjusted = holm(p)
+    assert (adjusted >= p).all()
+    assert (adjusted <= np.minimum(1, 50 * p)).all()
+    assert (np.diff(adjusted[np.argsort(p)]) >= 0).all()
+
+
+def test_compare_tests_each_pair_over_the_images_that_both_have(random):
+    values = random.normal(size=(4, 12))
+    values[1] += 3
+    values[2, :4] = NAN
+    values[3] = values[0]
+    p, signs = compare(values)
+    np.testing.assert_array_equal(p, p.T)
+    np.testing.assert_array_equal(signs, -signs.T)
+    assert np.isnan(np.diag(p)).all()
+    assert (p[0, 3], signs[0, 3]) == (1.0, 0)
+    raw = [stats.wilcoxon((values[i] - values[j])[4 * (2 in (i, j)) :]).pvalue
+           for i, j in [(0, 1), (0, 2), (1, 2), (1, 3), (2, 3)]]  # fmt: skip
+    expected = holm(np.array([*raw, 1.0]))
+    np.testing.assert_allclose([p[0, 1], p[0, 2], p[1, 2], p[1, 3], p[2, 3]], expected[:5], rtol=1e-12)
+    assert signs[1].tolist() == [1, 0, 1, 1]
+    order = [2, 0, 3, 1]
+    np.testing.assert_allclose(compare(values[order])[0], p[np.ix_(order, order)], rtol=1e-12)
+
+
+def test_round_off_is_no_difference():
+    first = np.arange(1.0, 31.0)
+    p, signs = compare(np.stack([first, first * (1 + 1e-15)]))
+    assert (p[0, 1], signs[0, 1]) == (1.0, 0)
+    assert average_ranks(np.stack([first, first * (1 + 1e-15)]), 1).tolist() == [1.5, 1.5]
+
+
+def test_methods_without_a_common_image_are_not_tested():
+    p, signs = compare(np.array([[1.0, NAN], [NAN, 2.0], [3.0, 3.0]]))
+    assert np.isnan(p[0, 1])
+    assert signs[0, 1] == 0
+    assert p[0, 2] == 1.0  # one image
+
+
+@pytest.mark.parametrize(("methods", "images"), [(2, 5), (2, 6), (4, 7), (4, 8), (2, 1)])
+def test_few_images_cannot_show_a_difference(methods, images):
+    values = np.arange(methods)[:, None] * np.arange(1.0, images + 1) + np.arange(methods)[:, None]
+    assert can_differ(methods, images) == bool((compare(values)[0] < 0.05).any())
+
+
+# ----------------------------------------------------------------------------------------------------------- ranks
+
+
+def test_average_ranks_by_hand():
+    values = np.array([[1.0, 5.0], [3.0, 5.0], [3.0, 1.0], [2.0, 0.0]])
+    assert average_ranks(values, 1).tolist() == [(4 + 1.5) / 2, (1.5 + 1.5) / 2, (1.5 + 3) / 2, (3 + 4) / 2]
+    assert average_ranks(values, -1).tolist() == [(1 + 3.5) / 2, (3.5 + 3.5) / 2, (3.5 + 2) / 2, (2 + 1) / 2]
+
+
+def test_average_ranks_agree_with_scipy(random):
+    values = random.integers(0, 5, size=(6, 40)).astype(float)
+    np.testing.assert_allclose(average_ranks(values, -1), stats.rankdata(values, axis=0).mean(1))
+    assert average_ranks(values, 1).sum() == pytest.approx(21)
+
+
+@pytest.mark.parametrize(("methods", "q"), [(2, 1.960), (3, 2.343), (4, 2.569), (5, 2.728), (10, 3.164)])
+def test_critical_difference_has_the_published_values(methods, q):
+    """Demsar 2006, table 5(a), which prints three decimals."""
+    assert critical_difference(methods, 14) == pytest.approx(q * math.sqrt(methods * (methods + 1) / 84), rel=3e-4)
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.9, 1.0])
+def test_equal_methods_seldom_differ_also_over_several_metrics(random, shared):
+    """The error rate stays near or below 5 % for the mean of ranks over metrics, however alike the metrics are."""
+    methods, images, metrics, studies = 4, 20, 3, 600
+    common = random.normal(size=(studies, 1, methods, images))
+    values = shared * common + (1 - shared) * random.normal(size=(studies, metrics, methods, images))
+    places = stats.rankdata(values, axis=2).mean(axis=(1, 3))  # (studies, methods)
+    assert (np.ptp(places, axis=1) > critical_difference(methods, images)).mean() < 0.07
+
+
+def test_cliques_are_the_largest_groups_within_the_difference():
+    ranks = np.array([3.0, 1.0, 1.8, 2.6, 5.0])
+    assert cliques(ranks, 1.0) == [(1, 2), (2, 3), (3, 0)]
+    assert cliques(ranks, 1.25) == [(1, 2), (2, 3, 0)]
+    assert cliques(ranks, 0.1) == []
+    assert cliques(ranks, 9.0) == [(1, 2, 3, 0, 4)]
