@@ -89,9 +89,9 @@ class Decoder(nn.Module):
         self.join = nn.Conv2d(branches * dim, dim, 1) if join == "concat" else None
         self.layers = layers
         self.out = nn.Sequential(
-            nn.Conv2d(dim, dim // 2, 3, padding=1),
+            nn.Conv2d(dim, dim // 2, 3, padding=1, padding_mode="reflect"),
             nn.LeakyReLU(inplace=True),
-            nn.Conv2d(dim // 2, 1, 3, padding=1),
+            nn.Conv2d(dim // 2, 1, 3, padding=1, padding_mode="reflect"),
             nn.Sigmoid(),
         )
 
@@ -219,7 +219,7 @@ class SMFNet(FusionMethod):
             return transformer(dim, heads, expansion, layers)
 
         # PAPER: shallow features come from a depthwise convolution, which for one channel is an ordinary one
-        shallow = nn.Sequential(nn.Conv2d(1, dim, 3, padding=1), stack(blocks))
+        shallow = nn.Sequential(nn.Conv2d(1, dim, 3, padding=1, padding_mode="reflect"), stack(blocks))
         base = ResidualTransformer(dim, heads, expansion, base_layers) if residual else stack(base_layers)
         self.encoder = Encoder(shallow, base, DetailBranch(dim, heads, invertible, cross_attention=cross_attention))
         self.graph = GraphReasoning(dim, scales, iterations, nodes) if graph else None
