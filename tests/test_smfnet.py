@@ -415,6 +415,20 @@ def test_a_few_steps_lower_the_loss(part):
     assert seen[-1]["gradient"] < seen[0]["gradient"]
 
 
+@pytest.mark.parametrize("part", ["reconstruction", "fusion"])
+def test_mixed_precision_changes_the_losses_little(part):
+    """On a GPU the networks run in bf16, the losses in single precision."""
+    a, b = pair()
+    method = tiny()
+    exact = losses(method, part, a, b)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = losses(method, part, a, b)
+    sum(mixed.values()).backward()
+    for term, value in exact.items():
+        assert mixed[term].dtype == torch.float32
+        assert mixed[term].item() == pytest.approx(value.item(), rel=0.1, abs=0.01)
+
+
 @pytest.mark.parametrize("changes", [{}, PUBLISHED, {"gram": "features"}, {"nodes": "pooled"}], ids=str)
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
 def test_flat_images_give_numbers(changes, level):

@@ -59,7 +59,7 @@ class Delivery(nn.Module):
         """Gated recurrent unit with 1x1 convolutions."""
         update, reset = torch.sigmoid(self.gates(torch.cat([message, node], dim=1))).chunk(2, dim=1)
         candidate = torch.tanh(self.candidate(torch.cat([message, reset * node], dim=1)))
-        return torch.lerp(node, candidate, update)
+        return node + update * (candidate - node)
 
 
 class GraphReasoning(nn.Module):
