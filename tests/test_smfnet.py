@@ -12,15 +12,16 @@ import yaml
 from torch import nn
 
 from mmfuse import plan
-from mmfuse.checkpoints import build
+from mmfuse.checkpoints import build, load_state
 from mmfuse.errors import UserError
 from mmfuse.methods.smfnet import GradientDenseBlock, SMFNet
 from mmfuse.nn.graph import Delivery, GraphReasoning
 from mmfuse.nn.invertible import InvertibleBlocks
 from mmfuse.nn.losses import correlation, gram_matrix, lovasz_jaccard, sobel_magnitude, spatial_gradient
 from mmfuse.nn.transformer import ChannelNorm, CrossAttention, ResidualTransformer, TransformerBlock, channel_attention
+from mmfuse.packs import Pack
 from mmfuse.stages.train import network_options
-from mmfuse.training import prepare_part
+from mmfuse.training import TrainingPairs, make_fabric, prepare_part, train_part, validation_pairs
 
 ROOT = Path(__file__).parents[1]
 TINY = {"dim": 8, "heads": 2, "blocks": 1, "base_layers": 1, "expansion": 2, "invertible": 2, "iterations": 1}
@@ -413,6 +414,41 @@ def test_a_few_steps_lower_the_loss(part):
     totals = [sum(terms.values()) for terms in seen]
     assert totals[-1] < 0.8 * totals[0]
     assert seen[-1]["gradient"] < seen[0]["gradient"]
+
+
+def test_a_killed_stage_two_goes_on_with_the_same_bits(make_pack, tmp_path):
+    """Several modules in the optimiser, two of them with another rate than the rest."""
+    crop = {"height": 32, "width": 32, "scale": None, "ratio": [1.0, 1.0]}
+    falling = {"step_epochs": 1, "factor": 0.5, "floor": 0.0001, "ahead": 1}
+    settings = {
+        "steps": 4, "batch": 2, "crop": crop, "flip": True, "optimiser": "adam", "learning_rate": 0.01,
+        "weight_decay": 0.0, "schedule": falling, "warmup": 0, "clip": 0.01,
+        "loss": {"intensity": 1.0, "gradient": 10.0, "decomposition": 2.0},
+    }  # fmt: skip
+    loop = {
+        "accelerator": "cpu", "devices": 1, "precision": "32-true", "threads": 1, "log_every": 1, "save_every": 2,
+        "validate_every": 2,
+    }  # fmt: skip
+    packs = [Pack(make_pack(3))]
+
+    def train(fingerprint, on_rows):
+        return train_part(
+            make_fabric(loop), tiny(), "fusion", settings=settings, loop=loop, pairs=TrainingPairs(packs, settings, 0),
+            validation=validation_pairs(packs, 1, 32), seed=0, resume=tmp_path / "state.pt", fingerprint=fingerprint,
+            on_rows=on_rows,
+        )  # fmt: skip
+
+    def crash(_):
+        raise KeyboardInterrupt
+
+    whole = train("whole", lambda _: None)
+    with pytest.raises(KeyboardInterrupt):
+        train("killed", crash)
+    assert load_state(tmp_path / "state.pt")["step"] == 2
+    again = train("killed", lambda _: None)
+    assert again.history == whole.history
+    assert all(torch.equal(again.last[key], value) for key, value in whole.last.items())
+    assert {key.partition(".")[0] for key in whole.last} == {name for name, _ in tiny().named_children()}
 
 
 @pytest.mark.parametrize("part", ["reconstruction", "fusion"])

@@ -29,7 +29,7 @@ from mmfuse.nn.losses import (
 )
 from mmfuse.nn.transformer import CrossAttention, ResidualTransformer, transformer
 
-SOFTNESS = 0.1  # ASSUME: how far from the threshold, in grey values, a pixel clearly belongs to a region
+SOFTNESS = 0.1  # ASSUME: scale of the sigmoid around the threshold, for images in [0, 1]
 CHOICES = {
     "nodes": tuple(NODES),
     "join": ("sum", "concat"),
@@ -151,7 +151,7 @@ class SMFNet(FusionMethod):
     """The whole network.
 
     Args:
-        dim: Channels of all features; 64 in the paper's figures and in the published code.
+        dim: Channels of all features; 64 in the published code.
         heads: Heads of every attention.
         blocks: Transformer blocks of the shallow encoder and of the decoder.
         base_layers: Transformer blocks of the base branch and of the base fusion layer.
