@@ -219,6 +219,10 @@ def test_learning_rates():
     assert rates[2:] == sorted(rates[2:], reverse=True)
     assert rates[9] == pytest.approx(0.05 * (1 + math.cos(math.pi * 7 / 8)))
     assert learning_rate(3, 3, {**cosine, "warmup": 3}) == pytest.approx(0.1)  # nothing but warm-up
+    falling = {**constant, "schedule": {"step_epochs": 20, "factor": 0.5, "floor": 0.02, "ahead": 0}}
+    rates = [learning_rate(9, 10, falling, epoch) for epoch in (0, 19.99, 20, 39, 40, 60, 999)]
+    assert rates == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.02, 0.02])
+    assert learning_rate(1, 10, {**falling, "warmup": 4}, 20) == pytest.approx(0.05)
 
 
 # --------------------------------------------------------------------------------------------------------- the loop
@@ -289,6 +293,29 @@ def test_validation_uses_the_running_statistics(train, make_pack):
 def test_the_gradient_is_clipped(train):
     free, clipped = (train(clip=clip, optimiser="adam", weight_decay=0, steps=1) for clip in (None, 1e-9))
     assert not all(torch.equal(value, clipped.last[key]) for key, value in free.last.items())
+
+
+def test_a_falling_rate_counts_epochs(train):
+    """Eight pairs in batches of two: an epoch is four steps."""
+    falling = {"step_epochs": 1, "factor": 0.5, "floor": 0.003, "ahead": 5}
+    outcome = train(schedule=falling, steps=10)
+    assert [row["lr"] for row in outcome.history] == pytest.approx([0.01] * 4 + [0.005] * 4 + [0.003] * 2)
+
+
+def test_only_modules_that_were_trained_before_are_ahead_and_each_is_clipped_by_itself(train, monkeypatch):
+    method = build("mma_unet", {"width": 4})
+    encoder, fusion = method.vi_unet.encoder, method.fusion
+    method.part_modules = lambda part: {"encoder": encoder} | ({"fusion": fusion} if part == "fusion" else {})
+    seen = []
+
+    def step(self):
+        norms = [torch.stack([p.grad.norm() for p in group["params"]]).norm().item() for group in self.param_groups]
+        seen.append((norms, [group["lr"] for group in self.param_groups]))
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    falling = {"step_epochs": 10, "factor": 0.5, "floor": 0, "ahead": 20}
+    train("fusion", method=method, schedule=falling, clip=0.001, steps=1)
+    assert seen == [(pytest.approx([0.001] * 2, rel=1e-2), pytest.approx([0.01 / 4, 0.01]))]
 
 
 @pytest.mark.parametrize("part", ["vi_unet", "fusion"])

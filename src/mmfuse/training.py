@@ -151,13 +151,15 @@ def step_count(settings: Mapping[str, Any], pairs: int) -> int:
     return math.ceil(settings["epochs"] * pairs / settings["batch"])
 
 
-def learning_rate(step: int, steps: int, settings: Mapping[str, Any]) -> float:
-    """Return the rate of a step: linear warm-up, then constant or half a cosine down to zero."""
-    base, warmup = float(settings["learning_rate"]), int(settings["warmup"])
+def learning_rate(step: int, steps: int, settings: Mapping[str, Any], epoch: float = 0) -> float:
+    """Return the rate of a step: linear warm-up, then constant, half a cosine to zero, or a fall every few epochs."""
+    base, warmup, schedule = float(settings["learning_rate"]), int(settings["warmup"]), settings["schedule"]
     if step < warmup:
         return base * (step + 1) / warmup
-    if settings["schedule"] == "constant":
+    if schedule == "constant":
         return base
+    if schedule != "cosine":
+        return max(float(schedule["floor"]), base * float(schedule["factor"]) ** (epoch // schedule["step_epochs"]))
     return base / 2 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
@@ -244,11 +246,11 @@ def train_part(
     Raises:
         MmfuseError: the loss is no longer a finite number, or the job was asked to stop.
     """
-    trained = prepare_part(method, part)
-    objective = _PartObjective(method, part, settings["loss"])
-    optimiser = _optimiser(trained, settings)
-    wrapped, optimiser = fabric.setup(objective, optimiser)
+    prepare_part(method, part)
     modules = method.part_modules(part)
+    objective = _PartObjective(method, part, settings["loss"])
+    optimiser = _optimiser(method, part, settings)
+    wrapped, optimiser = fabric.setup(objective, optimiser)
     progress = _restore(load_state(resume), fingerprint, modules, optimiser)
     steps = step_count(settings, len(pairs))
     logged = len(progress.history)
@@ -261,7 +263,7 @@ def train_part(
     )
     with _stop_request() as stopping, bar:
         while progress.step < steps:
-            row = _one_step(fabric, wrapped, optimiser, trained, pairs, seed, progress.step, steps, settings)
+            row = _one_step(fabric, wrapped, optimiser, pairs, seed, progress.step, steps, settings)
             progress.step += 1
             bar.update()
             bar.set_postfix(loss=f"{row['train/total']:.4g}", refresh=False)
@@ -285,17 +287,23 @@ def train_part(
     return Outcome(progress.best_weights, progress.best_step, weights_of(modules), progress.history)
 
 
-def _optimiser(parameters: list[nn.Parameter], settings: Mapping[str, Any]) -> torch.optim.Optimizer:
+def _optimiser(method: FusionMethod, part: str, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """Return the optimiser with one group for each module; `ahead` is how many epochs ahead its schedule is."""
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-    kind = kinds[settings["optimiser"]]
-    return kind(parameters, lr=settings["learning_rate"], weight_decay=settings["weight_decay"])
+    earlier = [m for p in method.parts[: method.parts.index(part)] for m in method.part_modules(p).values()]
+    before = {id(parameter) for module in earlier for parameter in module.parameters()}
+    ahead = settings["schedule"]["ahead"] if isinstance(settings["schedule"], Mapping) else 0
+    groups = []
+    for module in method.part_modules(part).values():
+        parameters = list(module.parameters())
+        groups.append({"params": parameters, "ahead": ahead if any(id(p) in before for p in parameters) else 0})
+    return kinds[settings["optimiser"]](groups, lr=settings["learning_rate"], weight_decay=settings["weight_decay"])
 
 
 def _one_step(
     fabric: Fabric,
     objective: nn.Module,
     optimiser: torch.optim.Optimizer,
-    trained: list[nn.Parameter],
     pairs: TrainingPairs,
     seed: int,
     step: int,
@@ -305,15 +313,17 @@ def _one_step(
     """Do one optimiser step and return its history row."""
     seed_everything(seed, _STEP, step)
     a, b = (_own_share(batch, fabric) for batch in pairs.batch(step))
-    rate = learning_rate(step, steps, settings)
+    epoch = step * settings["batch"] / len(pairs)
+    rate = learning_rate(step, steps, settings, epoch)
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = learning_rate(step, steps, settings, epoch + group["ahead"])
     optimiser.zero_grad()
     losses = objective(a, b)
     total = torch.stack(list(losses.values())).sum()
     fabric.backward(total)
     if settings["clip"] is not None:
-        nn.utils.clip_grad_norm_(trained, settings["clip"])
+        for group in optimiser.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], settings["clip"])
     values = {name: float(value.detach()) for name, value in losses.items()}
     _check_finite(values, "training", step, rate)
     optimiser.step()

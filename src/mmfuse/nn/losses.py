@@ -1,4 +1,4 @@
-"""Losses that the three papers have in common: structural similarity, gradients."""
+"""Losses and what they are made of: structural similarity, gradients, correlation, regions."""
 
 from __future__ import annotations
 
@@ -77,10 +77,60 @@ def sobel_magnitude(image: Tensor) -> Tensor:
     Shape: (B, C, H, W) in and out.
     Range: [0, 8] for images in [0, 1].
     """
+    return _sobel(image).abs().sum(dim=2)
+
+
+def _sobel(image: Tensor) -> Tensor:
+    """Both Sobel responses of every channel, border repeated; (B, C, H, W) to (B, C, 2, H, W)."""
     channels = image.shape[1]
     smooth = image.new_tensor([1.0, 2.0, 1.0]).view(1, 1, -1, 1)
     differ = image.new_tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, -1)
     kernel = torch.cat([smooth * differ, (smooth * differ).transpose(-1, -2)]).repeat(channels, 1, 1, 1)
     padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
-    gradients = F.conv2d(padded, kernel, groups=channels).unflatten(1, (channels, 2))  # (B, C, 2, H, W)
-    return gradients.abs().sum(dim=2)
+    return F.conv2d(padded, kernel, groups=channels).unflatten(1, (channels, 2))
+
+
+def spatial_gradient(image: Tensor) -> Tensor:
+    """Signed gradients (gx, gy): 3x3 Sobel filters divided by 8, so that a ramp gives its slope; border repeated.
+
+    Shape: (B, C, H, W) to (B, C, 2, H, W).
+    Range: [-1/2, 1/2] for images in [0, 1].
+    """
+    return _sobel(image) / 8
+
+
+def correlation(x: Tensor, y: Tensor) -> Tensor:
+    """Pearson correlation over the last dimension; 0 where either side is constant.
+
+    Shape: (..., n) twice; returns (...).
+    Range: [-1, 1].
+    Source: SMFNet 2.3, after CDDFuse (Zhao et al. 2023).
+    """
+    x, y = x - x.mean(dim=-1, keepdim=True), y - y.mean(dim=-1, keepdim=True)
+    variances = x.square().mean(dim=-1) * y.square().mean(dim=-1)
+    return (x * y).mean(dim=-1) / (variances + 1e-12).sqrt()
+
+
+def gram_matrix(features: Tensor) -> Tensor:
+    """Mean products of every two channels; for an image of one channel, its mean square.
+
+    Shape: (B, C, H, W) to (B, C, C).
+    """
+    rows = features.flatten(2)  # (B, C, H W)
+    return rows @ rows.transpose(1, 2) / rows.shape[-1]
+
+
+def lovasz_jaccard(errors: Tensor, labels: Tensor) -> Tensor:
+    """Jaccard loss of a set of pixels, extended from errors of 0 or 1 to any errors from 0.
+
+    With the errors in decreasing order, each counts as much as the Jaccard loss of the pixels so far exceeds that of
+    the pixels before it. For errors of 0 or 1 this is 1 - IoU of the pixels with label 1.
+
+    Shape: errors (B, n); labels (B, n) bool; returns (B,).
+    Source: Berman et al. 2018 (Lovasz-Softmax), eq. 3, 4, 8 and 9; SMFNet eq. 21 to 25.
+    """
+    errors, order = errors.sort(dim=-1, descending=True)
+    labels = labels.gather(-1, order).to(errors.dtype)
+    missed, extra = labels.cumsum(dim=-1), (1 - labels).cumsum(dim=-1)
+    jaccard = (missed + extra) / (labels.sum(dim=-1, keepdim=True) + extra)  # of the first k pixels
+    return (errors * jaccard.diff(dim=-1, prepend=torch.zeros_like(jaccard[..., :1]))).sum(dim=-1)
