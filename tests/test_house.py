@@ -14,7 +14,7 @@ from mmfuse.parameters import load_parameters
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(mmfuse.__file__).parent
-ROOMS = ("data/raw", "data/prepared", "data/checkpoints", "data/fused", "reports/scores", "reports")
+ROOMS = ("data/raw", "data/prepared", "data/checkpoints", "data/fused", "reports/scores", "reports/analysis", "reports")
 # what may be imported: a module's own floor and the floors below it
 FLOORS = (
     {"errors", "seeding", "code"},
@@ -23,7 +23,7 @@ FLOORS = (
     {"parameters"},
     {"catalog", "pairs", "archives", "downloads", "nn"},
     {"datasets", "metrics", "tracking", "checkpoints", "fusing"},
-    {"jobs", "training", "reporting"},
+    {"jobs", "training", "reporting", "analyses"},
     {"stages"},
     {"commands", "people", "doctor"},
     {"cli"},

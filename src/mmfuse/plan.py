@@ -119,6 +119,23 @@ def scored_pairs(parameters: Parameters) -> list[tuple[str, System]]:
     ]
 
 
+def analysed(parameters: Parameters) -> list[tuple[str, str, System]]:
+    """Return every (analysis, dataset, system) of the study, in the order of the parameters."""
+    seeds = parameters["study"]["seeds"]
+    return [
+        (name, dataset, System(entry["method"], entry["variant"], task_of(parameters, dataset), seed))
+        for name, block in parameters.get("analyse", {}).items()
+        for dataset in block["datasets"]
+        for entry in block["systems"]
+        for seed in seeds
+    ]
+
+
+def analysis_file(analysis: str, system: System) -> str:
+    """Return the name of an analysis's result, below reports/analysis/DATASET."""
+    return f"{analysis}.{system.label}.json"
+
+
 def datasets_of(parameters: Parameters) -> list[str]:
     """Return every dataset of the study once, in the order of the study."""
     named = [d for entry in parameters["study"]["tasks"].values() for d in (*entry["train"], *entry["test"])]
@@ -166,6 +183,9 @@ def report_inputs(parameters: Parameters) -> list[str]:
     for dataset, system in scored_pairs(parameters):
         files += [f"data/fused/{dataset}/{system.label}{end}" for end in ("", ".run.json")]
         files += [f"reports/scores/{dataset}/{system.label}{end}" for end in (".csv", ".json", ".run.json")]
+    for name, dataset, system in analysed(parameters):
+        path = Path("reports/analysis") / dataset / analysis_file(name, system)
+        files += [path.as_posix(), path.with_suffix(".run.json").as_posix()]
     return list(dict.fromkeys(files))
 
 
@@ -177,7 +197,7 @@ def watched(parameters: Parameters, stage: str, **what: Any) -> list[str]:
     Args:
         parameters: The study's parameters.
         stage: The stage's name.
-        **what: The job: dataset, patches, method, variant, part, as far as the stage has them.
+        **what: The job: dataset, patches, method, variant, part, analysis, as far as the stage has them.
     """
     dataset, method = what.get("dataset"), f"methods.{what.get('method')}"
     entry, block = f"data/catalog.yaml:datasets.{dataset}", parameters["methods"].get(what.get("method"), {})
@@ -188,6 +208,7 @@ def watched(parameters: Parameters, stage: str, **what: Any) -> list[str]:
         "train": [f"{method}.network", f"{method}.parts.{what.get('part')}", "train"],
         "fuse": ["fuse"],
         "evaluate": ["evaluate.convention", "evaluate.metrics"],
+        "analyse": [f"analyse.{what.get('analysis')}.options"],
         "report": [key for key in parameters if key != "download"],
     }[stage]
     if stage == "report":

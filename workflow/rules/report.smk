@@ -6,7 +6,7 @@ REPORT_TABLES = [f"reports/tables/{name}.csv" for task in STUDY["study"]["tasks"
 rule report:
     input:
         study=plan.report_inputs(STUDY),
-        code=code_of("report", "reporting.*", "metrics.*"),
+        code=code_of("report", "reporting.*", "metrics.*", "analyses.*"),
     output:
         page="reports/index.html",
         record="reports/index.run.json",
@@ -19,4 +19,4 @@ rule report:
         watch=watch("report"),
     shell:
         "mmfuse --log {log} stage report --prepared data/prepared --checkpoints data/checkpoints --fused data/fused"
-        " --scores reports/scores --out reports"
+        " --scores reports/scores --analyses reports/analysis --out reports"

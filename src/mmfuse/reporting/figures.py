@@ -6,7 +6,7 @@ import base64
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,4 +147,15 @@ def boxes(groups: Sequence[Group], columns: Sequence[Column]) -> str:
         grid[0, 0].invert_yaxis()
         for axes in grid.flat[len(columns) :]:
             axes.set_visible(False)
+        return _svg(figure)
+
+
+def drawn(paint: Callable[[Figure], None], width: float, height: float) -> str:
+    """Let somebody else paint a figure of a width and a height in inches, in the report's style; returns a data URI."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        paint(figure)
         return _svg(figure)
