@@ -121,6 +121,24 @@ def crop(
     execute(job, lambda _: stage.run(pack=pack, out=out, patches=parameters["prepare"]["patches"][patches]))
 
 
+def _check_start(parameters: dict[str, Any], system: plan.System, part: str, start: list[Path]) -> None:
+    """Check that a training starts from the weights that its variant shares by now.
+
+    Raises:
+        UserError: dvc.yaml was written for other parameters, in which it shared those of another variant.
+    """
+    for path, earlier in zip(start, plan.earlier_parts(parameters, system.method, part), strict=False):
+        expected = plan.checkpoint(
+            parameters, Path("data/checkpoints"), task=system.task, method=system.method, variant=system.variant,
+            seed=system.seed, part=earlier,
+        )  # fmt: skip
+        if path.parts[-5:] != expected.parts[-5:]:
+            raise UserError(
+                f"{system.label} does not share these weights.", expected=expected, found=path,
+                fix="run `mmfuse sync --write-dvc`: the variants in params.yaml have changed",
+            )  # fmt: skip
+
+
 @app.command()
 def train(
     task: Annotated[str, typer.Option("--task", help="ivif or mif.")],
@@ -142,6 +160,7 @@ def train(
     parameters = load_parameters(params)
     system = plan.System(method, variant, task, seed)
     start = start or []
+    _check_start(parameters, system, part, start)
     job = Job(
         stage="train",
         name=f"{task}/{system.label}/{part}",

@@ -70,12 +70,22 @@ def settings_of(parameters: Parameters, method: str, variant: str) -> dict[str, 
 
 
 def origin(parameters: Parameters, method: str, variant: str, part: str) -> str:
-    """Return the variant whose training of `part` this variant shares: `base` unless it or an earlier part differs."""
-    changes = parameters["methods"].get(method, {}).get("variants", {}).get(variant, {})
-    parts = parts_of(parameters, method)
-    so_far = set(parts[: parts.index(part) + 1])
-    differs = set(changes) - {"parts"} or so_far & set(changes.get("parts", {}))
-    return variant if differs else "base"
+    """Return the variant whose training of `part` this variant shares.
+
+    It is the first of the method's variants, in the order of the parameters after `base`, with the same settings up to
+    this part; the study need not name it as a system.
+    """
+    variants = parameters["methods"].get(method, {}).get("variants", {})
+    own = _up_to(parameters, method, variant, part)
+    others = ["base", *(name for name in variants if name != "base")]
+    return next(name for name in [*others, variant] if name == variant or _up_to(parameters, method, name, part) == own)
+
+
+def _up_to(parameters: Parameters, method: str, variant: str, part: str) -> dict[str, Any]:
+    """Return the settings of a variant that a training of `part` depends on: all but those of later parts."""
+    settings = settings_of(parameters, method, variant)
+    needed = [*earlier_parts(parameters, method, part), part]
+    return settings | {"parts": {name: settings["parts"][name] for name in needed}}
 
 
 def checkpoint(
