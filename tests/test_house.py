@@ -109,7 +109,7 @@ def test_a_stage_depends_on_the_code_that_it_runs():
 
 
 @pytest.mark.parametrize(
-    "name", ["params.yaml", *(f"workflow/configs/{size}.yaml" for size in ("demo", "small", "paper"))]
+    "name", ["params.yaml", *(f"workflow/configs/{size}.yaml" for size in ("demo", "small", "small_mma", "paper"))]
 )
 def test_every_study_names_what_exists(name):
     parameters = load_parameters(ROOT / name)

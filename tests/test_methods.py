@@ -16,7 +16,7 @@ from mmfuse import methods, plan
 from mmfuse.checkpoints import Card, build, load_into, load_method, load_state, read_weights, save_weights, weights_of
 from mmfuse.errors import UserError
 from mmfuse.methods.base import FusionMethod
-from mmfuse.stages.train import check_parts, network_options
+from mmfuse.stages.train import check_parts, network_options, without_adaptive
 from mmfuse.training import prepare_part
 
 NAMES = methods.available()
@@ -104,7 +104,7 @@ def test_every_variant_of_every_configuration_can_be_built(path):
         for variant in block.get("variants", {"base": {}}):
             settings = plan.settings_of(parameters, name, variant)
             for part in [None, *settings.get("parts", {})]:
-                found = network_options(settings, part)
+                found = without_adaptive(network_options(settings, part))
                 method = build(name, found | ({"width": 4} if "width" in found else {}))
             if method.parts:
                 check_parts(method, settings)

@@ -123,7 +123,7 @@ def _pairs(pack: Pack, numbers: Any, height: int, width: int) -> tuple[Tensor, T
     a, b = (
         torch.from_numpy(np.stack([resize(luminance(sample[key]), height, width) for sample in chosen]))
         for key in ("a", "b")
-    )  # type: ignore[literal-required]
+    )
     return a[:, None].float() / 255, b[:, None].float() / 255
 
 
@@ -232,7 +232,8 @@ def draw(results: Mapping[System, dict[str, Any]]) -> list[Drawing]:
         )
         words = f"IR-UNet of each system with itself. The line is the onset of deep semantics: {words}."
         shown = {name: found[0] for name, found in variants.items()}
-        drawings.append(Drawing("IR-UNet with and without guidance", words, 10.4, 3.6, partial(_figure_4, shown)))
+        paint = partial(_figure_4, shown)
+        drawings.append(Drawing("IR-UNet with and without guidance", words, 1 + 3.1 * len(shown), 3.6, paint))
     name, found = next(iter(variants.items()))
     maps = found[0]["maps"]
     words = f"Mean over the channels of levels and of sums of levels of {name} on {maps['name']}, each stretched to "
@@ -262,9 +263,9 @@ def _onset_words(found: list[dict[str, Any]]) -> str:
     return (
         f"{first['images']} images in {first['batches']} minibatches; dashed lines are the onsets of deep semantics in "
         f"the paper's count of 51 layers, one number a seed, 95 % in brackets. VI-UNet: {_interval(found, 'visible')}; "
-        f"IR-UNet: {_interval(found, 'infrared')}; IR-UNet later by {', '.join(map(str, shifts))} [{low:g}, {high:g}]. "
-        f"Levels (visible-infrared) that are most alike in order: {pairs}, in {100 * first['pairing_share']:.0f} % of "
-        "the resamples."
+        f"IR-UNet: {_interval(found, 'infrared')}; IR-UNet minus VI-UNet: {', '.join(map(str, shifts))} "
+        f"[{low:g}, {high:g}]. Levels (visible-infrared) that are most alike in order: {pairs}, in "
+        f"{100 * first['pairing_share']:.0f} % of the resamples."
     )
 
 
@@ -284,7 +285,7 @@ def _heat_map(axes: Axes, matrix: Any, rows: int | None, columns: int | None) ->
 def _figure_1(result: Mapping[str, Any], figure: Figure) -> None:
     onset = {name: found["layer"] for name, found in result["onset"].items()}
     axes = figure.subplots(1, 3)
-    image = None
+    image: Any = None
     panels = (("infrared", "IR", "IR"), ("visible", "VI", "VI"), ("across", "VI", "IR"))
     for one, (key, down, right) in zip(axes, panels, strict=True):
         lines = {"VI": onset["visible"], "IR": onset["infrared"]}
@@ -295,7 +296,7 @@ def _figure_1(result: Mapping[str, Any], figure: Figure) -> None:
 
 def _figure_4(shown: Mapping[str, dict[str, Any]], figure: Figure) -> None:
     axes = figure.subplots(1, len(shown), squeeze=False)[0]
-    image = None
+    image: Any = None
     for one, (name, result) in zip(axes, shown.items(), strict=True):
         onset = result["onset"]["infrared"]["layer"]
         image = _heat_map(one, result["infrared"], onset, onset)
