@@ -257,10 +257,13 @@ def test_the_figures_are_drawn_alike_for_equal_results(result):
 
 def test_an_interval_is_over_all_seeds():
     found = [
-        {"onset": {"visible": {"resampled": [10] * 50}, "infrared": {"resampled": [layer] * 50}}} for layer in (20, 24)
+        {"batches": 2, "onset": {"visible": {"resampled": [10] * 50}, "infrared": {"resampled": [layer] * 50}}}
+        for layer in (20, 24)
     ]
     assert cka.onset_interval(found, "infrared") == (20, 24)
     assert cka.onset_interval(found, "visible", "infrared") == (10, 14)
+    found[1]["batches"] = 1
+    assert cka.onset_interval(found, "infrared") is None, "one minibatch cannot vary"
 
 
 # ------------------------------------------------------------------------------------------------------- the stage

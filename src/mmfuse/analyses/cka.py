@@ -227,7 +227,7 @@ def draw(results: Mapping[System, dict[str, Any]]) -> list[Drawing]:
     ]
     if len(variants) > 1:
         words = "; ".join(
-            f"{name} ({'with' if found[0]['guided'] else 'without'} guidance): {_interval(found, 'infrared')}"
+            f"{name} ({'with' if found[0]['guided'] else 'without'} guidance): {_onset(found, 'infrared')}"
             for name, found in variants.items()
         )
         words = f"IR-UNet of each system with itself. The line is the onset of deep semantics: {words}."
@@ -241,31 +241,41 @@ def draw(results: Mapping[System, dict[str, Any]]) -> list[Drawing]:
     return [*drawings, Drawing("Feature maps", words, 10.4, 4.6, partial(_figure_3, maps["pictures"]))]
 
 
-def onset_interval(found: list[dict[str, Any]], *encoders: str) -> tuple[float, float]:
-    """Return 95 % of the onsets over all seeds' resamples; of two encoders, of the second minus the first."""
+def onset_interval(found: list[dict[str, Any]], *encoders: str) -> tuple[float, float] | None:
+    """Return 95 % of the onsets over all seeds' resamples; of two encoders, of the second minus the first.
+
+    None where a single minibatch leaves nothing to resample.
+    """
     draws = [np.array([result["onset"][name]["resampled"] for name in encoders]) for result in found]
     values = np.concatenate([draw[-1] - (draw[0] if len(encoders) > 1 else 0) for draw in draws])
-    low, high = np.percentile(values, [2.5, 97.5], method="inverted_cdf") if values.size else (np.nan, np.nan)
+    if not values.size or any(result["batches"] < 2 for result in found):
+        return None
+    low, high = np.percentile(values, [2.5, 97.5], method="inverted_cdf")
     return float(low), float(high)
 
 
-def _interval(found: list[dict[str, Any]], name: str) -> str:
-    layers = [result["onset"][name]["layer"] for result in found]
-    low, high = onset_interval(found, name)
-    return f"layer {', '.join(map(str, layers))} [{low:g}, {high:g}]"
+def _interval(found: list[dict[str, Any]], *encoders: str) -> str:
+    interval = onset_interval(found, *encoders)
+    return "[no interval]" if interval is None else f"[{interval[0]:g}, {interval[1]:g}]"
+
+
+def _onset(found: list[dict[str, Any]], name: str) -> str:
+    layers = ", ".join(str(result["onset"][name]["layer"]) for result in found)
+    contrasts = ", ".join(f"{result['onset'][name]['contrast']:.2f}" for result in found)
+    return f"layer {layers} {_interval(found, name)}, contrast {contrasts}"
 
 
 def _onset_words(found: list[dict[str, Any]]) -> str:
-    shifts = [result["onset"]["infrared"]["layer"] - result["onset"]["visible"]["layer"] for result in found]
-    low, high = onset_interval(found, "visible", "infrared")
     first = found[0]
+    shifts = [result["onset"]["infrared"]["layer"] - result["onset"]["visible"]["layer"] for result in found]
     pairs = ", ".join(f"{v}-{i}" for v, i in first["pairing"])
+    again = f", in {100 * first['pairing_share']:.0f} % of the resamples" if first["batches"] > 1 else ""
+    shift = f"{', '.join(map(str, shifts))} {_interval(found, 'visible', 'infrared')}"
     return (
-        f"{first['images']} images in {first['batches']} minibatches; dashed lines are the onsets of deep semantics in "
-        f"the paper's count of 51 layers, one number a seed, 95 % in brackets. VI-UNet: {_interval(found, 'visible')}; "
-        f"IR-UNet: {_interval(found, 'infrared')}; IR-UNet minus VI-UNet: {', '.join(map(str, shifts))} "
-        f"[{low:g}, {high:g}]. Levels (visible-infrared) that are most alike in order: {pairs}, in "
-        f"{100 * first['pairing_share']:.0f} % of the resamples."
+        f"{first['images']} images, minibatches: {first['batches']}. Dashed lines: onsets of deep semantics in the "
+        "paper's count of 51 layers. One number a seed, 95 % in brackets; contrast: mean similarity within minus "
+        f"between the two blocks. VI-UNet: {_onset(found, 'visible')}; IR-UNet: {_onset(found, 'infrared')}; "
+        f"IR-UNet minus VI-UNet: {shift}. Levels (visible-infrared) that are most alike in order: {pairs}{again}."
     )
 
 
