@@ -155,9 +155,7 @@ def _check_analyses(values: Mapping[str, Any], path: Path) -> None:
     """Check the names in the block `analyse`: analyses, datasets and systems of the study."""
     for name, block in values.get("analyse", {}).items():
         if not (PACKAGE / "analyses" / f"{name}.py").is_file():
-            raise UserError(
-                f"{path}: there is no analysis {name!r}.", found=name, fix="see `mmfuse list analyses`"
-            )  # fmt: skip
+            raise UserError(f"{path}: there is no analysis {name!r}.", found=name, fix="see `mmfuse list analyses`")
         for dataset in block["datasets"]:
             task = plan.task_of(values, dataset)
             trained = [s for s in plan.systems_of(values, task) if plan.parts_of(values, s.method)]

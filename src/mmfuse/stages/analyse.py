@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,15 +57,15 @@ def run(
     network, card = load_method(weights)
     if card.method != system.method:
         raise UserError(f"{weights} holds another method.", expected=system.method, found=card.method)
+    pack = Pack(test)
     try:
-        result = analysis.analyse(network.to(best_device()), Pack(test), **options)
+        inspect.signature(analysis.analyse).bind(network, pack, **options)
     except TypeError as error:
-        if "argument" not in str(error):
-            raise
         raise UserError(
             f"The analysis {name} does not take these options.",
             found=error,
             fix=f"correct analyse.{name}.options in params.yaml",
         ) from error
+    result = analysis.analyse(network.to(best_device()), pack, **options)
     write_json(out, result)
     running.tracker.log_metrics(result.get("summary", {}))
