@@ -41,10 +41,11 @@ def tiny(parameters):
             {"method": "mma_unet", "variant": "base", "tasks": ["ivif"]},
         ],
     }
-    parameters["generate"]["synthetic_road"] |= {"height": 96, "width": 128, "train": 6, "val": 2, "test": 2}
+    parameters["generate"]["synthetic_road"] |= {"height": 96, "width": 128, "train": 6, "val": 2, "test": 4}
     parameters["prepare"]["patches"]["square"] |= {"height": 64, "width": 64, "stride": 32}
     parameters["train"] |= {"log_every": 2, "save_every": 2, "validate_every": 4, "threads": 1}
     parameters["report"] |= {"images": 1, "patch": 16}
+    parameters["analyse"]["cka"]["options"] |= {"height": 32, "width": 32, "batch": 4, "resamples": 5}
     method = parameters["methods"]["mma_unet"]
     method["network"]["width"] = 4
     for part in method["parts"].values():
@@ -102,7 +103,7 @@ def plans_nothing(folder):
 def results(folder):
     """Checksums of everything that the study is about: data, weights, histories, fused images, scores, page."""
     files = [f for room in ("prepared", "checkpoints") for f in (folder / "data" / room).rglob("*") if f.is_file()]
-    files += [f for f in (folder / "reports/scores").rglob("*") if f.is_file()]
+    files += [f for room in ("scores", "analysis") for f in (folder / "reports" / room).rglob("*") if f.is_file()]
     sums = {str(f.relative_to(folder)): sha256(f) for f in files if not f.name.endswith("run.json")}
     fused = [f for f in (folder / "data/fused").glob("*/*") if f.is_dir()]
     return sums | {str(f.relative_to(folder)): checksum(f) for f in fused}
@@ -192,7 +193,8 @@ def test_a_changed_loss_weight_reruns_the_same_jobs_in_both(by_snakemake, by_dvc
         call(folder, *command)
         ran[command[0]] = since(folder, moment)
     label = "synthetic_road.mma_unet.base.s0.log"
-    expected = {"train/ivif.mma_unet.base.s0.fusion.log", f"fuse/{label}", f"evaluate/{label}", "report.log"}
+    analysed = "analyse/synthetic_road.cka.mma_unet.base.s0.log"
+    expected = {"train/ivif.mma_unet.base.s0.fusion.log", f"fuse/{label}", f"evaluate/{label}", analysed, "report.log"}
     assert ran == {"snakemake": expected, "dvc": expected}
     assert results(by_dvc) == results(by_snakemake)
 

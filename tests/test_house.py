@@ -13,8 +13,9 @@ from mmfuse.code import code_of
 from mmfuse.parameters import load_parameters
 
 ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "workflow/configs"
 PACKAGE = Path(mmfuse.__file__).parent
-ROOMS = ("data/raw", "data/prepared", "data/checkpoints", "data/fused", "reports/scores", "reports")
+ROOMS = ("data/raw", "data/prepared", "data/checkpoints", "data/fused", "reports/scores", "reports/analysis", "reports")
 # what may be imported: a module's own floor and the floors below it
 FLOORS = (
     {"errors", "seeding", "code"},
@@ -23,7 +24,7 @@ FLOORS = (
     {"parameters"},
     {"catalog", "pairs", "archives", "downloads", "nn"},
     {"datasets", "metrics", "tracking", "checkpoints", "fusing"},
-    {"jobs", "training", "reporting"},
+    {"jobs", "training", "reporting", "analyses"},
     {"stages"},
     {"commands", "people", "doctor"},
     {"cli"},
@@ -109,7 +110,7 @@ def test_a_stage_depends_on_the_code_that_it_runs():
 
 
 @pytest.mark.parametrize(
-    "name", ["params.yaml", *(f"workflow/configs/{size}.yaml" for size in ("demo", "small", "small_smfnet", "paper"))]
+    "name", ["params.yaml", *sorted(f"workflow/configs/{path.name}" for path in CONFIGS.glob("*.yaml"))]
 )
 def test_every_study_names_what_exists(name):
     parameters = load_parameters(ROOT / name)

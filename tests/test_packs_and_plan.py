@@ -170,6 +170,51 @@ def test_variants_share_the_parts_in_which_they_do_not_differ(study, variant, ow
         assert path == Path(f"c/ivif/mma_unet/{expected}/s7/{part}.safetensors")
 
 
+def test_variants_share_with_each_other_what_base_does_not_have(study):
+    """MMA-UNet's Table 4: one unguided IR-UNet for E2 with both pairings and E3; guided ones are base's."""
+    unguided = {"ir_unet": {"network": {"guidance": False}}}
+    study["methods"]["mma_unet"]["variants"] = {
+        "e2a": {"parts": unguided | {"fusion": {"network": {"pairing": [[1, 1], [2, 2]]}}}},
+        "base": {},
+        "e3": {"parts": unguided},
+        "e3_again": {"parts": {"ir_unet": {"network": {"guidance": False}}, "fusion": {}}},
+        "e4": {"parts": {"ir_unet": {"network": {"guidance": True}}, "fusion": {"network": {"pairing": [[1, 3]]}}}},
+        "slow": {"parts": unguided | {"vi_unet": {"steps": 7}}},
+    }
+    found = {
+        variant: [plan.origin(study, "mma_unet", variant, part) for part in ("vi_unet", "ir_unet", "fusion")]
+        for variant in study["methods"]["mma_unet"]["variants"]
+    }
+    assert found == {
+        "e2a": ["base", "e2a", "e2a"],
+        "base": ["base", "base", "base"],
+        "e3": ["base", "e2a", "e3"],
+        "e3_again": ["base", "e2a", "e3"],
+        "e4": ["base", "base", "e4"],
+        "slow": ["slow", "slow", "slow"],
+    }
+    study["study"]["systems"] = [{"method": "mma_unet", "variant": v, "tasks": ["ivif"]} for v in ("e3", "e4")]
+    study["study"]["seeds"] = [0]
+    assert [(s.variant, part) for s, part in plan.trainings(study)] == [
+        ("base", "vi_unet"), ("e2a", "ir_unet"), ("e3", "fusion"), ("base", "ir_unet"), ("e4", "fusion"),
+    ]  # fmt: skip
+
+
+def test_a_training_from_weights_that_its_variant_no_longer_shares_is_refused(study):
+    """What a dvc.yaml would ask for that was written before the variant changed."""
+    from mmfuse.commands import _check_start
+
+    late = System("mma_unet", "late", "ivif", 7)
+    start = [
+        Path(f"/project/data/checkpoints/ivif/mma_unet/base/s7/{part}.safetensors") for part in ("vi_unet", "ir_unet")
+    ]
+    _check_start(study, late, "fusion", start)
+    study["methods"]["mma_unet"]["variants"]["late"]["parts"]["ir_unet"] = {"steps": 7}
+    with pytest.raises(UserError, match="does not share these weights") as caught:
+        _check_start(study, late, "fusion", start)
+    assert "late/s7/ir_unet" in str(caught.value)
+
+
 def test_every_shared_part_is_trained_once(study):
     trainings = plan.trainings(study)
     assert len(trainings) == len(set(trainings)) == 2 * (3 + 1 + 2 + 3)

@@ -187,6 +187,7 @@ def _run(project: Path, out: Path | None = None, parameters: dict[str, Any] | No
         checkpoints=project / "checkpoints",
         fused=project / "fused",
         scores=project / "scores",
+        analyses=project / "analysis",
         out=out,
         catalog=project / "catalog.yaml",
     )

@@ -96,6 +96,7 @@ class Listed(StrEnum):
     metrics = "metrics"
     datasets = "datasets"
     variants = "variants"
+    analyses = "analyses"
 
 
 @app.command(name="list")
@@ -103,7 +104,7 @@ def list_(
     what: Annotated[Listed, typer.Argument(help="What to list.")],
     params: Annotated[Path, typer.Option(help="The study's parameters (for variants).")] = commands.DEFAULT_PARAMS,
 ) -> None:
-    """List the methods, metrics, datasets or variants there are."""
+    """List the methods, metrics, datasets, variants or analyses there are."""
     from mmfuse import people
 
     for line in people.listing(what.value, params):

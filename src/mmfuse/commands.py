@@ -126,6 +126,24 @@ def crop(
     execute(job, lambda _: stage.run(pack=pack, out=out, patches=parameters["prepare"]["patches"][patches]))
 
 
+def _check_start(parameters: dict[str, Any], system: plan.System, part: str, start: list[Path]) -> None:
+    """Check that a training starts from the weights that its variant shares by now.
+
+    Raises:
+        UserError: dvc.yaml was written for other parameters, in which it shared those of another variant.
+    """
+    for path, earlier in zip(start, plan.earlier_parts(parameters, system.method, part), strict=False):
+        expected = plan.checkpoint(
+            parameters, Path("data/checkpoints"), task=system.task, method=system.method, variant=system.variant,
+            seed=system.seed, part=earlier,
+        )  # fmt: skip
+        if path.parts[-5:] != expected.parts[-5:]:
+            raise UserError(
+                f"{system.label} does not share these weights.", expected=expected, found=path,
+                fix="run `mmfuse sync --write-dvc`: the variants in params.yaml have changed",
+            )  # fmt: skip
+
+
 @app.command()
 def train(
     task: Annotated[str, typer.Option("--task", help="ivif or mif.")],
@@ -147,6 +165,7 @@ def train(
     parameters = load_parameters(params)
     system = plan.System(method, variant, task, seed)
     start = start or []
+    _check_start(parameters, system, part, start)
     job = Job(
         stage="train",
         name=f"{task}/{system.label}/{part}",
@@ -278,11 +297,58 @@ def evaluate(
 
 
 @app.command()
+def analyse(
+    analysis: Annotated[str, typer.Option("--analysis", help="Analysis; see `mmfuse list analyses`.")],
+    dataset: DatasetName,
+    method: MethodName,
+    test: TestPack,
+    weights: Annotated[Path, typer.Option("--weights", help="Complete weights of the system.")],
+    out: Out,
+    variant: Variant = "base",
+    seed: Seed = 0,
+    params: Params = DEFAULT_PARAMS,
+) -> None:
+    """Look into a trained system with one analysis, on the test pairs of one dataset."""
+    from mmfuse.stages import analyse as stage
+
+    parameters = load_parameters(params)
+    system = plan.System(method, variant, plan.task_of(parameters, dataset), seed)
+    job = Job(
+        stage="analyse",
+        name=f"{analysis}/{dataset}/{system.label}",
+        inputs=[*_sources("analyse", f"analyses.{analysis}", f"methods.{method}"), test, weights],
+        outputs=[out],
+        record=out.with_suffix(".run.json"),
+        parameters=_watched(parameters, "analyse", analysis=analysis),
+        tags={
+            "task": system.task, "dataset": dataset, "method": method, "variant": variant, "seed": seed,
+            "analysis": analysis,
+        },
+        study=parameters["study"]["name"],
+    )  # fmt: skip
+
+    def work(running: Running) -> None:
+        stage.run(
+            analysis,
+            system,
+            options=parameters["analyse"][analysis]["options"],
+            weights=weights,
+            test=test,
+            threads=parameters["fuse"]["threads"],
+            out=out,
+            running=running,
+        )
+
+    execute(job, work)
+
+
+@app.command()
 def report(
     prepared: Annotated[Path, typer.Option("--prepared", help="Room of the prepared data.")],
     checkpoints: Annotated[Path, typer.Option("--checkpoints", help="Room of the weights and histories.")],
     fused: Annotated[Path, typer.Option("--fused", help="Room of the fused images.")],
     scores: Annotated[Path, typer.Option("--scores", help="Room of the scores.")],
+    analyses: Annotated[Path, typer.Option("--analyses", help="Room of the analyses.")],
     out: Out,
     params: Params = DEFAULT_PARAMS,
 ) -> None:
@@ -299,7 +365,10 @@ def report(
     job = Job(
         stage="report",
         name=parameters["study"]["name"],
-        inputs=[*_sources("report", "reporting.*", "metrics.*"), *map(Path, plan.report_inputs(parameters))],
+        inputs=[
+            *_sources("report", "reporting.*", "metrics.*", "analyses.*"),
+            *map(Path, plan.report_inputs(parameters)),
+        ],
         outputs=[out / "index.html", *tables],
         record=out / "index.run.json",
         parameters=_watched(parameters, "report"),
@@ -309,8 +378,8 @@ def report(
     execute(
         job,
         lambda _: stage.run(
-            parameters=parameters, prepared=prepared, checkpoints=checkpoints, fused=fused, scores=scores, out=out,
-            catalog=Path("data/catalog.yaml"),
+            parameters=parameters, prepared=prepared, checkpoints=checkpoints, fused=fused, scores=scores,
+            analyses=analyses, out=out, catalog=Path("data/catalog.yaml"),
         ),
     )  # fmt: skip
     print((out / "index.html").resolve())

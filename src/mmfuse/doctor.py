@@ -84,7 +84,7 @@ def _methods(params: Path) -> str:
     """Build every method and variant of the study once, and look its metrics up."""
     from mmfuse.checkpoints import build
     from mmfuse.metrics import resolve
-    from mmfuse.stages.train import check_parts, network_options
+    from mmfuse.stages.train import check_parts, network_options, without_adaptive
 
     parameters = load_parameters(params)
     block = parameters["evaluate"]
@@ -92,7 +92,7 @@ def _methods(params: Path) -> str:
     sizes = {}
     for entry in parameters["study"]["systems"]:
         settings = plan.settings_of(parameters, entry["method"], entry["variant"])
-        method = build(entry["method"], network_options(settings))
+        method = build(entry["method"], without_adaptive(network_options(settings)))
         if method.parts:
             check_parts(method, settings)
         count = sum(p.numel() for module in method.deployed_modules().values() for p in module.parameters())

@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
 from mmfuse import methods, plan
+from mmfuse.code import PACKAGE
 from mmfuse.errors import UserError
 
 SCHEMA = Path("workflow/schemas/params.schema.yaml")
@@ -108,6 +109,7 @@ def load_parameters(path: Path) -> dict[str, Any]:
     _check_keys(values, path)
     _check_methods(values, schema, path)
     _check_study(values, path)
+    _check_analyses(values, path)
     return dict(values)
 
 
@@ -155,6 +157,25 @@ def _check_study(values: Mapping[str, Any], path: Path) -> None:
                 expected=", ".join(tested),
                 found=unknown,
             )
+
+
+def _check_analyses(values: Mapping[str, Any], path: Path) -> None:
+    """Check the names in the block `analyse`: analyses, datasets and systems of the study."""
+    for name, block in values.get("analyse", {}).items():
+        if not (PACKAGE / "analyses" / f"{name}.py").is_file():
+            raise UserError(f"{path}: there is no analysis {name!r}.", found=name, fix="see `mmfuse list analyses`")
+        for dataset in block["datasets"]:
+            task = plan.task_of(values, dataset)
+            trained = [s for s in plan.systems_of(values, task) if plan.parts_of(values, s.method)]
+            known = {(system.method, system.variant) for system in trained}
+            other = next((e for e in block["systems"] if (e["method"], e["variant"]) not in known), None)
+            if other is not None or dataset not in values["study"]["tasks"][task]["test"]:
+                raise UserError(
+                    f"{path}: analyse.{name} names what the study does not train or test on.",
+                    expected=f"test datasets of the study, and on {dataset} "
+                    + (", ".join(sorted(f"{method}.{variant}" for method, variant in known)) or "no system"),
+                    found=dataset if other is None else f"{other['method']}.{other['variant']}",
+                )
 
 
 def _check_name(method: str, what: str) -> None:

@@ -107,7 +107,8 @@ def evaluate_folders(
 
 def listing(what: str, params: Path) -> Iterator[str]:
     """Yield the lines of `mmfuse list WHAT`."""
-    yield from {"methods": _methods, "metrics": _metrics, "datasets": _datasets}.get(what, lambda: _variants(params))()
+    kinds = {"methods": _methods, "metrics": _metrics, "datasets": _datasets, "analyses": _analyses}
+    yield from kinds.get(what, lambda: _variants(params))()
 
 
 def _methods() -> Iterator[str]:
@@ -130,6 +131,16 @@ def _metrics() -> Iterator[str]:
         yield f"{name}: {metric.card.better} is better, {low:g} to {high:g} ({metric.card.source})"
     for convention, meaning in CONVENTIONS.items():
         yield f"convention {convention}: " + ", ".join(f"{plain} = {variant}" for plain, variant in meaning.items())
+
+
+def _analyses() -> Iterator[str]:
+    from mmfuse import analyses
+
+    for name in analyses.available():
+        analysis = analyses.load(name)
+        yield f"{name}: {analysis.CARD.title} [{', '.join(analysis.CARD.methods)}] ({analysis.CARD.source})"
+        options = [o.name for o in inspect.signature(analysis.analyse).parameters.values() if o.kind == o.KEYWORD_ONLY]
+        yield f"    options: {', '.join(options) or 'none'}"
 
 
 def _datasets() -> Iterator[str]:

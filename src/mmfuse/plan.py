@@ -70,12 +70,22 @@ def settings_of(parameters: Parameters, method: str, variant: str) -> dict[str, 
 
 
 def origin(parameters: Parameters, method: str, variant: str, part: str) -> str:
-    """Return the variant whose training of `part` this variant shares: `base` unless it or an earlier part differs."""
-    changes = parameters["methods"].get(method, {}).get("variants", {}).get(variant, {})
-    parts = parts_of(parameters, method)
-    so_far = set(parts[: parts.index(part) + 1])
-    differs = set(changes) - {"parts"} or so_far & set(changes.get("parts", {}))
-    return variant if differs else "base"
+    """Return the variant whose training of `part` this variant shares.
+
+    It is the first of the method's variants, in the order of the parameters after `base`, with the same settings up to
+    this part; the study need not name it as a system.
+    """
+    variants = parameters["methods"].get(method, {}).get("variants", {})
+    own = _up_to(parameters, method, variant, part)
+    others = ["base", *(name for name in variants if name != "base")]
+    return next(name for name in [*others, variant] if name == variant or _up_to(parameters, method, name, part) == own)
+
+
+def _up_to(parameters: Parameters, method: str, variant: str, part: str) -> dict[str, Any]:
+    """Return the settings of a variant that a training of `part` depends on: all but those of later parts."""
+    settings = settings_of(parameters, method, variant)
+    needed = [*earlier_parts(parameters, method, part), part]
+    return settings | {"parts": {name: settings["parts"][name] for name in needed}}
 
 
 def checkpoint(
@@ -117,6 +127,23 @@ def scored_pairs(parameters: Parameters) -> list[tuple[str, System]]:
         for dataset in entry["test"]
         for system in [*systems_of(parameters, task), *external_systems(parameters, task, dataset)]
     ]
+
+
+def analysed(parameters: Parameters) -> list[tuple[str, str, System]]:
+    """Return every (analysis, dataset, system) of the study, in the order of the parameters."""
+    seeds = parameters["study"]["seeds"]
+    return [
+        (name, dataset, System(entry["method"], entry["variant"], task_of(parameters, dataset), seed))
+        for name, block in parameters.get("analyse", {}).items()
+        for dataset in block["datasets"]
+        for entry in block["systems"]
+        for seed in seeds
+    ]
+
+
+def analysis_file(analysis: str, system: System) -> str:
+    """Return the name of an analysis's result, below reports/analysis/DATASET."""
+    return f"{analysis}.{system.label}.json"
 
 
 def datasets_of(parameters: Parameters) -> list[str]:
@@ -166,6 +193,9 @@ def report_inputs(parameters: Parameters) -> list[str]:
     for dataset, system in scored_pairs(parameters):
         files += [f"data/fused/{dataset}/{system.label}{end}" for end in ("", ".run.json")]
         files += [f"reports/scores/{dataset}/{system.label}{end}" for end in (".csv", ".json", ".run.json")]
+    for name, dataset, system in analysed(parameters):
+        path = Path("reports/analysis") / dataset / analysis_file(name, system)
+        files += [path.as_posix(), path.with_suffix(".run.json").as_posix()]
     return list(dict.fromkeys(files))
 
 
@@ -177,7 +207,7 @@ def watched(parameters: Parameters, stage: str, **what: Any) -> list[str]:
     Args:
         parameters: The study's parameters.
         stage: The stage's name.
-        **what: The job: dataset, patches, method, variant, part, as far as the stage has them.
+        **what: The job: dataset, patches, method, variant, part, analysis, as far as the stage has them.
     """
     dataset, method = what.get("dataset"), f"methods.{what.get('method')}"
     entry, block = f"data/catalog.yaml:datasets.{dataset}", parameters["methods"].get(what.get("method"), {})
@@ -188,6 +218,7 @@ def watched(parameters: Parameters, stage: str, **what: Any) -> list[str]:
         "train": [f"{method}.network", f"{method}.parts.{what.get('part')}", "train"],
         "fuse": ["fuse"],
         "evaluate": ["evaluate.convention", "evaluate.beside", "evaluate.metrics"],
+        "analyse": [f"analyse.{what.get('analysis')}.options"],
         "report": [key for key in parameters if key != "download"],
     }[stage]
     if stage == "report":

@@ -22,6 +22,7 @@ wildcard_constraints:
     seed="[0-9]+",
     part="[a-z0-9_]+",
     patches="[a-z0-9_]+",
+    analysis="[a-z0-9_]+",
 
 
 def watch(stage, **fixed):

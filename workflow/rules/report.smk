@@ -11,7 +11,7 @@ REPORT_TABLES = [
 rule report:
     input:
         study=plan.report_inputs(STUDY),
-        code=code_of("report", "reporting.*", "metrics.*"),
+        code=code_of("report", "reporting.*", "metrics.*", "analyses.*"),
     output:
         page="reports/index.html",
         record="reports/index.run.json",
@@ -24,4 +24,4 @@ rule report:
         watch=watch("report"),
     shell:
         "mmfuse --log {log} stage report --prepared data/prepared --checkpoints data/checkpoints --fused data/fused"
-        " --scores reports/scores --out reports"
+        " --scores reports/scores --analyses reports/analysis --out reports"

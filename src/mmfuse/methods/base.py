@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
+
+ADAPTIVE = "adaptive"  # the value of an option that a part finds from its training images
 
 
 class FusionMethod(nn.Module):
@@ -13,7 +16,8 @@ class FusionMethod(nn.Module):
     A subclass sets `summary` and `source`, takes its options as keyword arguments, and defines `forward`. A trained
     method also names its training `parts` in order (a study may leave out `optional_parts`, the last ones), the
     `loss_terms` that each part's parameters must weight, and defines `part_modules` and `part_losses`; the training
-    loop, resume, validation and checkpoints are written once, in `mmfuse.training`.
+    loop, resume, validation and checkpoints are written once, in `mmfuse.training`. `adaptive_options` names options
+    that a study may leave to `found_options`.
     """
 
     summary: ClassVar[str] = ""
@@ -22,6 +26,7 @@ class FusionMethod(nn.Module):
     parts: ClassVar[tuple[str, ...]] = ()
     optional_parts: ClassVar[tuple[str, ...]] = ()
     loss_terms: ClassVar[dict[str, tuple[str, ...]]] = {}
+    adaptive_options: ClassVar[tuple[str, ...]] = ()
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Fuse two luminance images.
@@ -43,6 +48,15 @@ class FusionMethod(nn.Module):
             a: First modality, (B, 1, H, W) in [0, 1].
             b: Second modality, likewise.
             weights: Weight of each of the part's `loss_terms`.
+        """
+        raise NotImplementedError
+
+    def found_options(self, names: Sequence[str], batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Any]:
+        """Return the values of options that say `adaptive`, found from training images before a part is trained.
+
+        Args:
+            names: Some of `adaptive_options`.
+            batches: Random crops of training pairs, a and b (B, 1, H, W) in [0, 1]; the same ones for the same seed.
         """
         raise NotImplementedError
 

@@ -8,7 +8,8 @@ Here `a` is infrared (or MRI) and `b` visible (or CT, PET, SPECT).
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,15 @@ from torch.nn import functional as F
 
 from mmfuse.errors import UserError
 from mmfuse.methods.base import FusionMethod
+from mmfuse.nn.attention import SqueezeExcite
+from mmfuse.nn.cka import SMALLEST_BATCH, Alignment, best_pairing, centred_gram
+from mmfuse.nn.levels import LevelFusion, SoftLevelFusion
 from mmfuse.nn.losses import sobel_magnitude, ssim_loss
 from mmfuse.nn.padding import pad_to_multiple
 
 OUTPUTS = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "linear": nn.Identity}
 ATTENTIONS = ("mixed", "pooled", "channel_spatial")
+LEARNED = "learned"
 PAPER_PAIRING = ((1, 2), (2, 3), (3, 4), (4, 5))  # PAPER: first four visible levels with last four infrared levels
 
 
@@ -36,23 +41,6 @@ class DoubleConv(nn.Sequential):
             nn.BatchNorm2d(channels_out),
             nn.ReLU(inplace=True),
         )
-
-
-class SqueezeExcite(nn.Module):
-    """Channel weights from the mean of a feature map; (B, c, H, W) to (B, c, 1, 1) in (0, 1).
-
-    Source: Hu et al. 2018; MMA-UNet 3.1 (weights of the visible features for the infrared ones).
-    """
-
-    def __init__(self, channels: int, reduction: int) -> None:
-        super().__init__()
-        hidden = max(1, channels // reduction)
-        self.squeeze = nn.Conv2d(channels, hidden, 1, bias=False)
-        self.excite = nn.Conv2d(hidden, channels, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the weight of every channel."""
-        return torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean(dim=(2, 3), keepdim=True)))))
 
 
 class Encoder(nn.Module):
@@ -118,67 +106,6 @@ class UNet(nn.Module):
         return self.activation(self.decoder(self.encoder(x, guidance)))
 
 
-class PooledConvAttention(nn.Module):
-    """Channel attention for shallow levels: one 1-D convolution over the pooled channels (mean and maximum, added)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        # ASSUME: neither the paper nor the facts on the code give the kernel's length
-        self.mix = nn.Conv1d(1, 1, 3, padding=1, bias=False)
-        self.channels = channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the weighted features; (B, c, H, W) in and out."""
-        mean, maximum = x.mean(dim=(2, 3)), x.amax(dim=(2, 3))  # (B, c)
-        weight = torch.sigmoid(self.mix(mean[:, None]) + self.mix(maximum[:, None]))  # (B, 1, c)
-        return x * weight.view(-1, self.channels, 1, 1)
-
-
-class ChannelSpatialAttention(nn.Module):
-    """Attention for deep levels: the larger of channel-weighted and pixel-weighted features (reduction 2)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channel = SqueezeExcite(channels, 2)
-        self.spatial = nn.Conv2d(channels, 1, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the weighted features; (B, c, H, W) in and out."""
-        return torch.maximum(x * self.channel(x), x * torch.sigmoid(self.spatial(x)))
-
-
-class LevelFusion(nn.Module):
-    """Bring a visible and an infrared level to one size, add them, weight them.
-
-    Args:
-        visible_level: 1 to 5.
-        infrared_level: 1 to 5; the coarser of both gives resolution and channels.
-        width: Channels of level 1.
-        deep: Which of the two attentions follows.
-    """
-
-    def __init__(self, visible_level: int, infrared_level: int, width: int, *, deep: bool) -> None:
-        super().__init__()
-        level = max(visible_level, infrared_level)
-        self.visible = _to_level(visible_level, level, width)
-        self.infrared = _to_level(infrared_level, level, width)
-        channels = width * 2 ** (level - 1)
-        self.attention = ChannelSpatialAttention(channels) if deep else PooledConvAttention(channels)
-
-    def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
-        """Return the fused features at the coarser level."""
-        return self.attention(self.visible(visible) + self.infrared(infrared))
-
-
-def _to_level(source: int, target: int, width: int) -> nn.Module:
-    """Average pooling and a 1x1 convolution from one level's size to a coarser one's."""
-    if source == target:
-        return nn.Identity()
-    # PAPER: 3.2, "we first down-sampled the feature maps of VI"; M2: AvgPool2 + 1x1 to double the channels
-    pool = nn.AvgPool2d(2 ** (target - source))
-    return nn.Sequential(pool, nn.Conv2d(width * 2 ** (source - 1), width * 2 ** (target - 1), 1))
-
-
 class ShuffleUp(nn.Sequential):
     """Twice the resolution, half the channels: convolution 3x3 and pixel shuffle."""
 
@@ -221,30 +148,45 @@ class FusionDecoder(nn.Module):
 
 
 class FusionNetwork(nn.Module):
-    """Everything that stage II trains: level fusion and decoder."""
+    """Everything that stage II trains: level fusion and decoder; without a pairing, the choice of the pairs as well."""
 
     def __init__(
-        self, pairing: list[tuple[int, int]], width: int, channels: int, last_kernel: int, attention: str
+        self, pairing: list[tuple[int, int]] | None, width: int, channels: int, last_kernel: int, attention: str
     ) -> None:
         super().__init__()
         self.pairing = pairing
+        levels = [max(pair) for pair in pairing or PAPER_PAIRING]
         # M3: the two shallow pairs have one kind of attention, the two deep ones the other
-        first_deep = {"mixed": len(pairing) // 2, "pooled": len(pairing), "channel_spatial": 0}[attention]
+        first_deep = {"mixed": len(levels) // 2, "pooled": len(levels), "channel_spatial": 0}[attention]
         self.pairs = nn.ModuleList(
-            LevelFusion(v, i, width, deep=number >= first_deep) for number, (v, i) in enumerate(pairing)
+            LevelFusion(*pairing[number], width, deep=number >= first_deep)
+            if pairing
+            else SoftLevelFusion(level, width, deep=number >= first_deep)
+            for number, level in enumerate(levels)
         )
-        self.decoder = FusionDecoder([max(pair) for pair in pairing], width, channels, last_kernel)
+        self.decoder = FusionDecoder(levels, width, channels, last_kernel)
 
     def forward(self, visible: list[Tensor], infrared: list[Tensor]) -> Tensor:
         """Return the fused image from the features of both encoders."""
+        if self.pairing is None:
+            return self.decoder([fuse(visible, infrared) for fuse in self.pairs])
         pairs = zip(self.pairs, self.pairing, strict=True)
         return self.decoder([fuse(visible[v - 1], infrared[i - 1]) for fuse, (v, i) in pairs])
 
+    def pair_weights(self) -> list[dict[str, float]]:
+        """Return for each fused level how much each pair VISIBLE-INFRARED of levels counts in it."""
+        if self.pairing is not None:
+            return [{f"{v}-{i}": 1.0} for v, i in self.pairing]
+        return [level.pair_weights() for level in self.pairs if isinstance(level, SoftLevelFusion)]
 
-def _checked(pairing: list[list[int]]) -> list[tuple[int, int]]:
-    """Return a pairing as it is used, if the decoder can work with it."""
+
+def _checked(pairing: list[list[int]] | str) -> list[tuple[int, int]] | None:
+    """Return a pairing as it is used, if the decoder can work with it; None for one that is learned."""
+    if pairing == LEARNED:
+        return None
+    pairs: list[tuple[int, int]] = []
     try:
-        pairs = [(v, i) for v, i in pairing]
+        pairs = [(v, i) for v, i in pairing]  # type: ignore[misc, str-unpack] # another text is refused below
         levels = [max(pair) for pair in pairs]
         good = levels == sorted(set(levels)) != [] and all(level in range(1, 6) for pair in pairs for level in pair)
     except (TypeError, ValueError):
@@ -252,7 +194,8 @@ def _checked(pairing: list[list[int]]) -> list[tuple[int, int]]:
     if not good:
         raise UserError(
             "MMA-UNet cannot use this pairing of levels.",
-            expected="pairs [visible, infrared] of levels 1 to 5 whose coarser levels increase",
+            expected="pairs [visible, infrared] of levels 1 to 5 whose coarser levels increase; or learned; or, in a "
+            "study, adaptive",
             found=pairing,
             fix="see PAPER_PAIRING in methods/mma_unet.py",
         )
@@ -267,7 +210,8 @@ class MMAUNet(FusionMethod):
         channels: Channels of the images inside; PAPER: three, luminance is repeated.
         output: Activation of the stage-I networks: tanh (published code), sigmoid or linear.
         guidance: Whether the visible features guide the infrared encoder (off in E2 and E3).
-        pairing: (visible level, infrared level) of each fused pair, from shallow to deep.
+        pairing: (visible level, infrared level) of each fused pair, from shallow to deep; or learned, which trains a
+            weight for each pair along with stage II. A study may say adaptive, see `found_options`.
         last_kernel: Kernel of the last convolution: 3 (published code) or 1 (paper).
         attention: Attention of the fused levels: mixed (published code), or pooled or channel_spatial for all of them.
         stretch: Whether `forward` stretches each image to the full range, as the published test code does.
@@ -277,6 +221,7 @@ class MMAUNet(FusionMethod):
     source = "Huang et al., MMA-UNet"
     parts = ("vi_unet", "ir_unet", "fusion", "joint")
     optional_parts = ("joint",)  # ASSUME: no paper has it; narrow networks need it, see docs/decisions/0006-mma-unet.md
+    adaptive_options = ("pairing",)
     loss_terms: ClassVar[dict[str, tuple[str, ...]]] = {
         "vi_unet": ("mse",),
         "ir_unet": ("mse",),
@@ -291,7 +236,7 @@ class MMAUNet(FusionMethod):
         channels: int = 3,
         output: str = "tanh",
         guidance: bool = True,
-        pairing: list[list[int]] | None = None,
+        pairing: list[list[int]] | str | None = None,
         last_kernel: int = 3,
         attention: str = "mixed",
         stretch: bool = False,
@@ -325,9 +270,12 @@ class MMAUNet(FusionMethod):
 
     def _fuse(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the fused image before averaging and clamping, (B, channels, H, W)."""
+        return self.fusion(*self._encode(a, b))
+
+    def _encode(self, a: Tensor, b: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the five levels of the visible and of the infrared encoder."""
         visible = self.vi_unet.encoder(self._repeat(b))
-        infrared = self.ir_unet.encoder(self._repeat(a), visible)
-        return self.fusion(visible, infrared)
+        return visible, self.ir_unet.encoder(self._repeat(a), visible)
 
     def _repeat(self, luminance: Tensor) -> Tensor:
         """Repeat a grey image for the three input channels of the paper's UNets."""
@@ -344,6 +292,24 @@ class MMAUNet(FusionMethod):
             "ir_unet.encoder": self.ir_unet.encoder,
             "fusion": self.fusion,
         }
+
+    def found_options(self, names: Sequence[str], batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Any]:
+        """Return the pairing of the four levels whose features are most alike, by CKA of both trained encoders.
+
+        Source: MMA-UNet 3.2 asks for "features from different modalities with same information space distributions" and
+        pairs by hand; 5.2 leaves the choice to future work. The rule is ours: `mmfuse.nn.cka.best_pairing`.
+        """
+        assert set(names) == {"pairing"}
+        alignment = Alignment(10)
+        with torch.no_grad():
+            for a, b in batches:
+                if len(a) < SMALLEST_BATCH:
+                    raise UserError("An adaptive pairing needs larger batches.", expected=SMALLEST_BATCH, found=len(a))
+                visible, infrared = self._encode(a, b)
+                alignment.add([centred_gram(feature) for feature in (*visible, *infrared)])
+        # PAPER: 3.2, four fused levels
+        pairs = best_pairing(alignment.matrix()[:5, 5:], len(PAPER_PAIRING))
+        return {"pairing": [list(pair) for pair in pairs]}
 
     def part_losses(self, part: str, a: Tensor, b: Tensor, weights: dict[str, float]) -> dict[str, Tensor]:
         """MSE in stage I (eq. 1); MSE, SSIM and detail in stage II (eq. 5).

@@ -6,7 +6,7 @@ import base64
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,3 +204,14 @@ def ranks(groups: Sequence[Group], ranked: Ranking) -> str:
 
 def _bar(axes: Axes, low: float, high: float, y: float, *, ends: bool = False) -> None:
     axes.plot([low, high], [y, y], color=_INK, linewidth=2.2, marker="|" if ends else "", solid_capstyle="butt")
+
+
+def drawn(paint: Callable[[Figure], None], width: float, height: float) -> str:
+    """Let somebody else paint a figure of a width and a height in inches, in the report's style; returns a data URI."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        paint(figure)
+        return _svg(figure)

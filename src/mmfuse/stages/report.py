@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from mmfuse import plan
+from mmfuse import analyses, plan
 from mmfuse.catalog import Dataset, load_catalog
 from mmfuse.files import whole_file
 from mmfuse.images import read_image
@@ -29,6 +30,7 @@ class Rooms:
     checkpoints: Path
     fused: Path
     scores: Path
+    analyses: Path
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,29 @@ def _trained(parameters: Mapping[str, Any], rooms: Rooms) -> list[dict[str, Any]
     return found
 
 
+def _analysis(rooms: Rooms, name: str, dataset: str, system: System) -> Path:
+    return rooms.analyses / dataset / plan.analysis_file(name, system)
+
+
+def _analysed(parameters: Mapping[str, Any], rooms: Rooms) -> list[dict[str, Any]]:
+    """Return the figures of each analysis on each dataset."""
+    results: dict[tuple[str, str], dict[System, Any]] = {}
+    for name, dataset, system in plan.analysed(parameters):
+        path = existing(_analysis(rooms, name, dataset, system), "analyse")
+        results.setdefault((name, dataset), {})[system] = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        {
+            "dataset": dataset,
+            "card": analyses.load(name).CARD,
+            "figures": [
+                (d.title, d.caption, figures.drawn(d.paint, d.width, d.height)) for d in analyses.load(name).draw(found)
+            ],
+            "runs": [(s.label, provenance.anchor("run", "analyse", name, dataset, s.label)) for s in found],
+        }
+        for (name, dataset), found in results.items()
+    ]
+
+
 def _weights(parameters: Mapping[str, Any], rooms: Rooms, system: System, part: str) -> Path:
     return plan.checkpoint(
         parameters,
@@ -213,6 +238,9 @@ def _runs(parameters: Mapping[str, Any], rooms: Rooms) -> list[Run]:
             provenance.read_run(room / dataset / f"{system.label}.run.json", stage, dataset, system.label)
             for dataset, system in plan.scored_pairs(parameters)
         ]
+    for name, dataset, system in plan.analysed(parameters):
+        path = _analysis(rooms, name, dataset, system)
+        runs.append(provenance.read_run(path.with_suffix(".run.json"), "analyse", name, dataset, system.label))
     return runs
 
 
@@ -232,6 +260,7 @@ def run(
     checkpoints: Path,
     fused: Path,
     scores: Path,
+    analyses: Path,
     out: Path,
     catalog: Path,
 ) -> None:
@@ -241,7 +270,7 @@ def run(
         UserError: something that the study names is missing (the message says which stage makes it), or scores
             cannot stand in one table.
     """
-    rooms = Rooms(prepared, checkpoints, fused, scores)
+    rooms = Rooms(prepared, checkpoints, fused, scores, analyses)
     entries = load_catalog(catalog)
     systems: dict[str, list[System]] = {}
     for dataset, system in plan.scored_pairs(parameters):
@@ -259,6 +288,7 @@ def run(
         "settings": parameters["report"],
         "datasets": sections,
         "trained": _trained(parameters, rooms),
+        "analysed": _analysed(parameters, rooms),
         "overview": provenance.overview(runs, parameters),
         "runs": [provenance.section(r, made) for r in runs],
     }

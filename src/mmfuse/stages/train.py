@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
-from mmfuse.checkpoints import Card, build, load_into, save_weights, weights_of
+from mmfuse.checkpoints import Card, build, load_into, read_weights, save_weights, weights_of
 from mmfuse.errors import UserError
 from mmfuse.files import write_text
 from mmfuse.fusing import fuse_pair, strip
 from mmfuse.images import luminance
 from mmfuse.jobs import Running
-from mmfuse.methods.base import FusionMethod
+from mmfuse.methods.base import ADAPTIVE, FusionMethod
 from mmfuse.packs import Pack
 from mmfuse.plan import System
 from mmfuse.seeding import seed_everything
 from mmfuse.training import Outcome, TrainingPairs, make_fabric, train_part, validation_pairs
 
-_WEIGHTS = 2  # stream of random numbers for the first weights
+_WEIGHTS, _SURVEY = 2, 3  # streams of random numbers: the first weights, the crops that options are found from
 
 
 def run(
@@ -57,9 +58,11 @@ def run(
     Raises:
         UserError: the options do not fit the method, or there is nothing to train on or to validate with.
     """
-    network = network_options(settings, part)
-    seed_everything(system.seed, _WEIGHTS)
     fabric = make_fabric(loop)
+    block = settings["parts"][part]
+    pairs = TrainingPairs([Pack(path) for path in train], block, system.seed)
+    network = _settled(network_options(settings, part), system, block, pairs, start)
+    seed_everything(system.seed, _WEIGHTS)
     method = build(system.method, network)
     check_parts(method, settings)
     for path in start:
@@ -74,9 +77,9 @@ def run(
         fabric,
         method,
         part,
-        settings=settings["parts"][part],
+        settings=block,
         loop=loop,
-        pairs=TrainingPairs([Pack(path) for path in train], settings["parts"][part], system.seed),
+        pairs=pairs,
         validation=validation,
         seed=system.seed,
         resume=resume,
@@ -103,6 +106,57 @@ def network_options(settings: Mapping[str, Any], part: str | None = None) -> dic
         if name == part:
             break
     return options
+
+
+def without_adaptive(network: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options without those that are found from training images."""
+    return {name: value for name, value in network.items() if value != ADAPTIVE}
+
+
+def _settled(
+    network: dict[str, Any],
+    system: System,
+    block: Mapping[str, Any],
+    pairs: TrainingPairs,
+    start: Sequence[Path],
+) -> dict[str, Any]:
+    """Return the network's options, with what an earlier part or this one finds in the place of `adaptive`.
+
+    What is found stands in the weights' header, so that later parts and inference need no data for it.
+    """
+    fixed = without_adaptive(network)
+    asked = [name for name in network if name not in fixed]
+    if not asked:
+        return network
+    cards = [read_weights(path)[1] for path in start]
+    known = {name: card.network[name] for card in cards for name in asked if name in card.network}
+    missing = [name for name in asked if name not in known]
+    if not missing:
+        return network | known
+    if "survey" not in block:
+        raise UserError(
+            f"Nothing says how many images {', '.join(missing)} shall be found from.",
+            expected="survey, a number of batches, in the part's block",
+            fix=f"add it to methods.{system.method}.parts, below the part that has the option",
+        )
+    method = build(system.method, fixed | known).eval()
+    unknown = [name for name in missing if name not in method.adaptive_options]
+    if unknown:
+        raise UserError(
+            f"{system.method} cannot find {unknown[0]} by itself.",
+            expected=f"{ADAPTIVE} for {', '.join(method.adaptive_options) or 'no option'} alone",
+            found=f"{unknown[0]}: {ADAPTIVE}",
+        )
+    for path in start:
+        load_into(method, path)
+    return network | known | method.found_options(missing, _survey(pairs, block["survey"], system.seed))
+
+
+def _survey(pairs: TrainingPairs, batches: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches of random crops of training pairs, the same for the same seed."""
+    for step in range(batches):
+        seed_everything(seed, _SURVEY, step)
+        yield pairs.batch(step)
 
 
 def check_parts(method: FusionMethod, settings: Mapping[str, Any]) -> None:

@@ -1,0 +1,36 @@
+"""Analyses of trained networks: one file each, found by its name.
+
+An analysis file defines `CARD`, `analyse(network, pack, ...)` and `draw(results)`; `mmfuse.analyses.base` says what
+each of them is. Adding a file makes its name usable under `analyse` in params.yaml; nothing else has to be told.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from types import ModuleType
+
+from mmfuse.errors import UserError
+
+
+def available() -> list[str]:
+    """Return the names of all analyses, sorted, without importing them."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+
+
+def load(name: str) -> ModuleType:
+    """Return an analysis.
+
+    Raises:
+        UserError: there is no such analysis.
+    """
+    if name not in available():
+        close = difflib.get_close_matches(name, available(), n=1)
+        raise UserError(
+            f"Unknown analysis {name!r}.",
+            expected=", ".join(available()),
+            found=name,
+            fix=f"did you mean {close[0]!r}?" if close else "see `mmfuse list analyses`",
+        )
+    return importlib.import_module(f"{__name__}.{name}")
