@@ -1,0 +1,54 @@
+"""A trained network made ready for inference: the same function, in less time, on a copy.
+
+The readable network stays as it is. What changes in the copy is what only training needs (dropout, batch statistics)
+and where features lie in memory. `mmfuse.nn.large_kernel` speeds large kernels up by itself, in training too.
+"""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.ops import StochasticDepth
+
+from mmfuse.nn.large_kernel import LargeKernelConv2d
+
+Network = TypeVar("Network", bound=nn.Module)
+_ONLY_IN_TRAINING = (nn.Dropout, nn.Dropout2d, StochasticDepth, nn.Identity)
+_GIVES_A_NEW_TENSOR = (nn.Conv2d, nn.ConvTranspose2d, nn.GroupNorm, nn.BatchNorm2d, nn.InstanceNorm2d, nn.Linear)
+
+
+def for_inference(network: Network) -> Network:
+    """Return a copy that gives the same outputs up to rounding, for inference only.
+
+    - Batch norms are folded into the convolutions before them.
+    - A ReLU after a layer that gives a new tensor works in place.
+    - Dropout goes.
+    - On a CPU, dense convolutions have their channels last in memory, as large kernels have them anyway.
+    """
+    fast = copy.deepcopy(network).eval().requires_grad_(False)
+    for module in list(fast.modules()):
+        if type(module).forward is nn.Sequential.forward:
+            _simplify(module)
+    for module in fast.modules():
+        if isinstance(module, nn.Conv2d) and not isinstance(module, LargeKernelConv2d):
+            module.to(memory_format=torch.channels_last)
+    return fast
+
+
+def _simplify(sequence: nn.Module) -> None:
+    """Leave out, fold and reuse memory within layers that follow each other; names of layers stay."""
+    for name, layer in list(sequence.named_children()):
+        if isinstance(layer, _ONLY_IN_TRAINING):
+            delattr(sequence, name)
+    for (first, layer), (second, after) in pairwise(list(sequence.named_children())):
+        if type(layer) is nn.Conv2d and isinstance(after, nn.BatchNorm2d) and after.track_running_stats:
+            setattr(sequence, first, fuse_conv_bn_eval(layer, after))
+            delattr(sequence, second)
+    for layer, after in pairwise(list(sequence.children())):
+        if isinstance(layer, _GIVES_A_NEW_TENSOR) and isinstance(after, nn.ReLU):
+            after.inplace = True
