@@ -17,6 +17,7 @@ from torchvision.ops import StochasticDepth
 
 from mmfuse.errors import UserError
 from mmfuse.methods.base import FusionMethod
+from mmfuse.nn.large_kernel import LargeKernelConv2d
 from mmfuse.nn.losses import strongest_gradient_loss, strongest_intensity_loss, two_source_ssim_loss
 from mmfuse.nn.padding import pad_to_multiple
 
@@ -33,11 +34,6 @@ MPAFM_CHOICES = {
     "weighting": ("softmax", "sigmoid"),
     "recalibrated": ("decoder", "encoder"),
 }
-
-
-def _conv(channels_in: int, channels_out: int, kernel: int, *, groups: int = 1) -> nn.Module:
-    """Convolution that keeps the resolution, for the large kernels."""
-    return nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, groups=groups)
 
 
 def _norm(kind: str, channels: int, groups: int | str) -> nn.Module:
@@ -94,7 +90,7 @@ class InitBlock(nn.Module):
         self.images = nn.GroupNorm(2, 2) if norm == "per_modality" else nn.Identity()
         self.thin = nn.Conv2d(2, width, 3, padding=1)
         self.wide = nn.Sequential(
-            _norm(norm, width, groups), nn.ReLU(), nn.Dropout(dropout), _conv(width, channels, kernel)
+            _norm(norm, width, groups), nn.ReLU(), nn.Dropout(dropout), LargeKernelConv2d(width, channels, kernel)
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,7 +110,8 @@ class LKCBlock(nn.Module):
 
         def unit(channels: int) -> nn.Sequential:
             norm = _norm(options.norm, channels, options.groups)
-            return nn.Sequential(norm, nn.ReLU(), nn.Dropout(options.dropout), _conv(channels, channels_out, kernel))
+            convolution = LargeKernelConv2d(channels, channels_out, kernel)
+            return nn.Sequential(norm, nn.ReLU(), nn.Dropout(options.dropout), convolution)
 
         self.units = nn.Sequential(unit(channels_in), unit(channels_out))
         self.shortcut = _shortcut(channels_in, channels_out)
@@ -137,7 +134,7 @@ class LKDCBlock(nn.Module):
             # PAPER: 3.2, one group: depthwise kernels see one channel each, and groups would set some channels apart
             _norm(options.norm, channels_in, options.depthwise_groups),
             nn.Conv2d(channels_in, hidden, 1),
-            _conv(hidden, hidden, kernel, groups=hidden),
+            LargeKernelConv2d(hidden, hidden, kernel, groups=hidden),
             nn.ReLU(),
             nn.Conv2d(hidden, channels_out, 1),
             StochasticDepth(options.drop_path, "row"),

@@ -2,7 +2,7 @@
 
 `LargeKernelConv2d` is an `nn.Conv2d` in all but speed: the same weights, the same initial values, the same result up to
 rounding (1e-5 of the result's size in single precision). How it works is in `overlap_save` and `depthwise`; when which
-way is taken, in `convolution_cost` and docs/decisions/0012-large-kernels.md.
+way is taken, in `convolution_cost` and docs/decisions/0015-large-kernels.md.
 """
 
 from __future__ import annotations
