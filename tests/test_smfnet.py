@@ -556,7 +556,7 @@ def test_sobel_filters_are_trained_unless_they_are_not():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"dim": 10}, {"dim": 0}, {"heads": 0}, {"heads": 3}, {"nodes": "cubic"}, {"semantic": "masks"}, {"join": ""}],
+    [{"dim": 10}, {"dim": 0}, {"heads": 3}, {"scales": []}, {"scales": [0]}, {"nodes": "cubic"}, {"semantic": "masks"}],
     ids=str,
 )
 def test_wrong_options_are_refused(changes):

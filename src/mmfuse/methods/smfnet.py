@@ -211,7 +211,7 @@ class SMFNet(FusionMethod):
     ) -> None:
         super().__init__()
         chosen = (nodes, join, decomposition, semantic, gram, spatial, interaction)
-        _check(dim, heads, dict(zip(CHOICES, chosen, strict=True)))
+        _check(dim, heads, list(scales), dict(zip(CHOICES, chosen, strict=True)))
         self.decomposition, self.semantic, self.gram, self.spatial = decomposition, semantic, gram, spatial
         self.both_stages, self.interaction, self.stretch = both_stages, interaction, stretch
 
@@ -339,16 +339,16 @@ def _gram_distance(x: Tensor, y: Tensor) -> Tensor:
     return torch.linalg.matrix_norm(gram_matrix(x.float()) - gram_matrix(y.float())).mean()
 
 
-def _check(dim: int, heads: int, chosen: dict[str, str]) -> None:
+def _check(dim: int, heads: int, scales: list[int], chosen: dict[str, str]) -> None:
     """Refuse options that the network cannot be built with."""
     wrong = [f"{name} {value}" for name, value in chosen.items() if value not in CHOICES[name]]
-    if not wrong and min(dim, heads) > 0 and dim % (2 * heads) == 0:
+    if not wrong and min(dim, heads, *(scales or [0])) > 0 and dim % (2 * heads) == 0:
         return
     raise UserError(
         "SMFNet cannot use these options.",
         expected="; ".join(f"{name} {', '.join(known)}" for name, known in CHOICES.items())
-        + "; a dim that divides by twice the heads",
-        found=", ".join(wrong) or f"dim {dim}, heads {heads}",
+        + "; a dim that divides by twice the heads; scales from 1",
+        found=", ".join(wrong) or f"dim {dim}, heads {heads}, scales {scales}",
     )
 
 
