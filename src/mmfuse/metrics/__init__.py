@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.metrics.card import Card, Metric
 from mmfuse.metrics.conventions import CONVENTIONS
+from mmfuse.metrics.sharing import sharing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,13 +75,20 @@ def score(fused: Tensor, a: Tensor, b: Tensor, metrics: Mapping[str, Metric]) ->
         MmfuseError: a metric gave no finite number (a defect of the metric).
     """
     values = {}
-    for name, metric in metrics.items():
-        try:
-            values[name] = metric.function(fused, a, b)
-        except UserError as error:
-            raise UserError(
-                f"{name}: {error.problem}", expected=error.expected, found=error.found, fix=error.fix
-            ) from error
-        if not values[name].isfinite().all():
-            raise MmfuseError(f"{name} ({metric.name}) gave {values[name].tolist()}: please report this as a defect.")
-    return values
+    with sharing():
+        # relatives, which share most, one after the other
+        for name in sorted(metrics, key=lambda name: metrics[name].function.__module__):
+            values[name] = _measured(name, metrics[name], fused, a, b)
+    return {name: values[name] for name in metrics}
+
+
+def _measured(name: str, metric: Metric, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    try:
+        value = metric.function(fused, a, b)
+    except UserError as error:
+        raise UserError(
+            f"{name}: {error.problem}", expected=error.expected, found=error.found, fix=error.fix
+        ) from error
+    if not value.isfinite().all():
+        raise MmfuseError(f"{name} ({metric.name}) gave {value.tolist()}: please report this as a defect.")
+    return value
