@@ -25,7 +25,7 @@ FLOORS = (
     {"datasets", "metrics", "tracking", "checkpoints", "fusing"},
     {"jobs", "training", "reporting"},
     {"stages"},
-    {"commands", "people", "doctor"},
+    {"commands", "people", "doctor", "benchmarks"},
     {"cli"},
     {"__main__"},
 )

@@ -45,7 +45,7 @@ def describe(cells: Tensor) -> Windows:
     number = torch.arange(CELLS, dtype=share.dtype, device=share.device)[:, None, None]
     place = (number * share).sum(dim=0)
     spread = (number - place).square_().mul_(share).sum(dim=0).sqrt_()
-    contrast = (share - 1 / CELLS).square_().sum(dim=0).sqrt_()
+    contrast = share.square().sum(dim=0).sub_(1 / CELLS).masked_fill_(constant, 0).sqrt_()
     return Windows(cells, share, -_negative_entropy(share), place, spread, contrast)
 
 
@@ -64,19 +64,19 @@ def normalised_information(source: Windows, fused: Windows) -> Tensor:
 
     Shape: windows of S sources (9, S, n), and of one fused image (9, 1, n), to (S, n).
     """
-    # a constant window, of contrast 0, is correlated with nothing
-    product = (source.contrast * fused.contrast).clamp_(min=1e-9)
-    correlation = (source.share * fused.share).sum(dim=0).sub_(1 / CELLS).div_(product)  # (S, n)
+    product = source.contrast * fused.contrast  # (S, n)
+    correlation = (source.share * fused.share).sum(dim=0).sub_(1 / CELLS).div_(product)
+    correlation.masked_fill_(product == 0, 0)  # a constant window is correlated with nothing
     # the strongest negative dependence is the strongest positive one with the cells in reverse order
-    negative = correlation < 0
-    share = torch.where(negative, fused.share.flip(0), fused.share)  # (9, S, n)
-    place = torch.where(negative, CELLS - 1 - fused.place, fused.place)
+    positive = (correlation >= 0).to(correlation.dtype)  # products with 0 and 1 are faster than a choice
+    share = torch.addcmul(fused.share * positive, fused.share.flip(0), 1 - positive)  # (9, S, n)
+    place = fused.place * positive + (CELLS - 1 - fused.place) * (1 - positive)
 
     mass, number = _bound(source.share, share)  # (17, S, n) each
     independent = _product(source.share, share, number)
     covariance = _covariance(mass, number, source.place, place)
     # ASSUME: the bound alone at most; more would give negative shares
-    needed = correlation.abs_().mul_(source.spread * fused.spread)
+    needed = correlation.abs_() * (source.spread * fused.spread)
     dependence = (needed / covariance.clamp_(min=_TINY)).clamp_(max=1)
     rest = 1 - dependence
 
@@ -86,8 +86,12 @@ def normalised_information(source: Windows, fused: Windows) -> Tensor:
     joint += _negative_entropy(independent.mul_(rest))
     joint -= _negative_entropy(independent.addcmul_(mass, dependence.expand_as(mass)))
     information = (2 * (entropies - joint) / entropies.clamp(min=_TINY)).clamp_(0, 1)
-    equal = (source.cells == fused.cells).all(dim=0)
-    return torch.where(equal, 1.0, information)
+    # equal windows get their 1 from the formula, but for those without information or correlation
+    doubtful = (entropies == 0) | (product == 0)
+    if doubtful.any():
+        equal = (source.cells == fused.cells).all(dim=0)
+        information.masked_fill_(doubtful & equal, 1)
+    return information
 
 
 def _bound(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,13 +114,14 @@ def _bound(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     bits[_CUTS:].bitwise_and_(-2)
     cuts = _merged(cuts)
     mass = cuts.new_empty(2 * _CUTS + 1, *cuts.shape[1:])
-    mass[0], mass[-1] = cuts[0], 1 - cuts[-1]
+    mass[0], mass[-1] = cuts[0], (1 - cuts[-1]).clamp_(min=0)
     torch.sub(cuts[1:], cuts[:-1], out=mass[1:-1])
-    number = torch.zeros_like(mass, dtype=torch.int64)
+    number = torch.empty_like(mass, dtype=torch.int64)
+    number[0] = 0
     torch.bitwise_and(cuts.view(torch.int64), 1, out=number[1:])
     for piece in range(2, len(number)):
         number[piece] += number[piece - 1]
-    return mass.clamp_(min=0), number
+    return mass, number
 
 
 def _merged(cuts: Tensor) -> Tensor:

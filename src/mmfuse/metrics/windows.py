@@ -80,9 +80,9 @@ def local_moments(images: Tensor, window: Window) -> Moments:
     fused, sources = images[:, :1], images[:, 1:]
     mean = filter_valid(images, window)  # (B, 1 + S, h, w)
     products = filter_valid(torch.cat([images.square(), fused * sources], dim=1), window)  # (B, 1 + 2 S, h, w)
-    count = images.shape[1]
-    variance = products[:, :count] - mean.square()
-    covariance = products[:, count:] - mean[:, :1] * mean[:, 1:]
+    variance, covariance = products.split([images.shape[1], images.shape[1] - 1], dim=1)
+    variance -= mean.square()
+    covariance -= mean[:, :1] * mean[:, 1:]
     return Moments(mean[:, :1], mean[:, 1:], variance[:, :1], variance[:, 1:], covariance)
 
 
