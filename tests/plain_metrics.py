@@ -11,6 +11,8 @@ import numpy as np
 from scipy import ndimage, signal
 from skimage.metrics import structural_similarity
 
+from plain_features import slow_cosines, slow_edges, slow_fmi, slow_mef, slow_wavelet
+
 
 def both(function):
     return lambda fused, a, b: function(a, fused) + function(b, fused)
@@ -326,4 +328,8 @@ SLOW = {
     "qcb_liu": lambda *images: slow_qcb([half_up(slow_stretch(image)) for image in images], 15, 0.0),
     "qcb_ivif_zoo": lambda *images: slow_qcb([slow_stretch(image) / 255 for image in images], 30, 1e-10),
     "qcv": slow_qcv,
+    "fmi_pixel": slow_fmi(slow_edges),
+    "fmi_dct": slow_fmi(slow_cosines),
+    "fmi_wavelet": slow_fmi(slow_wavelet),
+    "ms_ssim_mef": slow_mef,
 }

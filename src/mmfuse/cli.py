@@ -6,6 +6,7 @@ import subprocess
 import sys
 import traceback
 from enum import StrEnum
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(commands.app, name="stage")
+benchmark = typer.Typer(help="How fast this machine does the heavy work.", no_args_is_help=True)
+app.add_typer(benchmark, name="benchmark")
 
 
 def _version(asked: bool) -> None:
@@ -142,6 +145,31 @@ def sync(
         raise UserError("This is not the root of an mmfuse project.", expected=str(script))
     run = subprocess.run([sys.executable, str(script), *(["--write-dvc"] if write else [])], check=False)
     raise typer.Exit(run.returncode)
+
+
+@benchmark.command(name="metrics")
+def benchmark_metrics(
+    height: Annotated[int, typer.Option(help="Height of the drawn images.")] = 480,
+    width: Annotated[int, typer.Option(help="Width of the drawn images.")] = 640,
+    repeats: Annotated[int, typer.Option(help="The shortest of so many times counts.")] = 3,
+    threads: Annotated[int, typer.Option(help="Images measured at once, where all metrics are measured.")] = 2,
+    fused: Annotated[Path | None, typer.Option(help="A fused image to measure instead of a drawn one.")] = None,
+    a: Annotated[Path | None, typer.Option(help="Its first source.")] = None,
+    b: Annotated[Path | None, typer.Option(help="Its second source.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
+) -> None:
+    """Time the metrics against plain implementations, and all of them together."""
+    from mmfuse.benchmarks import metrics
+
+    files = (fused, a, b) if fused and a and b else None
+    if files is None and (fused or a or b):
+        raise UserError("A triple is incomplete.", expected="--fused, --a and --b, or none of them")
+    result = metrics.run(height=height, width=width, repeats=repeats, threads=threads, files=files)
+    if json:
+        print(dumps(result, indent=2))
+        return
+    for line in metrics.lines(result):
+        print(line)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,7 +91,8 @@ def evaluate_folders(
         for _, paths in matched:
             yield read_triple(paths["fused"], paths["a"], paths["b"])
 
-    frame = score_images([name for name, _ in matched], triples(), meaning)
+    cores = len(os.sched_getaffinity(0))
+    frame = score_images([name for name, _ in matched], triples(), meaning, workers=cores)
     scores = summarise(frame, meaning, convention)
     summary = {"convention": convention, "images": len(frame), "metrics": scores}
     write_scores(frame, summary, csv=out, json=out.with_suffix(".json"))

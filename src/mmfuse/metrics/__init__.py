@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.metrics.card import Card, Metric
 from mmfuse.metrics.conventions import CONVENTIONS
+from mmfuse.metrics.sharing import sharing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,17 +90,24 @@ def score(fused: Tensor, a: Tensor, b: Tensor, metrics: Mapping[str, Metric]) ->
         MmfuseError: a metric gave no finite number (a defect of the metric).
     """
     values: dict[str, Tensor] = {}
-    done: dict[str, Tensor] = {}
-    for name, metric in metrics.items():
-        if metric.name in done:
+    done: dict[str, Tensor] = {}  # one variant may stand under several names
+    with sharing():
+        # relatives, which share most, one after the other
+        for name in sorted(metrics, key=lambda name: metrics[name].function.__module__):
+            metric = metrics[name]
+            if metric.name not in done:
+                done[metric.name] = _measured(name, metric, fused, a, b)
             values[name] = done[metric.name]
-            continue
-        try:
-            values[name] = done[metric.name] = metric.function(fused, a, b)
-        except UserError as error:
-            raise UserError(
-                f"{name}: {error.problem}", expected=error.expected, found=error.found, fix=error.fix
-            ) from error
-        if not values[name].isfinite().all():
-            raise MmfuseError(f"{name} ({metric.name}) gave {values[name].tolist()}: please report this as a defect.")
-    return values
+    return {name: values[name] for name in metrics}
+
+
+def _measured(name: str, metric: Metric, fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    try:
+        value = metric.function(fused, a, b)
+    except UserError as error:
+        raise UserError(
+            f"{name}: {error.problem}", expected=error.expected, found=error.found, fix=error.fix
+        ) from error
+    if not value.isfinite().all():
+        raise MmfuseError(f"{name} ({metric.name}) gave {value.tolist()}: please report this as a defect.")
+    return value

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmfuse.metrics.card import Card, metric
 from mmfuse.metrics.grey import grey_levels
+from mmfuse.metrics.sharing import shared
 
 _ESKICIOGLU_1995 = (
     "Eskicioglu, Fisher: Image quality measures and their performance, IEEE Trans. Communications 43 (1995) 2959"
@@ -42,10 +43,11 @@ def sd(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return (levels - levels.mean(dim=(1, 2, 3), keepdim=True)).square().mean(dim=(1, 2, 3)).sqrt()
 
 
-def _squared_differences(fused: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the squared differences of neighbours in a row, (B, 1, H, W - 1), and in a column, (B, 1, H - 1, W)."""
-    levels, _, _ = grey_levels(fused, a, b, smallest=2)
-    return levels.diff(dim=-1).square(), levels.diff(dim=-2).square()
+@shared
+def _squared_differences(levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sums of the squared differences of neighbours in a row, and of those in a column, (B,) each."""
+    across, down = levels.diff(dim=-1), levels.diff(dim=-2)  # (B, 1, H, W - 1), (B, 1, H - 1, W)
+    return across.square_().sum(dim=(1, 2, 3)), down.square_().sum(dim=(1, 2, 3))
 
 
 @metric(
@@ -65,8 +67,10 @@ def sf_mean(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    rows, columns = _squared_differences(fused, a, b)
-    return (rows.mean(dim=(1, 2, 3)) + columns.mean(dim=(1, 2, 3))).sqrt()
+    levels, _, _ = grey_levels(fused, a, b, smallest=2)
+    height, width = levels.shape[-2:]
+    across, down = _squared_differences(levels)
+    return (across / (height * (width - 1)) + down / ((height - 1) * width)).sqrt()
 
 
 @metric(
@@ -86,16 +90,16 @@ def sf_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    rows, columns = _squared_differences(fused, a, b)
-    pixels = fused.shape[-2] * fused.shape[-1]
-    return ((rows.sum(dim=(1, 2, 3)) + columns.sum(dim=(1, 2, 3))) / pixels).sqrt()
-
-
-def _gradient_squared(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Return the squared gradient, (B, 1, H, W): central differences, one-sided at the edges."""
     levels, _, _ = grey_levels(fused, a, b, smallest=2)
-    vertical, horizontal = torch.gradient(levels, dim=(-2, -1))
-    return vertical.square() + horizontal.square()
+    across, down = _squared_differences(levels)
+    return ((across + down) / (levels.shape[-2] * levels.shape[-1])).sqrt()
+
+
+@shared
+def _mean_gradient(levels: Tensor) -> Tensor:
+    """Return the mean length of the gradient, (B,): central differences, one-sided at the edges."""
+    vertical, horizontal = torch.gradient(levels, dim=(-2, -1))  # (B, 1, H, W)
+    return vertical.square_().add_(horizontal.square_()).sqrt_().mean(dim=(1, 2, 3))
 
 
 @metric(
@@ -115,7 +119,8 @@ def ag_mean(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    return (_gradient_squared(fused, a, b) / 2).sqrt().mean(dim=(1, 2, 3))
+    levels, _, _ = grey_levels(fused, a, b, smallest=2)
+    return _mean_gradient(levels) / math.sqrt(2)
 
 
 @metric(
@@ -135,9 +140,9 @@ def ag_matlab(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    height, width = fused.shape[-2:]
-    total = (_gradient_squared(fused, a, b) / 2).sqrt().sum(dim=(1, 2, 3))
-    return total / ((height - 1) * (width - 1))
+    levels, _, _ = grey_levels(fused, a, b, smallest=2)
+    height, width = levels.shape[-2:]
+    return _mean_gradient(levels) / math.sqrt(2) * (height * width) / ((height - 1) * (width - 1))
 
 
 @metric(
@@ -157,7 +162,8 @@ def ag_no_half(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    return _gradient_squared(fused, a, b).sqrt().mean(dim=(1, 2, 3))
+    levels, _, _ = grey_levels(fused, a, b, smallest=2)
+    return _mean_gradient(levels)
 
 
 @metric(

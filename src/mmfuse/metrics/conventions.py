@@ -30,8 +30,13 @@ channels side by side; here the luminance is measured. Its "variance" is SD.
 `ivif_zoo` computes in single precision and so differs from ours by 1e-7 to 3e-4, its MS-SSIM by up to half a per cent,
 and its SSIM by up to a fifth on images with large saturated areas.
 
-`tang` (MATLAB) is the published table and, where that follows older code (SD, Qabf), the code; its VIF, its MS-SSIM (of
-multi-exposure fusion) and its FMI are not covered.
+`tang` (MATLAB) is the published table and, where that follows older code (SD, Qabf), the code. Its FMI (of edges, of
+the cosine transform, and of wavelets, there FMI_w) and its MS-SSIM (of multi-exposure fusion) are written from
+definitions; what these leave open is marked `ASSUME` in the code, and no published value can show how far ours agree.
+
+Left out: Tang's VIF, whose definition we do not know; and QNCIE, TE and Qy of IVIF_ZOO. Their published definitions
+(nonlinear correlation information entropy of 256 levels; Tsallis mutual information of order 1.85, as a sum, a mean, or
+over entropies; Yang's rule on SSIM maps) do not give the values that IVIF_ZOO computes, not even to two digits.
 """
 
 from __future__ import annotations
@@ -132,6 +137,10 @@ CONVENTIONS: dict[str, dict[str, str]] = {
         "MI": "mi_tang",
         "SCD": "scd",
         "SSIM": "ssim_tang",
+        "MS-SSIM": "ms_ssim_mef",  # ASSUME: the size of its patches
+        "FMI_pixel": "fmi_pixel",
+        "FMI_dct": "fmi_dct",
+        "FMI_wavelet": "fmi_wavelet",
         "Qabf": "qabf",  # ASSUME: as in the code, but for ties of its images in 0..1; the table holds older values
         "Nabf": "nabf_tang",
         "PSNR": "psnr_ivif_zoo",

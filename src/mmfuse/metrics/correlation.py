@@ -7,16 +7,23 @@ from torch import Tensor
 
 from mmfuse.metrics.card import Card, metric
 from mmfuse.metrics.grey import grey_levels
+from mmfuse.metrics.sharing import shared
 
 # A standard deviation below this many grey levels is rounding: one pixel of a million that is off by one level
 # gives 1e-3, the rounding of a constant image 1e-13.
 _CONSTANT = 1e-9
 
 
+@shared
+def _centred(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return an image (B, 1, H, W) without its mean, and its standard deviation, (B,)."""
+    centred = image - image.mean(dim=(1, 2, 3), keepdim=True)
+    return centred, centred.square().mean(dim=(1, 2, 3)).sqrt()
+
+
 def _pearson(x: Tensor, y: Tensor) -> Tensor:
     """Return Pearson's correlation of two batches (B, 1, H, W) as (B,), 0 where either image is constant."""
-    x, y = (image - image.mean(dim=(1, 2, 3), keepdim=True) for image in (x, y))
-    deviation_x, deviation_y = (image.square().mean(dim=(1, 2, 3)).sqrt() for image in (x, y))
+    (x, deviation_x), (y, deviation_y) = _centred(x), _centred(y)
     constant = (deviation_x < _CONSTANT) | (deviation_y < _CONSTANT)
     product = torch.where(constant, 1.0, deviation_x * deviation_y)
     return torch.where(constant, 0.0, (x * y).mean(dim=(1, 2, 3)) / product)

@@ -33,7 +33,7 @@ def _sobel(levels: Tensor) -> Edges:
     vertical = -downwards
     upright = horizontal == 0
     slope = vertical / torch.where(upright, 1.0, horizontal)
-    return Edges((horizontal.square() + vertical.square()).sqrt(), torch.where(upright, math.pi / 2, slope.atan()))
+    return Edges(strength(levels, "constant"), slope.atan_().masked_fill_(upright, math.pi / 2))
 
 
 def _preserved(source: Edges, fused: Edges) -> Tensor:
@@ -41,11 +41,10 @@ def _preserved(source: Edges, fused: Edges) -> Tensor:
     weaker = torch.minimum(source.strength, fused.strength)
     stronger = torch.maximum(source.strength, fused.strength)
     # Equal strengths give the strength itself, not 1, in every published evaluator: so flat areas count as lost.
-    equal = weaker == stronger
-    strength = torch.where(equal, weaker, weaker / torch.where(equal, 1.0, stronger))
-    orientation = 1 - (source.orientation - fused.orientation).abs() / (math.pi / 2)
-    kept_strength = 0.9994 / (1 + torch.exp(-15 * (strength - 0.5)))
-    kept_orientation = 0.9879 / (1 + torch.exp(-22 * (orientation - 0.8)))
+    strength = weaker / torch.where(weaker == stronger, 1.0, stronger)
+    orientation = 1 - (source.orientation - fused.orientation).abs_() / (math.pi / 2)
+    kept_strength = 0.9994 * torch.sigmoid(15 * (strength - 0.5))
+    kept_orientation = 0.9879 * torch.sigmoid(22 * (orientation - 0.8))
     return kept_strength * kept_orientation
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmfuse.metrics.card import Card, metric
 from mmfuse.metrics.grey import grey_levels
+from mmfuse.metrics.sharing import shared
 
 _JAGALINGAM_2015 = (
     "Jagalingam, Hegde: A review of quality metrics for fused image, Aquatic Procedia 4 (2015) 133, section on PSNR"
@@ -20,10 +21,15 @@ _LARGEST_PSNR = 148.130803609
 _DECIBELS_OF_255 = 20 * math.log10(255)
 
 
+@shared
+def _squared_error(source: Tensor, fused: Tensor) -> Tensor:
+    """Return the sum of the squared errors in squared grey levels, (B,)."""
+    return (source - fused).square_().sum(dim=(1, 2, 3))
+
+
 def _mean_squared_error(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Return the mean of both sources' mean squared errors in squared grey levels, (B,)."""
-    error_a, error_b = ((source - fused).square().mean(dim=(1, 2, 3)) for source in (a, b))
-    return (error_a + error_b) / 2
+    return (_squared_error(a, fused) + _squared_error(b, fused)) / 2 / (fused.shape[-2] * fused.shape[-1])
 
 
 @metric(
@@ -128,8 +134,7 @@ def mse_01(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def _root_error_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Return the mean over both sources of the root of the summed squares, divided by the number of pixels, (B,)."""
     fused, a, b = grey_levels(fused, a, b)
-    root_a, root_b = ((source - fused).square().sum(dim=(1, 2, 3)).sqrt() for source in (a, b))
-    return (root_a + root_b) / 2 / (fused.shape[-2] * fused.shape[-1])
+    return (_squared_error(a, fused).sqrt() + _squared_error(b, fused).sqrt()) / 2 / (fused.shape[-2] * fused.shape[-1])
 
 
 @metric(Card(better="lower", range=(0, 255), source=_ZHANG_2020, used_by="VIFB (MATLAB)"))

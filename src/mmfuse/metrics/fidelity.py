@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mmfuse.metrics.card import Card, metric
-from mmfuse.metrics.grey import grey_levels
+from mmfuse.metrics.grey import grey_levels, together
+from mmfuse.metrics.sharing import shared
 from mmfuse.metrics.windows import Window, filter_valid, gaussian_window, local_moments
 
 _LENGTHS = (17, 9, 5, 3)  # of the Gaussian windows, one a scale, with sigma = length / 5
@@ -37,31 +38,31 @@ class Channel(NamedTuple):
     variance: Tensor  # of the source
 
 
-def _channels(images: Tensor, windows: Sequence[Window], *, border: bool = False) -> Iterator[Channel]:
-    """Yield the model at four scales, each half as fine as the one before.
+@shared
+def _channels(images: Tensor, windows: tuple[Window, ...], border: bool) -> tuple[Channel, ...]:
+    """Return the model at four scales, each half as fine as the one before.
 
     Args:
         images: Grey levels of fused, a, b as (B, 3, H, W).
         windows: One a scale.
         border: Surround the images with zeros before each filter, so that they keep their size.
     """
+    channels = []
     for scale, window in enumerate(windows):
         frame = (len(window) // 2,) * 4 if border else (0,) * 4
         if scale > 0:
             images = filter_valid(pad(images, frame), window)[..., ::2, ::2]
         local = local_moments(pad(images, frame), window)
         source, distorted = local.variance_s.clamp(min=0), local.variance_f.clamp(min=0)
-        gain = local.covariance / (source + _TINY)
-        noise = distorted - gain * local.covariance
         # a flat source explains nothing; a flat fused image holds nothing; a negative gain counts as noise alone
-        unexplained = (source < _TINY) | (gain < 0)
-        flat = distorted < _TINY
-        noise = torch.where(flat, 0.0, torch.where(unexplained, distorted, noise)).clamp(min=_TINY)
-        gain = torch.where(flat | unexplained, 0.0, gain)
-        yield Channel(gain, noise, torch.where(source < _TINY, 0.0, source))
+        flat = source < _TINY
+        gain = (local.covariance / (source + _TINY)).clamp_(min=0).masked_fill_(flat | (distorted < _TINY), 0)
+        noise = (distorted - gain * local.covariance).clamp_(min=_TINY)
+        channels.append(Channel(gain, noise, source.masked_fill_(flat, 0)))
+    return tuple(channels)
 
 
-def _vif(channels: Iterable[Channel]) -> Tensor:
+def _vif(channels: Sequence[Channel]) -> Tensor:
     """Return VIF with a plus VIF with b, (B,)."""
     kept = offered = torch.zeros(())
     for gain, noise, variance in channels:
@@ -89,8 +90,8 @@ def vif_sum(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    images = torch.cat(grey_levels(fused, a, b, smallest=_SMALLEST), dim=1)  # (B, 3, H, W)
-    return _vif(_channels(images, _WINDOWS))
+    images = together(*grey_levels(fused, a, b, smallest=_SMALLEST))  # (B, 3, H, W)
+    return _vif(_channels(images, _WINDOWS, False))
 
 
 def _uneven_window(length: int) -> Window:
@@ -122,8 +123,8 @@ def vif_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    images = torch.cat(grey_levels(fused, a, b), dim=1)  # (B, 3, H, W)
-    return _vif(_channels(images, _UNEVEN_WINDOWS, border=True))
+    images = together(*grey_levels(fused, a, b))  # (B, 3, H, W)
+    return _vif(_channels(images, _UNEVEN_WINDOWS, True))
 
 
 @metric(
@@ -148,9 +149,9 @@ def viff_han(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    images = torch.cat(grey_levels(fused, a, b, smallest=_SMALLEST), dim=1)  # (B, 3, H, W)
+    images = together(*grey_levels(fused, a, b, smallest=_SMALLEST))  # (B, 3, H, W)
     value = images.new_zeros(len(images))
-    for weight, (gain, noise, variance) in zip(_HAN_WEIGHTS, _channels(images, _WINDOWS), strict=True):
+    for weight, (gain, noise, variance) in zip(_HAN_WEIGHTS, _channels(images, _WINDOWS, False), strict=True):
         if weight == 0:
             continue
         from_a = gain[:, :1] < gain[:, 1:]  # (B, 1, h, w)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmfuse.errors import UserError
+from mmfuse.metrics.sharing import shared
 
 
 def grey_levels(fused: Tensor, a: Tensor, b: Tensor, *, smallest: int = 1) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,6 +46,7 @@ def grey_levels(fused: Tensor, a: Tensor, b: Tensor, *, smallest: int = 1) -> tu
     return _levels("fused", fused), _levels("a", a), _levels("b", b)
 
 
+@shared
 def _levels(name: str, image: Tensor) -> Tensor:
     if not image.is_floating_point():
         raise UserError(
@@ -67,6 +69,12 @@ def _levels(name: str, image: Tensor) -> Tensor:
     return torch.where((levels - whole).abs() <= rounding, whole, levels)
 
 
+@shared
+def together(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return three batches (B, 1, H, W) as one, (B, 3, H, W)."""
+    return torch.cat([fused, a, b], dim=1)
+
+
 def stretched(levels: Tensor) -> Tensor:
     """Stretch each image from its own minimum and maximum to 0 and 255; a constant image becomes 0.
 
@@ -76,6 +84,7 @@ def stretched(levels: Tensor) -> Tensor:
     return 255 * (levels - low) / torch.where(high == low, 1.0, high - low)
 
 
+@shared
 def stretched_whole(levels: Tensor) -> Tensor:
     """Stretch as `stretched` does and round, a half upwards, as MATLAB does.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmfuse.metrics.card import Card, metric
 from mmfuse.metrics.grey import grey_levels, stretched_whole
+from mmfuse.metrics.sharing import shared
 
 _ROBERTS_2008 = (
     "Roberts, van Aardt, Ahmed: Assessment of image fusion procedures using entropy, J. Applied Remote Sensing 2 "
@@ -17,6 +18,7 @@ _ROBERTS_2008 = (
 _QU_2002 = "Qu, Zhang, Yan: Information measure for performance of image fusion, Electronics Letters 38 (2002) 313"
 
 
+@shared
 def _whole(levels: Tensor) -> Tensor:
     """Round to whole grey levels: (B, 1, H, W) to (B, H * W) integers."""
     return levels.round().long().flatten(1)
@@ -28,29 +30,43 @@ def _all_whole(fused: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Ten
     return _whole(fused), _whole(a), _whole(b)
 
 
-def _frequencies(cells: Tensor, count: int) -> Tensor:
-    """Return the relative frequencies of `count` cells: (B, N) integers to (B, count)."""
-    batch, pixels = cells.shape
-    first = torch.arange(batch, device=cells.device)[:, None] * count
-    histogram = torch.bincount((cells + first).flatten(), minlength=batch * count).view(batch, count)
-    return histogram / torch.tensor(pixels, dtype=torch.float64)
+def _counts(cells: Tensor, count: int) -> Tensor:
+    """Return how often each of `count` cells occurs: (B, N) integers to (B, count)."""
+    batch = len(cells)
+    if batch > 1:
+        cells = cells + torch.arange(batch, device=cells.device)[:, None] * count
+    return torch.bincount(cells.flatten(), minlength=batch * count).view(batch, count)
 
 
-def _entropy(cells: Tensor, count: int) -> Tensor:
-    """Return the entropy in nats of the relative frequencies of `count` cells: (B, N) integers to (B,)."""
+@shared
+def _pair_counts(source: Tensor, fused: Tensor) -> Tensor:
+    """Return how often each pair of levels occurs: whole levels (B, N) to (B, 256, 256), the source's first."""
+    return _counts(256 * source + fused, 256 * 256).unflatten(1, (256, 256))
+
+
+@shared
+def _frequencies(levels: Tensor) -> Tensor:
+    """Return the relative frequencies of the levels: (B, N) to (B, 256)."""
+    return _counts(levels, 256) / torch.tensor(levels.shape[1], dtype=torch.float64)
+
+
+def _entropy(frequencies: Tensor) -> Tensor:
+    """Return the entropy in nats of relative frequencies: (B, ...) to (B,)."""
     # adding zero turns the -0 of a constant image into 0
-    return torch.special.entr(_frequencies(cells, count)).sum(dim=1) + 0.0
+    return torch.special.entr(frequencies).flatten(1).sum(dim=1) + 0.0
 
 
+def _information(source: Tensor, fused: Tensor, pairs: Tensor) -> Tensor:
+    """Return the mutual information in nats of whole levels (B, N), from the counts of pairs (B, 256, 256), as (B,)."""
+    joint = _entropy(pairs / torch.tensor(source.shape[1], dtype=torch.float64))
+    # never negative by definition; the difference of entropies may be, by rounding
+    return (_entropy(_frequencies(source)) + _entropy(_frequencies(fused)) - joint).clamp(min=0)
+
+
+@shared
 def _mutual_information(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Return MI(a, fused) + MI(b, fused) in nats, whole levels (B, N) to (B,)."""
-    entropy_fused = _entropy(fused, 256)
-    total = torch.zeros_like(entropy_fused)
-    for source in (a, b):
-        joint = _entropy(256 * source + fused, 256 * 256)
-        # never negative by definition; the difference of entropies may be, by rounding
-        total += (_entropy(source, 256) + entropy_fused - joint).clamp(min=0)
-    return total
+    return _information(a, fused, _pair_counts(a, fused)) + _information(b, fused, _pair_counts(b, fused))
 
 
 @metric(
@@ -71,7 +87,7 @@ def en(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         UserError: no legal batch of images.
     """
     levels, _, _ = grey_levels(fused, a, b)
-    return _entropy(_whole(levels), 256) / math.log(2)
+    return _entropy(_frequencies(_whole(levels))) / math.log(2)
 
 
 @metric(
@@ -136,8 +152,11 @@ def mi_tang(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     fused, a, b = _all_whole(fused, a, b)
     total = torch.zeros(len(fused), dtype=torch.float64, device=fused.device)
     for source in (a, b):
-        joint = _entropy(256 * source.clamp(max=254) + fused.clamp(max=254), 256 * 256)
-        total += (_entropy(source, 256) + _entropy(fused, 256) - joint).clamp(min=0)
+        pairs = _pair_counts(source, fused).clone()
+        for of_source_or_fused in (pairs, pairs.transpose(1, 2)):
+            of_source_or_fused[:, 254] += of_source_or_fused[:, 255]
+            of_source_or_fused[:, 255] = 0
+        total += _information(source, fused, pairs)
     return total / math.log(2)
 
 
@@ -160,7 +179,7 @@ def nmi_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         UserError: no legal batch of images.
     """
     fused, a, b = _all_whole(fused, a, b)
-    offered = _entropy(a, 256) + _entropy(b, 256)
+    offered = _entropy(_frequencies(a)) + _entropy(_frequencies(b))
     nothing = offered == 0
     return torch.where(nothing, 0.0, 2 * _mutual_information(fused, a, b) / torch.where(nothing, 1.0, offered))
 
@@ -175,7 +194,7 @@ def en_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    frequencies = _frequencies(_all_whole(fused, a, b)[0], 256)
+    frequencies = _frequencies(_all_whole(fused, a, b)[0])
     return -(frequencies * (frequencies + 1e-7).log2()).sum(dim=1)
 
 
@@ -199,7 +218,7 @@ def ce_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    in_fused, *in_sources = (_frequencies(levels, 256) for levels in _all_whole(fused, a, b))
+    in_fused, *in_sources = (_frequencies(levels) for levels in _all_whole(fused, a, b))
     total = torch.zeros_like(in_fused[:, 0])
     for in_source in in_sources:
         common = (in_source > 0) & (in_fused > 0)
@@ -228,8 +247,8 @@ def ce_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         UserError: no legal batch of images.
     """
     precision = torch.finfo(torch.float32).eps  # the original's limits, 1e-7 and 1 - 1e-7, become this
-    probability, *wanted = (
-        levels.sigmoid().clamp(precision, 1 - precision) for levels in grey_levels(fused, a, b)
+    probability, wanted_a, wanted_b = (
+        levels.sigmoid().clamp_(precision, 1 - precision) for levels in grey_levels(fused, a, b)
     )  # (B, 1, H, W)
-    total = sum(target * probability.log() + (1 - target) * (1 - probability).log() for target in wanted)
-    return -torch.as_tensor(total).mean(dim=(1, 2, 3)) / 2
+    wanted = (wanted_a + wanted_b) / 2
+    return -(wanted * probability.log() + (1 - wanted) * (1 - probability).log()).mean(dim=(1, 2, 3))

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from mmfuse.metrics.card import Card, metric
-from mmfuse.metrics.grey import grey_levels
-from mmfuse.metrics.windows import gaussian_window, local_moments
+from mmfuse.metrics.grey import grey_levels, together
+from mmfuse.metrics.sharing import shared
+from mmfuse.metrics.windows import GAUSS, Moments, filter_valid, gauss_moments, local_moments
 
 _WANG_2003 = (
     "Wang, Simoncelli, Bovik: Multiscale structural similarity for image quality assessment, Asilomar Conference on "
     "Signals, Systems and Computers 2003, 1398"
 )
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of five scales, from fine to coarse
+_FLAT = 1e-9  # a smaller variance is the rounding of a flat patch
+_TINY = 1e-12  # keeps the quotients of flat patches finite
 _COARSEST = len(_WEIGHTS) - 1
-_GAUSS = gaussian_window(11, 1.5)
+_MEF_CONSTANT = (0.03 * 255) ** 2
+_MEF_LARGEST_POWER = 10
+_SMALLEST_MEF = 41  # leaves 11x11 pixels, one window, at the third scale
 _SMALLEST_VALID = 161  # leaves 11x11 pixels, one window, at the fifth scale
 _SMALLEST_MIRRORED = 96  # leaves 6x6 pixels, enough to mirror five of them, at the fifth scale
 
 
-def _mean_term(images: Tensor, peak: float, *, with_luminance: bool) -> Tensor:
-    """Return the mean of SSIM, or of its contrast and structure terms alone: fused, a, b (B, 3, H, W) to (B, 2).
+def _mean_term(local: Moments, peak: float, *, with_luminance: bool) -> Tensor:
+    """Return the mean of SSIM, or of its contrast and structure terms alone, with each of the S sources, (B, S).
 
     A negative mean has no real power; it counts as 0.
     """
-    local = local_moments(images, _GAUSS)
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
     term = (2 * local.covariance + c2) / (local.variance_f + local.variance_s + c2)
     if with_luminance:
@@ -34,14 +40,27 @@ def _mean_term(images: Tensor, peak: float, *, with_luminance: bool) -> Tensor:
     return term.mean(dim=(2, 3)).clamp(min=0)
 
 
+def _halved(images: Tensor) -> Tensor:
+    """Halve by means of 2x2 pixels; an odd side gets zeros at both ends, which count in the means."""
+    return avg_pool2d(images, 2, padding=[side % 2 for side in images.shape[-2:]])
+
+
+@shared
+def _scales(images: Tensor) -> tuple[Moments, ...]:
+    """Return the local moments where the window fits, at five scales from fine to coarse."""
+    scales = [gauss_moments(images).cropped(len(GAUSS) // 2)]
+    for _ in _WEIGHTS[1:]:
+        images = _halved(images)
+        scales.append(local_moments(images, GAUSS))
+    return tuple(scales)
+
+
 def _both(fused: Tensor, a: Tensor, b: Tensor, peak: float) -> Tensor:
-    """Return MS-SSIM with a and with b where the window fits, halving by means of 2x2 pixels, (B, 2)."""
-    images = torch.cat(grey_levels(fused, a, b, smallest=_SMALLEST_VALID), dim=1)  # (B, 3, H, W)
+    """Return MS-SSIM with a and with b where the window fits, (B, 2)."""
+    images = together(*grey_levels(fused, a, b, smallest=_SMALLEST_VALID))  # (B, 3, H, W)
     values = images.new_ones(len(images), 2)
-    for scale, weight in enumerate(_WEIGHTS):
-        values *= _mean_term(images, peak, with_luminance=scale == _COARSEST) ** weight
-        # an odd side gets zeros at both ends, which count in the means
-        images = avg_pool2d(images, 2, padding=[side % 2 for side in images.shape[-2:]])
+    for scale, (local, weight) in enumerate(zip(_scales(images), _WEIGHTS, strict=True)):
+        values *= _mean_term(local, peak, with_luminance=scale == _COARSEST) ** weight
     return values
 
 
@@ -87,13 +106,70 @@ def ms_ssim_smfnet(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    fused, a, b = grey_levels(fused, a, b, smallest=_SMALLEST_MIRRORED)
-    images = torch.cat([fused, a, b], dim=1)  # (B, 3, H, W)
+    fused, a, _ = grey_levels(fused, a, b, smallest=_SMALLEST_MIRRORED)
+    images = torch.cat([fused, a], dim=1)  # (B, 2, H, W)
     value = images.new_ones(len(images))
-    border = (len(_GAUSS) // 2,) * 4
+    border = (len(GAUSS) // 2,) * 4
     for scale, weight in enumerate(_WEIGHTS):
-        framed = pad(images, border, mode="reflect")
-        value *= _mean_term(framed, 255, with_luminance=scale == _COARSEST)[:, 0] ** weight
+        local = local_moments(pad(images, border, mode="reflect"), GAUSS)
+        value *= _mean_term(local, 255, with_luminance=scale == _COARSEST)[:, 0] ** weight
         height, width = images.shape[-2:]
         images = interpolate(images, size=(height // 2, width // 2), mode="bilinear", align_corners=False)
+    return value
+
+
+def _ideal_similarity(images: Tensor, local: Moments) -> Tensor:
+    """Return the mean similarity of the fused image to the patches that an ideal fusion would make, (B,).
+
+    Such a patch has the contrast of the source that has more of it, and the mean of both sources' structures, in which
+    the stronger one counts the more the more both agree.
+
+    Shape: images (B, 3, H, W), with their moments where the window fits.
+    """
+    a, b = images[:, 1:2], images[:, 2:]
+    common = filter_valid(a * b, GAUSS) - local.mean_s[:, :1] * local.mean_s[:, 1:]  # (B, 1, h, w)
+    contrast = local.variance_s.masked_fill(local.variance_s < _FLAT, 0).sqrt_()  # (B, 2, h, w)
+    total = contrast.sum(dim=1, keepdim=True)
+    strongest = contrast.amax(dim=1, keepdim=True)
+    of_sum = (contrast.square().sum(dim=1, keepdim=True) + 2 * common).clamp(min=0).sqrt()
+    agreement = (of_sum / total.clamp(min=_TINY)).clamp(max=1)
+    power = torch.tan(agreement * (math.pi / 2)).clamp(0, _MEF_LARGEST_POWER)  # the tangent of a right angle overflows
+    weight = (contrast / strongest.clamp(min=_TINY)) ** power  # (B, 2, h, w)
+    share = weight / contrast.clamp(min=_TINY)  # of a source's patch in the structure
+    structure = weight.square().sum(dim=1, keepdim=True) + 2 * share[:, :1] * share[:, 1:] * common
+    scale = strongest / structure.clamp(min=_TINY).sqrt()
+    covariance = scale * (share * local.covariance).sum(dim=1, keepdim=True)
+    similarity = (2 * covariance + _MEF_CONSTANT) / (strongest.square() + local.variance_f + _MEF_CONSTANT)
+    return similarity.mean(dim=(1, 2, 3))
+
+
+@metric(
+    Card(
+        better="higher",
+        range=(0, 1),
+        source="Ma, Zeng, Wang: Perceptual quality assessment for multi-exposure image fusion, IEEE Trans. Image "
+        "Processing 24 (2015) 3345",
+        used_by="Tang (MATLAB), there called MS-SSIM",
+    )
+)
+def ms_ssim_mef(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Similarity of the fused image to an ideal fusion of both sources, patch by patch, at three scales (MEF-SSIM).
+
+    Contrast and structure count, brightness does not. Powers of the agreement up to 10.
+
+    Shape: three (B, 1, H, W) to (B,), H and W at least 41.
+    Range: images in [0, 1]; the value lies in 0..1, and is 1 for three equal images. A negative mean of a scale counts
+    as 0.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    images = together(*grey_levels(fused, a, b, smallest=_SMALLEST_MEF))  # (B, 3, H, W)
+    value = images.new_ones(len(images))
+    for scale, weight in enumerate(_WEIGHTS[:3]):
+        # ASSUME: the window of SSIM; the size of the patches cannot be told
+        local = local_moments(images, GAUSS) if scale else gauss_moments(images).cropped(len(GAUSS) // 2)
+        value *= _ideal_similarity(images, local).clamp(min=0) ** (weight / sum(_WEIGHTS[:3]))
+        # ASSUME: at an odd side, the mean of the pixels that there are
+        images = avg_pool2d(images, 2, ceil_mode=True, count_include_pad=False)
     return value

@@ -23,6 +23,7 @@ _CHEN_VARSHNEY_2007 = (
     "Information Fusion 8 (2007) 193"
 )
 _BLOCK = 16
+_TINY = 1e-300  # keeps quotients of nothing finite
 
 
 def _gaussian(sigma: float) -> Window:
@@ -48,7 +49,7 @@ def _filter_by_frequency(images: Tensor, step: float, sensitivity: Callable[[Ten
     vertical = torch.fft.fftfreq(height, 1 / height, **options) * step
     horizontal = torch.fft.rfftfreq(width, 1 / width, **options) * step
     factor = sensitivity(torch.hypot(vertical[:, None], horizontal))  # (H, W // 2 + 1)
-    return torch.fft.irfft2(torch.fft.rfft2(images) * factor, s=(height, width))
+    return torch.fft.irfft2(torch.fft.rfft2(images).mul_(factor), s=(height, width))
 
 
 def _difference_of_gaussians(frequency: Tensor) -> Tensor:
@@ -68,16 +69,16 @@ def _qcb(images: Tensor, step: float, guard: float) -> Tensor:
         guard: Added to the denominators.
     """
     seen = _filter_by_frequency(images, step, _difference_of_gaussians)
-    surround = filter_same(seen, _SURROUND) + guard
-    contrast = (filter_same(seen, _CENTRE) / torch.where(surround == 0, 1.0, surround) - 1).abs()
-    masked = contrast**3 / (contrast.square() + 0.0001)
+    surround = filter_same(seen, _SURROUND).add_(guard)
+    contrast = filter_same(seen, _CENTRE).div_(torch.where(surround == 0, 1.0, surround)).sub_(1).abs_()
+    squared = contrast.square()
+    masked = contrast.mul_(squared).div_(squared.add_(0.0001))
     fused, sources = masked[:, :1], masked[:, 1:]
-    stronger = torch.maximum(fused, sources)
-    kept = torch.minimum(fused, sources) / torch.where(stronger == 0, 1.0, stronger)  # (B, 2, H, W)
+    stronger = torch.maximum(fused, sources).clamp_(min=_TINY)
+    kept = torch.minimum(fused, sources).div_(stronger)  # (B, 2, H, W)
     weight = sources.square()
-    total = weight.sum(dim=1, keepdim=True) + guard
-    weight = weight / torch.where(total == 0, 1.0, total)
-    return (weight * kept).sum(dim=1).mean(dim=(1, 2))
+    total = weight.sum(dim=1, keepdim=True).add_(guard).clamp_(min=_TINY)
+    return weight.div_(total).mul_(kept).sum(dim=1).mean(dim=(1, 2))
 
 
 @metric(Card(better="higher", range=(0, 1), source=_CHEN_BLUM_2009, used_by="VIFB and Liu (MATLAB)"))

@@ -7,9 +7,12 @@ from typing import Literal
 from torch import Tensor
 from torch.nn.functional import pad
 
+from mmfuse.metrics.sharing import shared
+
 Border = Literal["constant", "replicate", "reflect"]  # zeros; the edge repeated; mirrored without the edge
 
 
+@shared
 def sobel(levels: Tensor, border: Border) -> tuple[Tensor, Tensor]:
     """Return the horizontal and vertical gradient, to the right and downwards positive, weights 1 2 1.
 
@@ -21,10 +24,11 @@ def sobel(levels: Tensor, border: Border) -> tuple[Tensor, Tensor]:
     return rows[..., 2:] - rows[..., :-2], columns[..., 2:, :] - columns[..., :-2, :]
 
 
+@shared
 def strength(levels: Tensor, border: Border) -> Tensor:
     """Return the magnitude of the Sobel gradient.
 
     Shape: (B, 1, H, W), in and out.
     """
     horizontal, vertical = sobel(levels, border)
-    return (horizontal.square() + vertical.square()).sqrt()
+    return horizontal.square().add_(vertical.square()).sqrt_()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from mmfuse.metrics.card import Card, metric
-from mmfuse.metrics.grey import grey_levels
-from mmfuse.metrics.windows import Window, gaussian_window, local_moments, uniform_window
+from mmfuse.metrics.grey import grey_levels, together
+from mmfuse.metrics.sharing import shared
+from mmfuse.metrics.windows import GAUSS, Moments, gauss_moments, local_moments, uniform_window
 
 _WANG_2004 = (
     "Wang, Bovik, Sheikh, Simoncelli: Image quality assessment, from error visibility to structural similarity, IEEE "
@@ -16,21 +15,35 @@ _WANG_2004 = (
 )
 _UNIFORM = uniform_window(7)
 _SAMPLE = 49 / 48  # from the population's to the sample's (co)variance in a window of 7x7
-_GAUSS = gaussian_window(11, 1.5)
 
 
-def _similarities(
-    fused: Tensor, a: Tensor, b: Tensor, window: Window, *, peak: float = 255, correction: float = 1
-) -> Tensor:
-    """Return the mean SSIM of the fused image with a and with b over the places where the window fits, (B, 2)."""
-    return _mean_similarities(
-        torch.cat(grey_levels(fused, a, b, smallest=len(window)), dim=1), window, peak, correction
-    )
+@shared
+def _uniform_moments(images: Tensor) -> Moments:
+    return local_moments(images, _UNIFORM)
 
 
-def _mean_similarities(images: Tensor, window: Window, peak: float, correction: float = 1) -> Tensor:
-    """Return the mean SSIM of fused, a, b as grey levels (B, 3, H, W) as (B, 2)."""
-    local = local_moments(images, window)
+@shared
+def _uniform_similarities(images: Tensor, peak: float) -> Tensor:
+    """Return the mean SSIM under the uniform window, with the sample's covariance: (B, 3, H, W) to (B, 2)."""
+    return _mean_similarities(_uniform_moments(images), peak, _SAMPLE)
+
+
+@shared
+def _gauss_similarities(images: Tensor, peak: float) -> Tensor:
+    """Return the mean SSIM under the Gaussian window where it fits: (B, 3, H, W) to (B, 2)."""
+    return _mean_similarities(gauss_moments(images).cropped(len(GAUSS) // 2), peak)
+
+
+def _uniform(fused: Tensor, a: Tensor, b: Tensor, peak: float) -> Tensor:
+    return _uniform_similarities(together(*grey_levels(fused, a, b, smallest=len(_UNIFORM))), peak)
+
+
+def _gaussian(fused: Tensor, a: Tensor, b: Tensor, peak: float) -> Tensor:
+    return _gauss_similarities(together(*grey_levels(fused, a, b, smallest=len(GAUSS))), peak)
+
+
+def _mean_similarities(local: Moments, peak: float, correction: float = 1) -> Tensor:
+    """Return the mean SSIM of the fused image with both sources from their local moments, (B, 2)."""
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
     luminance = (2 * local.mean_f * local.mean_s + c1) / (local.mean_f.square() + local.mean_s.square() + c1)
     structure = (2 * correction * local.covariance + c2) / (correction * (local.variance_f + local.variance_s) + c2)
@@ -54,7 +67,7 @@ def ssim_uniform_sum_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    return _similarities(fused, a, b, _UNIFORM, correction=_SAMPLE).sum(dim=1)
+    return _uniform(fused, a, b, 255).sum(dim=1)
 
 
 @metric(
@@ -74,7 +87,7 @@ def ssim_uniform_mean_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    return _similarities(fused, a, b, _UNIFORM, correction=_SAMPLE).mean(dim=1)
+    return _uniform(fused, a, b, 255).mean(dim=1)
 
 
 @metric(
@@ -96,7 +109,7 @@ def ssim_uniform_sum_l2(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    return _similarities(fused, a, b, _UNIFORM, peak=2, correction=_SAMPLE).sum(dim=1)
+    return _uniform(fused, a, b, 2).sum(dim=1)
 
 
 @metric(Card(better="higher", range=(-2, 2), source=_WANG_2004, used_by="VIFB (MATLAB)"))
@@ -109,7 +122,7 @@ def ssim_gauss_sum_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    return _similarities(fused, a, b, _GAUSS).sum(dim=1)
+    return _gaussian(fused, a, b, 255).sum(dim=1)
 
 
 @metric(
@@ -129,7 +142,7 @@ def ssim_gauss_mean_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    return _similarities(fused, a, b, _GAUSS).mean(dim=1)
+    return _gaussian(fused, a, b, 255).mean(dim=1)
 
 
 @metric(Card(better="higher", range=(-2, 2), source=_WANG_2004, used_by="IVIF_ZOO, there in single precision"))
@@ -144,7 +157,7 @@ def ssim_gauss_sum_l1(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    return _similarities(fused, a, b, _GAUSS, peak=1).sum(dim=1)
+    return _gaussian(fused, a, b, 1).sum(dim=1)
 
 
 @metric(Card(better="higher", range=(-1, 1), source=_WANG_2004, used_by="Tang (MATLAB)"))
@@ -159,6 +172,4 @@ def ssim_tang(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    border = len(_GAUSS) // 2
-    images = pad(torch.cat(grey_levels(fused, a, b), dim=1), (border,) * 4, mode="replicate")
-    return _mean_similarities(images, _GAUSS, 1).mean(dim=1)
+    return _mean_similarities(gauss_moments(together(*grey_levels(fused, a, b))), 1).mean(dim=1)

@@ -61,7 +61,7 @@ def score_images(
     pending: deque[Future[dict[str, list[Any]]]] = deque()
 
     with (
-        _one_thread(),
+        one_thread(),
         ThreadPoolExecutor(workers) as pool,
         tqdm(total=len(names), desc="scores", unit="image", disable=None) as bar,
     ):
@@ -82,7 +82,7 @@ def score_images(
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Let torch compute in one thread: sums of many threads differ in their last digits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from mmfuse.metrics.sharing import shared
+
 Window = tuple[float, ...]
 
 
@@ -23,19 +25,28 @@ def uniform_window(length: int) -> Window:
     return (1 / length,) * length
 
 
+GAUSS = gaussian_window(11, 1.5)  # the window of SSIM
+
+
 def filter_valid(images: Tensor, window: Window) -> Tensor:
     """Filter rows and columns with one window, only where it lies wholly inside the image.
 
     Shape: (..., H, W) to (..., H - n + 1, W - n + 1) for a window of n weights.
     """
-    # A sum of shifted copies: in float64 on a processor twelve times as fast as the convolution of torch.
-    for axis in (-2, -1):
-        extent = images.shape[axis] - len(window) + 1
-        total = images.narrow(axis, 0, extent) * window[0]
+    planes = images.reshape(-1, *images.shape[-2:])
+    height, width = (side - len(window) + 1 for side in planes.shape[-2:])
+    filtered = planes.new_empty(len(planes), height, width)
+    # A sum of shifted copies: in float64 on a processor twelve times as fast as the convolution of torch. Plane by
+    # plane it stays in the processor's cache, which halves the time again.
+    at_once = 1 if images.device.type == "cpu" else len(planes)
+    for some, result in zip(planes.split(at_once), filtered.split(at_once), strict=True):
+        columns = some[:, :height] * window[0]
         for shift, weight in enumerate(window[1:], start=1):
-            total.add_(images.narrow(axis, shift, extent), alpha=weight)
-        images = total
-    return images
+            columns.add_(some[:, shift : shift + height], alpha=weight)
+        torch.mul(columns[..., :width], window[0], out=result)
+        for shift, weight in enumerate(window[1:], start=1):
+            result.add_(columns[..., shift : shift + width], alpha=weight)
+    return filtered.view(*images.shape[:-2], height, width)
 
 
 def filter_same(images: Tensor, window: Window) -> Tensor:
@@ -47,23 +58,40 @@ def filter_same(images: Tensor, window: Window) -> Tensor:
 
 
 class Moments(NamedTuple):
-    """Local means, population variances and covariances of the fused image (f) and of both sources (s)."""
+    """Local means, population variances and covariances of the fused image (f) and of its S sources (s)."""
 
     mean_f: Tensor  # (B, 1, h, w)
-    mean_s: Tensor  # (B, 2, h, w)
+    mean_s: Tensor  # (B, S, h, w)
     variance_f: Tensor  # (B, 1, h, w)
-    variance_s: Tensor  # (B, 2, h, w)
-    covariance: Tensor  # (B, 2, h, w), fused image with each source
+    variance_s: Tensor  # (B, S, h, w)
+    covariance: Tensor  # (B, S, h, w), fused image with each source
+
+    def cropped(self, border: int) -> Moments:
+        """Return the moments without those of the outermost places."""
+        inner = slice(border, -border)
+        return Moments(*(values[..., inner, inner] for values in self))
 
 
 def local_moments(images: Tensor, window: Window) -> Moments:
     """Return the moments under a window at every place where it fits.
 
-    Shape: images (B, 3, H, W) as fused, a, b.
+    Shape: images (B, 1 + S, H, W), the fused image first.
     """
     fused, sources = images[:, :1], images[:, 1:]
-    mean = filter_valid(images, window)  # (B, 3, h, w)
-    products = filter_valid(torch.cat([images.square(), fused * sources], dim=1), window)  # (B, 5, h, w)
-    variance = products[:, :3] - mean.square()
-    covariance = products[:, 3:] - mean[:, :1] * mean[:, 1:]
+    mean = filter_valid(images, window)  # (B, 1 + S, h, w)
+    products = filter_valid(torch.cat([images.square(), fused * sources], dim=1), window)  # (B, 1 + 2 S, h, w)
+    variance, covariance = products.split([images.shape[1], images.shape[1] - 1], dim=1)
+    variance -= mean.square()
+    covariance -= mean[:, :1] * mean[:, 1:]
     return Moments(mean[:, :1], mean[:, 1:], variance[:, :1], variance[:, 1:], covariance)
+
+
+@shared
+def gauss_moments(images: Tensor) -> Moments:
+    """Return the moments under SSIM's Gaussian window around every pixel, the edge pixels repeated outside.
+
+    Cropped by half a window they are those where it fits; so one computation serves the metrics of either kind.
+
+    Shape: images (B, 1 + S, H, W), the fused image first; the moments have the same height and width.
+    """
+    return local_moments(pad(images, (len(GAUSS) // 2,) * 4, mode="replicate"), GAUSS)

@@ -1,0 +1,206 @@
+"""How fast the metrics are: against plain implementations, and all of them together.
+
+What runs on one thread is measured in the processor's time for it, which other jobs on the machine change little.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from mmfuse.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmfuse.metrics import Metric
+
+T = TypeVar("T")
+SET = ("lkc_funet", "smfnet")  # the conventions whose metrics have a plain implementation
+
+
+class Images(NamedTuple):
+    """A fused image and its two sources, (1, H, W) in [0, 1], and where they come from."""
+
+    triple: tuple[Tensor, Tensor, Tensor]
+    origin: str
+
+    def batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return them as the metrics take them, (1, 1, H, W)."""
+        fused, a, b = self.triple
+        return fused[None], a[None], b[None]
+
+
+def run(
+    *, height: int, width: int, repeats: int, threads: int, files: tuple[Path, Path, Path] | None
+) -> dict[str, Any]:
+    """Measure everything on one triple of images; the shortest of several repeats counts.
+
+    Args:
+        height: Of the drawn images.
+        width: Of the drawn images.
+        repeats: How often each thing is measured.
+        threads: How many images are measured at once where all metrics are measured together.
+        files: Fused image, first and second source to measure instead of drawn ones.
+
+    Returns:
+        The table of the set against plain implementations, the totals, and each metric's share, see `lines`.
+
+    Raises:
+        UserError: no legal images, or a number below 1.
+    """
+    if min(repeats, threads) < 1:
+        raise UserError("Nothing to measure.", expected="at least 1 repeat and 1 thread")
+    images = _read(*files) if files else _draw(height, width)
+    return {
+        "images": images.origin,
+        "height": images.triple[0].shape[-2],
+        "width": images.triple[0].shape[-1],
+        "repeats": repeats,
+        "set": _against_plain(images, repeats),
+        "all": _all_together(images, repeats, threads),
+    }
+
+
+def _read(fused: Path, a: Path, b: Path) -> Images:
+    from mmfuse.pairs import read_triple
+
+    return Images(read_triple(fused, a, b), origin=str(fused))
+
+
+def _draw(height: int, width: int) -> Images:
+    """Draw a road by day, and fuse infrared and visible luminance by their mean."""
+    import numpy as np
+    import torch
+
+    from mmfuse.datasets.synthetic_road import render
+    from mmfuse.images import luminance
+
+    sample = render(np.random.default_rng(0), "day", height, width)
+    infrared, visible = sample.infrared.astype(float), luminance(sample.visible).astype(float)
+    pixels = (np.rint((infrared + visible) / 2), infrared, visible)
+    fused, a, b = (torch.from_numpy(image / 255)[None] for image in pixels)
+    return Images((fused, a, b), origin="a drawn road scene")
+
+
+def _shortest(repeats: int, work: Callable[[], T]) -> tuple[float, T]:
+    """Return the shortest time in seconds of this thread, and the result."""
+    times = []
+    for _ in range(repeats):
+        start = time.thread_time()
+        result = work()
+        times.append(time.thread_time() - start)
+    return min(times), result
+
+
+def _against_plain(images: Images, repeats: int) -> dict[str, Any]:
+    """Measure the metrics of `SET`, each alone and all together, on one thread, and their plain implementations."""
+    from mmfuse.benchmarks.plain_metrics import PLAIN
+    from mmfuse.metrics import CONVENTIONS, score, variants
+    from mmfuse.metrics.tables import one_thread
+
+    names: dict[str, list[str]] = {}
+    for convention in SET:
+        for plain_name, variant in CONVENTIONS[convention].items():
+            names.setdefault(variant, []).append(f"{convention} {plain_name}")
+    fused, a, b = ((image[0] * 255).round().numpy() for image in images.triple)  # (H, W)
+    rows: list[dict[str, Any]] = []
+    with one_thread():
+        for variant, meant in names.items():
+            ours, plain = variants()[variant].function, PLAIN[variant]
+            seconds, tensor = _shortest(repeats, partial(ours, *images.batch()))
+            plain_seconds, plain_value = _shortest(repeats, partial(plain, fused, a, b))
+            rows.append(
+                {
+                    "variant": variant,
+                    "names": meant,
+                    "seconds": seconds,
+                    "plain_seconds": plain_seconds,
+                    "ratio": plain_seconds / seconds,
+                    "relative_difference": abs(tensor.item() - plain_value) / max(abs(plain_value), 1e-300),
+                }
+            )
+        metrics = {name: variants()[name] for name in names}
+        together, _ = _shortest(repeats, lambda: score(*images.batch(), metrics))
+    in_plain = sum(row["plain_seconds"] for row in rows)
+    return {
+        "conventions": list(SET),
+        "threads": 1,
+        "metrics": rows,
+        "seconds": together,
+        "plain_seconds": in_plain,
+        "ratio": in_plain / together,
+        "relative_difference": max(row["relative_difference"] for row in rows),
+    }
+
+
+def _all_together(images: Images, repeats: int, threads: int) -> dict[str, Any]:
+    """Measure all variants as `mmfuse evaluate` does, several triples at once, and each one's share on one thread."""
+    from mmfuse.metrics import variants
+    from mmfuse.metrics.tables import score_images
+
+    count = 2 * threads
+    elapsed, used = [], []
+    for _ in range(repeats):
+        start, start_used = time.perf_counter(), time.process_time()
+        score_images([str(number) for number in range(count)], [images.triple] * count, variants(), workers=threads)
+        elapsed.append(time.perf_counter() - start)
+        used.append(time.process_time() - start_used)
+    shares = _shares(images, repeats)
+    return {
+        "variants": len(variants()),
+        "threads": threads,
+        "triples": count,
+        "seconds_per_triple": min(elapsed) / count,
+        "processor_seconds_per_triple": min(used) / count,
+        "shares": {name: share / sum(shares.values()) for name, share in shares.items()},
+    }
+
+
+def _shares(images: Images, repeats: int) -> dict[str, float]:
+    """Return the seconds of each variant when all are measured together; what is shared counts for the first."""
+    from mmfuse.metrics import Metric, score, variants
+    from mmfuse.metrics.tables import one_thread
+
+    times: dict[str, list[float]] = {}
+
+    def timed(metric: Metric) -> Metric:
+        def function(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+            start = time.thread_time()
+            value = metric.function(fused, a, b)
+            times.setdefault(metric.name, []).append(time.thread_time() - start)
+            return value
+
+        function.__module__ = metric.function.__module__  # which decides the order
+        return Metric(metric.name, function, metric.card)
+
+    with one_thread():
+        for _ in range(repeats):
+            score(*images.batch(), {name: timed(metric) for name, metric in variants().items()})
+    shortest = {name: min(seconds) for name, seconds in times.items()}
+    return dict(sorted(shortest.items(), key=lambda item: -item[1]))
+
+
+def lines(result: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines that people read."""
+    yield f"{result['images']}, {result['height']}x{result['width']}, shortest of {result['repeats']}"
+    compared = result["set"]
+    yield f"metrics of {' and '.join(compared['conventions'])} on one thread, processor seconds:"
+    yield f"{'':24}{'mmfuse':>9}{'plain':>9}{'ratio':>9}{'difference':>13}"
+    together = {**compared, "variant": "all, together"}
+    for row in [*compared["metrics"], together]:
+        yield (
+            f"{row['variant']:24}{row['seconds']:9.4f}{row['plain_seconds']:9.4f}{row['ratio']:9.1f}"
+            f"{row['relative_difference']:13.1e}"
+        )
+    all_of_them = result["all"]
+    yield (
+        f"all {all_of_them['variants']} variants, {all_of_them['threads']} images at once: "
+        f"{all_of_them['seconds_per_triple']:.3f} seconds a triple, "
+        f"{all_of_them['processor_seconds_per_triple']:.3f} of a processor core, of which:"
+    )
+    for name, share in all_of_them["shares"].items():
+        yield f"{name:24}{100 * share:8.1f} %"

@@ -1,0 +1,205 @@
+"""Feature mutual information (FMI): how much of the sources' features can be told from those of the fused image.
+
+Features are edges, the coefficients of the cosine transform, or those of a wavelet transform. They are compared in
+every window of 3x3 coefficients, see `frechet`. A window's value is 1 where it is the same in both images.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from mmfuse.metrics.card import Card, metric
+from mmfuse.metrics.frechet import CELLS, describe, normalised_information
+from mmfuse.metrics.grey import grey_levels, together
+from mmfuse.metrics.sobel import sobel
+
+_HAGHIGHAT_2014 = (
+    "Haghighat, Razian: Fast-FMI, non-reference image fusion metric, IEEE Int. Conf. Application of Information and "
+    "Communication Technologies 2014, 1"
+)
+_SIDE = 3  # of a window
+_AT_ONCE = {"cpu": 2048}  # windows of each image: what fits into a processor's cache
+_STEP = 2.0**-23  # of coefficients, in grey levels: far above rounding, far below anything that counts
+_TAPS = 102  # of the wavelet's filters
+_BLOCK = 32  # coefficients of one kind that are worked out at once
+
+
+def _views(features: Tensor) -> list[Tensor]:
+    """Return the nine cells of all windows, column by column: (..., h, w) to nine times (..., h - 2, w - 2)."""
+    height, width = (side - _SIDE + 1 for side in features.shape[-2:])
+    return [features[..., y : y + height, x : x + width] for x in range(_SIDE) for y in range(_SIDE)]
+
+
+def _information(features: Tensor) -> Tensor:
+    """Return the mean normalised information of all windows of fused, a, b: features (B, 3, h, w) to (B,)."""
+    at_once = _AT_ONCE.get(features.device.type, 2**18)
+    rows = max(1, at_once // (features.shape[-1] - _SIDE + 1))
+    means = []
+    for fused_and_sources in features:
+        total = features.new_zeros(())
+        for top in range(0, features.shape[-2] - _SIDE + 1, rows):
+            cells = _views(fused_and_sources[:, top : top + rows + _SIDE - 1])
+            fused, sources = (torch.stack([x[part].flatten(1) for x in cells]) for part in (slice(0, 1), slice(1, 3)))
+            total += normalised_information(describe(sources), describe(fused)).sum()
+        windows = (features.shape[-2] - _SIDE + 1) * (features.shape[-1] - _SIDE + 1)
+        means.append(total / (2 * windows))
+    return torch.stack(means)
+
+
+def _edges(levels: Tensor) -> Tensor:
+    """Return where the edges are, (B, C, H, W) booleans: Sobel gradients, thinned, as MATLAB's `edge` finds them.
+
+    An edge is more than twice as strong as the root mean square, and the strongest of its neighbours in a row or in a
+    column, whichever the gradient is nearer to; of two equal neighbours the right or lower one.
+
+    Source: the documentation of MATLAB's `edge`: method Sobel, its default threshold, thinning.
+    """
+    horizontal, vertical = (gradient / 8 for gradient in sobel(levels, "replicate"))
+    squared = horizontal.square() + vertical.square()
+    strong = squared > 4 * squared.mean(dim=(2, 3), keepdim=True)
+    inner = squared[..., 1:-1, 1:-1]
+    in_row = (squared[..., 1:-1, :-2] <= inner) & (inner > squared[..., 1:-1, 2:])
+    in_column = (squared[..., :-2, 1:-1] <= inner) & (inner > squared[..., 2:, 1:-1])
+    across, down = horizontal[..., 1:-1, 1:-1].abs(), vertical[..., 1:-1, 1:-1].abs()
+    # ASSUME: no edges along the border, where a neighbour is missing
+    thin = pad((in_row & (across >= down)) | (in_column & (down >= across)), (1, 1, 1, 1))
+    return strong & thin
+
+
+@metric(Card(better="higher", range=(0, 1), source=_HAGHIGHAT_2014, used_by="Tang (MATLAB)"))
+def fmi_pixel(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Feature mutual information of edges, the mean over both sources.
+
+    Shape: three (B, 1, H, W) to (B,), H and W at least 3.
+    Range: images in [0, 1]; the value lies in 0..1, and is 1 for three images without edges, such as constant ones.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    edges = _edges(together(*grey_levels(fused, a, b, smallest=_SIDE))).long()  # (B, 3, H, W)
+    codes = torch.zeros_like(edges[..., 2:, 2:])  # each window as a number: cell k is bit k
+    for number, cell in enumerate(_views(edges)):
+        codes += cell << number
+    means = []
+    for of_fused, of_a, of_b in codes.flatten(2):  # (n,) each
+        means.append((_edge_information(of_a, of_fused) + _edge_information(of_b, of_fused)) / 2)
+    return torch.stack(means)
+
+
+def _edge_information(source: Tensor, fused: Tensor) -> Tensor:
+    """Return the mean normalised information of the windows of two edge maps, from their codes (n,), as a scalar."""
+    # there are only 512 windows of nine bits, so each pair that occurs is worked out once
+    counts = torch.bincount(source * 2**CELLS + fused, minlength=4**CELLS)
+    pairs = counts.nonzero()[:, 0]
+    bits = torch.arange(CELLS, device=pairs.device)[:, None, None]
+    cells = (torch.stack([pairs >> CELLS, pairs]) >> bits & 1).double()  # (9, 2, m)
+    values = normalised_information(describe(cells[:, :1]), describe(cells[:, 1:]))[0]
+    return (values * counts[pairs]).sum() / len(source)
+
+
+def _cosine_transform(images: Tensor) -> Tensor:
+    """Return the orthonormal cosine transform (of type 2) along the last dimension.
+
+    Source: Makhoul: A fast cosine transform in one and two dimensions, IEEE Trans. Acoustics, Speech and Signal
+    Processing 28 (1980) 27.
+    """
+    length = images.shape[-1]
+    spectrum = torch.fft.fft(torch.cat([images[..., ::2], images[..., 1::2].flip(-1)], dim=-1))
+    angle = torch.arange(length, dtype=images.dtype, device=images.device) * (-math.pi / (2 * length))
+    scale = torch.full_like(angle, math.sqrt(2 / length))
+    scale[0] = math.sqrt(1 / length)
+    return (spectrum * torch.polar(scale, angle)).real
+
+
+def _transformed(images: Tensor, transform: Callable[[Tensor], Tensor]) -> Tensor:
+    """Transform rows and columns of images (B, 3, H, W)."""
+    coefficients = transform(transform(images).transpose(-1, -2)).transpose(-1, -2)
+    # Without the last digits, which are rounding: windows would be stretched to show nothing else.
+    return (coefficients / _STEP).round() * _STEP
+
+
+@metric(Card(better="higher", range=(0, 1), source=_HAGHIGHAT_2014, used_by="Tang (MATLAB)"))
+def fmi_dct(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Feature mutual information of the coefficients of the whole image's cosine transform, the mean over both sources.
+
+    Shape: three (B, 1, H, W) to (B,), H and W at least 3.
+    Range: images in [0, 1]; the value lies in 0..1. Constant images differ in one coefficient only, so their value
+    is near 1.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    return _information(_transformed(together(*grey_levels(fused, a, b, smallest=_SIDE)), _cosine_transform))
+
+
+@functools.cache
+def _meyer_filter() -> tuple[float, ...]:
+    """Return the low-pass filter of Meyer's wavelet at -50..50.
+
+    Source: Daubechies: Ten lectures on wavelets, SIAM 1992, section 4.2.
+    """
+    # The filter falls with the fifth power of the distance, so this many samples of its spectrum are exact.
+    samples = 2**14
+    frequency = torch.arange(samples // 2 + 1, dtype=torch.float64) / (samples // 2)  # 1 is the highest
+    x = (3 * frequency - 1).clamp(0, 1)
+    smooth = x**4 * (35 - 84 * x + 70 * x**2 - 20 * x**3)
+    spectrum = math.sqrt(2) * torch.cos(math.pi / 2 * smooth)  # 0 above two thirds
+    half = torch.fft.irfft(spectrum)[: _TAPS // 2].tolist()
+    return (*reversed(half[1:]), *half)
+
+
+def _meyer_transform(images: Tensor) -> Tensor:
+    """Return approximations, then details, along the last dimension; the image goes on as its mirror image outside.
+
+    This is what MATLAB's `dwt` does. ASSUME: its filters 'dmey', of 102 coefficients, are this filter and one zero in
+    front.
+
+    Shape: (..., N) to (..., 2 K) with K = (N + 101) // 2.
+    """
+    length, reach = images.shape[-1], _TAPS // 2 - 1
+    count = (length + _TAPS - 1) // 2
+    blocks = -(-count // _BLOCK)
+    inputs = torch.arange(-2 * reach, 2 * blocks * _BLOCK, device=images.device) % (2 * length)
+    mirrored = images.index_select(-1, torch.minimum(inputs, 2 * length - 1 - inputs))
+    taken = 2 * (_BLOCK + reach)  # by one block
+    # Block by block, so that the cost of the product of matrices grows only with the number of pixels
+    parts = mirrored.unfold(-1, taken, 2 * _BLOCK) @ _meyer_matrix(taken).to(images)  # (..., blocks, 2 _BLOCK)
+    low, high = parts.unflatten(-1, (2, _BLOCK)).unbind(-2)
+    return torch.cat([part.flatten(-2)[..., :count] for part in (low, high)], dim=-1)
+
+
+@functools.cache
+def _meyer_matrix(taken: int) -> Tensor:
+    """Return the matrix that turns a block of mirrored pixels into as many approximations, and then details."""
+    taps = torch.tensor(_meyer_filter(), dtype=torch.float64)
+    given = torch.arange(taken)[:, None]
+    tap = 2 * torch.arange(_BLOCK) + len(taps) - 1 - given  # (taken, _BLOCK)
+    low, high = (
+        torch.where((place >= 0) & (place < len(taps)), taps[place.clamp(0, len(taps) - 1)], 0.0)
+        for place in (tap, tap + 1)
+    )
+    # the mirror filter: every second tap negative, one pixel later
+    return torch.cat([low, high * (1 - 2 * (given % 2))], dim=1)
+
+
+@metric(Card(better="higher", range=(0, 1), source=_HAGHIGHAT_2014, used_by="Tang (MATLAB)"))
+def fmi_wavelet(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Feature mutual information of the coefficients of a discrete Meyer wavelet transform, the mean over both sources.
+
+    One level. The four parts make up one image of coefficients, and windows go across their seams: approximations at
+    the top left, details across the columns at the right, across the rows at the bottom. A side of N pixels gives
+    2 * ((N + 101) // 2) coefficients.
+
+    Shape: three (B, 1, H, W) to (B,), H and W at least 3.
+    Range: images in [0, 1]; the value lies in 0..1.
+
+    Raises:
+        UserError: no legal batch of images.
+    """
+    return _information(_transformed(together(*grey_levels(fused, a, b, smallest=_SIDE)), _meyer_transform))
