@@ -33,9 +33,9 @@ CARD = Card(
     source="LKC-FUNet 3.2 and Figure 3; the measure is this project's reading of it",
     words="The feature map after the InitBlock is cut into square chunks. The consistency of a chunk is the mean "
     "cosine between the feature vectors of all pairs of its pixels: 1 where all pixels say the same, so that the "
-    "features are redundant there. Plain and structured chunks are the halves of an image's chunks in which the sources "
-    "vary less and more (by the larger of their standard deviations). Intervals: 95 % of the bootstrap over test "
-    "images, each averaged over the seeds.",
+    "features are redundant there. Plain and structured chunks are the halves of an image's chunks in which the "
+    "sources vary less and more (by the larger of their standard deviations). Intervals: 95 % of the bootstrap over "
+    "test images, each averaged over the seeds.",
     methods=("lkc_funet",),
 )
 KINDS = {"all": "all chunks", "plain": "plain", "structured": "structured"}
