@@ -103,7 +103,7 @@ def test_a_sweep_shows_means_intervals_and_seeds(study):
     axes = Figure().subplots()
     comparisons._line(axes, COLUMNS[0], "x", [(3, group("in_3", 4.0, 2)), (15, group("base", 6.0, 2))], 0)
     assert axes.lines[0].get_ydata().tolist() == [5.5, 7.5]
-    assert axes.lines[-1].get_ydata() == [7.0, 8.0]
+    assert list(axes.lines[-1].get_ydata()) == [7.0, 8.0]
 
 
 @pytest.mark.parametrize(
