@@ -387,6 +387,9 @@ def test_the_stages_from_training_to_scores(mmfuse, prepared):
     )  # fmt: skip
     assert code == 0, err
     assert [read_image(path).shape for path in image_files(prepared / fused).values()] == [(48, 64, 3)] * 2
+    measured = json.loads(Path(f"{fused}.run.json").read_text(encoding="utf-8"))["measured"]
+    assert measured["seconds_per_image"] > 0
+    assert measured["parameters"] > 100
     scores = "reports/scores/synthetic_road/mma_unet.base.s0"
     code, _, err = mmfuse(
         "stage", "evaluate", "--dataset", "synthetic_road", *SYSTEM, "--test", f"{ROAD}/test.safetensors",

@@ -235,8 +235,36 @@ def test_every_number_of_the_table_links_to_its_run(project):
 def test_pictures_have_alternative_texts_and_figures_are_drawn(project):
     images = [attrs for tag, attrs in _Page(_run(project)).tags if tag == "img"]
     assert all(image["alt"] for image in images)
-    # two datasets: distributions and ranks; one trained system: curves
-    assert sum(str(image["src"]).startswith("data:image/svg+xml") for image in images) == 5
+    # two datasets: grey levels, distributions and ranks; one trained system: curves
+    assert sum(str(image["src"]).startswith("data:image/svg+xml") for image in images) == 7
+
+
+def test_ranks_are_shown_against_the_times_that_fuse_measured(project):
+    assert "Time and quality" not in _run(project), "records of an earlier version have no times"
+    for method, seconds in (("average", 0.002), ("net", 0.5)):
+        path = project / f"fused/road/{method}.base.s0.run.json"
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["measured"] = {"seconds_per_image": seconds, "parameters": 12345 if method == "net" else 0}
+        path.write_text(json.dumps(record), encoding="utf-8")
+    text = _run(project)
+    assert text.count("<h4>Time and quality</h4>") == 1
+    assert "net 0.5 s, 12.3 k parameters, rank 1.50." in text
+    assert "measured on Linux, any, 2 cores, cpu." in text
+    assert "Without a measured time, and left out: maximum." in text
+    assert "<dd>seconds_per_image 0.5, parameters 12345</dd>" in text
+
+
+def test_variants_are_followed_along_an_option(project):
+    parameters = json.loads(json.dumps(PARAMETERS))
+    parameters["methods"]["maximum"] = {"network": {"kernels": [7, 3]}}
+    entry = {"title": "Kernel & more", "method": "maximum", "x": "kernels", "lines": {"plain": ["base"]}}
+    parameters["report"]["sweeps"] = [entry | {"metrics": ["Nabf", "EN"]}]
+    text = _run(project, parameters=parameters)
+    assert text.count("<h4>Kernel &amp; more</h4>") == 2
+    assert "plain: base. Bars: 95 % bootstrap interval of the mean over the test images." in text
+    parameters["report"]["sweeps"][0]["method"] = "net"
+    parameters["methods"]["net"]["network"] = {"kernels": 5}
+    assert _run(project, parameters=parameters).count("<h4>Kernel &amp; more</h4>") == 1, "only road has it"
 
 
 def test_equal_inputs_give_equal_bytes(project):

@@ -258,6 +258,14 @@ def test_a_record_names_everything_and_stays_as_it_is(job, monkeypatch):
     assert record["versions"]["torch"]
     assert record["mlflow"]["run_id"]
 
+    def measure(running):
+        work(running)
+        running.measured["seconds_per_image"] = 0.25
+
+    execute(job(), measure)
+    measured = json.loads(Path("out.run.json").read_bytes())
+    assert measured == record | {"measured": {"seconds_per_image": 0.25}}
+
 
 def test_the_fingerprint_tells_jobs_apart(job, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")

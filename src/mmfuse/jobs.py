@@ -1,6 +1,7 @@
 """The envelope of every job: one MLflow run, one run.json, inputs and outputs with their checksums.
 
-A run.json says what a result was made from. It holds no times, so that it stays as it is when nothing changed.
+A run.json says what a result was made from. It stays as it is when nothing changed; only what a stage measures of its
+own work, such as its time, differs from run to run, and stands apart under `measured`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Running:
-    """What a stage is given while it works: its MLflow run and the job's fingerprint."""
+    """What a stage is given while it works: its MLflow run and the job's fingerprint.
+
+    In `measured` it leaves what it measures of its own work. That goes into the record and into no output, since it is
+    not the same in the next run.
+    """
 
     tracker: Tracker
     fingerprint: str
+    measured: dict[str, Any] = field(default_factory=dict)
 
 
 def execute(job: Job, work: Callable[[Running], None]) -> None:
@@ -103,7 +109,8 @@ def execute(job: Job, work: Callable[[Running], None]) -> None:
         work(Running(tracker, fingerprint))
         return
     with _alone(root, job), tracker:
-        work(Running(tracker, fingerprint))
+        running = Running(tracker, fingerprint)
+        work(running)
         record = {
             "stage": job.stage,
             "command": shlex.join(["mmfuse", *sys.argv[1:]]),
@@ -116,6 +123,7 @@ def execute(job: Job, work: Callable[[Running], None]) -> None:
             "seed": job.tags.get("seed"),
             "machine": _machine(),
             "mlflow": tracker.record(),
+            **({"measured": running.measured} if running.measured else {}),
         }
         write_json(job.record, record)
         tracker.log_file(job.record)

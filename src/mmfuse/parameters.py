@@ -110,6 +110,7 @@ def load_parameters(path: Path) -> dict[str, Any]:
     _check_methods(values, schema, path)
     _check_study(values, path)
     _check_analyses(values, path)
+    _check_sweeps(values, path)
     return dict(values)
 
 
@@ -176,6 +177,30 @@ def _check_analyses(values: Mapping[str, Any], path: Path) -> None:
                     + (", ".join(sorted(f"{method}.{variant}" for method, variant in known)) or "no system"),
                     found=dataset if other is None else f"{other['method']}.{other['variant']}",
                 )
+
+
+def _check_sweeps(values: Mapping[str, Any], path: Path) -> None:
+    """Check the names under `report.sweeps`: variants that the study measures, metrics, and the option along x."""
+    for entry in values["report"].get("sweeps", []):
+        known = [s["variant"] for s in values["study"]["systems"] if s["method"] == entry["method"]]
+        variants = [variant for line in entry["lines"].values() for variant in line]
+        other = next((variant for variant in variants if variant not in known), None)
+        if other is not None:
+            raise UserError(
+                f"{path}: report.sweeps names {entry['method']}.{other}, which the study does not measure.",
+                expected=", ".join(known) or "a method of study.systems",
+                found=other,
+                fix="add it to study.systems, or take it from the sweep",
+            )
+        metric = next((name for name in entry["metrics"] if name not in values["evaluate"]["metrics"]), None)
+        if metric is not None:
+            raise UserError(
+                f"{path}: report.sweeps asks for the metric {metric!r}, which the study does not measure.",
+                expected=", ".join(values["evaluate"]["metrics"]),
+                found=metric,
+            )
+        for variant in variants:
+            plan.place(values, entry["method"], variant, entry["x"])
 
 
 def _check_name(method: str, what: str) -> None:

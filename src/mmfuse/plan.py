@@ -69,6 +69,24 @@ def settings_of(parameters: Parameters, method: str, variant: str) -> dict[str, 
     return merged(block, variants[variant])
 
 
+def place(parameters: Parameters, method: str, variant: str, option: str) -> float:
+    """Return where a variant stands along an option of its network: the number, or the largest of several.
+
+    Raises:
+        UserError: the method's block does not give the option, or not as a number.
+    """
+    value = settings_of(parameters, method, variant).get("network", {}).get(option)
+    numbers = value if isinstance(value, list) else [value]
+    if not numbers or not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
+        raise UserError(
+            f"report.sweeps: {method}.{variant} has no number at the option {option!r}.",
+            expected=f"an option under methods.{method}.network that is a number or a list of numbers",
+            found=value,
+            fix="correct `x` of the sweep",
+        )
+    return float(max(numbers))
+
+
 def origin(parameters: Parameters, method: str, variant: str, part: str) -> str:
     """Return the variant whose training of `part` this variant shares.
 

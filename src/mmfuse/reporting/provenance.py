@@ -127,6 +127,7 @@ def section(run: Run, made: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
         "outputs": outputs[:_SHOWN],
         "outputs_left": max(0, len(outputs) - _SHOWN),
         "mlflow": record.get("mlflow"),
+        "measured": ", ".join(f"{name} {value:g}" for name, value in (record.get("measured") or {}).items()),
     }
 
 

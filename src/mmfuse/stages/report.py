@@ -16,7 +16,8 @@ from mmfuse.files import whole_file
 from mmfuse.images import read_image
 from mmfuse.packs import Pack, Sample
 from mmfuse.plan import System
-from mmfuse.reporting import cards, figures, pictures, provenance, standing, statistics, tables
+from mmfuse.reporting import cards, comparisons, figures, pictures, provenance, standing, statistics, tables
+from mmfuse.reporting.comparisons import Shown
 from mmfuse.reporting.pictures import Picture
 from mmfuse.reporting.provenance import Run
 from mmfuse.reporting.scores import Group, Scores, existing, grouped, read_scores
@@ -118,6 +119,7 @@ def _dataset(
     meanings = tables.legend(groups[0].members[0].metrics)
     labels, images = [g.label for g in groups], len(groups[0].members[0].images)
     folders = {g.label: rooms.fused / dataset / g.members[0].system.label for g in shown}
+    swept = [comparisons.sweep(parameters, entry, groups) for entry in settings.get("sweeps", [])]
     section = {
         "anchor": provenance.anchor("data", dataset),
         "card": card,
@@ -135,12 +137,29 @@ def _dataset(
         "boxes": figures.boxes(groups, table.heads[0].columns),
         "ranks": figures.ranks(groups, table.ranking) if table.ranking else "",
         "groups": labels,
+        "greys": comparisons.modalities(pack, card.roles),
+        "compared": [found for found in (*swept, _times(rooms, dataset, groups, table)) if found],
     }
     written = {
         f"{dataset}.csv": tables.as_csv(groups, table),
         f"{dataset}.pairs.csv": tables.pairs_as_csv(groups, table),
     }
     return section, written
+
+
+def _times(rooms: Rooms, dataset: str, groups: Sequence[Group], table: tables.Table) -> Shown | None:
+    """Return the figure of ranks against times, if there is something to rank."""
+    if table.ranking is None:
+        return None
+    costs = [
+        comparisons.cost([_fuse_run(rooms, dataset, member.system) for member in group.members]) for group in groups
+    ]
+    return comparisons.times(groups, table.ranking.ranks, costs)
+
+
+def _fuse_run(rooms: Rooms, dataset: str, system: System) -> Run:
+    path = rooms.fused / dataset / f"{system.label}.run.json"
+    return provenance.read_run(path, "fuse", dataset, system.label)
 
 
 def _trained(parameters: Mapping[str, Any], rooms: Rooms) -> list[dict[str, Any]]:
