@@ -316,6 +316,7 @@ def test_doctor_finds_what_is_wrong(mmfuse, project):
     values = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
     values["methods"]["mma_unet"]["parts"]["fusion"]["loss"] = {"mse": 1.0}
     values["study"]["tasks"]["ivif"]["test"] = ["nowhere"]
+    values["analyse"] = {}
     (project / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     _, out, _ = mmfuse("doctor")
     assert "FAIL methods: methods.mma_unet.parts.fusion.loss" in out
