@@ -104,7 +104,7 @@ def sweep(parameters: Mapping[str, Any], entry: Mapping[str, Any], groups: Seque
     seeds = max(len(group.members) for line in lines.values() for _, group in line)
     words = f"{entry['method']}, variants along {entry['x']} (the largest number where there are several). {told}. "
     words += "Bars: 95 % bootstrap interval of the mean over the test images"
-    words += f"; small dots: the means of the {seeds} seeds." if seeds > 1 else "."
+    words += f"; crosses: the means of the {seeds} seeds." if seeds > 1 else "."
     across = min(4, len(columns))
     rows = -(-len(columns) // across)
     paint = partial(_sweep, lines, columns, entry["x"], across)
@@ -131,7 +131,7 @@ def _sweep(
 
 
 def _line(axes: Axes, column: Column, label: str, points: Sequence[tuple[float, Group]], number: int) -> None:
-    """Draw one line of a sweep: means with intervals, and the seeds' means as dots."""
+    """Draw one line of a sweep: means with intervals, and the seeds' means as crosses."""
     row = points[0][1].members[0].metrics.index(column)
     ink = PALETTE[number % len(PALETTE)]
     values = np.stack([group.values[row] for _, group in points])  # (variants, images)
@@ -145,7 +145,7 @@ def _line(axes: Axes, column: Column, label: str, points: Sequence[tuple[float, 
     for x, group in points:
         seeds = [average(member.values[row]) for member in group.members]
         if len(seeds) > 1:
-            axes.plot([x] * len(seeds), seeds, linestyle="", marker=".", markersize=4, color=ink, alpha=0.6)
+            axes.plot([x] * len(seeds), seeds, linestyle="", marker="x", markersize=4, color=ink)
 
 
 @dataclass(frozen=True)
