@@ -65,7 +65,8 @@ def run(
                 running.tracker.log_picture(sample["name"], strip(sample["a"], sample["b"], fused))
     # the median: the first image also pays for what is set up once, and others for what else the machine does
     running.measured["seconds_per_image"] = statistics.median(seconds) if seconds else 0.0
-    running.measured["parameters"] = sum(values.numel() for values in net.parameters())
+    used = net.deployed_modules().values()
+    running.measured["parameters"] = sum(values.numel() for module in used for values in module.parameters())
     running.tracker.log_metrics({**running.measured, "images": len(pack)})
 
 
