@@ -26,7 +26,7 @@ FLOORS = (
     {"datasets", "metrics", "tracking", "checkpoints", "fusing"},
     {"jobs", "training", "reporting", "analyses"},
     {"stages"},
-    {"commands", "people", "doctor"},
+    {"commands", "people", "doctor", "benchmarks"},
     {"cli"},
     {"__main__"},
 )

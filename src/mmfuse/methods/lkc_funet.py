@@ -17,6 +17,7 @@ from torchvision.ops import StochasticDepth
 
 from mmfuse.errors import UserError
 from mmfuse.methods.base import FusionMethod
+from mmfuse.nn.large_kernel import LargeKernelConv2d
 from mmfuse.nn.losses import strongest_gradient_loss, strongest_intensity_loss, two_source_ssim_loss
 from mmfuse.nn.padding import pad_to_multiple
 
@@ -37,7 +38,7 @@ MPAFM_CHOICES = {
 
 def _conv(channels_in: int, channels_out: int, kernel: int, *, groups: int = 1) -> nn.Module:
     """Convolution that keeps the resolution, for the large kernels."""
-    return nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, groups=groups)
+    return LargeKernelConv2d(channels_in, channels_out, kernel, groups=groups)
 
 
 def _norm(kind: str, channels: int, groups: int | str) -> nn.Module:
