@@ -129,6 +129,45 @@ def doctor(
         raise UserError(f"{problems} of the checks above failed.", fix="follow the `to do` lines, then run it again")
 
 
+@benchmark.command(name="network")
+def benchmark_network(
+    method: Annotated[str, typer.Argument(help="Method; see `mmfuse list methods`.")],
+    height: Annotated[int | None, typer.Option(help="Of the images; 256, or 64 for a training step.")] = None,
+    width: Annotated[int | None, typer.Option(help="Of the images, likewise.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Pairs at once; 1, or 8 for a training step.")] = None,
+    train: Annotated[bool, typer.Option("--train", help="Measure a training step, not inference.")] = False,
+    params: Annotated[Path | None, typer.Option(help="Take the method's options from these parameters.")] = None,
+    variant: Annotated[str, typer.Option(help="Variant in these parameters.")] = "base",
+    network: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE, an option of the method, as `--network channels=64`.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each way, by turns; the median counts.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
+    workspace: Annotated[float, typer.Option(help="Limit of the layers' shared buffers, MiB.")] = 256,
+    spectra: Annotated[float, typer.Option(help="Limit of the transformed weights that are kept, MiB.")] = 4096,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
+) -> None:
+    """Time a whole network with our layers and with torch's, and compare their outputs and peak memory."""
+    from mmfuse.benchmarks import network as measured
+
+    result = measured.run(
+        measured.Case(
+            method,
+            measured.options_of(method, params, variant, network or []),
+            height or (64 if train else 256),
+            width or (64 if train else 256),
+            batch or (8 if train else 1),
+            train,
+            repeats,
+            threads,
+            workspace,
+            spectra,
+        )
+    )
+    for line in [dumps(result, indent=2)] if json else measured.lines(result):
+        print(line)
+
+
 @app.command()
 def sync(
     write: Annotated[

@@ -18,7 +18,7 @@ from torchvision.ops import StochasticDepth
 from mmfuse.nn.large_kernel import LargeKernelConv2d
 
 Network = TypeVar("Network", bound=nn.Module)
-_ONLY_IN_TRAINING = (nn.Dropout, nn.Dropout2d, StochasticDepth, nn.Identity)
+_ONLY_IN_TRAINING = (nn.Dropout, nn.Dropout2d, StochasticDepth)
 _GIVES_A_NEW_TENSOR = (nn.Conv2d, nn.ConvTranspose2d, nn.GroupNorm, nn.BatchNorm2d, nn.InstanceNorm2d, nn.Linear)
 
 
@@ -41,14 +41,18 @@ def for_inference(network: Network) -> Network:
 
 
 def _simplify(sequence: nn.Module) -> None:
-    """Leave out, fold and reuse memory within layers that follow each other; names of layers stay."""
-    for name, layer in list(sequence.named_children()):
+    """Leave out, fold and reuse memory within layers that follow each other; the places of layers stay."""
+    for name, layer in sequence.named_children():
         if isinstance(layer, _ONLY_IN_TRAINING):
-            delattr(sequence, name)
-    for (first, layer), (second, after) in pairwise(list(sequence.named_children())):
+            setattr(sequence, name, nn.Identity())
+    for (first, layer), (second, after) in pairwise(_at_work(sequence)):
         if type(layer) is nn.Conv2d and isinstance(after, nn.BatchNorm2d) and after.track_running_stats:
             setattr(sequence, first, fuse_conv_bn_eval(layer, after))
-            delattr(sequence, second)
-    for layer, after in pairwise(list(sequence.children())):
+            setattr(sequence, second, nn.Identity())
+    for (_, layer), (_, after) in pairwise(_at_work(sequence)):
         if isinstance(layer, _GIVES_A_NEW_TENSOR) and isinstance(after, nn.ReLU):
             after.inplace = True
+
+
+def _at_work(sequence: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, layer) for name, layer in sequence.named_children() if not isinstance(layer, nn.Identity)]

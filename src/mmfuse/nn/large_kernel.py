@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -22,6 +22,7 @@ from mmfuse.nn.depthwise import DepthwiseConvolution, convolve_depthwise
 from mmfuse.nn.overlap_save import Tiling, convolve, gradients, kernel_spectra, spectra_shape
 from mmfuse.nn.workspace import LIMITS
 
+Network = TypeVar("Network", bound=nn.Module)
 LARGEST = 31
 # spectra that layers keep now, in bytes
 _KEPT: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
@@ -170,7 +171,7 @@ class TiledConvolution(torch.autograd.Function):
         )
 
 
-def plain(network: nn.Module) -> nn.Module:
+def plain(network: Network) -> Network:
     """Put an `nn.Conv2d` with the same parameters in the place of each `LargeKernelConv2d`, to compare both."""
     for name, module in network.named_children():
         if isinstance(module, LargeKernelConv2d):

@@ -74,8 +74,8 @@ def buffered_mib() -> float:
 def keep_freed_memory() -> None:
     """Let this process reuse the memory of freed tensors, where the C library is glibc; elsewhere nothing happens.
 
-    By default glibc gives large blocks back to the system and asks for them anew. For a feature map of 32 MiB, the
-    handing out of its pages costs several times what an addition does.
+    By default glibc gives large blocks back to the system and asks for them anew. That the system then hands out their
+    pages one by one takes several times as long as an addition of two feature maps.
     """
     no_mapping, no_trimming = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD
     try:

@@ -1,0 +1,297 @@
+"""A whole network, with our layers and with torch's: time, memory and difference.
+
+Both have the same weights and see the same images. For inference, "ours" is what `for_inference` makes of the network;
+for a training step it is the network as it is. "Direct" is the network with an `nn.Conv2d` for each large kernel.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmfuse.checkpoints import build
+from mmfuse.errors import MmfuseError, UserError
+from mmfuse.fusing import best_device
+from mmfuse.methods.base import FusionMethod
+from mmfuse.nn.inference import for_inference
+from mmfuse.nn.large_kernel import plain
+from mmfuse.nn.workspace import keep_freed_memory, set_limits
+from mmfuse.seeding import seed_everything
+
+WAYS = ("direct", "ours")
+# the first call makes the buffers, the second the spectra that are kept
+_WARM_UP = {"direct": 0, "ours": 2}
+_DROPOUT = ("Dropout", "Dropout2d", "StochasticDepth")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured.
+
+    Args:
+        method: The method's name.
+        network: Its options.
+        height: Of the images.
+        width: Of the images.
+        batch: Pairs at once.
+        train: Whether to measure a training step of the last part (forward, backward, optimiser) and not inference.
+        repeats: Measurements of each way, by turns.
+        threads: Processor threads.
+        workspace: Limit of the shared buffers in MiB; see `mmfuse.nn.workspace`.
+        spectra: Limit of the kept spectra in MiB.
+    """
+
+    method: str
+    network: Mapping[str, Any]
+    height: int
+    width: int
+    batch: int
+    train: bool
+    repeats: int
+    threads: int
+    workspace: float
+    spectra: float
+
+
+def options_of(method: str, params: Path | None, variant: str, assignments: Sequence[str]) -> dict[str, Any]:
+    """Return a method's options: from parameters, if there are any, changed by KEY=VALUE.
+
+    Raises:
+        UserError: the parameters lack the variant, or an assignment has no `=`.
+    """
+    import yaml
+
+    from mmfuse.parameters import load_parameters
+    from mmfuse.plan import settings_of
+    from mmfuse.stages.train import network_options, without_adaptive
+
+    options: dict[str, Any] = {}
+    if params is not None:
+        options = without_adaptive(network_options(settings_of(load_parameters(params), method, variant)))
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise UserError("An option has no value.", expected="KEY=VALUE", found=assignment)
+        options[key] = yaml.safe_load(value)
+    return options
+
+
+def run(case: Case) -> dict[str, Any]:
+    """Measure one network both ways.
+
+    Raises:
+        UserError: the method cannot be built of these options, or has nothing to train.
+    """
+    _set_up(case)
+    ways = _both(case)
+    peaks = {way: _peak_in_own_process(case, way) for way in WAYS}
+    images = _images(case)
+    difference = _difference(case, ways, images)
+    calls = {way: _call(case, ways[way], images) for way in WAYS}
+    with FlopCounterMode(display=False) as counted:
+        calls["direct"]()
+    for _ in range(_WARM_UP["ours"]):
+        calls["ours"]()
+    wall, processor = _by_turns(calls, case.repeats)
+    return {
+        **asdict(case),
+        "device": str(best_device()),
+        "parameters": sum(parameter.numel() for parameter in ways["direct"].parameters()),
+        "multiply_adds": counted.get_total_flops() // 2,
+        "speedup": wall["direct"] / wall["ours"],
+        "speedup_processor": processor["direct"] / processor["ours"],
+        **difference,
+        **{f"seconds_{way}": wall[way] for way in WAYS},
+        **{f"processor_seconds_{way}": processor[way] for way in WAYS},
+        **{f"peak_mib_{way}": peaks[way] for way in WAYS},
+    }
+
+
+def lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what `run` found, for people."""
+    what = "training step" if result["train"] else "inference"
+    size = f"{result['batch']} x {result['height']} x {result['width']}"
+    yield f"{result['method']}, {what}, {size}, {result['threads']} threads, {result['device']}"
+    yield f"  {result['parameters']:,} parameters, {result['multiply_adds'] / 1e9:,.2f} billion multiply-adds"
+    for way in WAYS:
+        yield (
+            f"  {way:>6}: {result[f'seconds_{way}']:.3f} s (processor: {result[f'processor_seconds_{way}']:.3f} s), "
+            f"peak {result[f'peak_mib_{way}']:.0f} MiB"
+        )
+    yield f"  {result['speedup']:.2f} times as fast (processor: {result['speedup_processor']:.2f} times)"
+    of = "gradients" if result["train"] else "outputs and features"
+    yield f"  largest difference of {of}: {result['max_abs_diff']:.2g}, of values up to {result['max_abs_value']:.3g}"
+
+
+def _set_up(case: Case) -> None:
+    torch.set_num_threads(case.threads)
+    torch.backends.cudnn.benchmark = True
+    set_limits(workspace=case.workspace, spectra=case.spectra)
+    keep_freed_memory()
+
+
+def _build(case: Case) -> FusionMethod:
+    seed_everything(0)
+    method = build(case.method, case.network)
+    if case.train and not method.parts:
+        raise UserError(f"{case.method} has nothing to train.", fix="leave --train out")
+    return method.to(best_device())
+
+
+def _ours(case: Case, method: FusionMethod) -> FusionMethod:
+    return method if case.train else for_inference(method)
+
+
+def _both(case: Case) -> dict[str, FusionMethod]:
+    """Return the network both ways, with the same weights, in the mode that is measured."""
+    method = _build(case).eval()
+    ways = {"direct": plain(copy.deepcopy(method)), "ours": _ours(case, method)}
+    if case.train:
+        for network in ways.values():
+            _prepare(network)
+    return ways
+
+
+def _prepare(network: FusionMethod) -> None:
+    """Bring the last part into the state in which it is trained."""
+    from mmfuse.training import prepare_part
+
+    prepare_part(network, network.parts[-1])
+
+
+def _images(case: Case) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    shape = (case.batch, 1, case.height, case.width)
+    first, second = (torch.rand(shape, generator=generator).to(best_device()) for _ in range(2))
+    return first, second
+
+
+def _call(case: Case, network: FusionMethod, images: tuple[Tensor, Tensor]) -> Callable[[], None]:
+    """Return a function that does once what is measured."""
+    if not case.train:
+
+        def infer() -> None:
+            with torch.inference_mode():
+                network(*images)
+
+        return infer
+    optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=1e-4)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        _loss(network, images).backward()
+        optimiser.step()
+
+    return step
+
+
+def _loss(network: FusionMethod, images: tuple[Tensor, Tensor]) -> Tensor:
+    part = network.parts[-1]
+    terms = network.part_losses(part, *images, dict.fromkeys(network.loss_terms[part], 1.0))
+    return torch.stack(list(terms.values())).sum()
+
+
+def _by_turns(calls: Mapping[str, Callable[[], None]], repeats: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the medians of wall time and processor time of each call."""
+    wall: dict[str, list[float]] = {way: [] for way in calls}
+    processor: dict[str, list[float]] = {way: [] for way in calls}
+    for _ in range(repeats):
+        for way, call in calls.items():
+            begin, used = time.perf_counter(), time.process_time()
+            call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            wall[way].append(time.perf_counter() - begin)
+            processor[way].append(time.process_time() - used)
+    medians = ({way: statistics.median(times[way]) for way in calls} for times in (wall, processor))
+    return next(medians), next(medians)
+
+
+def _difference(case: Case, ways: Mapping[str, FusionMethod], images: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """Compare the fused images and what each submodule gave for them, or all gradients.
+
+    Fused images alone would hide much: they are clamped to [0, 1].
+    """
+    found = {}
+    for way, network in ways.items():
+        found[way] = _gradients(network, images) if case.train else _features(network, images)
+    pairs = list(zip(found["direct"], found["ours"], strict=True))
+    return {
+        "max_abs_diff": max(float((one - other).abs().max()) for one, other in pairs),
+        "max_abs_value": max(float(one.abs().max()) for one, _ in pairs),
+    }
+
+
+def _features(network: FusionMethod, images: tuple[Tensor, Tensor]) -> list[Tensor]:
+    found: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: object, output: object) -> None:
+        for tensor in output if isinstance(output, (list, tuple)) else [output]:
+            if isinstance(tensor, Tensor):
+                found.append(tensor.clone())
+
+    hooks = [child.register_forward_hook(keep) for child in network.children()]
+    with torch.inference_mode():
+        found.append(network(*images))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _gradients(network: FusionMethod, images: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """Return the gradients of a step without dropout, whose random numbers follow the places in memory."""
+    chance = [m for m in network.modules() if type(m).__name__ in _DROPOUT and m.training]
+    for module in chance:
+        module.eval()
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(_loss(network, images), trained, allow_unused=True)
+    for module in chance:
+        module.train()
+    return [gradient for gradient in gradients if gradient is not None]
+
+
+def _peak_in_own_process(case: Case, way: str) -> float:
+    """Return the peak memory of a process that does nothing but this, in MiB."""
+    command = [sys.executable, "-m", __spec__.name, json.dumps(asdict(case)), way]
+    run = subprocess.run(command, check=False, capture_output=True, text=True)
+    if run.returncode:
+        raise MmfuseError(f"The measurement of the memory failed ({way}).\n{run.stderr}")
+    return float(run.stdout.splitlines()[-1])
+
+
+def _peak(case: Case, way: str) -> float:
+    """Do what is measured until the memory no longer grows, and return the most that this process ever took, in MiB."""
+    _set_up(case)
+    method = _build(case).eval()
+    network = plain(method) if way == "direct" else _ours(case, method)
+    del method
+    if case.train:
+        _prepare(network)
+    call = _call(case, network, _images(case))
+    for _ in range(1 + _WARM_UP[way]):
+        call()
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    if status.is_file():  # what getrusage says includes the process that started this one
+        kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    else:
+        kib = str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return int(kib) / 1024
+
+
+if __name__ == "__main__":
+    print(_peak(Case(**json.loads(sys.argv[1])), sys.argv[2]))

@@ -1,0 +1,117 @@
+"""A network made ready for inference gives the same images; the network itself stays as it is."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from mmfuse import cli, methods
+from mmfuse.benchmarks import network as measured
+from mmfuse.checkpoints import build
+from mmfuse.nn.inference import for_inference
+
+SMALL = {
+    "lkc_funet": {"width": 8, "channels": 8, "groups": 4, "kernels": [15, 11, 5]},
+    "mma_unet": {"width": 4},
+    "smfnet": {"dim": 16, "heads": 4},
+}
+
+
+def images(height, width):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(1, 1, height, width, generator=generator) for _ in range(2)]
+
+
+def network(name):
+    """A network with weights and batch statistics of no special values."""
+    torch.manual_seed(0)
+    net = build(name, SMALL.get(name, {}))
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.GroupNorm) and module.affine:
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return net
+
+
+@pytest.mark.parametrize("name", methods.available())
+def test_every_method_gives_the_same_image(name):
+    net = network(name).eval()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    fast = for_inference(net)
+    for sides in ((32, 48), (17, 30)):
+        with torch.inference_mode():
+            expected = net(*images(*sides))
+            for _ in range(3):
+                torch.testing.assert_close(fast(*images(*sides)), expected, rtol=0, atol=1e-4)
+    assert all(value.equal(before[key]) for key, value in net.state_dict().items())
+    assert not fast.training
+    assert not any(parameter.requires_grad for parameter in fast.parameters())
+
+
+def test_what_changes_is_in_the_copy():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Dropout(0.5), nn.BatchNorm2d(4), nn.ReLU(), nn.Sequential(nn.ReLU()))
+    fast = for_inference(net)
+    assert [type(layer).__name__ for layer in fast] == ["Conv2d", "Identity", "Identity", "ReLU", "Sequential"]
+    assert fast[3].inplace
+    assert not fast[4][0].inplace  # what it gets may be used elsewhere
+    assert [type(layer).__name__ for layer in net] == ["Conv2d", "Dropout", "BatchNorm2d", "ReLU", "Sequential"]
+    assert net.training and not net[3].inplace
+
+
+def test_batch_norm_without_statistics_stays():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)).eval()
+    image = torch.rand(2, 1, 9, 9)
+    torch.testing.assert_close(for_inference(net)(image), net(image))
+
+
+@pytest.fixture
+def benchmark(capsys, monkeypatch):
+    """Run `mmfuse benchmark network` with these words; return exit code and output."""
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["mmfuse", "benchmark", "network", *words, "--repeats", "1", "--threads", "1"])
+        with pytest.raises(SystemExit) as leaving:
+            cli.main()
+        return leaving.value.code, capsys.readouterr().out
+
+    return run
+
+
+KEYS = {
+    "speedup", "max_abs_diff", "seconds_direct", "seconds_ours", "peak_mib_direct", "peak_mib_ours", "parameters",
+    "multiply_adds",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_benchmark_of_a_network(train, benchmark, monkeypatch):
+    if train:  # each process of its own costs seconds
+        monkeypatch.setattr(measured, "_peak_in_own_process", measured._peak)
+    words = ["lkc_funet", "--height", "16", "--width", "20", "--batch", "1", "--json"]
+    for option in ("width=8", "channels=8", "groups=4", "kernels=[15]", "decoder_blocks=[lkc, lkdc]"):
+        words += ["--network", option]
+    code, out = benchmark(*words, *(["--train"] if train else []))
+    assert code == 0
+    result = json.loads(out)
+    assert result.keys() >= KEYS
+    assert result["network"]["kernels"] == [15]
+    assert 0 < result["max_abs_diff"] < 1e-2 * result["max_abs_value"]
+    assert all(result[f"{what}_{way}"] > 0 for what in ("seconds", "peak_mib") for way in ("direct", "ours"))
+    assert result["multiply_adds"] > result["parameters"] > 10_000
+    assert result["speedup"] == result["seconds_direct"] / result["seconds_ours"]
+
+
+def test_benchmark_of_a_method_without_large_kernels(benchmark, monkeypatch):
+    monkeypatch.setattr(measured, "_peak_in_own_process", measured._peak)
+    code, out = benchmark("laplacian", "--height", "32", "--width", "32")
+    assert code == 0
+    assert "times as fast" in out
+
+
+@pytest.mark.parametrize("words", [["laplacian", "--train"], ["laplacian", "--network", "levels"], ["no_such_method"]])
+def test_benchmark_refuses(words, benchmark):
+    assert benchmark(*words)[0] == 2
