@@ -35,8 +35,12 @@ def test_numbers_hang_together(result):
     compared, together = result["set"], result["all"]
     for row in compared["metrics"]:
         assert row["ratio"] == row["plain_seconds"] / row["seconds"] > 0
-    assert compared["plain_seconds"] == sum(row["plain_seconds"] for row in compared["metrics"])
-    assert compared["ratio"] == compared["plain_seconds"] / compared["seconds"]
+    lkc, smfnet, both = compared["totals"]
+    assert both["conventions"] == ["lkc_funet", "smfnet"]
+    assert both["plain_seconds"] == pytest.approx(lkc["plain_seconds"] + smfnet["plain_seconds"])
+    assert both["ratio"] == both["plain_seconds"] / both["seconds"]
+    plain = {row["variant"]: row["plain_seconds"] for row in compared["metrics"]}
+    assert smfnet["plain_seconds"] == pytest.approx(sum(plain[variant] for variant in CONVENTIONS["smfnet"].values()))
     assert set(together["shares"]) == set(variants())
     assert sum(together["shares"].values()) == pytest.approx(1)
     assert together["threads"] == 2
@@ -45,7 +49,7 @@ def test_numbers_hang_together(result):
 
 def test_lines_name_every_metric(result):
     text = "\n".join(metrics.lines(result))
-    for word in ("drawn", f"{SMALLEST}x{SMALLEST + 14}", "all, together", *variants()):
+    for word in ("drawn", f"{SMALLEST}x{SMALLEST + 14}", "all of lkc_funet and smfnet", *variants()):
         assert word in text
 
 

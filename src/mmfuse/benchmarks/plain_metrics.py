@@ -1,7 +1,7 @@
 """Metrics as one writes them down with NumPy, SciPy and scikit-image, to be compared with `mmfuse.metrics`.
 
-Whole arrays, no loops over pixels, nothing tuned: two-dimensional windows with `convolve2d`, joint histograms with
-`histogram2d`. Each takes fused, a, b as grey levels (H, W) in float64 and returns a number.
+Whole arrays, no loops over pixels, nothing tuned: two-dimensional windows with `convolve2d`, joint histograms from
+`unique`. Each takes fused, a, b as grey levels (H, W) in float64 and returns a number.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import convolve2d
+from scipy.sparse import coo_matrix
 from skimage.metrics import structural_similarity
 from skimage.transform import resize
 
@@ -37,11 +38,12 @@ def _en(fused: Image, _a: Image, _b: Image) -> float:
 
 
 def _mi(source: Image, fused: Image) -> float:
-    joint, _, _ = np.histogram2d(source.ravel(), fused.ravel(), bins=256, range=[(-0.5, 255.5)] * 2)
-    joint /= joint.sum()
-    of_source, of_fused = joint.sum(axis=1, keepdims=True), joint.sum(axis=0, keepdims=True)
+    # a table of labels that occur, as scikit-learn's mutual_info_score makes it
+    (_, of_source), (_, of_fused) = (np.unique(image.ravel(), return_inverse=True) for image in (source, fused))
+    joint = coo_matrix((np.ones(source.size), (of_source, of_fused))).toarray() / source.size
+    product = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
     seen = joint > 0
-    return float((joint[seen] * np.log(joint[seen] / (of_source * of_fused)[seen])).sum())
+    return float((joint[seen] * np.log(joint[seen] / product[seen])).sum())
 
 
 def _sf(fused: Image, _a: Image, _b: Image) -> float:

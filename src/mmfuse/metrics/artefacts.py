@@ -11,7 +11,7 @@ from mmfuse.metrics.card import Card, metric
 from mmfuse.metrics.edges import Edges
 from mmfuse.metrics.grey import grey_levels
 from mmfuse.metrics.sharing import shared
-from mmfuse.metrics.sobel import Border, sobel
+from mmfuse.metrics.sobel import Border, sobel, strength
 
 _KUMAR_2013 = (
     "Kumar: Multifocus and multispectral image fusion based on pixel significance using discrete cosine harmonic "
@@ -23,8 +23,8 @@ _SMALLEST = 3
 
 def _edges(levels: Tensor, border: Border, scale: float) -> Edges:
     """Return strength and orientation, -pi..pi, of the Sobel gradient times `scale`."""
-    horizontal, vertical = (scale * gradient for gradient in sobel(levels, border))
-    return Edges((horizontal.square().add_(vertical.square())).sqrt_(), torch.atan2(vertical, horizontal))
+    horizontal, vertical = sobel(levels, border)
+    return Edges(strength(levels, border) * scale, torch.atan2(vertical, horizontal))
 
 
 @shared
@@ -39,17 +39,17 @@ def _kept(source: Edges, fused: Edges) -> Tensor:
     """Return how well the source's edges are kept, 0..1."""
     weaker = torch.minimum(source.strength, fused.strength)
     stronger = torch.maximum(source.strength, fused.strength)
-    strength = weaker / torch.where(stronger == 0, 1.0, stronger)
-    orientation = (source.orientation - fused.orientation).abs_().sub_(math.pi / 2).abs_() * (2 / math.pi)
-    kept_strength = 0.9999 * torch.sigmoid(19 * (strength - 0.5))
-    kept_orientation = 0.9995 * torch.sigmoid(22 * (orientation - 0.5))
+    ratio = weaker.div_(stronger.masked_fill_(stronger == 0, 1))
+    orientation = (source.orientation - fused.orientation).abs_().sub_(math.pi / 2).abs_().mul_(2 / math.pi)
+    kept_strength = ratio.sub_(0.5).mul_(19).sigmoid_().mul_(0.9999)
+    kept_orientation = orientation.sub_(0.5).mul_(22).sigmoid_().mul_(0.9995)
     return kept_strength.mul_(kept_orientation).sqrt_()
 
 
-def _weight(strength: Tensor, faint: float) -> Tensor:
+def _weight(edges: Edges, faint: float) -> Tensor:
     """Return the weight of edges: the power 3/2 of their strength, and `faint` for those that are not seen."""
-    seen = (strength >= _VISIBLE).to(strength.dtype)  # products with 0 and 1 are faster than a choice
-    return seen * strength * strength.sqrt() + faint * (1 - seen)
+    seen = (edges.strength >= _VISIBLE).to(edges.strength.dtype)  # products with 0 and 1 are faster than a choice
+    return edges.strength.sqrt().mul_(edges.strength).mul_(seen).add_((1 - seen).mul_(faint))
 
 
 def _share(artefact: Tensor, lost: Tensor, weight: Tensor) -> Tensor:
@@ -75,8 +75,8 @@ def _nabf_of_lines(fused: Tensor, a: Tensor, b: Tensor, *, faint: float, flat: f
     lost = torch.zeros_like(edges_f.strength)
     weights = torch.zeros_like(lost)
     for edges in edges_s:
-        weight = _weight(edges.strength, faint)
-        lost += (1 - _kept(edges, edges_f)) * weight
+        weight = _weight(edges, faint)
+        lost += (1 - _kept(edges, edges_f)).mul_(weight)
         weights += weight
     artefact = (edges_f.strength > edges_s[0].strength) & (edges_f.strength > edges_s[1].strength)
     return _share(artefact, lost, weights)
@@ -125,7 +125,7 @@ def nabf_smfnet(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     lost = torch.zeros_like(edges_f.strength)
     weights = torch.zeros_like(lost)
     for edges in edges_s:
-        weight = 0.001 * _weight(edges.strength, 1.0)
-        lost += (1 - _kept(edges, edges_f)) * weight
+        weight = 0.001 * _weight(edges, 1.0)
+        lost += (1 - _kept(edges, edges_f)).mul_(weight)
         weights += weight
     return _share(edges_f.strength > edges_s[0].strength, lost, weights)

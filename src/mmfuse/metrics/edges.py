@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmfuse.metrics.card import Card, metric
+from mmfuse.metrics.elementary import atan_
 from mmfuse.metrics.grey import grey_levels
 from mmfuse.metrics.sobel import sobel, strength
 
@@ -33,7 +34,7 @@ def _sobel(levels: Tensor) -> Edges:
     vertical = -downwards
     upright = horizontal == 0
     slope = vertical / torch.where(upright, 1.0, horizontal)
-    return Edges(strength(levels, "constant"), slope.atan_().masked_fill_(upright, math.pi / 2))
+    return Edges(strength(levels, "constant"), atan_(slope).masked_fill_(upright, math.pi / 2))
 
 
 def _preserved(source: Edges, fused: Edges) -> Tensor:
@@ -42,10 +43,10 @@ def _preserved(source: Edges, fused: Edges) -> Tensor:
     stronger = torch.maximum(source.strength, fused.strength)
     # Equal strengths give the strength itself, not 1, in every published evaluator: so flat areas count as lost.
     strength = weaker / torch.where(weaker == stronger, 1.0, stronger)
-    orientation = 1 - (source.orientation - fused.orientation).abs_() / (math.pi / 2)
-    kept_strength = 0.9994 * torch.sigmoid(15 * (strength - 0.5))
-    kept_orientation = 0.9879 * torch.sigmoid(22 * (orientation - 0.8))
-    return kept_strength * kept_orientation
+    turn = (source.orientation - fused.orientation).abs_().div_(math.pi / 2)
+    kept_strength = strength.sub_(0.5).mul_(15).sigmoid_()
+    kept_orientation = (1 - turn).sub_(0.8).mul_(22).sigmoid_()
+    return kept_strength.mul_(kept_orientation).mul_(0.9994 * 0.9879)
 
 
 @metric(
@@ -67,7 +68,7 @@ def qabf(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         UserError: no legal batch of images.
     """
     edges_fused, *edges_sources = (_sobel(levels) for levels in grey_levels(fused, a, b, smallest=3))
-    kept = torch.stack([(_preserved(s, edges_fused) * s.strength).sum(dim=(1, 2, 3)) for s in edges_sources])
+    kept = torch.stack([_preserved(s, edges_fused).mul_(s.strength).sum(dim=(1, 2, 3)) for s in edges_sources])
     offered = torch.stack([s.strength.sum(dim=(1, 2, 3)) for s in edges_sources]).sum(dim=0)
     return kept.sum(dim=0) / torch.where(offered == 0, 1.0, offered)
 

@@ -53,11 +53,11 @@ def _channels(images: Tensor, windows: tuple[Window, ...], border: bool) -> tupl
         if scale > 0:
             images = filter_valid(pad(images, frame), window)[..., ::2, ::2]
         local = local_moments(pad(images, frame), window)
-        source, distorted = local.variance_s.clamp(min=0), local.variance_f.clamp(min=0)
+        source, distorted = local.variance_s.clamp_(min=0), local.variance_f.clamp_(min=0)
         # a flat source explains nothing; a flat fused image holds nothing; a negative gain counts as noise alone
         flat = source < _TINY
         gain = (local.covariance / (source + _TINY)).clamp_(min=0).masked_fill_(flat | (distorted < _TINY), 0)
-        noise = (distorted - gain * local.covariance).clamp_(min=_TINY)
+        noise = torch.addcmul(distorted, gain, local.covariance, value=-1).clamp_(min=_TINY)
         channels.append(Channel(gain, noise, source.masked_fill_(flat, 0)))
     return tuple(channels)
 
@@ -66,8 +66,9 @@ def _vif(channels: Sequence[Channel]) -> Tensor:
     """Return VIF with a plus VIF with b, (B,)."""
     kept = offered = torch.zeros(())
     for gain, noise, variance in channels:
-        kept = kept + (1 + gain.square() * variance / (noise + _NOISE)).log10().sum(dim=(2, 3))  # (B, 2)
-        offered = offered + (1 + variance / _NOISE).log10().sum(dim=(2, 3))
+        # whatever base the logarithms have
+        kept = kept + gain.square().mul_(variance).div_(noise + _NOISE).log1p_().sum(dim=(2, 3))  # (B, 2)
+        offered = offered + (variance / _NOISE).log1p_().sum(dim=(2, 3))
     nothing = offered == 0
     return torch.where(nothing, 1.0, kept / torch.where(nothing, 1.0, offered)).sum(dim=1)
 
@@ -151,12 +152,16 @@ def viff_han(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """
     images = together(*grey_levels(fused, a, b, smallest=_SMALLEST))  # (B, 3, H, W)
     value = images.new_zeros(len(images))
-    for weight, (gain, noise, variance) in zip(_HAN_WEIGHTS, _channels(images, _WINDOWS, False), strict=True):
+    for weight, channel in zip(_HAN_WEIGHTS, _channels(images, _WINDOWS, False), strict=True):
         if weight == 0:
             continue
-        from_a = gain[:, :1] < gain[:, 1:]  # (B, 1, h, w)
-        chosen = [torch.where(from_a, x[:, :1], x[:, 1:]) for x in (gain.square() * variance, noise, variance)]
-        kept = (1 + chosen[0] / (chosen[1] + _HAN_NOISE)).log10() + _HAN_GUARD
-        offered = (1 + chosen[2] / _HAN_NOISE).log10() + _HAN_GUARD
-        value += weight * kept.sum(dim=(1, 2, 3)) / offered.sum(dim=(1, 2, 3))
+        from_a = (channel.gain[:, :1] < channel.gain[:, 1:]).to(images.dtype)  # (B, 1, h, w)
+        choice = torch.cat([from_a, 1 - from_a], dim=1)  # products with 0 and 1 are faster than a choice
+        gain, noise, variance = ((choice * x).sum(dim=1) for x in channel)  # (B, h, w) each
+        kept = gain.square_().mul_(variance).div_(noise + _HAN_NOISE).log1p_().sum(dim=(1, 2))
+        offered = (variance / _HAN_NOISE).log1p_().sum(dim=(1, 2))
+        guard = (
+            _HAN_GUARD * math.log(10) * variance[0].numel()
+        )  # of every pixel; the definition has logarithms to base 10
+        value += weight * (kept + guard) / (offered + guard)
     return value

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from mmfuse.metrics.elementary import log_
 
 CELLS = 9
 _CUTS = CELLS - 1  # inside 0..1, of one distribution's cumulative sums
 _TINY = 1e-300  # keeps logarithms and quotients finite; as a share of an entropy it is nothing
-_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 class Windows(NamedTuple):
@@ -51,12 +51,7 @@ def describe(cells: Tensor) -> Windows:
 
 def _negative_entropy(shares: Tensor) -> Tensor:
     """Return the sum of x log x over the first dimension."""
-    logarithms = shares.clamp(min=_TINY)
-    if _AVX512 and shares.device.type == "cpu":  # there NumPy's logarithm takes a third of the time of torch's
-        np.log(logarithms.numpy(), out=logarithms.numpy())
-    else:
-        logarithms.log_()
-    return logarithms.mul_(shares).sum(dim=0)
+    return log_(shares.clamp(min=_TINY)).mul_(shares).sum(dim=0)
 
 
 def normalised_information(source: Windows, fused: Windows) -> Tensor:

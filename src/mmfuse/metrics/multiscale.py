@@ -6,7 +6,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate, pad
+from torch.nn.functional import avg_pool2d, interpolate
 
 from mmfuse.metrics.card import Card, metric
 from mmfuse.metrics.grey import grey_levels, together
@@ -34,7 +34,7 @@ def _mean_term(local: Moments, peak: float, *, with_luminance: bool) -> Tensor:
     A negative mean has no real power; it counts as 0.
     """
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
-    term = (2 * local.covariance + c2) / (local.variance_f + local.variance_s + c2)
+    term = (2 * local.covariance).add_(c2).div_((local.variance_f + local.variance_s).add_(c2))
     if with_luminance:
         term *= (2 * local.mean_f * local.mean_s + c1) / (local.mean_f.square() + local.mean_s.square() + c1)
     return term.mean(dim=(2, 3)).clamp(min=0)
@@ -106,15 +106,13 @@ def ms_ssim_smfnet(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    fused, a, _ = grey_levels(fused, a, b, smallest=_SMALLEST_MIRRORED)
-    images = torch.cat([fused, a], dim=1)  # (B, 2, H, W)
+    images = together(*grey_levels(fused, a, b, smallest=_SMALLEST_MIRRORED))  # (B, 3, H, W)
     value = images.new_ones(len(images))
-    border = (len(GAUSS) // 2,) * 4
     for scale, weight in enumerate(_WEIGHTS):
-        local = local_moments(pad(images, border, mode="reflect"), GAUSS)
-        value *= _mean_term(local, 255, with_luminance=scale == _COARSEST)[:, 0] ** weight
+        value *= _mean_term(gauss_moments(images), 255, with_luminance=scale == _COARSEST)[:, 0] ** weight
         height, width = images.shape[-2:]
-        images = interpolate(images, size=(height // 2, width // 2), mode="bilinear", align_corners=False)
+        half = (height // 2, width // 2)
+        images = interpolate(images[:, :2], size=half, mode="bilinear", align_corners=False)  # without b
     return value
 
 

@@ -19,8 +19,8 @@ def sobel(levels: Tensor, border: Border) -> tuple[Tensor, Tensor]:
     Shape: (B, 1, H, W) to twice the same.
     """
     framed = pad(levels, (1, 1, 1, 1), mode=border)
-    rows = framed[..., :-2, :] + 2 * framed[..., 1:-1, :] + framed[..., 2:, :]  # (B, 1, H, W + 2)
-    columns = framed[..., :-2] + 2 * framed[..., 1:-1] + framed[..., 2:]  # (B, 1, H + 2, W)
+    rows = (framed[..., :-2, :] + framed[..., 2:, :]).add_(framed[..., 1:-1, :], alpha=2)  # (B, 1, H, W + 2)
+    columns = (framed[..., :-2] + framed[..., 2:]).add_(framed[..., 1:-1], alpha=2)  # (B, 1, H + 2, W)
     return rows[..., 2:] - rows[..., :-2], columns[..., 2:, :] - columns[..., :-2, :]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mmfuse.metrics.card import Card, metric
 from mmfuse.metrics.grey import grey_levels, together
@@ -44,10 +46,12 @@ def _gaussian(fused: Tensor, a: Tensor, b: Tensor, peak: float) -> Tensor:
 
 def _mean_similarities(local: Moments, peak: float, correction: float = 1) -> Tensor:
     """Return the mean SSIM of the fused image with both sources from their local moments, (B, 2)."""
-    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
-    luminance = (2 * local.mean_f * local.mean_s + c1) / (local.mean_f.square() + local.mean_s.square() + c1)
-    structure = (2 * correction * local.covariance + c2) / (correction * (local.variance_f + local.variance_s) + c2)
-    return (luminance * structure).mean(dim=(2, 3))  # (B, 2)
+    c1, c2 = (local.covariance.new_tensor(c) for c in ((0.01 * peak) ** 2, (0.03 * peak) ** 2))
+    alike = torch.addcmul(c1, local.mean_f, local.mean_s, value=2)  # (B, 2, h, w)
+    alike *= torch.add(c2, local.covariance, alpha=2 * correction)
+    unlike = torch.addcmul(torch.addcmul(c1, local.mean_f, local.mean_f), local.mean_s, local.mean_s)
+    unlike *= torch.add(torch.add(c2, local.variance_f, alpha=correction), local.variance_s, alpha=correction)
+    return alike.div_(unlike).mean(dim=(2, 3))  # (B, 2)
 
 
 @metric(
@@ -172,4 +176,5 @@ def ssim_tang(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     Raises:
         UserError: no legal batch of images.
     """
-    return _mean_similarities(gauss_moments(together(*grey_levels(fused, a, b))), 1).mean(dim=1)
+    framed = pad(together(*grey_levels(fused, a, b)), (len(GAUSS) // 2,) * 4, mode="replicate")
+    return _mean_similarities(local_moments(framed, GAUSS), 1).mean(dim=1)

@@ -88,10 +88,11 @@ def local_moments(images: Tensor, window: Window) -> Moments:
 
 @shared
 def gauss_moments(images: Tensor) -> Moments:
-    """Return the moments under SSIM's Gaussian window around every pixel, the edge pixels repeated outside.
+    """Return the moments under SSIM's Gaussian window around every pixel, the image mirrored outside.
 
     Cropped by half a window they are those where it fits; so one computation serves the metrics of either kind.
 
-    Shape: images (B, 1 + S, H, W), the fused image first; the moments have the same height and width.
+    Shape: images (B, 1 + S, H, W), the fused image first, H and W at least 6; the moments have the same height and
+    width.
     """
-    return local_moments(pad(images, (len(GAUSS) // 2,) * 4, mode="replicate"), GAUSS)
+    return local_moments(pad(images, (len(GAUSS) // 2,) * 4, mode="reflect"), GAUSS)

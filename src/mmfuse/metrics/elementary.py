@@ -1,0 +1,29 @@
+"""Elementary functions in place, from the library that is faster.
+
+On a processor with AVX-512 NumPy's logarithm takes a third of the time of torch's, its arctangent a quarter; elsewhere
+torch's is as fast or the only one. Both are right to the last digit or the one before.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def log_(values: Tensor) -> Tensor:
+    """Replace positive values by their natural logarithms."""
+    if _AVX512 and values.device.type == "cpu":
+        np.log(values.numpy(), out=values.numpy())
+        return values
+    return values.log_()
+
+
+def atan_(values: Tensor) -> Tensor:
+    """Replace values by their arctangents."""
+    if _AVX512 and values.device.type == "cpu":
+        np.arctan(values.numpy(), out=values.numpy())
+        return values
+    return values.atan_()
