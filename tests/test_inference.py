@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from mmfuse import cli, methods
+from mmfuse.benchmarks import convolution
 from mmfuse.benchmarks import network as measured
 from mmfuse.checkpoints import build
+from mmfuse.nn.convolution_cost import Task
 from mmfuse.nn.inference import for_inference
 
 SMALL = {
@@ -115,3 +117,15 @@ def test_benchmark_of_a_method_without_large_kernels(benchmark, monkeypatch):
 @pytest.mark.parametrize("words", [["laplacian", "--train"], ["laplacian", "--network", "levels"], ["no_such_method"]])
 def test_benchmark_refuses(words, benchmark):
     assert benchmark(*words)[0] == 2
+
+
+def test_benchmark_of_the_convolution(monkeypatch):
+    monkeypatch.setattr(convolution, "_AT_LEAST", 0.0)
+    threads = torch.get_num_threads()
+    result = convolution.run(tasks=(Task(1, 32, 32, 9, 8, 8), Task(1, 32, 32, 15, 16, 16)))
+    torch.set_num_threads(threads)
+    assert result["fitted"].keys() == result["rates"].keys()
+    for row in result["tasks"]:
+        for use in ("inference", "training"):
+            assert 0 < row[use]["best"] <= min(row[use]["as_chosen"], row[use]["direct"])
+    assert len(list(convolution.lines(result))) == 2 + len(result["rates"]) + 4

@@ -168,6 +168,18 @@ def benchmark_network(
         print(line)
 
 
+@benchmark.command(name="convolution")
+def benchmark_convolution(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
+) -> None:
+    """Time the ways of a dense convolution, and compare what the choice between them rests on."""
+    from mmfuse.benchmarks import convolution
+
+    result = convolution.run()
+    for line in [dumps(result, indent=2)] if json else convolution.lines(result):
+        print(line)
+
+
 @app.command()
 def sync(
     write: Annotated[

@@ -38,6 +38,8 @@ def fuse_folders(a: Path, b: Path, out: Path, *, weights: Path | None, method: s
     """
     from mmfuse.checkpoints import build, load_method
     from mmfuse.fusing import best_device, fuse_pair
+    from mmfuse.nn.inference import for_inference
+    from mmfuse.nn.workspace import keep_freed_memory
 
     sources = {"a": a, "b": b}
     single = a.is_file() and b.is_file()
@@ -51,7 +53,8 @@ def fuse_folders(a: Path, b: Path, out: Path, *, weights: Path | None, method: s
         )
     _check_not_overwritten(pairs, out)
     device = best_device()
-    net = net.to(device)
+    keep_freed_memory()
+    net = for_inference(net.to(device))
     for name, paths in tqdm(pairs, desc="fuse", unit="image", disable=None):
         first, second = read_image(paths["a"]), read_image(paths["b"])
         check_equal_sizes((paths["a"], first), (paths["b"], second))

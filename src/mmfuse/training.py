@@ -28,6 +28,7 @@ from tqdm import tqdm
 from mmfuse.checkpoints import load_state, save_state, weights_of
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.methods.base import FusionMethod
+from mmfuse.nn.workspace import keep_freed_memory
 from mmfuse.packs import Pack
 from mmfuse.seeding import derived_seed, seed_everything
 
@@ -189,6 +190,7 @@ def prepare_part(method: FusionMethod, part: str) -> list[nn.Parameter]:
 def make_fabric(settings: Mapping[str, Any]) -> Fabric:
     """Return the device plumbing: automatic devices; bf16 where `auto` finds a GPU that has it, else fp32."""
     torch.set_num_threads(settings["threads"])
+    keep_freed_memory()
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     precision = settings["precision"]

@@ -99,10 +99,8 @@ def run(case: Case) -> dict[str, Any]:
     ways = _both(case)
     peaks = {way: _peak_in_own_process(case, way) for way in WAYS}
     images = _images(case)
-    difference = _difference(case, ways, images)
+    compared = _compare(case, ways, images)
     calls = {way: _call(case, ways[way], images) for way in WAYS}
-    with FlopCounterMode(display=False) as counted:
-        calls["direct"]()
     for _ in range(_WARM_UP["ours"]):
         calls["ours"]()
     wall, processor = _by_turns(calls, case.repeats)
@@ -110,10 +108,9 @@ def run(case: Case) -> dict[str, Any]:
         **asdict(case),
         "device": str(best_device()),
         "parameters": sum(parameter.numel() for parameter in ways["direct"].parameters()),
-        "multiply_adds": counted.get_total_flops() // 2,
         "speedup": wall["direct"] / wall["ours"],
         "speedup_processor": processor["direct"] / processor["ours"],
-        **difference,
+        **compared,
         **{f"seconds_{way}": wall[way] for way in WAYS},
         **{f"processor_seconds_{way}": processor[way] for way in WAYS},
         **{f"peak_mib_{way}": peaks[way] for way in WAYS},
@@ -220,16 +217,17 @@ def _by_turns(calls: Mapping[str, Callable[[], None]], repeats: int) -> tuple[di
     return next(medians), next(medians)
 
 
-def _difference(case: Case, ways: Mapping[str, FusionMethod], images: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """Compare the fused images and what each submodule gave for them, or all gradients.
+def _compare(case: Case, ways: Mapping[str, FusionMethod], images: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """Compare all gradients, or the fused images and what each submodule gave for them; count the operations.
 
     Fused images alone would hide much: they are clamped to [0, 1].
     """
-    found = {}
-    for way, network in ways.items():
-        found[way] = _gradients(network, images) if case.train else _features(network, images)
-    pairs = list(zip(found["direct"], found["ours"], strict=True))
+    look = _gradients if case.train else _features
+    with FlopCounterMode(display=False) as counted:
+        direct = look(ways["direct"], images)
+    pairs = list(zip(direct, look(ways["ours"], images), strict=True))
     return {
+        "multiply_adds": counted.get_total_flops() // 2,
         "max_abs_diff": max(float((one - other).abs().max()) for one, other in pairs),
         "max_abs_value": max(float(one.abs().max()) for one, _ in pairs),
     }

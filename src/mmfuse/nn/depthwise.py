@@ -15,6 +15,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _CHANNELS_LAST_FROM = 15
+# below this torch's own gradient of the weight is faster
+_OWN_GRADIENT_FROM, _OWN_GRADIENT_SIDE = 5, 32
 _TILE = 32
 _NUMBERS = 2**20  # of the cut image at a time: what a processor's cache holds
 
@@ -28,6 +30,13 @@ def convolve_depthwise(image: Tensor, weight: Tensor, bias: Tensor | None) -> Te
     if weight.shape[-1] >= _CHANNELS_LAST_FROM:
         image = image.contiguous(memory_format=torch.channels_last)
     return F.conv2d(image, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
+
+
+def learn_depthwise(image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Do as `convolve_depthwise`, with gradients to come."""
+    kernel, side = weight.shape[-1], max(image.shape[2:])
+    own = kernel >= _CHANNELS_LAST_FROM or (kernel >= _OWN_GRADIENT_FROM and side >= _OWN_GRADIENT_SIDE)
+    return (DepthwiseConvolution.apply if own else convolve_depthwise)(image, weight, bias)
 
 
 class DepthwiseConvolution(torch.autograd.Function):

@@ -35,7 +35,8 @@ def for_inference(network: Network) -> Network:
         if type(module).forward is nn.Sequential.forward:
             _simplify(module)
     for module in fast.modules():
-        if isinstance(module, nn.Conv2d) and not isinstance(module, LargeKernelConv2d):
+        plain = isinstance(module, nn.Conv2d) and not isinstance(module, LargeKernelConv2d)
+        if plain and module.weight.device.type == "cpu":
             module.to(memory_format=torch.channels_last)
     return fast
 

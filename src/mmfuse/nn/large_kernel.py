@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from mmfuse.errors import UserError
 from mmfuse.nn.convolution_cost import Task, best_tiling
-from mmfuse.nn.depthwise import DepthwiseConvolution, convolve_depthwise
+from mmfuse.nn.depthwise import convolve_depthwise, learn_depthwise
 from mmfuse.nn.overlap_save import Tiling, convolve, gradients, kernel_spectra, spectra_shape
 from mmfuse.nn.workspace import LIMITS
 
@@ -68,7 +68,7 @@ class LargeKernelConv2d(nn.Conv2d):
         with torch.autocast("cpu", enabled=False):
             image = input.to(self.weight.dtype)
             if self.groups > 1:
-                way = DepthwiseConvolution.apply if learning else convolve_depthwise
+                way = learn_depthwise if learning else convolve_depthwise
                 return way(image, self.weight, self.bias)
             tiling, keep = self._plan(image, learning=learning)
             if tiling is not None:

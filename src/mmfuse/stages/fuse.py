@@ -18,6 +18,8 @@ from mmfuse.fusing import best_device, fuse_pair, strip
 from mmfuse.images import image_files, read_image, write_image
 from mmfuse.jobs import Running
 from mmfuse.methods.base import FusionMethod
+from mmfuse.nn.inference import for_inference
+from mmfuse.nn.workspace import keep_freed_memory
 from mmfuse.packs import Pack
 from mmfuse.pairs import check_equal_sizes
 
@@ -52,7 +54,9 @@ def run(
     """
     torch.set_num_threads(threads)
     device = best_device()
-    net = _load(method, network, weights).to(device)
+    loaded = _load(method, network, weights).to(device)
+    keep_freed_memory()
+    net = for_inference(loaded)
     pack, seconds = Pack(test), []
     shown = _shown(pack, pictures)
     with whole_folder(out) as folder:
@@ -65,7 +69,7 @@ def run(
                 running.tracker.log_picture(sample["name"], strip(sample["a"], sample["b"], fused))
     # the median: the first image also pays for what is set up once, and others for what else the machine does
     running.measured["seconds_per_image"] = statistics.median(seconds) if seconds else 0.0
-    used = net.deployed_modules().values()
+    used = loaded.deployed_modules().values()
     running.measured["parameters"] = sum(values.numel() for module in used for values in module.parameters())
     running.tracker.log_metrics({**running.measured, "images": len(pack)})
 

@@ -1,0 +1,138 @@
+"""What the ways of a dense convolution cost on this machine, and what the choice between them is worth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, astuple, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmfuse.nn.convolution_cost import RATES, Rates, Task, Work, best_tiling, work_of_tiles
+from mmfuse.nn.overlap_save import Tiling, convolve, gradients, kernel_spectra
+
+# batch, height, width, kernel, channels in and out: what LKC-FUNet has, in parts, and narrower layers
+TASKS = (
+    Task(8, 64, 64, 15, 16, 16),
+    Task(2, 64, 64, 7, 64, 64),
+    Task(4, 64, 64, 9, 32, 32),
+    Task(1, 64, 64, 5, 128, 128),
+    Task(1, 64, 64, 15, 128, 128),
+    Task(1, 128, 128, 11, 128, 128),
+    Task(1, 32, 32, 15, 128, 128),
+    Task(1, 64, 64, 31, 64, 64),
+)
+_TILES = (8, 16, 24, 32)
+_AT_LEAST = 0.1  # seconds that a measurement takes
+
+
+def run(*, tasks: tuple[Task, ...] = TASKS) -> dict[str, Any]:
+    """Measure direct convolution and tiles of several sizes, and fit the rates of `convolution_cost` to them.
+
+    One thread is measured, in processor time, which others on the machine disturb least.
+    """
+    torch.set_num_threads(1)
+    rows = [_measure(task) for task in tasks]
+    works = [(work, seconds) for row in rows for work, seconds in row.pop("works")]
+    return {"rates": asdict(RATES), "fitted": asdict(_fit(works, rows)), "tasks": rows}
+
+
+def lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what `run` found, for people."""
+    yield "rates of one thread, a second: in the code, and fitted here"
+    for name, rate in result["rates"].items():
+        yield f"  {name:>20} {rate:10.3g} {result['fitted'][name]:10.3g}"
+    yield "seconds: direct; as chosen; the best of what was measured"
+    for row in result["tasks"]:
+        for use in ("inference", "training"):
+            times = row[use]
+            chosen = f"tile {times['chosen']}" if times["chosen"] else "direct"
+            yield (
+                f"  {row['what']:<32} {use:<10} {times['direct']:.4f}; {times['as_chosen']:.4f} ({chosen}); "
+                f"{times['best']:.4f}"
+            )
+
+
+def _measure(task: Task) -> dict[str, Any]:
+    """Time one layer's inference and its training step, directly and with each tile."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(task.batch, task.height, task.width, task.channels_in, generator=generator)
+    gradient = torch.randn(task.batch, task.height, task.width, task.channels_out, generator=generator)
+    weight = torch.randn(task.channels_out, task.channels_in, task.kernel, task.kernel, generator=generator)
+    kept, learning = replace(task, kept=True), replace(task, of_image=True, of_weight=True)
+    chosen = {"inference": best_tiling(kept, 1), "training": best_tiling(learning, 1)}
+    forward, backward = _direct(image, gradient, weight)
+    times: dict[str, dict[int | None, float]] = {"inference": {None: forward}, "training": {None: forward + backward}}
+    works = []
+    for tile in sorted({*_TILES, *(tiling.tile for tiling in chosen.values() if tiling)}):
+        if tile > max(task.height, task.width) or tile < task.kernel // 2:
+            continue
+        tiling = Tiling(task.batch, task.height, task.width, task.kernel, tile)
+        spectra = kernel_spectra(weight, tiling)
+        with_kept = _seconds(partial(convolve, image, weight, None, tiling, spectra))
+        without = _seconds(partial(convolve, image, weight, None, tiling))
+        both = _seconds(partial(gradients, image, gradient, weight, tiling, of_image=True, of_weight=True))
+        works += [(work_of_tiles(kept, tile), with_kept), (work_of_tiles(task, tile), without)]
+        works.append((work_of_tiles(learning, tile), without + both))
+        times["inference"][tile], times["training"][tile] = with_kept, without + both
+    pixels = task.batch * task.height * task.width
+    return {
+        "what": f"{task.batch} x {task.height} x {task.width}, {task.kernel}: "
+        f"{task.channels_in} to {task.channels_out}",
+        "kernel": task.kernel,
+        "operations": 2 * task.kernel**2 * task.channels_in * task.channels_out * pixels,
+        "forward": forward,
+        "backward": backward,
+        "works": works,
+        **{use: _judged(times[use], chosen[use]) for use in times},
+    }
+
+
+def _judged(times: Mapping[int | None, float], chosen: Tiling | None) -> dict[str, Any]:
+    tile = chosen.tile if chosen else None
+    return {"direct": times[None], "chosen": tile, "as_chosen": times[tile], "best": min(times.values())}
+
+
+def _direct(image: Tensor, gradient: Tensor, weight: Tensor) -> tuple[float, float]:
+    """Return the seconds of a plain convolution, forward and backward."""
+    first, last = (tensor.permute(0, 3, 1, 2).contiguous() for tensor in (image, gradient))
+    forward = _seconds(lambda: F.conv2d(first, weight, padding=weight.shape[-1] // 2))
+    first, learnt = first.requires_grad_(), weight.clone().requires_grad_()
+    with torch.enable_grad():
+        out = F.conv2d(first, learnt, padding=weight.shape[-1] // 2)
+    return forward, _seconds(lambda: torch.autograd.grad(out, (first, learnt), last, retain_graph=True))
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    """Return the shortest processor time of several calls."""
+    times: list[float] = []
+    with torch.no_grad():
+        call()
+        while len(times) < 2 or sum(times) < _AT_LEAST:
+            begin = time.process_time()
+            call()
+            times.append(time.process_time() - begin)
+    return min(times)
+
+
+def _fit(works: list[tuple[Work, float]], rows: list[dict[str, Any]]) -> Rates:
+    """Return the rates that explain the measurements best, each measurement counting alike."""
+    amounts = np.array([np.array(astuple(work)) / seconds for work, seconds in works])
+    scale = amounts.max(axis=0)
+    seconds_each, _ = nnls(amounts / scale, np.ones(len(amounts)))
+    # a kind of work that explains nothing gets the rate zero
+    rates = np.divide(scale, seconds_each, out=np.zeros_like(scale), where=seconds_each > 0)
+    direct = float(np.median([row["operations"] / row["forward"] for row in rows]))
+
+    def of_weight(large: bool) -> float:
+        some = [row for row in rows if (row["kernel"] >= 15) == large]
+        return float(np.median([row["operations"] / (row["backward"] - row["forward"]) for row in some] or [0.0]))
+
+    dft, channels, moved, made, read, calls = map(float, rates)
+    return Rates(dft, channels, moved, made, read, calls, direct, of_weight(large=False), of_weight(large=True))
