@@ -14,7 +14,7 @@ from torch import nn
 from mmfuse import plan
 from mmfuse.checkpoints import build, load_state
 from mmfuse.errors import UserError
-from mmfuse.methods.smfnet import GradientDenseBlock, SMFNet
+from mmfuse.methods.smfnet import GradientDenseBlock, SMFNet, _lovasz_softmax
 from mmfuse.nn.graph import Delivery, GraphReasoning
 from mmfuse.nn.invertible import InvertibleBlocks
 from mmfuse.nn.losses import correlation, gram_matrix, lovasz_jaccard, sobel_magnitude, spatial_gradient
@@ -414,6 +414,49 @@ def test_a_few_steps_lower_the_loss(part):
     totals = [sum(terms.values()) for terms in seen]
     assert totals[-1] < 0.8 * totals[0]
     assert seen[-1]["gradient"] < seen[0]["gradient"]
+
+
+def labelled(a: torch.Tensor) -> torch.Tensor:
+    """Masks with three classes: background and two blocks."""
+    mask = torch.zeros(a.shape[0], *a.shape[2:], dtype=torch.int64)
+    mask[:, 4:12, 4:12] = 1
+    mask[:, 12:, 20:30] = 2
+    return mask
+
+
+def test_the_loss_of_labels_is_one_minus_the_mean_iou_of_a_sure_answer():
+    mask = labelled(pair()[0])
+    answer = mask.clone()
+    answer[:, :, :8] = 0  # misses half of the first block
+    scores = 1000.0 * nn.functional.one_hot(answer, 5).movedim(-1, 1)  # classes 3 and 4 are nowhere
+    shares = [(answer == k).logical_and(mask == k).sum() / (answer == k).logical_or(mask == k).sum() for k in range(3)]
+    assert _lovasz_softmax(scores, mask).item() == pytest.approx(1 - sum(shares).item() / 3, abs=1e-6)
+    assert _lovasz_softmax(1000.0 * nn.functional.one_hot(mask, 3).movedim(-1, 1), mask) == 0
+
+
+def test_the_labels_train_decoder_and_labeller_and_only_stage_one():
+    a, b = pair()
+    method = tiny(semantic="labels", classes=3)
+    assert method.masked_parts() == ("reconstruction",)
+    assert tiny().masked_parts() == ()
+    # the labeller is drawn last: the rest starts alike
+    assert all(torch.equal(value, method.state_dict()[key]) for key, value in tiny().state_dict().items())
+    ones = dict.fromkeys(method.loss_terms["reconstruction"], 1.0)
+    value = method.part_losses("reconstruction", a, b, ones, labelled(a))["semantic"]
+    assert 0 < value < 1
+    for module in (method.labeller, method.decoder, method.encoder):
+        assert gradient_norm(value, module) > 0
+    assert "labeller" in method.part_modules("reconstruction")
+    assert "labeller" not in method.part_modules("fusion")
+    assert "labeller" not in method.deployed_modules()
+
+
+def test_a_class_beyond_those_told_of_is_refused():
+    a, b = pair()
+    with pytest.raises(UserError, match="class that SMFNet was not told of"):
+        method = tiny(semantic="labels", classes=2)
+        ones = dict.fromkeys(method.loss_terms["reconstruction"], 1.0)
+        method.part_losses("reconstruction", a, b, ones, labelled(a))
 
 
 def test_a_killed_stage_two_goes_on_with_the_same_bits(make_pack, tmp_path):

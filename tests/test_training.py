@@ -152,6 +152,34 @@ def test_both_images_are_cropped_alike(tmp_path, scale):
     assert len({tuple(crop.flatten().tolist()) for crop in a}) > 15, "crops and mirroring vary"
 
 
+@pytest.mark.parametrize("scale", [None, [0.2, 0.6]])
+def test_a_mask_is_cropped_with_its_images(tmp_path, scale):
+    a = np.zeros((40, 52), np.uint8)
+    a[10:30, 20:40] = 255
+    write_pack(tmp_path / "masked", [{"name": "x", "a": a, "b": a, "mask": a // 85}])
+    crop = {"height": 24, "width": 32, "scale": scale, "ratio": [0.75, 1.5]}
+    pack = Pack(tmp_path / "masked")
+    pairs = TrainingPairs([pack], {**BLOCK, "crop": crop, "batch": 20}, 0)
+    torch.manual_seed(0)
+    plain = pairs.batch(0)
+    pairs.masks = True
+    torch.manual_seed(0)
+    images, _, mask = pairs.batch(0)
+    assert torch.equal(images, plain[0]), "the masks change no crop"
+    assert (mask.shape, mask.dtype) == ((20, 24, 32), torch.int64)
+    assert set(mask.unique().tolist()) == {0, 3}
+    assert ((images[:, 0] > 0.5) == (mask == 3)).float().mean() > (0.999 if scale is None else 0.97)
+    (images, _, mask) = validation_pairs([pack], 1, 64, masks=True)[0]
+    assert torch.equal(images[0] * 3, mask.float())
+
+
+def test_a_pair_without_mask_is_named(make_pack):
+    pairs = TrainingPairs([Pack(make_pack(2))], BLOCK, 0)
+    pairs.masks = True
+    with pytest.raises(UserError, match=r"p\d in .* has no mask"):
+        pairs.batch(0)
+
+
 def test_crops_without_scale_are_pieces_of_the_image(tmp_path):
     whole, pack = negatives(tmp_path)
     crop = {"height": 16, "width": 24, "scale": None, "ratio": [1.0, 1.0]}

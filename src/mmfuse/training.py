@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import RandomCrop, RandomResizedCrop
@@ -33,6 +34,7 @@ from mmfuse.packs import Pack
 from mmfuse.seeding import derived_seed, seed_everything
 
 Row = dict[str, float]
+Batch = tuple[Tensor, ...]  # a, b (B, 1, h, w) in [0, 1]; then, where it was asked for, mask (B, h, w) int64
 _ORDER, _STEP = 0, 1  # streams of random numbers
 
 
@@ -75,6 +77,7 @@ class TrainingPairs:
             for number in range(len(pack))
         ]
         self.settings, self.seed = settings, seed
+        self.masks = False  # whether a batch holds the masks too
         self._epoch, self._order = -1, np.empty(0, np.int64)
         if not self.index:
             raise UserError(
@@ -87,12 +90,11 @@ class TrainingPairs:
     def __len__(self) -> int:
         return len(self.index)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return the batch of a step, (B, 1, h, w) in [0, 1] twice; draws from torch's global generator."""
+    def batch(self, step: int) -> Batch:
+        """Return the batch of a step; draws from torch's global generator."""
         count = self.settings["batch"]
         crops = [self._crop(*self.index[self._position(step * count + k)]) for k in range(count)]
-        pairs = torch.stack(crops)  # (B, 2, h, w)
-        return pairs[:, :1], pairs[:, 1:]
+        return tuple(torch.stack(kind) for kind in zip(*crops, strict=True))
 
     def _position(self, draw: int) -> int:
         """Return the pair for the n-th draw: every pair once in each epoch, in a new order."""
@@ -102,8 +104,8 @@ class TrainingPairs:
             self._epoch, self._order = epoch, order.permutation(len(self.index))
         return int(self._order[place])
 
-    def _crop(self, pack: Pack, number: int) -> Tensor:
-        """Return one random crop of both images, (2, h, w) in [0, 1]."""
+    def _crop(self, pack: Pack, number: int) -> Batch:
+        """Return one random crop of both images and, where asked for, of their mask."""
         sample, crop = pack[number], self.settings["crop"]
         shape = (crop["height"], crop["width"])
         full = torch.empty(1, *sample["a"].shape)  # torchvision asks an image for its shape alone
@@ -111,13 +113,29 @@ class TrainingPairs:
             top, left, height, width = RandomCrop.get_params(_at_least(full, shape), shape)
         else:
             top, left, height, width = RandomResizedCrop.get_params(full, crop["scale"], crop["ratio"])
-        pixels = np.stack([sample[key][top : top + height, left : left + width] for key in ("a", "b")])
+        window = (slice(top, top + height), slice(left, left + width))
+        layers = [sample["a"], sample["b"], *([_mask(pack, number)] if self.masks else [])]
+        pixels = np.stack([layer[window] for layer in layers])  # (2 or 3, height, width)
         if self.settings["flip"] and torch.rand(()) < 0.5:
             pixels = pixels[..., ::-1]
-        pair = torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255
-        if pair.shape[-2:] != shape:
-            pair = F.interpolate(pair[None], shape, mode="bilinear", antialias=True, align_corners=False)[0]
-        return pair
+        values = torch.from_numpy(np.ascontiguousarray(pixels)).float()[None]
+        pair, mask = values[:, :2] / 255, values[:, 2:]
+        if values.shape[-2:] != shape:
+            pair = F.interpolate(pair, shape, mode="bilinear", antialias=True, align_corners=False)
+            mask = F.interpolate(mask, shape, mode="nearest-exact") if self.masks else mask
+        return pair[0, :1], pair[0, 1:], *mask[0].long()
+
+
+def _mask(pack: Pack, number: int) -> NDArray[np.uint8]:
+    """Return the mask of a sample, (H, W)."""
+    sample = pack[number]
+    if "mask" not in sample:
+        raise UserError(
+            f"{sample['name']} in {pack.path} has no mask.",
+            expected="a mask of every training and validation pair, for a loss that learns from labels",
+            fix="train on a dataset with masks, or choose another form of this loss",
+        )
+    return sample["mask"]
 
 
 def _at_least(image: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -131,18 +149,22 @@ def _at_least(image: Tensor, shape: tuple[int, int]) -> Tensor:
     return image
 
 
-def validation_pairs(packs: Sequence[Pack], limit: int, side: int) -> list[tuple[Tensor, Tensor]]:
-    """Return evenly chosen validation pairs, cut centrally to multiples of 32 and at most `side`."""
+def validation_pairs(packs: Sequence[Pack], limit: int, side: int, *, masks: bool = False) -> list[Batch]:
+    """Return evenly chosen validation pairs, cut centrally to multiples of 32 and at most `side`; batches of one."""
     index = [(pack, number) for pack in packs for number in range(len(pack))]
     chosen = [index[k * len(index) // min(limit, len(index))] for k in range(min(limit, len(index)))]
-    return [(_centre(p[n]["a"], side), _centre(p[n]["b"], side)) for p, n in chosen]
+    pairs = []
+    for pack, number in chosen:
+        images = [_centre(pack[number][key], side)[None].float() / 255 for key in ("a", "b")]
+        pairs.append((*images, *([_centre(_mask(pack, number), side).long()] if masks else [])))
+    return pairs
 
 
-def _centre(image: np.ndarray, side: int) -> Tensor:
+def _centre(image: NDArray[np.uint8], side: int) -> Tensor:
+    """Return the middle of an image, (1, h, w) uint8."""
     height, width = (min(length, side) // 32 * 32 or length for length in image.shape)
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    crop = image[top : top + height, left : left + width].copy()
-    return torch.from_numpy(crop)[None, None].float() / 255
+    return torch.from_numpy(image[top : top + height, left : left + width].copy())[None]
 
 
 def step_count(settings: Mapping[str, Any], pairs: int) -> int:
@@ -171,8 +193,8 @@ class _PartObjective(nn.Module):
         super().__init__()
         self.method, self.part, self.weights = method, part, weights
 
-    def forward(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        return self.method.part_losses(self.part, a, b, self.weights)
+    def forward(self, a: Tensor, b: Tensor, *mask: Tensor) -> dict[str, Tensor]:
+        return self.method.part_losses(self.part, a, b, self.weights, *mask)
 
 
 def prepare_part(method: FusionMethod, part: str) -> list[nn.Parameter]:
@@ -224,7 +246,7 @@ def train_part(
     settings: Mapping[str, Any],
     loop: Mapping[str, Any],
     pairs: TrainingPairs,
-    validation: list[tuple[Tensor, Tensor]],
+    validation: list[Batch],
     seed: int,
     resume: Path,
     fingerprint: str,
@@ -314,13 +336,13 @@ def _one_step(
 ) -> Row:
     """Do one optimiser step and return its history row."""
     seed_everything(seed, _STEP, step)
-    a, b = (_own_share(batch, fabric) for batch in pairs.batch(step))
+    batch = [_own_share(kind, fabric) for kind in pairs.batch(step)]
     epoch = step * settings["batch"] / len(pairs)
     rate = learning_rate(step, steps, settings, epoch)
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(step, steps, settings, epoch + group["ahead"])
     optimiser.zero_grad()
-    losses = objective(a, b)
+    losses = objective(*batch)
     total = torch.stack(list(losses.values())).sum()
     fabric.backward(total)
     if settings["clip"] is not None:
@@ -353,13 +375,13 @@ def _validate(
     objective: nn.Module,
     method: FusionMethod,
     part: str,
-    validation: list[tuple[Tensor, Tensor]],
+    validation: list[Batch],
 ) -> Row:
     """Return the mean losses over the validation pairs."""
     method.eval()
     sums: Row = {}
-    for a, b in validation:
-        for name, value in objective(fabric.to_device(a), fabric.to_device(b)).items():
+    for batch in validation:
+        for name, value in objective(*map(fabric.to_device, batch)).items():
             sums[name] = sums.get(name, 0.0) + float(value) / len(validation)
     for module in method.part_modules(part).values():
         module.train()

@@ -40,6 +40,10 @@ class FusionMethod(nn.Module):
         """Return the submodules that a part trains, by their attribute names; everything else is frozen."""
         raise NotImplementedError
 
+    def masked_parts(self) -> tuple[str, ...]:
+        """Return the parts whose `part_losses` take the masks of the training pairs as one more argument, `mask`."""
+        return ()
+
     def part_losses(self, part: str, a: Tensor, b: Tensor, weights: dict[str, float]) -> dict[str, Tensor]:
         """Return a part's weighted loss terms for a batch; their sum is minimised.
 

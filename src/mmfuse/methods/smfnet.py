@@ -34,7 +34,7 @@ CHOICES = {
     "nodes": tuple(NODES),
     "join": ("sum", "concat"),
     "decomposition": ("by_channel", "detached"),
-    "semantic": ("threshold", "constant"),
+    "semantic": ("threshold", "labels", "constant"),
     "gram": ("image", "features"),
     "spatial": ("visible", "both"),
     "interaction": ("graph", "detail"),
@@ -165,7 +165,8 @@ class SMFNet(FusionMethod):
         residual: Whether the base branch has its convolution and shortcut (Table 5: w/o residual transformer).
         graph: Whether there is a graph (Table 5: w/o GNN).
         decomposition: Correlation by_channel (paper), or detached, one number without gradient (published code).
-        semantic: Regions by threshold, or constant, which has no gradient (published code).
+        semantic: Regions by threshold, labels (the dataset's masks), or constant, without gradient (published code).
+        classes: Number of classes in the masks, for `labels`.
         gram: Gram matrix of the image (published code) or of its shallow features.
         spatial: Which images the spatial gradient is for: visible (published code) or both.
         both_stages: Whether stage I's decomposition has the graph's correlation too (Table 5: both cc_G).
@@ -201,6 +202,7 @@ class SMFNet(FusionMethod):
         graph: bool = True,
         decomposition: str = "by_channel",
         semantic: str = "threshold",
+        classes: int = 9,
         gram: str = "image",
         spatial: str = "visible",
         both_stages: bool = False,
@@ -227,6 +229,7 @@ class SMFNet(FusionMethod):
         base_layer, detail_layer = stack(base_layers), DetailFusion(dim, invertible, train_sobel=train_sobel)
         self.base_fusion: nn.Module = detail_layer if exchange else base_layer
         self.detail_fusion: nn.Module = base_layer if exchange else detail_layer
+        self.labeller = _labeller(dim, classes) if semantic == "labels" else None
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """See `FusionMethod.forward`."""
@@ -255,16 +258,25 @@ class SMFNet(FusionMethod):
 
     def part_modules(self, part: str) -> dict[str, nn.Module]:
         """See `FusionMethod.part_modules`; S10: stage II goes on with everything that stage I trained."""
-        modules = dict(self.named_children())
-        fusion = {"base_fusion", "detail_fusion"}
-        return {name: module for name, module in modules.items() if part == "fusion" or name not in fusion}
+        other = {"labeller"} if part == "fusion" else {"base_fusion", "detail_fusion"}
+        return {name: module for name, module in self.named_children() if name not in other}
 
-    def part_losses(self, part: str, a: Tensor, b: Tensor, weights: dict[str, float]) -> dict[str, Tensor]:
-        """Eq. 17 to 26 in stage I, eq. 27 to 30 in stage II."""
-        losses = self._reconstruction_losses if part == "reconstruction" else self._fusion_losses
-        return {term: weights[term] * value for term, value in losses(a, b).items()}
+    def deployed_modules(self) -> dict[str, nn.Module]:
+        """See `FusionMethod.deployed_modules`."""
+        return self.part_modules("fusion")
 
-    def _reconstruction_losses(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    def masked_parts(self) -> tuple[str, ...]:
+        """See `FusionMethod.masked_parts`."""
+        return ("reconstruction",) if self.semantic == "labels" else ()
+
+    def part_losses(
+        self, part: str, a: Tensor, b: Tensor, weights: dict[str, float], mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Eq. 17 to 26 in stage I, with `mask` (B, H, W) int64 for `labels`; eq. 27 to 30 in stage II."""
+        losses = self._reconstruction_losses(a, b, mask) if part == "reconstruction" else self._fusion_losses(a, b)
+        return {term: weights[term] * value for term, value in losses.items()}
+
+    def _reconstruction_losses(self, a: Tensor, b: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Stage I, eq. 17 to 26."""
         images = torch.cat([a, b])
         shallow, features = self._features(images)
@@ -279,7 +291,7 @@ class SMFNet(FusionMethod):
             return {
                 # S4: half of the paper's 1 - SSIM; like the gradient, it sums over both images
                 "ssim": 2 * ssim_loss(restored, images),
-                "semantic": self._semantic_loss(visible, b),
+                "semantic": self._semantic_loss(visible, b, mask),
                 "intensity": _gram_distance(*compared),
                 "gradient": 2 * F.l1_loss(sobel_magnitude(restored), sobel_magnitude(images)),
                 "spatial": torch.stack(slopes).sum(),
@@ -299,8 +311,11 @@ class SMFNet(FusionMethod):
                 "decomposition": self._decomposition_loss(features, self.interaction),
             }
 
-    def _semantic_loss(self, restored: Tensor, image: Tensor) -> Tensor:
+    def _semantic_loss(self, restored: Tensor, image: Tensor, mask: Tensor | None = None) -> Tensor:
         """How badly the regions of the image overlap with those of its restoration (eq. 21 to 25)."""
+        if self.labeller is not None:
+            assert mask is not None
+            return _lovasz_softmax(self.labeller(restored), mask)
         if self.semantic == "constant":
             # S5: softmax over one channel is one everywhere, and the labels are compared with zero: what is left of the
             # loss is the share of pixels that are not black
@@ -327,6 +342,41 @@ class SMFNet(FusionMethod):
         if self.decomposition == "detached":  # S1: as published, over everything at once and without gradient
             return correlation(a.flatten(), b.flatten()).detach()
         return correlation(a.flatten(2), b.flatten(2)).mean()
+
+
+def _labeller(dim: int, classes: int) -> nn.Module:
+    """Return a small network that tells the classes of a restored image's pixels; only training needs it.
+
+    ASSUME: the paper compares the one-channel restoration itself with labels, which can name no more than two classes.
+    """
+    return nn.Sequential(
+        nn.Conv2d(1, dim, 3, padding=1),
+        nn.LeakyReLU(inplace=True),
+        nn.Conv2d(dim, dim, 3, padding=2, dilation=2),
+        nn.LeakyReLU(inplace=True),
+        nn.Conv2d(dim, classes, 3, padding=4, dilation=4),
+    )
+
+
+def _lovasz_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Return the Lovasz-Softmax loss, the mean over the classes that a batch shows.
+
+    Shape: scores (B, classes, H, W); mask (B, H, W).
+    Source: Berman et al. 2018, eq. 11, over the pixels of the batch; SMFNet eq. 21 to 25.
+    """
+    classes = scores.shape[1]
+    if int(mask.max()) >= classes:
+        raise UserError(
+            "A mask has a class that SMFNet was not told of.",
+            expected=f"classes from 0 to {classes - 1}",
+            found=int(mask.max()),
+            fix="raise methods.smfnet.network.classes to the number of classes of the dataset",
+        )
+    shares = scores.float().softmax(dim=1).movedim(1, 0).flatten(1)  # (classes, B H W)
+    labels = mask.flatten() == torch.arange(classes, device=mask.device)[:, None]
+    shown = labels.any(dim=1)
+    shares, labels = shares[shown], labels[shown]
+    return lovasz_jaccard(torch.where(labels, 1 - shares, shares), labels).mean()
 
 
 def _single_precision(image: Tensor) -> torch.autocast:

@@ -68,7 +68,8 @@ def run(
     for path in start:
         load_into(method, path)
     packs = [Pack(path) for path in val]
-    validation = validation_pairs(packs, loop["validation_images"], loop["validation_side"])
+    pairs.masks = part in method.masked_parts()
+    validation = validation_pairs(packs, loop["validation_images"], loop["validation_side"], masks=pairs.masks)
     if not validation:
         raise UserError(
             "There is nothing to validate with.", found=", ".join(map(str, val)), fix="raise prepare.val_fraction"
@@ -156,7 +157,8 @@ def _survey(pairs: TrainingPairs, batches: int, seed: int) -> Iterator[tuple[Ten
     """Yield batches of random crops of training pairs, the same for the same seed."""
     for step in range(batches):
         seed_everything(seed, _SURVEY, step)
-        yield pairs.batch(step)
+        a, b = pairs.batch(step)
+        yield a, b
 
 
 def check_parts(method: FusionMethod, settings: Mapping[str, Any]) -> None:
