@@ -200,6 +200,24 @@ def test_variants_share_with_each_other_what_base_does_not_have(study):
     ]  # fmt: skip
 
 
+def test_weights_of_one_task_serve_another_without_a_training_of_their_own(study):
+    """SMFNet's Table 4: what was trained on infrared-visible pairs, applied to medical ones."""
+    study["methods"]["mma_unet"]["variants"]["from_ivif"] = {"trained_on": "ivif"}
+    study["study"]["systems"] = [
+        {"method": "mma_unet", "variant": "base", "tasks": ["ivif", "mif"]},
+        {"method": "mma_unet", "variant": "from_ivif", "tasks": ["mif"]},
+    ]
+    study["study"]["seeds"] = [3]
+    assert {system.task for system, _ in plan.trainings(study)} == {"ivif", "mif"}
+    assert len(plan.trainings(study)) == 6, "the transferred system trains nothing"
+    path = plan.checkpoint(
+        study, Path("c"), task="mif", method="mma_unet", variant="from_ivif", seed=3, part="fusion"
+    )  # fmt: skip
+    assert path == Path("c/ivif/mma_unet/base/s3/fusion.safetensors")
+    del study["study"]["systems"][0]
+    assert {(system.task, system.variant) for system, _ in plan.trainings(study)} == {("ivif", "base")}
+
+
 def test_a_training_from_weights_that_its_variant_no_longer_shares_is_refused(study):
     """What a dvc.yaml would ask for that was written before the variant changed."""
     from mmfuse.commands import _check_start

@@ -133,14 +133,14 @@ def _check_study(values: Mapping[str, Any], path: Path) -> None:
     """Check the names of the study: methods, their variants and tasks, and the datasets of which it takes a part."""
     for entry in values["study"]["systems"]:
         _check_name(entry["method"], f"{path}: study.systems")
-        for task in entry["tasks"]:
+        trained_on = [plan.settings_of(values, entry["method"], entry["variant"]).get("trained_on")]
+        for task in [*entry["tasks"], *filter(None, trained_on)]:
             if task not in values["study"]["tasks"]:
                 raise UserError(
                     f"{path}: study.systems asks for task {task!r}.",
                     expected=", ".join(values["study"]["tasks"]),
                     found=task,
                 )
-        plan.settings_of(values, entry["method"], entry["variant"])
     known = plan.datasets_of(values)
     for dataset in values["prepare"].get("subset", {}):
         if dataset not in known:

@@ -102,8 +102,14 @@ def origin(parameters: Parameters, method: str, variant: str, part: str) -> str:
 def _up_to(parameters: Parameters, method: str, variant: str, part: str) -> dict[str, Any]:
     """Return the settings of a variant that a training of `part` depends on: all but those of later parts."""
     settings = settings_of(parameters, method, variant)
+    settings.pop("trained_on", None)
     needed = [*earlier_parts(parameters, method, part), part]
     return settings | {"parts": {name: settings["parts"][name] for name in needed}}
+
+
+def training_task(parameters: Parameters, method: str, variant: str, task: str) -> str:
+    """Return the task whose pairs a variant is trained on where it serves `task`: another one if it says so."""
+    return str(settings_of(parameters, method, variant).get("trained_on", task))
 
 
 def checkpoint(
@@ -111,6 +117,7 @@ def checkpoint(
 ) -> Path:
     """Return the path of a part's best weights; variants that share a part share the file."""
     source = origin(parameters, method, variant, part)
+    task = training_task(parameters, method, variant, task)
     return checkpoints / task / method / source / f"s{seed}" / f"{part}.safetensors"
 
 
@@ -190,7 +197,8 @@ def trainings(parameters: Parameters) -> list[tuple[System, str]]:
         for system in systems_of(parameters, task):
             for part in parts_of(parameters, system.method):
                 source = origin(parameters, system.method, system.variant, part)
-                found[replace(system, variant=source), part] = None
+                trained_on = training_task(parameters, system.method, system.variant, task)
+                found[replace(system, variant=source, task=trained_on), part] = None
     return list(found)
 
 
