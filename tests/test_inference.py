@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from mmfuse import cli, methods
-from mmfuse.benchmarks import convolution
+from mmfuse.benchmarks import convolution, variants
 from mmfuse.benchmarks import network as measured
 from mmfuse.checkpoints import build
 from mmfuse.nn.convolution_cost import Task
@@ -105,6 +106,22 @@ def test_benchmark_of_a_network(train, benchmark, monkeypatch):
     assert all(result[f"{what}_{way}"] > 0 for what in ("seconds", "peak_mib") for way in ("direct", "ours"))
     assert result["multiply_adds"] > result["parameters"] > 10_000
     assert result["speedup"] == result["seconds_direct"] / result["seconds_ours"]
+
+
+def test_the_cost_of_variants_is_counted_by_hand(parameters, project):
+    """A layer of C channels, K x K, on N pixels has C C K K weights and N times as many multiply-adds."""
+    block = parameters["methods"]["lkc_funet"]
+    block["variants"]["wide"] = {"network": {"init_kernel": block["network"]["init_kernel"] + 2}}
+    path = project / "params.yaml"
+    path.write_text(yaml.safe_dump(parameters), encoding="utf-8")
+    found = {row["variant"]: row for row in variants.run("lkc_funet", params=path, height=32, width=64)}
+    base, wide = found["base"], found["wide"]
+    again = build("lkc_funet", block["network"])
+    assert base["parameters"] == sum(values.numel() for values in again.parameters())
+    more = wide["parameters"] - base["parameters"]
+    assert more > 0
+    assert wide["multiply_adds"] - base["multiply_adds"] == more * 32 * 64
+    assert [row["parameters"] for row in variants.run("average", params=path, height=32, width=32)] == [0]
 
 
 def test_benchmark_of_a_method_without_large_kernels(benchmark, monkeypatch):

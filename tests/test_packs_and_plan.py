@@ -243,14 +243,20 @@ def test_every_shared_part_is_trained_once(study):
             assert (System(system.method, source, system.task, system.seed), earlier) in trainings
 
 
+def training_pack(study, variant, part):
+    return plan.training_pack(study, Path("p"), "d", method="mma_unet", variant=variant, part=part)
+
+
 def test_parts_and_packs(study):
     assert plan.parts_of(study, "mma_unet") == ["vi_unet", "ir_unet", "fusion"]
     assert plan.parts_of(study, "average") == plan.parts_of(study, "a_method_without_a_block") == []
     assert plan.earlier_parts(study, "mma_unet", "fusion") == ["vi_unet", "ir_unet"]
     assert plan.earlier_parts(study, "mma_unet", "vi_unet") == []
-    assert plan.training_pack(study, Path("p"), "d", "mma_unet", "fusion") == Path("p/d/train.safetensors")
-    study["methods"]["mma_unet"]["parts"]["fusion"]["patches"] = "square"
-    assert plan.training_pack(study, Path("p"), "d", "mma_unet", "fusion") == Path("p/d/patches.square.safetensors")
+    for part in ("vi_unet", "fusion"):
+        assert training_pack(study, "late", part) == Path("p/d/train.safetensors")
+    study["methods"]["mma_unet"]["variants"]["late"]["parts"]["fusion"]["patches"] = "square"
+    assert training_pack(study, "late", "fusion") == Path("p/d/patches.square.safetensors")
+    assert training_pack(study, "base", "fusion") == Path("p/d/train.safetensors")
 
 
 def test_datasets_and_tasks(study):

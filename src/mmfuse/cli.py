@@ -223,6 +223,21 @@ def benchmark_metrics(
         print(line)
 
 
+@benchmark.command(name="variants")
+def benchmark_variants(
+    method: Annotated[str, typer.Argument(help="Method; see `mmfuse list methods`.")],
+    params: Annotated[Path, typer.Option(help="The parameters that have the variants.")] = Path("params.yaml"),
+    height: Annotated[int, typer.Option(help="Of the images.")] = 256,
+    width: Annotated[int, typer.Option(help="Of the images.")] = 256,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
+) -> None:
+    """Count the parameters and multiply-adds of each variant of a method."""
+    from mmfuse.benchmarks import variants
+
+    found = variants.run(method, params=params, height=height, width=width)
+    print(dumps(found, indent=2) if json else "\n".join(variants.lines(method, found, height, width)))
+
+
 def main() -> None:
     """Run the command; exit code 2 for the user's mistakes, 1 for ours."""
     try:

@@ -230,20 +230,16 @@ def _check_methods(values: Mapping[str, Any], schema: Mapping[str, Any], path: P
             settings = plan.settings_of(values, method, variant)
             check_against_schema(settings, one, what)
             for part, chosen in settings.get("parts", {}).items():
-                _check_patches(values, method, part, chosen["patches"], what)
+                _check_patches(values, part, chosen["patches"], what)
 
 
-def _check_patches(values: Mapping[str, Any], method: str, part: str, patches: str, what: str) -> None:
+def _check_patches(values: Mapping[str, Any], part: str, patches: str, what: str) -> None:
     if patches != "whole" and patches not in values["prepare"]["patches"]:
         raise UserError(
             f"{what}: parts.{part}.patches is not a patch set.",
             expected=", ".join(["whole", *values["prepare"]["patches"]]),
             found=patches,
         )
-    # the workflow looks up a part's packs without its variant
-    own = values["methods"][method]["parts"].get(part, {}).get("patches")
-    if patches != own:
-        raise UserError(f"{what}: parts.{part}.patches: a variant cannot change it.", expected=own, found=patches)
 
 
 def pick(values: Mapping[str, Any], key: str, files: dict[str, Any] | None = None) -> Any:

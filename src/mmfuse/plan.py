@@ -127,9 +127,11 @@ def earlier_parts(parameters: Parameters, method: str, part: str) -> list[str]:
     return parts[: parts.index(part)]
 
 
-def training_pack(parameters: Parameters, prepared: Path, dataset: str, method: str, part: str) -> Path:
+def training_pack(
+    parameters: Parameters, prepared: Path, dataset: str, *, method: str, variant: str, part: str
+) -> Path:
     """Return the pack a part trains on: the whole images, or the patch set that the part names."""
-    patches = parameters["methods"][method]["parts"][part]["patches"]
+    patches = settings_of(parameters, method, variant)["parts"][part]["patches"]
     return prepared / dataset / ("train.safetensors" if patches == "whole" else f"patches.{patches}.safetensors")
 
 
@@ -210,7 +212,7 @@ def report_inputs(parameters: Parameters) -> list[str]:
         files += [f"data/raw/{dataset}.run.json", *packs]
         files += [f"data/prepared/{dataset}/{name}" for name in ("pairs.csv", "run.json")]
     for system, part in trainings(parameters):
-        patches = parameters["methods"][system.method]["parts"][part]["patches"]
+        patches = settings_of(parameters, system.method, system.variant)["parts"][part]["patches"]
         if patches != "whole":
             names = parameters["study"]["tasks"][system.task]["train"]
             files += [f"data/prepared/{name}/patches.{patches}.run.json" for name in names]

@@ -47,8 +47,8 @@ def manifest(wildcards):
 
 def training_packs(wildcards):
     names = STUDY["study"]["tasks"][wildcards.task]["train"]
-    packs = (plan.training_pack(STUDY, Path("data/prepared"), n, wildcards.method, wildcards.part) for n in names)
-    return [pack.as_posix() for pack in packs]
+    system = dict(method=wildcards.method, variant=wildcards.variant, part=wildcards.part)
+    return [plan.training_pack(STUDY, Path("data/prepared"), name, **system).as_posix() for name in names]
 
 
 def validation_packs(wildcards):

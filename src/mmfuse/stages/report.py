@@ -240,18 +240,18 @@ def _runs(parameters: Mapping[str, Any], rooms: Rooms) -> list[Run]:
         runs.append(provenance.read_run(raw, "download", dataset))
         runs.append(provenance.read_run(rooms.prepared / dataset / "run.json", "prepare", dataset))
     trainings = plan.trainings(parameters)
-    packs = [
-        (dataset, plan.training_pack(parameters, rooms.prepared, dataset, system.method, part))
-        for system, part in trainings
-        for dataset in parameters["study"]["tasks"][system.task]["train"]
-    ]
-    for dataset, pack in dict.fromkeys(packs):
+    packs: dict[tuple[str, Path], None] = {}
+    for system, part in trainings:
+        what = {"method": system.method, "variant": system.variant, "part": part}
+        for dataset in parameters["study"]["tasks"][system.task]["train"]:
+            packs[dataset, plan.training_pack(parameters, rooms.prepared, dataset, **what)] = None
+    for dataset, pack in packs:
         if pack.name != "train.safetensors":  # a set of patches, with a run of its own
             runs.append(provenance.read_run(pack.with_suffix(".run.json"), "crop", dataset, pack.stem))
     for system, part in trainings:
         path = _weights(parameters, rooms, system, part)
-        what = path.relative_to(rooms.checkpoints).with_suffix("").parts
-        runs.append(provenance.read_run(path.with_suffix(".run.json"), "train", *what))
+        names = path.relative_to(rooms.checkpoints).with_suffix("").parts
+        runs.append(provenance.read_run(path.with_suffix(".run.json"), "train", *names))
     for stage, room in (("fuse", rooms.fused), ("evaluate", rooms.scores)):
         runs += [
             provenance.read_run(room / dataset / f"{system.label}.run.json", stage, dataset, system.label)

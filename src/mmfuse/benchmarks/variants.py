@@ -1,0 +1,51 @@
+"""What each variant of a method costs, counted without computing: numbers in the network and multiply-adds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmfuse.benchmarks.network import options_of, plain
+from mmfuse.checkpoints import build
+from mmfuse.parameters import load_parameters
+from mmfuse.plan import settings_of
+
+
+def run(method: str, *, params: Path, height: int, width: int) -> list[dict[str, Any]]:
+    """Count the parameters that fusing needs and the multiply-adds of fusing one pair, for each variant.
+
+    Nothing is computed, so that networks of any size are counted at once. Multiply-adds are those of convolutions and
+    matrix products, done directly.
+
+    Raises:
+        UserError: the parameters do not know the method, or cannot build a variant.
+    """
+    parameters = load_parameters(params)
+    settings_of(parameters, method, "base")
+    found = []
+    for variant in parameters["methods"].get(method, {}).get("variants", {"base": {}}):
+        with torch.device("meta"):
+            network = plain(build(method, options_of(method, params, variant, [])).eval())
+            with torch.inference_mode(), FlopCounterMode(display=False) as counted:
+                network(*torch.zeros(2, 1, 1, height, width))
+        modules = network.deployed_modules().values()
+        found.append(
+            {
+                "variant": variant,
+                "parameters": sum(values.numel() for module in modules for values in module.parameters()),
+                "multiply_adds": counted.get_total_flops() // 2,
+            }
+        )
+    return found
+
+
+def lines(method: str, found: Sequence[Mapping[str, Any]], height: int, width: int) -> Iterator[str]:
+    """Yield what `run` found as a table, for people."""
+    yield f"| {method} | parameters | multiply-adds of a pair of {height} x {width}, billions |"
+    yield "|---|---|---|"
+    for row in found:
+        yield f"| {row['variant']} | {row['parameters']:,} | {row['multiply_adds'] / 1e9:,.2f} |"
