@@ -171,6 +171,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     random = np.random.default_rng(0)
     entries = {"road": _entry("ivif", f"Roads {NASTY}"), "brain": _entry("mif", "Brains")}
     (tmp_path / "catalog.yaml").write_text(yaml.safe_dump({"datasets": entries}), encoding="utf-8")
+    (tmp_path / "published.csv").write_text("paper,table,dataset,method,metric,value\n", encoding="utf-8")
     for dataset in entries:
         _dataset(tmp_path, dataset, random)
     _training(tmp_path, seed=0)
@@ -190,6 +191,7 @@ def _run(project: Path, out: Path | None = None, parameters: dict[str, Any] | No
         analyses=project / "analysis",
         out=out,
         catalog=project / "catalog.yaml",
+        printed=project / "published.csv",
     )
     return (out / "index.html").read_text(encoding="utf-8")
 

@@ -25,6 +25,7 @@ Out = Annotated[Path, typer.Option("--out", help="What the stage writes.")]
 TestPack = Annotated[Path, typer.Option("--test", help="Pack of the test pairs.")]
 Fused = Annotated[Path, typer.Option("--fused", help="Folder of the fused images.")]
 DEFAULT_PARAMS = Path("params.yaml")
+PUBLISHED = Path("data/published.csv")  # what the papers print
 
 
 def _sources(stage: str, *entries: str) -> list[Path]:
@@ -362,11 +363,13 @@ def report(
         for dataset in task["test"]
         for end in (".csv", ".pairs.csv")
     ]
+    tables.append(out / "tables" / "published.csv")
     job = Job(
         stage="report",
         name=parameters["study"]["name"],
         inputs=[
             *_sources("report", "reporting.*", "metrics.*", "analyses.*"),
+            PUBLISHED,
             *map(Path, plan.report_inputs(parameters)),
         ],
         outputs=[out / "index.html", *tables],
@@ -379,7 +382,7 @@ def report(
         job,
         lambda _: stage.run(
             parameters=parameters, prepared=prepared, checkpoints=checkpoints, fused=fused, scores=scores,
-            analyses=analyses, out=out, catalog=Path("data/catalog.yaml"),
+            analyses=analyses, out=out, catalog=Path("data/catalog.yaml"), printed=PUBLISHED,
         ),
     )  # fmt: skip
     print((out / "index.html").resolve())

@@ -111,6 +111,7 @@ def load_parameters(path: Path) -> dict[str, Any]:
     _check_study(values, path)
     _check_analyses(values, path)
     _check_sweeps(values, path)
+    _check_published(values, path)
     return dict(values)
 
 
@@ -201,6 +202,22 @@ def _check_sweeps(values: Mapping[str, Any], path: Path) -> None:
             )
         for variant in variants:
             plan.place(values, entry["method"], variant, entry["x"])
+
+
+def _check_published(values: Mapping[str, Any], path: Path) -> None:
+    """Check the names under `report.published`: test datasets and systems of the study."""
+    scored = [(dataset, f"{s.method}.{s.variant}") for dataset, s in plan.scored_pairs(values)]
+    for entry in values["report"].get("published", []):
+        for dataset in entry["datasets"]:
+            known = dict.fromkeys(system for name, system in scored if name == dataset)
+            other = next((system for system in entry["rows"].values() if system not in known), None)
+            if other is not None or not known:
+                raise UserError(
+                    f"{path}: report.published asks for what the study does not measure on {dataset}.",
+                    expected=", ".join(known) or "a test dataset of the study",
+                    found=other or dataset,
+                    fix="add it to the study, or take it from the table",
+                )
 
 
 def _check_name(method: str, what: str) -> None:

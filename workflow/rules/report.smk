@@ -6,11 +6,13 @@ REPORT_TABLES = [
     for name in task["test"]
     for end in (".csv", ".pairs.csv")
 ]
+REPORT_TABLES.append("reports/tables/published.csv")
 
 
 rule report:
     input:
         study=plan.report_inputs(STUDY),
+        printed="data/published.csv",
         code=code_of("report", "reporting.*", "metrics.*", "analyses.*"),
     output:
         page="reports/index.html",

@@ -16,7 +16,7 @@ from mmfuse.files import whole_file
 from mmfuse.images import read_image
 from mmfuse.packs import Pack, Sample
 from mmfuse.plan import System
-from mmfuse.reporting import cards, comparisons, figures, pictures, provenance, standing, statistics, tables
+from mmfuse.reporting import cards, comparisons, figures, pictures, provenance, published, standing, statistics, tables
 from mmfuse.reporting.comparisons import Shown
 from mmfuse.reporting.pictures import Picture
 from mmfuse.reporting.provenance import Run
@@ -101,13 +101,17 @@ def _examples(pack: Pack, roles: tuple[str, str], settings: Mapping[str, Any], c
     return strip
 
 
+def _groups(rooms: Rooms, dataset: str, systems: Sequence[System]) -> list[Group]:
+    return grouped([read_scores(rooms.scores, dataset, system) for system in systems], dataset)
+
+
 def _dataset(
     parameters: Mapping[str, Any], rooms: Rooms, catalog: Mapping[str, Dataset], dataset: str, systems: Sequence[System]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return one dataset's part of the page, and its tables as CSV by file name."""
     settings = parameters["report"]
     card = cards.card(catalog, dataset, rooms.prepared)
-    groups = grouped([read_scores(rooms.scores, dataset, system) for system in systems], dataset)
+    groups = _groups(rooms, dataset, systems)
     table = tables.build(
         groups,
         lambda label: provenance.anchor("row", dataset, label),
@@ -282,8 +286,9 @@ def run(
     analyses: Path,
     out: Path,
     catalog: Path,
+    printed: Path,
 ) -> None:
-    """Write `index.html`, `tables/DATASET.csv` and `tables/DATASET.pairs.csv` into `out`, all of them or none.
+    """Write `index.html` and, below `tables`, DATASET.csv, DATASET.pairs.csv and published.csv: all of them or none.
 
     Raises:
         UserError: something that the study names is missing (the message says which stage makes it), or scores
@@ -299,6 +304,9 @@ def run(
         section, texts = _dataset(parameters, rooms, entries, dataset, found)
         sections.append(section)
         written.update({out / "tables" / name: text for name, text in texts.items()})
+    groups = {dataset: _groups(rooms, dataset, found) for dataset, found in systems.items()}
+    beside = published.sections(parameters, printed, groups)
+    written[out / "tables" / "published.csv"] = published.as_csv(beside)
     runs = _runs(parameters, rooms)
     made = provenance.makers(runs)
     context = {
@@ -306,6 +314,8 @@ def run(
         "seeds": parameters["study"]["seeds"],
         "settings": parameters["report"],
         "datasets": sections,
+        "published": beside,
+        "beside": published.shown,
         "trained": _trained(parameters, rooms),
         "analysed": _analysed(parameters, rooms),
         "overview": provenance.overview(runs, parameters),
