@@ -51,7 +51,7 @@ def _channels(images: Tensor, windows: tuple[Window, ...], border: bool) -> tupl
     for scale, window in enumerate(windows):
         frame = (len(window) // 2,) * 4 if border else (0,) * 4
         if scale > 0:
-            images = filter_valid(pad(images, frame), window)[..., ::2, ::2]
+            images = filter_valid(pad(images, frame), window, step=2)
         local = local_moments(pad(images, frame), window)
         source, distorted = local.variance_s.clamp_(min=0), local.variance_f.clamp_(min=0)
         # a flat source explains nothing; a flat fused image holds nothing; a negative gain counts as noise alone

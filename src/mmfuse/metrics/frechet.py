@@ -7,27 +7,35 @@ their correlation asks for.
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmfuse.metrics.elementary import log_
+from mmfuse.metrics.elementary import log
 
 CELLS = 9
 _CUTS = CELLS - 1  # inside 0..1, of one distribution's cumulative sums
+_PIECES = 2 * _CUTS + 1
 _TINY = 1e-300  # keeps logarithms and quotients finite; as a share of an entropy it is nothing
+_SMALL = 1e-100  # as good as nothing too, and its square is no less than `_TINY`
 
 
 class Windows(NamedTuple):
-    """Windows as distributions over their cells, which are numbered column by column."""
+    """Windows as distributions over their cells, which are numbered column by column from -4 to 4."""
 
     cells: Tensor  # (9, S, n), as given
     share: Tensor  # (9, S, n), of each cell; all together 1
     entropy: Tensor  # (S, n), in nats
     place: Tensor  # (S, n), mean number of the cell
-    spread: Tensor  # (S, n), standard deviation of that number
-    contrast: Tensor  # (S, n), distance of the shares from equal ones
+    square: Tensor  # (S, n), mean square of that number
+    spread: Tensor  # (S, n), standard deviation of that number over that of the shares; 0 for equal shares
+
+    def of(self, first: int, last: int) -> Windows:
+        """Return the windows of some of the images."""
+        return Windows(*(values[..., first : last + 1, :] for values in self))
 
 
 def describe(cells: Tensor) -> Windows:
@@ -41,17 +49,20 @@ def describe(cells: Tensor) -> Windows:
     if constant.any():
         share += constant
         total += CELLS * constant
-    share /= total
-    number = torch.arange(CELLS, dtype=share.dtype, device=share.device)[:, None, None]
-    place = (number * share).sum(dim=0)
-    spread = (number - place).square_().mul_(share).sum(dim=0).sqrt_()
-    contrast = share.square().sum(dim=0).sub_(1 / CELLS).masked_fill_(constant, 0).sqrt_()
-    return Windows(cells, share, -_negative_entropy(share), place, spread, contrast)
+    share *= total.reciprocal_()
+    place, square = (_numbers(CELLS).to(share) @ share.flatten(1)).view(2, *total.shape)
+    # the shares of a window that is not constant have a variance of at least 1/648
+    contrast = share.square().sum(dim=0).sub_(1 / CELLS).masked_fill_(constant, math.inf)
+    spread = torch.addcmul(square, place, place, value=-1).clamp_(min=0).div_(contrast).sqrt_()
+    entropy = log(share.clamp(min=_TINY)).mul_(share).sum(dim=0).neg_()
+    return Windows(cells, share, entropy, place, square, spread)
 
 
-def _negative_entropy(shares: Tensor) -> Tensor:
-    """Return the sum of x log x over the first dimension."""
-    return log_(shares.clamp(min=_TINY)).mul_(shares).sum(dim=0)
+@functools.cache
+def _numbers(count: int) -> Tensor:
+    """Return numbers with the mean 0, and their squares, (2, count)."""
+    number = torch.arange(count, dtype=torch.float64) - (count - 1) / 2
+    return torch.stack([number, number.square()])
 
 
 def normalised_information(source: Windows, fused: Windows) -> Tensor:
@@ -59,64 +70,60 @@ def normalised_information(source: Windows, fused: Windows) -> Tensor:
 
     Shape: windows of S sources (9, S, n), and of one fused image (9, 1, n), to (S, n).
     """
-    product = source.contrast * fused.contrast  # (S, n)
-    correlation = (source.share * fused.share).sum(dim=0).sub_(1 / CELLS).div_(product)
-    correlation.masked_fill_(product == 0, 0)  # a constant window is correlated with nothing
+    alike = (source.share * fused.share).sum(dim=0).sub_(1 / CELLS)  # (S, n), the covariance of the shares
     # the strongest negative dependence is the strongest positive one with the cells in reverse order
-    positive = (correlation >= 0).to(correlation.dtype)  # products with 0 and 1 are faster than a choice
-    share = torch.addcmul(fused.share * positive, fused.share.flip(0), 1 - positive)  # (9, S, n)
-    place = fused.place * positive + (CELLS - 1 - fused.place) * (1 - positive)
+    positive = (alike >= 0).to(alike.dtype)  # products with 0 and 1 are faster than a choice
+    negative = 1 - positive
+    downwards = torch.addcmul(fused.share * negative, fused.share.flip(0), positive)  # (9, S, n), the last cell first
+    place = (positive - negative).mul_(fused.place)
 
-    mass, number = _bound(source.share, share)  # (17, S, n) each
-    independent = _product(source.share, share, number)
-    covariance = _covariance(mass, number, source.place, place)
+    cuts = _cuts(source.share, downwards)  # (16, S, n)
+    covariance = (
+        _mean_square(cuts).sub_(source.square).sub_(fused.square).div_(2).addcmul_(source.place, place, value=-1)
+    )
+    spreads = source.spread * fused.spread
     # ASSUME: the bound alone at most; more would give negative shares
-    needed = correlation.abs_() * (source.spread * fused.spread)
-    dependence = (needed / covariance.clamp_(min=_TINY)).clamp_(max=1)
-    rest = 1 - dependence
+    dependence = alike.abs_().mul_(spreads).div_(covariance.clamp_(min=_TINY)).clamp_(max=1)
+    rest = (1 - dependence).clamp_(min=_SMALL)
 
     # The entropy of independence alone is known. It changes only in the cells where the bound has mass.
     entropies = source.entropy + fused.entropy
-    joint = rest * entropies - rest * rest.clamp(min=_TINY).log_()
-    joint += _negative_entropy(independent.mul_(rest))
-    joint -= _negative_entropy(independent.addcmul_(mass, dependence.expand_as(mass)))
-    information = (2 * (entropies - joint) / entropies.clamp(min=_TINY)).clamp_(0, 1)
+    joint = torch.sub(entropies, rest.log()).mul_(rest)
+    shares = _product(source.share, downwards, cuts).clamp_(min=_SMALL**2).mul_(rest)  # (17, S, n)
+    joint += log(shares).mul_(shares).sum(dim=0)
+    shares.addcmul_(_masses(cuts), dependence.expand_as(shares))
+    joint -= log(shares).mul_(shares).sum(dim=0)
+    information = entropies.sub(joint).mul_(2).div_(entropies.clamp(min=_TINY)).clamp_(0, 1)
     # equal windows get their 1 from the formula, but for those without information or correlation
-    doubtful = (entropies == 0) | (product == 0)
+    doubtful = spreads == 0
     if doubtful.any():
         equal = (source.cells == fused.cells).all(dim=0)
         information.masked_fill_(doubtful & equal, 1)
     return information
 
 
-def _bound(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the joint distribution of the strongest positive dependence: its at most 17 cells with mass.
+def _cuts(first: Tensor, second: Tensor) -> Tensor:
+    """Return where the cumulative sums of two distributions cut the range 0..1, in order: (9, S, n) to (16, S, n).
 
-    The cumulative sums of both cut the range 0..1 into pieces; each piece is the mass of one cell in each distribution.
+    The second one is given with its last cell first.
 
-    Shape: (9, S, n) twice, to the masses and the cells' numbers in the first, (17, S, n) each. The numbers of a piece
-    in the first and in the second add up to the piece's own number.
+    Whose cut it is stands in the last bit, which is rounding anyway: 1 for the first.
+
+    Each piece between two cuts is the mass of one cell in each distribution, and so of one cell of their joint
+    distribution with the strongest positive dependence. The cells' numbers in the first and in the second, from 0,
+    add up to the piece's own number.
     """
     cuts = first.new_empty(2 * _CUTS, *first.shape[1:])
     # the first ones upwards, the second ones downwards, as `_merged` needs them
-    cuts[0], cuts[-1] = first[0], second[0]
+    cuts[0], cuts[-1] = first[0], second[-1]
+    rows, of_first, of_second = cuts.unbind(), first.unbind(), second.unbind()
     for cell in range(1, _CUTS):
-        torch.add(cuts[cell - 1], first[cell], out=cuts[cell])
-        torch.add(cuts[-cell], second[cell], out=cuts[-cell - 1])
-    # whose cut it is stands in the last bit, which is rounding anyway
+        torch.add(rows[cell - 1], of_first[cell], out=rows[cell])
+        torch.add(rows[-cell], of_second[-cell - 1], out=rows[-cell - 1])
     bits = cuts.view(torch.int64)
     bits[:_CUTS].bitwise_or_(1)
     bits[_CUTS:].bitwise_and_(-2)
-    cuts = _merged(cuts)
-    mass = cuts.new_empty(2 * _CUTS + 1, *cuts.shape[1:])
-    mass[0], mass[-1] = cuts[0], (1 - cuts[-1]).clamp_(min=0)
-    torch.sub(cuts[1:], cuts[:-1], out=mass[1:-1])
-    number = torch.empty_like(mass, dtype=torch.int64)
-    number[0] = 0
-    torch.bitwise_and(cuts.view(torch.int64), 1, out=number[1:])
-    for piece in range(2, len(number)):
-        number[piece] += number[piece - 1]
-    return mass, number
+    return _merged(cuts)
 
 
 def _merged(cuts: Tensor) -> Tensor:
@@ -128,8 +135,9 @@ def _merged(cuts: Tensor) -> Tensor:
     merged = torch.empty_like(cuts)
     step = _CUTS
     while step:
-        low, high = cuts.unflatten(0, (-1, 2, step)).unbind(1)
-        into_low, into_high = merged.unflatten(0, (-1, 2, step)).unbind(1)
+        halves = (-1, 2, step, *cuts.shape[1:])
+        low, high = cuts.view(halves).unbind(1)
+        into_low, into_high = merged.view(halves).unbind(1)
         torch.minimum(low, high, out=into_low)
         torch.maximum(low, high, out=into_high)
         cuts, merged = merged, cuts
@@ -137,20 +145,32 @@ def _merged(cuts: Tensor) -> Tensor:
     return cuts
 
 
-def _product(first: Tensor, second: Tensor, number: Tensor) -> Tensor:
-    """Return the product of both cells' shares for each piece: (9, S, n) twice and (17, S, n) to (17, S, n)."""
+def _masses(cuts: Tensor) -> Tensor:
+    """Return the lengths of the pieces between cuts (16, S, n), as (17, S, n)."""
+    masses = cuts.new_empty(_PIECES, *cuts.shape[1:])
+    masses[0] = cuts[0]
+    torch.sub(cuts[1:], cuts[:-1], out=masses[1:-1])
+    torch.sub(1, cuts[-1], out=masses[-1]).clamp_(min=0)
+    return masses
+
+
+def _mean_square(cuts: Tensor) -> Tensor:
+    """Return the mean square of the sum of both cells' numbers, -8 to 8, under the pieces: (16, S, n) to (S, n)."""
+    squares = _numbers(_PIECES)[1].to(cuts)
+    # summed by parts: the sum of number^2 * mass, where masses are differences of cuts
+    return squares[-1] + ((squares[:-1] - squares[1:]) @ cuts.flatten(1)).view_as(cuts[0])
+
+
+def _product(first: Tensor, second: Tensor, cuts: Tensor) -> Tensor:
+    """Return the product of both cells' shares for each piece: as for `_cuts`, whose result is given, (17, S, n)."""
     windows = first[0].numel()
-    column = torch.arange(windows, device=number.device).view_as(number[0])
-    row = torch.arange(len(number), device=number.device)[:, None, None] * windows
-    place = number * windows + column
+    is_first = cuts.view(torch.int64).bitwise_and(1)
+    place = is_first.new_empty(_PIECES, *is_first.shape[1:])  # of the cell among all shares
+    torch.arange(windows, out=place[0].view(-1))
+    rows = place.unbind()
+    for before, row, passed in zip(rows, rows[1:], is_first.unbind(), strict=False):
+        torch.add(before, passed, alpha=windows, out=row)
     product = first.flatten().index_select(0, place.flatten())
-    torch.sub(row + 2 * column, place, out=place)
-    return product.mul_(second.flatten().index_select(0, place.flatten())).view(number.shape)
-
-
-def _covariance(mass: Tensor, number: Tensor, place: Tensor, other_place: Tensor) -> Tensor:
-    """Return the covariance of the cells' numbers under the bound, from its pieces (17, S, n), as (S, n)."""
-    in_first = number.to(mass.dtype)
-    piece = torch.arange(len(number), dtype=mass.dtype, device=mass.device)[:, None, None]
-    in_second = (piece - other_place).sub_(in_first)  # less its mean
-    return in_first.sub_(place).mul_(in_second).mul_(mass).sum(dim=0)
+    # both cells' numbers add up to the piece's, and the last cell of the second comes first
+    place += windows * torch.arange(_CUTS, _CUTS - _PIECES, -1, device=place.device)[:, None, None]
+    return product.mul_(second.flatten().index_select(0, place.flatten())).view(place.shape)

@@ -138,7 +138,8 @@ def qcv(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """
     fused, a, b = (stretched_whole(levels) for levels in grey_levels(fused, a, b))
     sources = torch.cat([a, b], dim=1)  # (B, 2, H, W)
-    weight = _blocks(torch.cat([strength(a, "constant"), strength(b, "constant")], dim=1) ** 5).sum(dim=(-2, -1))
+    edges = torch.cat([strength(a, "constant"), strength(b, "constant")], dim=1)
+    weight = _blocks(edges.square().square_().mul_(edges)).sum(dim=(-2, -1))  # products are faster than a power
     visible = _filter_by_frequency(sources - fused, 2 / 8, _mannos_sakrison)
     error = _blocks(visible.square()).mean(dim=(-2, -1))  # (B, 2, rows, columns)
     weight = torch.where(weight.sum(dim=(1, 2, 3), keepdim=True) == 0, 1.0, weight)

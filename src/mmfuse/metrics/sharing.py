@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 # Results in use at once: memory stays bounded however many metrics there are. The largest, the model of VIF, is as
 # large as sixteen images.
-_MOST = 16
+_MOST = 24
 # Key to (arguments, result). A key holds the ids of tensors; keeping the arguments keeps their ids from being reused.
 _kept: ContextVar[OrderedDict[Hashable, tuple[object, object]] | None] = ContextVar("kept", default=None)
 
