@@ -52,9 +52,12 @@ def run(
     Raises:
         UserError: no legal images, or a number below 1.
     """
+    from mmfuse.nn.workspace import keep_freed_memory
+
     if min(repeats, threads) < 1:
         raise UserError("Nothing to measure.", expected="at least 1 repeat and 1 thread")
     images = _read(*files) if files else _draw(height, width)
+    keep_freed_memory()  # as where scores are made; it holds for the plain implementations too
     return {
         "images": images.origin,
         "height": images.triple[0].shape[-2],

@@ -19,6 +19,7 @@ from mmfuse.errors import UserError
 from mmfuse.files import write_json, write_text
 from mmfuse.metrics import score
 from mmfuse.metrics.card import Metric
+from mmfuse.nn.workspace import keep_freed_memory
 
 Triple = tuple[Tensor, Tensor, Tensor]
 _GROUP_ON_GPU = 16
@@ -57,6 +58,7 @@ def score_images(
         raise UserError("Some images have the same name.", expected="one name an image", found=", ".join(twice[:10]))
     if group is None:
         group = 1 if device == "cpu" else _GROUP_ON_GPU
+    keep_freed_memory()
     columns: dict[str, list[Any]] = {"name": [], **{name: [] for name in metrics}}
     pending: deque[Future[dict[str, list[Any]]]] = deque()
 
