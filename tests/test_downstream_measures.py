@@ -78,7 +78,7 @@ def test_drawing_an_image_twice_equals_having_it_twice():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_average_precision_agrees_with_pycocotools(seed, capsys):
+def test_average_precision_agrees_with_pycocotools(seed):
     coco = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
     evaluation = pytest.importorskip("pycocotools.cocoeval")
     predicted, truth, classes = random_case(seed)

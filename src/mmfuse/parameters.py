@@ -111,6 +111,7 @@ def load_parameters(path: Path) -> dict[str, Any]:
     _check_study(values, path)
     _check_analyses(values, path)
     _check_sweeps(values, path)
+    _check_downstream(values, path)
     return dict(values)
 
 
@@ -201,6 +202,28 @@ def _check_sweeps(values: Mapping[str, Any], path: Path) -> None:
             )
         for variant in variants:
             plan.place(values, entry["method"], variant, entry["x"])
+
+
+def _check_downstream(values: Mapping[str, Any], path: Path) -> None:
+    """Check the names under `downstream`: a dataset of the study, and image sets that the study can make."""
+    for name, block in plan.protocols(values).items():
+        if block["dataset"] not in plan.datasets_of(values):
+            raise UserError(
+                f"{path}: downstream.{name}.dataset is not a dataset of the study.",
+                expected=", ".join(plan.datasets_of(values)),
+                found=block["dataset"],
+            )
+        task = plan.task_of(values, block["dataset"])
+        systems = [*plan.systems_of(values, task), *plan.external_systems(values, task, block["dataset"])]
+        known = [*plan.MODALITIES, *dict.fromkeys(f"{system.method}.{system.variant}" for system in systems)]
+        unknown = next((image_set for image_set in block["sets"] if image_set not in known), None)
+        if unknown is not None:
+            raise UserError(
+                f"{path}: downstream.{name}.sets names {unknown!r}, which the study lacks on {block['dataset']}.",
+                expected=", ".join(known),
+                found=unknown,
+                fix="add the system to study.systems, or take it from the sets",
+            )
 
 
 def _check_name(method: str, what: str) -> None:

@@ -89,8 +89,13 @@ def match(predicted: Sequence[Boxes], truth: Sequence[Boxes], classes: int) -> M
         none = np.empty(0, np.int64)
         return Matched(none, none, np.empty(0), np.empty((0, len(THRESHOLDS)), bool), objects)
     order = np.argsort(-np.concatenate(scores), kind="stable")
-    joined = (np.concatenate(parts)[order] for parts in (images, kinds, scores, hits))
-    return Matched(*joined, objects)
+    return Matched(
+        np.concatenate(images)[order],
+        np.concatenate(kinds)[order],
+        np.concatenate(scores)[order],
+        np.concatenate(hits)[order],
+        objects,
+    )
 
 
 def precisions(matched: Matched, kind: int, threshold: int, counts: NDArray[np.int64] | None = None) -> Array:
