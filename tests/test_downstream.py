@@ -50,16 +50,19 @@ TRAINING = {
 class NoTracker:
     """A tracker that remembers what it was told."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rows, self.pictures, self.metrics = [], [], {}
 
     def log_rows(self, rows):
+        """Remember them."""
         self.rows += rows
 
     def log_picture(self, name, pixels):
+        """Remember its shape."""
         self.pictures.append((name, pixels.shape))
 
     def log_metrics(self, values):
+        """Remember them."""
         self.metrics |= values
 
 
@@ -402,7 +405,7 @@ def test_a_loss_that_is_no_number_stops_the_job(room):
         made(room, "segment", training=TRAINING | {"optimiser": "sgd", "learning_rate": 1e20})
 
 
-def test_yolo_says_what_it_needs_or_works(room, monkeypatch):
+def test_yolo_says_what_it_needs(room, monkeypatch):
     named = {"name": "yolov8n", "pretrained": False, "options": {}}
     monkeypatch.setattr("mmfuse.downstream.yolo.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"mmfuse\[yolo\]"):
@@ -444,7 +447,11 @@ def test_the_plan_names_sets_files_and_what_a_job_depends_on():
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"sets": ["a", "laplacian.other"]}, "which the study lacks"), ({"dataset": "tno"}, "not a dataset of the study")],
+    [
+        ({"sets": ["a", "laplacian.other"]}, "which the study lacks"),
+        ({"dataset": "tno"}, "not a dataset of the study"),
+        ({"unlabelled": "class"}, "belongs to segment"),
+    ],
 )
 def test_a_protocol_names_what_the_study_has(project, parameters, change, words):
     parameters["downstream"]["road_boxes"] |= change

@@ -213,6 +213,12 @@ def _check_downstream(values: Mapping[str, Any], path: Path) -> None:
                 expected=", ".join(plan.datasets_of(values)),
                 found=block["dataset"],
             )
+        if (block["goal"] == "segment") != ("unlabelled" in block):
+            raise UserError(
+                f"{path}: downstream.{name}: `unlabelled` belongs to segment, and only there.",
+                expected="unlabelled: class or unlabelled: ignore" if block["goal"] == "segment" else "no such key",
+                found=block.get("unlabelled", "no such key"),
+            )
         task = plan.task_of(values, block["dataset"])
         systems = [*plan.systems_of(values, task), *plan.external_systems(values, task, block["dataset"])]
         known = [*plan.MODALITIES, *dict.fromkeys(f"{system.method}.{system.variant}" for system in systems)]
