@@ -1,6 +1,7 @@
 """Detectors and segmenters: labels, folds, batches, models, and whole jobs from a pack to the report's part."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from mmfuse.images import write_image
 from mmfuse.jobs import Running
 from mmfuse.packs import Pack, write_pack
 from mmfuse.parameters import load_parameters
-from mmfuse.stages import detect, divide, segment
+from mmfuse.stages import detect, divide, label, segment
 
 ROOT = Path(__file__).parents[1]
 ROAD = catalog.load_catalog(ROOT / "data/catalog.yaml", schema=ROOT / catalog.SCHEMA)["synthetic_road"]
@@ -230,6 +231,29 @@ def test_folds_that_cannot_be_made_are_errors():
         )
 
 
+def test_labelled_pairs_keep_their_names_unless_two_splits_share_them(tmp_path):
+    raw = tmp_path / "raw"
+    for split, names in {"train": ["one", "two"], "val": [], "test": ["two"]}.items():
+        for name in names:
+            pair = sample(name)
+            write_image(raw / split / "infrared" / f"{name}.png", pair["a"])
+            write_image(raw / split / "visible" / f"{name}.png", pair["b"])
+            write_image(raw / split / "mask" / f"{name}.png", pair["mask"])
+            (raw / split / "boxes").mkdir(exist_ok=True)
+            (raw / split / "boxes" / f"{name}.txt").write_text("" if name == "one" else "1 0.5 0.5 0.4 0.4\n")
+    out = tmp_path / "labelled.safetensors"
+    label.run(ROAD, raw=raw, out=out, splits=["train", "test"], skip_broken=False)
+    assert Pack(out).names == ["one", "train_two", "test_two"]
+    assert out.with_suffix(".csv").read_text() == "name,split\none,train\ntrain_two,train\ntest_two,test\n"
+    assert [len(pair["boxes"]) for pair in Pack(out)] == [0, 1, 1]
+    assert Pack(out)[0]["b"].shape == (64, 64, 3)  # in colour
+    (raw / "test/visible/two.png").unlink()
+    with pytest.raises(UserError, match="cannot be used"):
+        label.run(ROAD, raw=raw, out=out, splits=["train", "test"], skip_broken=False)
+    label.run(ROAD, raw=raw, out=out, splits=["train", "test"], skip_broken=True)
+    assert Pack(out).names == ["one", "two"]
+
+
 def test_the_file_of_folds_has_a_checksum_of_each_pair(room):
     pack, out = room / "prepared/labelled.safetensors", room / "folds.csv"
     divide.run(ROAD, goal="detect", pack=pack, out=out, splits=["train", "test"], division={"by": "catalog"})
@@ -243,6 +267,31 @@ def test_the_file_of_folds_has_a_checksum_of_each_pair(room):
         i for i, (x, y) in enumerate(zip(first.splitlines(), out.read_text().splitlines(), strict=True)) if x != y
     ]
     assert differing == [4]
+
+
+@pytest.mark.mirror
+@pytest.mark.parametrize(
+    ("name", "protocol_name", "pairs"), [("msrs", "msrs_boxes", 181), ("openms", "openms_lesions", 215)]
+)
+def test_real_labels_can_be_used_and_scenes_are_apart(tmp_path, name, protocol_name, pairs):
+    mirror = os.environ.get("MMFUSE_MIRROR")
+    if not mirror:
+        pytest.skip("MMFUSE_MIRROR is not set")
+    entry = catalog.dataset(name, ROOT / "data/catalog.yaml", schema=ROOT / catalog.SCHEMA)
+    block = load_parameters(ROOT / "workflow/configs/small_downstream.yaml")["downstream"][protocol_name]
+    pack, out = tmp_path / "labelled.safetensors", tmp_path / "folds.csv"
+    label.run(entry, raw=Path(mirror) / entry.mirror, out=pack, splits=block["splits"], skip_broken=False)
+    divide.run(entry, pack=pack, out=out, **{key: block[key] for key in ("goal", "splits", "division")})
+    found = folds.read_folds(out)
+    assert sum(map(len, found.values())) == pairs
+    scenes = {fold: {folds.scene_of(one, block["division"]["scene"]) for one in names} for fold, names in found.items()}
+    assert not scenes["train"] & scenes["test"]
+    kinds = {"msrs": {0, 1, 2}, "openms": {0, 1}}[name]
+    places = {one: number for number, one in enumerate(Pack(pack).names)}
+    for fold in ("train", "test"):  # every class can be learned and measured
+        samples = [Pack(pack)[places[one]] for one in found[fold]]
+        seen = [s["boxes"][:, 0] if name == "msrs" else s["mask"] for s in samples]
+        assert {int(value) for one in seen for value in np.unique(one)} == kinds
 
 
 # batches and models
