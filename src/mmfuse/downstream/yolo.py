@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ from mmfuse.jobs import Running
 
 _NAME = re.compile(r"yolo(v\d+|\d+)[a-z]")
 _LEAST = 0.01  # ASSUME: boxes of a smaller score do not move AP
+# from random weights, repeatable on a processor, and nothing measured or drawn on the way
+_SAME = {
+    "deterministic": True, "workers": 0, "amp": False, "pretrained": False, "val": False, "plots": False,
+    "verbose": False, "name": "run", "exist_ok": True,
+}  # fmt: skip
 _TRACKERS = ("sync", "mlflow", "tensorboard", "wandb", "clearml", "comet", "neptune", "dvc", "raytune", "hub")
 
 
@@ -68,25 +73,10 @@ def train(task: Task, images: Sequence[Labelled], running: Running) -> tuple[Cal
     model.train(
         data=str(data),
         epochs=epochs,
-        imgsz=max(settings["height"], settings["width"]),
-        batch=settings["batch"],
-        optimizer={"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[settings["optimiser"]],
-        lr0=settings["learning_rate"],
-        momentum=settings["momentum"],
-        weight_decay=settings["weight_decay"],
-        cos_lr=settings["schedule"] == "cosine",
-        fliplr=0.5 if settings["flip"] else 0.0,
         seed=task.seed,
-        deterministic=True,
-        workers=0,
-        amp=False,
-        pretrained=False,
-        val=False,
-        plots=False,
-        verbose=False,
         project=str(folder),
-        name="run",
-        exist_ok=True,
+        **_chosen(settings),
+        **_SAME,
         **task.block["model"]["options"],
     )
     trained = yolo(str(folder / "run/weights/last.pt"), verbose=False)
@@ -96,6 +86,20 @@ def train(task: Task, images: Sequence[Labelled], running: Running) -> tuple[Cal
         return [_predicted(trained, one, max(settings["height"], settings["width"])) for one in chosen]
 
     return predict, size
+
+
+def _chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the training's block in ultralytics' words."""
+    return {
+        "imgsz": max(settings["height"], settings["width"]),
+        "batch": settings["batch"],
+        "optimizer": {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[settings["optimiser"]],
+        "lr0": settings["learning_rate"],
+        "momentum": settings["momentum"],
+        "weight_decay": settings["weight_decay"],
+        "cos_lr": settings["schedule"] == "cosine",
+        "fliplr": 0.5 if settings["flip"] else 0.0,
+    }
 
 
 def _write_data(folder: Path, images: Sequence[Labelled], classes: Sequence[str]) -> Path:
