@@ -115,7 +115,8 @@ def results(folder):
         if f.is_file()
     ]
     sums = {str(f.relative_to(folder)): sha256(f) for f in files if not f.name.endswith("run.json")}
-    fused = [f for f in (folder / "data/fused").glob("*/*") if f.is_dir()]
+    fused = [*(folder / "data/fused").glob("*/*"), *(folder / "data/fused").glob("*/labelled/*")]
+    fused = [f for f in fused if f.is_dir() and f.name != "labelled"]
     return sums | {str(f.relative_to(folder)): checksum(f) for f in fused}
 
 
