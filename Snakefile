@@ -17,6 +17,7 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/fuse.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/analyse.smk"
+include: "workflow/rules/downstream.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -47,6 +47,10 @@ def tiny(parameters):
     parameters["report"] |= {"images": 1, "patch": 16}
     del parameters["analyse"]["local_consistency"]  # of a method that is left out
     parameters["analyse"]["cka"]["options"] |= {"height": 32, "width": 32, "batch": 4, "resamples": 5}
+    parameters["prepare"]["subset"]["synthetic_road"] = {"test": 3}
+    boxes = parameters["downstream"].pop("road_boxes")
+    boxes["training"] |= {"steps": 4, "batch": 2, "height": 32, "width": 32, "save_every": 2}
+    parameters["downstream"] = {"road_boxes": boxes | {"sets": ["a", "average.base"], "seeds": [0]}}
     method = parameters["methods"]["mma_unet"]
     method["network"]["width"] = 4
     for part in method["parts"].values():
@@ -104,9 +108,15 @@ def plans_nothing(folder):
 def results(folder):
     """Checksums of everything that the study is about: data, weights, histories, fused images, scores, page."""
     files = [f for room in ("prepared", "checkpoints") for f in (folder / "data" / room).rglob("*") if f.is_file()]
-    files += [f for room in ("scores", "analysis") for f in (folder / "reports" / room).rglob("*") if f.is_file()]
+    files += [
+        f
+        for room in ("scores", "analysis", "downstream")
+        for f in (folder / "reports" / room).rglob("*")
+        if f.is_file()
+    ]
     sums = {str(f.relative_to(folder)): sha256(f) for f in files if not f.name.endswith("run.json")}
-    fused = [f for f in (folder / "data/fused").glob("*/*") if f.is_dir()]
+    fused = [*(folder / "data/fused").glob("*/*"), *(folder / "data/fused").glob("*/labelled/*")]
+    fused = [f for f in fused if f.is_dir() and f.name != "labelled"]
     return sums | {str(f.relative_to(folder)): checksum(f) for f in fused}
 
 

@@ -15,7 +15,16 @@ from mmfuse.parameters import load_parameters
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "workflow/configs"
 PACKAGE = Path(mmfuse.__file__).parent
-ROOMS = ("data/raw", "data/prepared", "data/checkpoints", "data/fused", "reports/scores", "reports/analysis", "reports")
+ROOMS = (
+    "data/raw",
+    "data/prepared",
+    "data/checkpoints",
+    "data/fused",
+    "reports/scores",
+    "reports/analysis",
+    "reports/downstream",
+    "reports",
+)
 # what may be imported: a module's own floor and the floors below it
 FLOORS = (
     {"errors", "seeding", "code"},
@@ -24,8 +33,12 @@ FLOORS = (
     {"parameters"},
     {"catalog", "pairs", "archives", "downloads", "nn"},
     {"datasets", "metrics", "tracking", "checkpoints", "fusing"},
-    {"jobs", "training", "reporting", "analyses"},
+    {"jobs", "training", "analyses"},
+    {"downstream"},
+    {"reporting"},
     {"stages"},
+    {"options"},
+    {"downstream_commands"},
     {"commands", "people", "doctor", "benchmarks"},
     {"cli"},
     {"__main__"},

@@ -189,6 +189,7 @@ def _run(project: Path, out: Path | None = None, parameters: dict[str, Any] | No
         fused=project / "fused",
         scores=project / "scores",
         analyses=project / "analysis",
+        downstream=project / "downstream",
         out=out,
         catalog=project / "catalog.yaml",
         printed=project / "published.csv",

@@ -13,7 +13,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent
 SOURCE = Path("src/mmfuse")
 # how a job is announced, recorded and tracked does not change its result
-PLUMBING = {"errors", "files", "jobs", "tracking", "parameters", "plan", "code", "cli", "commands", "people", "doctor"}
+PLUMBING = {
+    "errors", "files", "jobs", "tracking", "parameters", "plan", "code", "cli", "commands", "downstream_commands",
+    "options", "people", "doctor",
+}  # fmt: skip
 
 
 def code_of(stage: str, *entries: str) -> list[str]:

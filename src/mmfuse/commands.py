@@ -9,32 +9,30 @@ from typing import Annotated, Any
 import typer
 
 from mmfuse import plan
-from mmfuse.code import code_of
+from mmfuse.downstream_commands import detect, divide, label, segment
 from mmfuse.errors import UserError
 from mmfuse.jobs import Job, Running, execute
-from mmfuse.parameters import load_parameters, pick_all
+from mmfuse.options import (
+    DEFAULT_PARAMS,
+    DatasetName,
+    Fused,
+    MethodName,
+    Out,
+    Params,
+    Raw,
+    Seed,
+    TestPack,
+    Variant,
+)
+from mmfuse.options import sources as _sources
+from mmfuse.options import watched as _watched
+from mmfuse.parameters import load_parameters
 
 app = typer.Typer(help="One stage of the study, as the engines run it.", no_args_is_help=True)
-
-Params = Annotated[Path, typer.Option("--params", help="The study's parameters.")]
-DatasetName = Annotated[str, typer.Option("--dataset", help="Dataset of data/catalog.yaml.")]
-MethodName = Annotated[str, typer.Option("--method", help="Method; see `mmfuse list methods`.")]
-Variant = Annotated[str, typer.Option("--variant", help="Variant of the method.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of the training.")]
-Out = Annotated[Path, typer.Option("--out", help="What the stage writes.")]
-TestPack = Annotated[Path, typer.Option("--test", help="Pack of the test pairs.")]
-Fused = Annotated[Path, typer.Option("--fused", help="Folder of the fused images.")]
-DEFAULT_PARAMS = Path("params.yaml")
 PUBLISHED = Path("data/published.csv")  # what the papers print
 
-
-def _sources(stage: str, *entries: str) -> list[Path]:
-    """Return the source files that a record lists; none where the package is installed without them."""
-    return [path for path in map(Path, code_of(stage, *entries)) if path.is_file()]
-
-
-def _watched(parameters: dict[str, Any], stage: str, **what: Any) -> dict[str, Any]:
-    return pick_all(parameters, plan.watched(parameters, stage, **what))
+for _stage in (label, divide, detect, segment):
+    app.command()(_stage)
 
 
 @app.command()
@@ -67,7 +65,7 @@ def download(dataset: DatasetName, out: Out, params: Params = DEFAULT_PARAMS) ->
 @app.command()
 def prepare(
     dataset: DatasetName,
-    raw: Annotated[Path, typer.Option("--raw", help="The dataset's folder in data/raw.")],
+    raw: Raw,
     out: Out,
     params: Params = DEFAULT_PARAMS,
 ) -> None:
@@ -208,9 +206,10 @@ def fuse(
     seed: Seed = 0,
     weights: Annotated[Path | None, typer.Option("--weights", help="Weights of a trained method.")] = None,
     external: Annotated[Path | None, typer.Option("--external", help="Folder of images fused elsewhere.")] = None,
+    pairs: Annotated[str, typer.Option("--pairs", help="Which pairs they are: test, or labelled.")] = "test",
     params: Params = DEFAULT_PARAMS,
 ) -> None:
-    """Apply one system to the test pairs of one dataset, or take over images that were fused elsewhere."""
+    """Apply one system to the test or labelled pairs of one dataset, or take over images that were fused elsewhere."""
     from mmfuse.stages import fuse as stage
     from mmfuse.stages.train import network_options
 
@@ -221,7 +220,7 @@ def fuse(
         raise UserError("`--external FOLDER` and `--variant external` go together.", found=f"--variant {variant}")
     job = Job(
         stage="fuse",
-        name=f"{dataset}/{system.label}",
+        name=f"{dataset}/{system.label}" + ("" if pairs == "test" else f"/{pairs}"),
         inputs=[
             *_sources("fuse", *([] if external else [f"methods.{method}"])),
             test,
@@ -349,6 +348,7 @@ def report(
     checkpoints: Annotated[Path, typer.Option("--checkpoints", help="Room of the weights and histories.")],
     fused: Annotated[Path, typer.Option("--fused", help="Room of the fused images.")],
     scores: Annotated[Path, typer.Option("--scores", help="Room of the scores.")],
+    downstream: Annotated[Path, typer.Option("--downstream", help="Room of the detectors' and segmenters' results.")],
     analyses: Annotated[Path, typer.Option("--analyses", help="Room of the analyses.")],
     out: Out,
     params: Params = DEFAULT_PARAMS,
@@ -362,7 +362,7 @@ def report(
         for task in parameters["study"]["tasks"].values()
         for dataset in task["test"]
         for end in (".csv", ".pairs.csv")
-    ]
+    ] + [out / "tables" / f"downstream.{name}.csv" for name in plan.protocols(parameters)]
     tables.append(out / "tables" / "published.csv")
     job = Job(
         stage="report",
@@ -382,7 +382,8 @@ def report(
         job,
         lambda _: stage.run(
             parameters=parameters, prepared=prepared, checkpoints=checkpoints, fused=fused, scores=scores,
-            analyses=analyses, out=out, catalog=Path("data/catalog.yaml"), printed=PUBLISHED,
+            analyses=analyses, downstream=downstream, out=out, catalog=Path("data/catalog.yaml"),
+            printed=PUBLISHED,
         ),
     )  # fmt: skip
     print((out / "index.html").resolve())

@@ -37,6 +37,7 @@ _LIBRARIES = (
     "scikit-image",
     "mlflow",
 )
+_OPTIONAL = ("ultralytics",)  # named where a job has used them
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,8 @@ def _git(root: Path, *arguments: str) -> str:
 
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
-    return versions | {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    used = [*_LIBRARIES, *(name for name in _OPTIONAL if name in sys.modules)]
+    return versions | {name: importlib.metadata.version(name) for name in used}
 
 
 def _machine() -> dict[str, Any]:

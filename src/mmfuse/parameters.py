@@ -112,6 +112,7 @@ def load_parameters(path: Path) -> dict[str, Any]:
     _check_analyses(values, path)
     _check_sweeps(values, path)
     _check_published(values, path)
+    _check_downstream(values, path)
     return dict(values)
 
 
@@ -218,6 +219,34 @@ def _check_published(values: Mapping[str, Any], path: Path) -> None:
                     found=other or dataset,
                     fix="add it to the study, or take it from the table",
                 )
+
+
+def _check_downstream(values: Mapping[str, Any], path: Path) -> None:
+    """Check the names under `downstream`: a dataset of the study, and image sets that the study can make."""
+    for name, block in plan.protocols(values).items():
+        if block["dataset"] not in plan.datasets_of(values):
+            raise UserError(
+                f"{path}: downstream.{name}.dataset is not a dataset of the study.",
+                expected=", ".join(plan.datasets_of(values)),
+                found=block["dataset"],
+            )
+        if (block["goal"] == "segment") != ("unlabelled" in block):
+            raise UserError(
+                f"{path}: downstream.{name}: `unlabelled` belongs to segment, and only there.",
+                expected="unlabelled: class or unlabelled: ignore" if block["goal"] == "segment" else "no such key",
+                found=block.get("unlabelled", "no such key"),
+            )
+        task = plan.task_of(values, block["dataset"])
+        systems = [*plan.systems_of(values, task), *plan.external_systems(values, task, block["dataset"])]
+        known = [*plan.MODALITIES, *dict.fromkeys(f"{system.method}.{system.variant}" for system in systems)]
+        unknown = next((image_set for image_set in block["sets"] if image_set not in known), None)
+        if unknown is not None:
+            raise UserError(
+                f"{path}: downstream.{name}.sets names {unknown!r}, which the study lacks on {block['dataset']}.",
+                expected=", ".join(known),
+                found=unknown,
+                fix="add the system to study.systems, or take it from the sets",
+            )
 
 
 def _check_name(method: str, what: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from mmfuse.errors import UserError
 
 Parameters = Mapping[str, Any]
+MODALITIES = ("a", "b")  # image sets of a downstream protocol that are no fused images
 EXTERNAL = "external"  # the variant of a method whose fused images were made elsewhere
 
 
@@ -173,6 +174,70 @@ def analysis_file(analysis: str, system: System) -> str:
     return f"{analysis}.{system.label}.json"
 
 
+def protocols(parameters: Parameters, dataset: str | None = None) -> dict[str, Any]:
+    """Return the downstream protocols of the study by name, or those on one dataset."""
+    found = parameters.get("downstream", {})
+    return {name: block for name, block in found.items() if dataset in {None, block["dataset"]}}
+
+
+def image_set(parameters: Parameters, protocol: str, name: str) -> System | None:
+    """Return the system behind an image set of a protocol; None for a modality alone (`a` or `b`).
+
+    A set is named METHOD.VARIANT in the parameters; a trained method takes part with the first seed of the study.
+    """
+    if name in MODALITIES:
+        return None
+    method, _, variant = name.partition(".")
+    task = task_of(parameters, parameters["downstream"][protocol]["dataset"])
+    trained = variant != EXTERNAL and parts_of(parameters, method)
+    return System(method, variant, task, parameters["study"]["seeds"][0] if trained else 0)
+
+
+def image_sets(parameters: Parameters, protocol: str) -> dict[str, System | None]:
+    """Return the image sets of a protocol by their label in paths: `a`, `b`, or that of a system."""
+    systems = {name: image_set(parameters, protocol, name) for name in parameters["downstream"][protocol]["sets"]}
+    return {system.label if system else name: system for name, system in systems.items()}
+
+
+def labelled_images(parameters: Parameters, protocol: str, label: str) -> list[str]:
+    """Return the folders of fused images that a detector or segmenter of one image set sees; none for a modality."""
+    block, sets = parameters["downstream"][protocol], image_sets(parameters, protocol)
+    seen = sets if block["transfer"] else {label: sets[label]}
+    return [f"data/fused/{block['dataset']}/labelled/{name}" for name, system in seen.items() if system]
+
+
+def downstream_jobs(parameters: Parameters) -> list[tuple[str, str, int]]:
+    """Return every (protocol, label of an image set, seed), in the order of the parameters."""
+    return [
+        (protocol, label, seed)
+        for protocol, block in protocols(parameters).items()
+        for label in image_sets(parameters, protocol)
+        for seed in block["seeds"]
+    ]
+
+
+def downstream_file(protocol: str, label: str, seed: int) -> str:
+    """Return the path of a downstream result, without its ending."""
+    return f"reports/downstream/{protocol}/{label}.seed{seed}"
+
+
+def _downstream_inputs(parameters: Parameters) -> list[str]:
+    """Return what the report reads of the downstream protocols."""
+    files = []
+    for protocol, block in protocols(parameters).items():
+        room = f"data/prepared/{block['dataset']}"
+        files += [f"{room}/labelled.run.json", f"{room}/folds.{protocol}.csv", f"{room}/folds.{protocol}.run.json"]
+        fused = [
+            images
+            for label in image_sets(parameters, protocol)
+            for images in labelled_images(parameters, protocol, label)
+        ]
+        files += [f"{folder}.run.json" for folder in fused]
+    for job in downstream_jobs(parameters):
+        files += [f"{downstream_file(*job)}{end}" for end in (".json", ".csv", ".pictures", ".run.json")]
+    return files
+
+
 def datasets_of(parameters: Parameters) -> list[str]:
     """Return every dataset of the study once, in the order of the study."""
     named = [d for entry in parameters["study"]["tasks"].values() for d in (*entry["train"], *entry["test"])]
@@ -224,6 +289,7 @@ def report_inputs(parameters: Parameters) -> list[str]:
     for name, dataset, system in analysed(parameters):
         path = Path("reports/analysis") / dataset / analysis_file(name, system)
         files += [path.as_posix(), path.with_suffix(".run.json").as_posix()]
+    files += _downstream_inputs(parameters)
     return list(dict.fromkeys(files))
 
 
@@ -235,10 +301,12 @@ def watched(parameters: Parameters, stage: str, **what: Any) -> list[str]:
     Args:
         parameters: The study's parameters.
         stage: The stage's name.
-        **what: The job: dataset, patches, method, variant, part, analysis, as far as the stage has them.
+        **what: The job: dataset, patches, method, variant, part, analysis, protocol, as far as the stage has them.
     """
     dataset, method = what.get("dataset"), f"methods.{what.get('method')}"
     entry, block = f"data/catalog.yaml:datasets.{dataset}", parameters["methods"].get(what.get("method"), {})
+    if stage in {"label", "divide", "detect", "segment"}:
+        return _watched_downstream(parameters, stage, dataset, what.get("protocol"))
     keys = {
         "download": [entry],
         "prepare": [entry, "prepare.val_fraction", "prepare.skip_broken"],
@@ -263,3 +331,17 @@ def watched(parameters: Parameters, stage: str, **what: Any) -> list[str]:
     if (stage == "train" or weight_free) and what.get("variant") in block.get("variants", {}):
         keys.append(f"{method}.variants.{what['variant']}")
     return keys
+
+
+def _watched_downstream(parameters: Parameters, stage: str, dataset: str | None, protocol: str | None) -> list[str]:
+    """Return what the result of a downstream stage depends on."""
+    if stage == "label":
+        own = [f"downstream.{name}.{key}" for name in protocols(parameters, dataset) for key in ("dataset", "splits")]
+        return [f"data/catalog.yaml:datasets.{dataset}", "prepare.skip_broken", *own]
+    block = parameters["downstream"][str(protocol)]
+    keys = ["goal", "dataset"] + (["splits", "division"] if stage == "divide" else ["model", "training", "pictures"])
+    if stage != "divide":
+        # the sets matter to a job that also looks at the others' images
+        keys += ["transfer"] + (["sets"] if block["transfer"] else []) + (["unlabelled"] if stage == "segment" else [])
+    labels = f"data/catalog.yaml:datasets.{block['dataset']}.labels"
+    return [labels, *(f"downstream.{protocol}.{key}" for key in keys)]

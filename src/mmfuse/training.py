@@ -224,7 +224,7 @@ def make_fabric(settings: Mapping[str, Any]) -> Fabric:
 
 
 @contextmanager
-def _stop_request() -> Iterator[Callable[[], bool]]:
+def stop_request() -> Iterator[Callable[[], bool]]:
     """Turn SIGTERM into a flag that the loop asks for after each step."""
     asked: list[int] = []
 
@@ -285,7 +285,7 @@ def train_part(
         disable=not fabric.is_global_zero,
         mininterval=0.5 if sys.stderr.isatty() else 20,
     )
-    with _stop_request() as stopping, bar:
+    with stop_request() as stopping, bar:
         while progress.step < steps:
             row = _one_step(fabric, wrapped, optimiser, pairs, seed, progress.step, steps, settings)
             progress.step += 1
@@ -294,7 +294,7 @@ def train_part(
             at_end = progress.step == steps
             if at_end or progress.step % loop["validate_every"] == 0:
                 row |= _validate(fabric, wrapped, method, part, validation)
-                _check_finite(row, "validation", progress.step, row["lr"])
+                check_finite(row, "validation", progress.step, row["lr"])
                 _keep_best(progress, row["val/total"], modules)
             if at_end or "val/total" in row or progress.step % loop["log_every"] == 0:
                 progress.history.append(row)
@@ -349,13 +349,18 @@ def _one_step(
         for group in optimiser.param_groups:
             nn.utils.clip_grad_norm_(group["params"], settings["clip"])
     values = {name: float(value.detach()) for name, value in losses.items()}
-    _check_finite(values, "training", step, rate)
+    check_finite(values, "training", step, rate)
     optimiser.step()
     row = {f"train/{name}": value for name, value in values.items()}
     return {"step": step + 1, "lr": rate, "train/total": sum(values.values()), **row}
 
 
-def _check_finite(values: Row, what: str, step: int, rate: float) -> None:
+def check_finite(values: Row, what: str, step: int, rate: float) -> None:
+    """Check that the losses of a step are numbers.
+
+    Raises:
+        MmfuseError: one of them is not finite.
+    """
     if not math.isfinite(sum(values.values())):
         raise MmfuseError(
             f"Training stopped at step {step}: the {what} loss is not a finite number.\n"

@@ -23,6 +23,8 @@ wildcard_constraints:
     part="[a-z0-9_]+",
     patches="[a-z0-9_]+",
     analysis="[a-z0-9_]+",
+    protocol="[a-z0-9_]+",
+    set=r"a|b|[a-z0-9_]+\.[a-z0-9_]+\.s[0-9]+",
 
 
 def watch(stage, **fixed):
@@ -84,6 +86,29 @@ def fuse_source(wildcards, input):
     if wildcards.variant == plan.EXTERNAL:
         return f" --external {plan.external_images(wildcards.dataset, wildcards.method).as_posix()}"
     return "".join(f" --weights {file}" for file in input.weights)
+
+
+def protocols_of(goal):
+    """The protocols of one goal as a pattern; one that nothing fits where there is none."""
+    return "|".join(name for name, block in plan.protocols(STUDY).items() if block["goal"] == goal) or "(?!)"
+
+
+def labelled_pack(wildcards):
+    return f"data/prepared/{STUDY['downstream'][wildcards.protocol]['dataset']}/labelled.safetensors"
+
+
+def labelled_names(wildcards):
+    return labelled_pack(wildcards).replace(".safetensors", ".csv")
+
+
+def folds(wildcards):
+    dataset = STUDY["downstream"][wildcards.protocol]["dataset"]
+    return f"data/prepared/{dataset}/folds.{wildcards.protocol}.csv"
+
+
+def labelled_images(wildcards):
+    """The fused images that a detector or segmenter sees: those of its own set, and of the others it is run on."""
+    return plan.labelled_images(STUDY, wildcards.protocol, wildcards.set)
 
 
 def complete_weights(wildcards):

@@ -5,7 +5,7 @@ REPORT_TABLES = [
     for task in STUDY["study"]["tasks"].values()
     for name in task["test"]
     for end in (".csv", ".pairs.csv")
-]
+] + [f"reports/tables/downstream.{name}.csv" for name in plan.protocols(STUDY)]
 REPORT_TABLES.append("reports/tables/published.csv")
 
 
@@ -26,4 +26,4 @@ rule report:
         watch=watch("report"),
     shell:
         "mmfuse --log {log} stage report --prepared data/prepared --checkpoints data/checkpoints --fused data/fused"
-        " --scores reports/scores --analyses reports/analysis --out reports"
+        " --scores reports/scores --downstream reports/downstream --analyses reports/analysis --out reports"

@@ -26,7 +26,19 @@ class Job:
         words = self.command.split()
         stage = words[words.index("stage") + 1]
         known = {words[k]: words[k + 1] for k in range(len(words) - 1) if words[k].startswith("--")}
-        keys = ("analysis", "dataset", "patches", "task", "method", "variant", "seed", "part")
+        keys = (
+            "analysis",
+            "protocol",
+            "set",
+            "dataset",
+            "pairs",
+            "patches",
+            "task",
+            "method",
+            "variant",
+            "seed",
+            "part",
+        )
         parts = [known.get(f"--{key}") for key in keys]
         return "-".join([stage, *(part for part in parts if part)])
 

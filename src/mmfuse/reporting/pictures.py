@@ -162,7 +162,7 @@ def labelled(sample: Sample, width: int, alt: str) -> Picture | None:
     mean = (luminance(sample["a"]).astype(np.uint16) + luminance(sample["b"]) + 1) // 2
     ground = colour(mean.astype(np.uint8))
     if "mask" in sample:
-        ground = _with_mask(ground, sample["mask"])
+        ground = with_mask(ground, sample["mask"])
     image = Image.fromarray(_reduced(ground, width))
     draw = ImageDraw.Draw(image)
     for number, x, y, w, h in sample.get("boxes", ()):
@@ -172,7 +172,20 @@ def labelled(sample: Sample, width: int, alt: str) -> Picture | None:
     return _uri(np.asarray(image), alt, lossless=False)
 
 
-def _with_mask(ground: Bytes, mask: NDArray[np.uint8]) -> Bytes:
+def with_boxes(
+    ground: Bytes, boxes: NDArray[np.floating], kinds: NDArray[np.int64], truth: NDArray[np.floating]
+) -> Bytes:
+    """Draw boxes (n, 4) in pixels on an RGB image in the inks of their classes, over the true ones in thin white."""
+    image = Image.fromarray(ground)
+    draw = ImageDraw.Draw(image)
+    for sides in truth.tolist():
+        draw.rectangle(sides, outline="#ffffff", width=1)
+    for sides, kind in zip(boxes.tolist(), kinds.tolist(), strict=True):
+        draw.rectangle(sides, outline=ink("boxes", kind), width=2)
+    return np.asarray(image)
+
+
+def with_mask(ground: Bytes, mask: NDArray[np.uint8]) -> Bytes:
     """Lay the classes of a mask over an RGB image at half strength; class 0 stays clear."""
     tinted = ground.astype(np.float64)
     for kind in np.unique(mask[mask > 0]):

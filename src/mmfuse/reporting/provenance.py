@@ -13,7 +13,7 @@ import yaml
 
 from mmfuse.reporting.scores import existing
 
-_ORDER = ("download", "prepare", "crop", "train", "fuse", "evaluate", "analyse")
+_ORDER = ("download", "prepare", "crop", "train", "fuse", "evaluate", "analyse", "label", "divide", "detect", "segment")
 _SHOWN = 40  # ASSUME: longer lists of files are cut in the page; run.json has them whole
 
 

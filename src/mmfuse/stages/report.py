@@ -17,6 +17,7 @@ from mmfuse.images import read_image
 from mmfuse.packs import Pack, Sample
 from mmfuse.plan import System
 from mmfuse.reporting import cards, comparisons, figures, pictures, provenance, published, standing, statistics, tables
+from mmfuse.reporting import downstream as reports
 from mmfuse.reporting.comparisons import Shown
 from mmfuse.reporting.pictures import Picture
 from mmfuse.reporting.provenance import Run
@@ -32,6 +33,7 @@ class Rooms:
     fused: Path
     scores: Path
     analyses: Path
+    downstream: Path
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,26 @@ def _runs(parameters: Mapping[str, Any], rooms: Rooms) -> list[Run]:
     for name, dataset, system in plan.analysed(parameters):
         path = _analysis(rooms, name, dataset, system)
         runs.append(provenance.read_run(path.with_suffix(".run.json"), "analyse", name, dataset, system.label))
+    return [*runs, *_downstream_runs(parameters, rooms)]
+
+
+def _downstream_runs(parameters: Mapping[str, Any], rooms: Rooms) -> list[Run]:
+    """Return the runs behind the detectors and segmenters."""
+    runs, fused = [], []
+    for dataset in dict.fromkeys(block["dataset"] for block in plan.protocols(parameters).values()):
+        runs.append(provenance.read_run(rooms.prepared / dataset / "labelled.run.json", "label", dataset))
+    for protocol, block in plan.protocols(parameters).items():
+        folder = rooms.prepared / block["dataset"]
+        runs.append(provenance.read_run(folder / f"folds.{protocol}.run.json", "divide", protocol))
+        fused += [
+            (block["dataset"], label) for label, system in plan.image_sets(parameters, protocol).items() if system
+        ]
+    for dataset, label in dict.fromkeys(fused):
+        path = rooms.fused / dataset / "labelled" / f"{label}.run.json"
+        runs.append(provenance.read_run(path, "fuse", dataset, "labelled", label))
+    for protocol, label, seed in plan.downstream_jobs(parameters):
+        path = rooms.downstream / protocol / f"{label}.seed{seed}.run.json"
+        runs.append(provenance.read_run(path, parameters["downstream"][protocol]["goal"], protocol, path.name[:-9]))
     return runs
 
 
@@ -284,17 +306,20 @@ def run(
     fused: Path,
     scores: Path,
     analyses: Path,
+    downstream: Path,
     out: Path,
     catalog: Path,
     printed: Path,
 ) -> None:
-    """Write `index.html` and, below `tables`, DATASET.csv, DATASET.pairs.csv and published.csv: all of them or none.
+    """Write `index.html` and `tables/` into `out`, all of it or nothing.
+
+    The tables are DATASET.csv, DATASET.pairs.csv, downstream.PROTOCOL.csv and published.csv.
 
     Raises:
         UserError: something that the study names is missing (the message says which stage makes it), or scores
             cannot stand in one table.
     """
-    rooms = Rooms(prepared, checkpoints, fused, scores, analyses)
+    rooms = Rooms(prepared, checkpoints, fused, scores, analyses, downstream)
     entries = load_catalog(catalog)
     systems: dict[str, list[System]] = {}
     for dataset, system in plan.scored_pairs(parameters):
@@ -307,6 +332,11 @@ def run(
     groups = {dataset: _groups(rooms, dataset, found) for dataset, found in systems.items()}
     beside = published.sections(parameters, printed, groups)
     written[out / "tables" / "published.csv"] = published.as_csv(beside)
+    protocols = [
+        reports.section(parameters, name, rooms.downstream, entries[block["dataset"]].roles)
+        for name, block in plan.protocols(parameters).items()
+    ]
+    written |= {out / "tables" / f"downstream.{part['name']}.csv": part["csv"] for part in protocols}
     runs = _runs(parameters, rooms)
     made = provenance.makers(runs)
     context = {
@@ -317,6 +347,7 @@ def run(
         "published": beside,
         "beside": published.shown,
         "trained": _trained(parameters, rooms),
+        "protocols": protocols,
         "analysed": _analysed(parameters, rooms),
         "overview": provenance.overview(runs, parameters),
         "runs": [provenance.section(r, made) for r in runs],

@@ -1,0 +1,109 @@
+"""Which labelled pairs train a detector or segmenter, which validate it, and which test it.
+
+A scene is never in two folds. Which pairs make a scene is read from their names, since frames of one place resemble
+each other and a detector may learn the place by heart.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmfuse.errors import UserError
+
+FOLDS = ("train", "val", "test")
+
+
+def scene_of(name: str, rule: Mapping[str, Any] | None) -> str:
+    """Return the scene of a pair: what the rule's pattern finds in its name, or the name itself without a rule.
+
+    With `frames`, the pattern finds a number, and so many numbers in a row count as one scene.
+
+    Raises:
+        UserError: the pattern does not fit the name.
+    """
+    if rule is None:
+        return name
+    found = re.search(rule["pattern"], name)
+    if found is None or not found.groups():
+        raise UserError(
+            f"The name {name!r} does not say which scene it belongs to.",
+            expected=f"a name that matches {rule['pattern']}, with the scene as its first group",
+            fix="correct division.scene in params.yaml",
+        )
+    return str(int(found[1]) // int(rule["frames"])) if rule.get("frames") else found[1]
+
+
+def divide(names: Mapping[str, str], division: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Map each name to its scene and its fold.
+
+    Args:
+        names: Name to the catalog's split.
+        division: `{by: catalog}` keeps the catalog's splits; `{by: shares, train, val, test, seed, scene}` deals the
+            scenes out, in an order that depends on the seed and their names alone, each to the fold that lacks most.
+
+    Raises:
+        UserError: there is nothing to train on or nothing to test on.
+    """
+    rule = division.get("scene")
+    scenes = {name: scene_of(name, rule) for name in names}
+    if division["by"] == "catalog":
+        folds = {name: (scenes[name], split) for name, split in names.items()}
+    else:
+        dealt = _dealt(scenes, division)
+        folds = {name: (scene, dealt[scene]) for name, scene in scenes.items()}
+    used = {fold for _, fold in folds.values()}
+    if not {"train", "test"} <= used:
+        raise UserError(
+            "These labelled pairs cannot be divided.",
+            expected="pairs for training and pairs for testing",
+            found=f"{len(names)} pairs in {len(set(scenes.values()))} scenes: {', '.join(sorted(used)) or 'no fold'}",
+            fix="use more splits of the catalog, other shares, or a finer rule for scenes",
+        )
+    _check_disjoint(folds)
+    return folds
+
+
+def _dealt(scenes: Mapping[str, str], division: Mapping[str, Any]) -> dict[str, str]:
+    counts: dict[str, int] = {}
+    for scene in scenes.values():
+        counts[scene] = counts.get(scene, 0) + 1
+    order = sorted(counts, key=lambda scene: hashlib.sha256(f"{division['seed']}:{scene}".encode()).digest())
+    whole = sum(division[fold] for fold in FOLDS)
+    missing = {fold: division[fold] / whole * len(scenes) for fold in FOLDS}
+    dealt = {}
+    for scene in order:
+        fold = max(FOLDS, key=lambda one: missing[one] / max(division[one], 1e-9) if division[one] else -1.0)
+        dealt[scene] = fold
+        missing[fold] -= counts[scene]
+    return dealt
+
+
+def _check_disjoint(folds: Mapping[str, tuple[str, str]]) -> None:
+    seen: dict[str, str] = {}
+    for name, (scene, fold) in folds.items():
+        if seen.setdefault(scene, fold) != fold:
+            raise UserError(
+                f"The scene {scene!r} would be in two folds.",
+                expected="scenes that keep to one split of the catalog",
+                found=f"{name} in {fold}, others of the scene in {seen[scene]}",
+                fix="divide by shares, or correct division.scene",
+            )
+
+
+def read_folds(path: Path) -> dict[str, list[str]]:
+    """Return the names of each fold from a file that the stage `divide` wrote."""
+    found: dict[str, list[str]] = {fold: [] for fold in FOLDS}
+    with path.open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            found[row["fold"]].append(row["name"])
+    return found
+
+
+def counted(folds: Mapping[str, Sequence[str]]) -> str:
+    """Say how many pairs each fold has."""
+    return ", ".join(f"{len(names)} {fold}" for fold, names in folds.items())

@@ -1,0 +1,114 @@
+"""What the stages `detect` and `segment` share: the job's data, and where its files go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmfuse.catalog import Dataset
+from mmfuse.downstream.folds import read_folds
+from mmfuse.downstream.images import Labelled, load_images
+from mmfuse.downstream.labels import class_index, class_names
+from mmfuse.errors import UserError
+from mmfuse.files import whole_folder
+from mmfuse.images import Bytes, write_image
+from mmfuse.packs import Pack
+
+
+@dataclass(frozen=True)
+class Task:
+    """One detector or segmenter to train and test.
+
+    Attributes:
+        dataset: The catalog's entry.
+        block: The protocol's block of the parameters.
+        pack: data/prepared/DATASET/labelled.safetensors.
+        folds: data/prepared/DATASET/folds.PROTOCOL.csv.
+        sources: Label of each image set that the job sees to `a`, `b` or the folder of its images.
+        own: The label of the set to train on.
+        seed: Seed of the training.
+        out: The results' path without an ending.
+        resume: Where the state of an unfinished training lies.
+    """
+
+    dataset: Dataset
+    block: Mapping[str, Any]
+    pack: Path
+    folds: Path
+    sources: Mapping[str, str | Path]
+    own: str
+    seed: int
+    out: Path
+    resume: Path
+    names: dict[str, list[str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", read_folds(self.folds))
+        if self.own not in self.sources:
+            raise UserError(
+                f"There are no images for the set {self.own!r}.",
+                expected="a or b, or the label of one of the folders given by --fused",
+                found=", ".join(self.sources),
+            )
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the measured classes."""
+        return class_names(self.dataset, self.block["goal"], self.block.get("unlabelled"))
+
+    @property
+    def index(self) -> dict[int, int]:
+        """Class id to class index."""
+        return class_index(self.dataset, self.block["goal"], self.block.get("unlabelled"))
+
+    def images(self, label: str, fold: str) -> list[Labelled]:
+        """Return the images of a set that belong to a fold."""
+        return load_images(
+            Pack(self.pack),
+            self.sources[label],
+            self.names[fold],
+            height=self.block["training"]["height"],
+            width=self.block["training"]["width"],
+            index=self.index,
+        )
+
+    def steps(self) -> int:
+        """Return the number of training steps: as given, or enough for the given epochs."""
+        training = self.block["training"]
+        if "steps" in training:
+            return int(training["steps"])
+        return max(1, round(training["epochs"] * len(self.names["train"]) / training["batch"]))
+
+    def others(self) -> list[str]:
+        """Return the other sets on which the result is tested too."""
+        return [label for label in self.sources if label != self.own] if self.block["transfer"] else []
+
+    def summary(self, **found: Any) -> dict[str, Any]:
+        """Return the head of the result's summary, with what was found."""
+        return {
+            "goal": self.block["goal"],
+            "dataset": self.dataset.name,
+            "set": self.own,
+            "seed": self.seed,
+            "model": self.block["model"]["name"],
+            "folds": {fold: len(names) for fold, names in self.names.items()},
+            "classes": self.classes,
+            **found,
+        }
+
+    def shown(self, images: Sequence[Labelled]) -> list[int]:
+        """Return the numbers of the test images on which results are drawn, at even distances."""
+        count = min(self.block["pictures"], len(images))
+        return [(2 * k + 1) * len(images) // (2 * count) for k in range(count)]
+
+    @contextmanager
+    def pictures(self) -> Iterator[dict[str, Bytes]]:
+        """Give a dictionary; the pictures that are put into it go to OUT.pictures by name."""
+        found: dict[str, Bytes] = {}
+        yield found
+        with whole_folder(self.out.with_name(f"{self.out.name}.pictures")) as folder:
+            for name, pixels in found.items():
+                write_image(folder / f"{name}.png", pixels)

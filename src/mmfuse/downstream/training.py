@@ -1,0 +1,132 @@
+"""Training a detector or segmenter: a fixed number of steps, the last weights count.
+
+A step depends on the seed and its number alone, so that a killed training goes on from its last saved state and ends
+with the same weights, bit for bit on one machine with one number of threads.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mmfuse.checkpoints import load_state, save_state
+from mmfuse.errors import MmfuseError
+from mmfuse.fusing import best_device
+from mmfuse.nn.workspace import keep_freed_memory
+from mmfuse.seeding import seed_everything
+from mmfuse.training import Row, check_finite, learning_rate, stop_request
+
+WEIGHTS = 11  # streams of random numbers: the first weights, the steps
+_STEP = 12
+
+
+def settle(threads: int) -> torch.device:
+    """Make results repeatable, and return the device to work on."""
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    return best_device()
+
+
+def fit(
+    model: nn.Module,
+    losses: Callable[[int], dict[str, Tensor]],
+    *,
+    settings: Mapping[str, Any],
+    steps: int,
+    seed: int,
+    resume: Path,
+    fingerprint: str,
+    on_rows: Callable[[list[Row]], None],
+) -> list[Row]:
+    """Train a model to its last step, going on from a saved state of the same job if there is one.
+
+    Args:
+        model: The network, on its device.
+        losses: Gives the loss terms of a step.
+        settings: The training's block of the parameters.
+        steps: Number of steps.
+        seed: Seed of everything.
+        resume: Where the state lies between saves.
+        fingerprint: Identifies the job; a state of another fingerprint is ignored.
+        on_rows: Called with new history rows at each save.
+
+    Returns:
+        One row for each logged step: `step`, `lr`, the sum of the loss terms and each of them.
+
+    Raises:
+        MmfuseError: the loss is no longer a finite number, or the job was asked to stop.
+    """
+    optimiser = _optimiser(model, settings)
+    step, history = _restore(load_state(resume), fingerprint, model, optimiser)
+    logged = len(history)
+    model.train()
+    bar = tqdm(total=steps, initial=step, mininterval=0.5 if sys.stderr.isatty() else 20)
+    with stop_request() as stopping, bar:
+        while step < steps:
+            row = _one_step(model, losses, optimiser, settings, step, steps, seed)
+            step += 1
+            bar.update()
+            if step == steps or step % settings["log_every"] == 0:
+                history.append(row)
+            if step < steps and (step % settings["save_every"] == 0 or stopping()):
+                state = {"fingerprint": fingerprint, "step": step, "history": history}
+                save_state(resume, {**state, "weights": model.state_dict(), "optimiser": optimiser.state_dict()})
+                on_rows(history[logged:])
+                logged = len(history)
+            if stopping() and step < steps:
+                raise MmfuseError(f"Asked to stop after step {step} of {steps}; run the same command to go on.")
+    on_rows(history[logged:])
+    return history
+
+
+def _one_step(
+    model: nn.Module,
+    losses: Callable[[int], dict[str, Tensor]],
+    optimiser: torch.optim.Optimizer,
+    settings: Mapping[str, Any],
+    step: int,
+    steps: int,
+    seed: int,
+) -> Row:
+    seed_everything(seed, _STEP, step)
+    rate = learning_rate(step, steps, settings)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.zero_grad()
+    terms = losses(step)
+    weights = settings["loss"]
+    total = torch.stack([weights.get(name, 1.0) * value for name, value in terms.items()]).sum()
+    total.backward()
+    values = {f"train/{name}": float(value.detach()) for name, value in terms.items()}
+    check_finite(values, "training", step, rate)
+    if settings["clip"] is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), settings["clip"])
+    optimiser.step()
+    return {"step": step + 1, "lr": rate, "train/total": float(total.detach()), **values}
+
+
+def _optimiser(model: nn.Module, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {"lr": settings["learning_rate"], "weight_decay": settings["weight_decay"]}
+    if settings["optimiser"] == "sgd":
+        return torch.optim.SGD(model.parameters(), momentum=settings["momentum"], **options)
+    return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings["optimiser"]](model.parameters(), **options)
+
+
+def _restore(
+    state: dict[str, Any] | None, fingerprint: str, model: nn.Module, optimiser: torch.optim.Optimizer
+) -> tuple[int, list[Row]]:
+    """Load a saved state of this very job; begin anew if there is none."""
+    if state is None or state["fingerprint"] != fingerprint:
+        return 0, []
+    model.load_state_dict(state["weights"])
+    optimiser.load_state_dict(state["optimiser"])
+    print(f"going on after step {state['step']}", file=sys.stderr)
+    return int(state["step"]), list(state["history"])

@@ -1,0 +1,258 @@
+"""What detectors and segmenters see in each image set: tables with intervals, tests, transfer, curves, pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmfuse import plan
+from mmfuse.downstream import boxes, masks, results
+from mmfuse.images import read_image
+from mmfuse.reporting import figures, pictures, provenance, statistics
+from mmfuse.reporting.pictures import PALETTE, Picture
+from mmfuse.reporting.scores import existing
+from mmfuse.reporting.tables import printed, printed_p
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float64]
+# ASSUME: the ends of an interval then move by a few hundredths of its width with another draw
+_RESAMPLES = 1000
+_DIGITS = 3
+_MAIN = {"detect": ("mAP50", "mAP50_95"), "segment": ("mIoU", "mAcc")}
+_BY_CLASS = {"detect": "AP50", "segment": "IoU"}
+_WORDS = {"mAP50": "mAP@0.5", "mAP50_95": "AP@[0.5:0.95]", "mIoU": "mIoU", "mAcc": "mAcc"}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image set: what its detectors or segmenters found, a summary for each seed.
+
+    `resampled` holds the main measure on resampled test images, averaged over the seeds.
+    """
+
+    label: str
+    title: str
+    summaries: tuple[Mapping[str, Any], ...]
+    anchors: tuple[str, ...]
+    resampled: Array
+
+    def values(self, key: str, on: str | None = None) -> Array:
+        """Return a measure by seed; `on` names another set that was tested."""
+        found = [summary["results"][on or self.label][key] for summary in self.summaries]
+        return np.array([math.nan if value is None else value for value in found])
+
+    def by_class(self, key: str, kind: str) -> Array:
+        """Return a class's measure by seed."""
+        found = [summary["results"][self.label][key][kind] for summary in self.summaries]
+        return np.array([math.nan if value is None else value for value in found])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number as printed, with what stands below it."""
+
+    text: str
+    below: tuple[str, ...]
+    best: bool
+    target: str
+
+
+def section(parameters: Mapping[str, Any], protocol: str, room: Path, roles: Mapping[str, str]) -> dict[str, Any]:
+    """Return one protocol's part of the page.
+
+    Args:
+        parameters: The study's parameters.
+        protocol: Its name.
+        room: reports/downstream.
+        roles: What `a` and `b` are, such as infrared and visible.
+
+    Raises:
+        UserError: a result is missing.
+    """
+    block = parameters["downstream"][protocol]
+    goal, key = block["goal"], _BY_CLASS[block["goal"]]
+    sets = [_seen(parameters, protocol, label, room, roles) for label in plan.image_sets(parameters, protocol)]
+    classes = sets[0].summaries[0]["classes"]
+    main = _MAIN[goal]
+    columns = [(_WORDS[name], [s.values(name) for s in sets]) for name in main]
+    columns += [(f"{kind}", [s.by_class(key, kind) for s in sets]) for kind in classes]
+    rows = [
+        (s, [_cell(s, values, number, place == 0) for place, (_, values) in enumerate(columns)])
+        for number, s in enumerate(sets)
+    ]
+    return {
+        "name": protocol,
+        "anchor": provenance.anchor("downstream", protocol),
+        "goal": goal,
+        "dataset": block["dataset"],
+        "model": block["model"]["name"],
+        "parameters": sets[0].summaries[0]["parameters"],
+        "folds": sets[0].summaries[0]["folds"],
+        "divide": provenance.anchor("run", "divide", protocol),
+        "unlabelled": block.get("unlabelled"),
+        "seeds": block["seeds"],
+        "measure": _WORDS[main[0]],
+        "by_class": {"AP50": "AP@0.5", "IoU": "IoU"}[key],
+        "heads": [name for name, _ in columns],
+        "mains": len(main),
+        "rows": rows,
+        "verdict": _verdict(sets, main[0]),
+        "tests": _tests(sets),
+        "transfer": _transfer(sets, main[0]) if block["transfer"] and len(sets) > 1 else [],
+        "curves": _curves(sets, classes) if goal == "detect" else "",
+        "grid": _grid(protocol, sets, room, parameters["report"]["width"]),
+        "csv": _csv(sets, main, key, classes),
+    }
+
+
+def _seen(parameters: Mapping[str, Any], protocol: str, label: str, room: Path, roles: Mapping[str, str]) -> Seen:
+    block = parameters["downstream"][protocol]
+    summaries, anchors, resampled = [], [], []
+    for seed in block["seeds"]:
+        path = room / protocol / f"{label}.seed{seed}"
+        existing(path.with_name(f"{path.name}.json"), block["goal"])
+        if block["goal"] == "detect":
+            summary, matched = results.read_detections(path)
+            counts = statistics.drawn(len(matched.objects), _RESAMPLES)
+            resampled.append(boxes.mean_precision(boxes.average_precision(matched, counts, thresholds=1)))
+        else:
+            summary, matrices = results.read_masks(path)
+            counts = statistics.drawn(len(matrices), _RESAMPLES)
+            iou, _ = masks.ratios(np.tensordot(counts, matrices, axes=1))
+            resampled.append(masks.mean(iou))
+        summaries.append(summary)
+        anchors.append(provenance.anchor("run", block["goal"], protocol, f"{label}.seed{seed}"))
+    system = plan.image_sets(parameters, protocol)[label]
+    title = f"{roles[label]} alone" if system is None else system.method
+    title += "" if system is None or system.variant == "base" else f".{system.variant}"
+    return Seen(label, title, tuple(summaries), tuple(anchors), np.mean(resampled, axis=0))
+
+
+def _mean(values: Array) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else math.nan
+
+
+def _cell(seen: Seen, columns: Sequence[Array], number: int, main: bool) -> Cell:
+    means = [_mean(values) for values in columns]
+    below = []
+    if main:
+        low, high = np.nanquantile(seen.resampled, (statistics.LEVEL / 2, 1 - statistics.LEVEL / 2))
+        below.append(f"[{printed(low, _DIGITS)}, {printed(high, _DIGITS)}]")
+    if len(seen.summaries) > 1 and math.isfinite(means[number]):
+        below.append(f"seeds ± {printed(float(np.std(columns[number], ddof=1)), _DIGITS)}")
+    defined = [mean for mean in means if math.isfinite(mean)]
+    best = bool(defined) and means[number] == max(defined)
+    return Cell(printed(means[number], _DIGITS), tuple(below), best, seen.anchors[0])
+
+
+def _tests(sets: Sequence[Seen]) -> list[tuple[str, str, str, str, str]]:
+    """Return each pair of sets with the difference of their main measure, its interval, adjusted p, and the sign."""
+    pairs = list(combinations(sets, 2))
+    apart = [one.resampled - other.resampled for one, other in pairs]
+    adjusted = statistics.holm(np.array([statistics.resampled_p(values) for values in apart]))
+    found = []
+    for (one, other), values, p in zip(pairs, apart, adjusted, strict=True):
+        low, high = np.nanquantile(values, (statistics.LEVEL / 2, 1 - statistics.LEVEL / 2))
+        middle = _mean(values)
+        sign = "" if not p < statistics.LEVEL else ("+" if middle > 0 else "−")
+        ends = f"[{printed(low, _DIGITS)}, {printed(high, _DIGITS)}]"
+        found.append((f"{one.title} – {other.title}", printed(middle, _DIGITS), ends, printed_p(p), sign))
+    return found
+
+
+def _transfer(sets: Sequence[Seen], key: str) -> list[tuple[str, list[str]]]:
+    """Return, for each set that was trained on, the main measure on every set, mean over seeds."""
+    return [(s.title, [printed(_mean(s.values(key, other.label)), _DIGITS) for other in sets]) for s in sets]
+
+
+def _verdict(sets: Sequence[Seen], key: str) -> str:
+    """Say in words which set is ahead, and whether by more than the seeds' spread."""
+    order = sorted(sets, key=lambda s: -_mean(s.values(key)))
+    words = ", ".join(f"{s.title} {printed(_mean(s.values(key)), _DIGITS)}" for s in order)
+    alone = [s for s in sets if s.label in plan.MODALITIES]
+    fused = [s for s in order if s not in alone]
+    text = f"{_WORDS[key]}, mean over the seeds: {words}."
+    if not alone or not fused:
+        return text
+    ahead = _mean(fused[0].values(key)) - max(_mean(s.values(key)) for s in alone)
+    deviations = [float(np.std(s.values(key), ddof=1)) for s in (fused[0], *alone) if len(s.summaries) > 1]
+    text += (
+        f" The best fused set ({fused[0].title}) is {'ahead of' if ahead > 0 else 'behind'} the better modality alone"
+    )
+    text += f" by {printed(abs(ahead), _DIGITS)}"
+    if deviations:
+        text += f"; the largest standard deviation between seeds among them is {printed(max(deviations), _DIGITS)}"
+    return f"{text}."
+
+
+def _curves(sets: Sequence[Seen], classes: Sequence[str]) -> str:
+    """Draw precision over recall at an overlap of 0.5, a panel a class, a line a set; returns a data URI."""
+    across = min(3, len(classes))
+    return figures.drawn(
+        partial(_paint_curves, sets, classes, across), 3.1 * across, 2.4 * -(-len(classes) // across) + 0.4
+    )
+
+
+def _paint_curves(sets: Sequence[Seen], classes: Sequence[str], across: int, figure: Figure) -> None:
+    grid = figure.subplots(-(-len(classes) // across), across, squeeze=False, sharex=True, sharey=True)
+    for axes, kind in zip(grid.flat, classes, strict=False):
+        for number, seen in enumerate(sets):
+            lines = [summary["curves"][kind] for summary in seen.summaries if summary["curves"][kind] is not None]
+            if lines:
+                line = ("-", "--", ":", "-.")[number // len(PALETTE) % 4]
+                ink = PALETTE[number % len(PALETTE)]
+                axes.plot(boxes.RECALLS, np.mean(lines, axis=0), line, color=ink, linewidth=1.3, label=seen.title)
+        axes.set(title=kind, xlim=(0, 1), ylim=(0, 1.02))
+    for axes in grid.flat[len(classes) :]:
+        axes.set_visible(False)
+    figure.supxlabel("recall", fontsize=9)
+    figure.supylabel("precision", fontsize=9)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=4, fontsize=8)
+
+
+def _grid(protocol: str, sets: Sequence[Seen], room: Path, width: int) -> list[tuple[str, list[tuple[str, Picture]]]]:
+    """Return the example pictures by test image, one for each set, of the first seed."""
+    folders = {s.title: room / protocol / f"{s.label}.seed{s.summaries[0]['seed']}.pictures" for s in sets}
+    names = sorted(path.stem for path in next(iter(folders.values())).glob("*.png"))
+    return [
+        (
+            name,
+            [
+                (
+                    title,
+                    pictures.picture(
+                        read_image(folder / f"{name}.png"), width, f"{title}, image {name}, with what was found"
+                    ),
+                )
+                for title, folder in folders.items()
+            ],
+        )
+        for name in names
+    ]
+
+
+def _csv(sets: Sequence[Seen], main: Sequence[str], key: str, classes: Sequence[str]) -> str:
+    """Return the results with all digits: one line for each set trained on, seed and set tested on."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["trained on", "seed", "tested on", *main, *(f"{key} {kind}" for kind in classes)])
+    for seen in sets:
+        for summary in seen.summaries:
+            for tested, found in summary["results"].items():
+                numbers = [*(found[name] for name in main), *(found[key][kind] for kind in classes)]
+                values = ["" if value is None else repr(value) for value in numbers]
+                table.writerow([seen.label, summary["seed"], tested, *values])
+    return text.getvalue()

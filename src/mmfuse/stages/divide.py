@@ -1,0 +1,63 @@
+"""Stage `divide`: which labelled pairs train, validate and test one downstream protocol; their labels are checked."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfuse.catalog import Dataset
+from mmfuse.downstream.folds import FOLDS, divide
+from mmfuse.downstream.labels import check_labels
+from mmfuse.files import write_text
+from mmfuse.packs import Pack
+
+
+def run(
+    dataset: Dataset, *, goal: str, pack: Path, out: Path, splits: Collection[str], division: Mapping[str, Any]
+) -> None:
+    """Write OUT: name, scene, fold and checksum of each pair.
+
+    The checksum covers pixels and labels, so that a published file of folds says whether somebody else's data are the
+    same.
+
+    Args:
+        dataset: The catalog's entry.
+        goal: `detect` or `segment`.
+        pack: data/prepared/DATASET/labelled.safetensors.
+        out: data/prepared/DATASET/folds.PROTOCOL.csv.
+        splits: Splits of the catalog that this protocol uses.
+        division: How pairs are divided; see `mmfuse.downstream.folds`.
+
+    Raises:
+        UserError: labels cannot be used, or nothing is left to train or to test on.
+    """
+    labelled = Pack(pack)
+    with pack.with_suffix(".csv").open(newline="", encoding="utf-8") as stream:
+        names = {row["name"]: row["split"] for row in csv.DictReader(stream) if row["split"] in splits}
+    check_labels(dataset, goal, labelled, list(names))
+    folds = divide(names, division)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["name", "scene", "fold", "sha256"])
+    for sample in labelled:
+        if sample["name"] in folds:
+            table.writerow([sample["name"], *folds[sample["name"]], _checksum(sample)])
+    write_text(out, text.getvalue())
+    counts = {fold: sum(one == fold for _, one in folds.values()) for fold in FOLDS}
+    scenes = len({scene for scene, _ in folds.values()})
+    print(f"{dataset.name}: " + ", ".join(f"{count} {fold}" for fold, count in counts.items()) + f", {scenes} scenes")
+
+
+def _checksum(sample: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for key in ("a", "b", "mask", "boxes"):
+        if key in sample:
+            digest.update(f"{key} {sample[key].shape} {sample[key].dtype}\n".encode())
+            digest.update(np.ascontiguousarray(sample[key]).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,60 @@
+"""Stage `label`: the labelled pairs of one dataset in one pack, in colour, for detectors and segmenters."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from mmfuse.catalog import Dataset
+from mmfuse.datasets.reading import find_pairs, read_pair
+from mmfuse.errors import UserError
+from mmfuse.files import write_text
+from mmfuse.packs import Sample, write_pack
+
+_SHOWN = 10
+
+
+def run(dataset: Dataset, *, raw: Path, out: Path, splits: Collection[str], skip_broken: bool) -> None:
+    """Write OUT, a pack of all pairs of some splits of the catalog, and OUT's .csv with name and split of each.
+
+    Pairs keep their names; a name that two of the splits share gets its split in front.
+
+    Args:
+        dataset: The catalog's entry.
+        raw: data/raw/DATASET.
+        out: data/prepared/DATASET/labelled.safetensors.
+        splits: Which splits.
+        skip_broken: Go on without pairs that cannot be used.
+
+    Raises:
+        UserError: a pair lacks an image or a file is damaged, unless `skip_broken`; or there is no pair.
+    """
+    found = find_pairs(dataset, raw)
+    pairs = [files for files in found.pairs if files.split in splits]
+    often, problems = Counter(files.name for files in pairs), list(found.problems)
+    rows: list[dict[str, str]] = []
+    samples: list[Sample] = []
+    for files in tqdm(pairs, desc=f"{dataset.name} labelled", mininterval=2, disable=None):
+        try:
+            sample = read_pair(dataset, files)
+        except UserError as error:
+            problems.append(f"{error.problem} ({error.found})")
+            continue
+        sample["name"] = f"{files.split}_{files.name}" if often[files.name] > 1 else files.name
+        samples.append(sample)
+        rows.append({"name": sample["name"], "split": files.split})
+    if (problems and not skip_broken) or not samples:
+        more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+        raise UserError(
+            f"Labelled pairs of {dataset.name} cannot be used.",
+            expected=f"pairs in {', '.join(splits)}, with both images, readable and of one size",
+            found="\n            ".join([*problems[:_SHOWN], *more]) or "no pair",
+            fix="download them again, or set prepare.skip_broken to true to go on without them",
+        )
+    write_pack(out, samples)
+    write_text(out.with_suffix(".csv"), pd.DataFrame(rows).to_csv(index=False))
+    print(f"{dataset.name}: {len(samples)} labelled pairs, {len(problems)} left out")

@@ -1,0 +1,94 @@
+"""Stage `segment`: one segmenter trained on one image set, and tested on it and on the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mmfuse.downstream import training
+from mmfuse.downstream.deeplab import losses_of
+from mmfuse.downstream.images import Batches, Labelled, as_tensor
+from mmfuse.downstream.masks import confusion
+from mmfuse.downstream.models import build_segmenter
+from mmfuse.downstream.results import segmentation_summary, write_masks
+from mmfuse.downstream.task import Task
+from mmfuse.jobs import Running
+from mmfuse.reporting.pictures import with_mask
+from mmfuse.seeding import seed_everything
+
+Predict = Callable[[Sequence[Labelled]], list[NDArray[np.int64]]]
+
+
+def run(task: Task, *, running: Running) -> None:
+    """Write OUT.json, OUT.csv (pixels of each test image by class) and OUT.pictures (masks over test images).
+
+    Args:
+        task: What to train and test.
+        running: The job's MLflow run.
+
+    Raises:
+        UserError: the model is unknown or does not take its options.
+    """
+    device = training.settle(task.block["training"]["threads"])
+    predict, size = _train(task, task.images(task.own, "train"), device, running)
+    test, classes = task.images(task.own, "test"), task.classes
+    predicted = predict(test)
+    matrices = _counted(predicted, test, len(classes))
+    found = {task.own: segmentation_summary(np.sum(matrices, axis=0), classes)}
+    for label in task.others():
+        images = task.images(label, "test")
+        found[label] = segmentation_summary(np.sum(_counted(predict(images), images, len(classes)), axis=0), classes)
+    images, validation = task.images(task.own, "val"), None
+    if images:
+        validation = segmentation_summary(np.sum(_counted(predict(images), images, len(classes)), axis=0), classes)
+    summary = task.summary(parameters=size, results=found, val=validation)
+    write_masks(task.out, summary, [one.name for one in test], matrices)
+    ids = sorted(task.index)
+    with task.pictures() as pictures:
+        for place in task.shown(test):
+            one = test[place]
+            pictures[one.name] = with_mask(one.image, np.array(ids, np.uint8)[predicted[place]])
+            running.tracker.log_picture(one.name, pictures[one.name])
+    running.tracker.log_metrics({name: found[task.own][name] for name in ("mIoU", "mAcc")})
+
+
+def _counted(
+    predicted: Sequence[NDArray[np.int64]], images: Sequence[Labelled], classes: int
+) -> list[NDArray[np.int64]]:
+    return [confusion(found, one.mask, classes) for found, one in zip(predicted, images, strict=True)]
+
+
+def _train(task: Task, images: Sequence[Labelled], device: torch.device, running: Running) -> tuple[Predict, int]:
+    """Train a segmenter; return what predicts with it, and the numbers in it."""
+    settings, block = task.block["training"], task.block["model"]
+    seed_everything(task.seed, training.WEIGHTS)
+    model = build_segmenter(
+        block["name"], len(task.classes), pretrained=block["pretrained"], options=block["options"]
+    ).to(device)
+    batches = Batches(images, settings, task.seed)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        pixels, masks = batches.masks(step)
+        return losses_of(model(pixels.to(device)), masks.to(device))
+
+    training.fit(
+        model,
+        losses,
+        settings=settings,
+        steps=task.steps(),
+        seed=task.seed,
+        resume=task.resume,
+        fingerprint=running.fingerprint,
+        on_rows=running.tracker.log_rows,
+    )
+    model.eval()
+    return lambda chosen: _predict(model, chosen, device), sum(p.numel() for p in model.parameters())
+
+
+@torch.inference_mode()
+def _predict(model: nn.Module, images: Sequence[Labelled], device: torch.device) -> list[NDArray[np.int64]]:
+    return [model(as_tensor([one.image]).to(device))[0].argmax(0).cpu().numpy() for one in images]
