@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: run test check env ui lock clean
+.PHONY: run test test-slurm check env ui lock clean
 
 run: env
 	mmfuse doctor
@@ -23,6 +23,11 @@ $(VENV)/.tested: $(TESTED) $(VENV)/.installed
 	$(MAKE) check
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 	touch $@
+
+# a Slurm of one node from Debian's packages; needs root to install and to start it
+test-slurm: env
+	which slurmctld munged > /dev/null || (apt-get update -q && apt-get install -qq --no-install-recommends slurm-wlm munge)
+	OMP_NUM_THREADS=1 pytest -m slurm tests/test_slurm.py
 
 check: env
 	ruff check src tests workflow

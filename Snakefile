@@ -21,6 +21,13 @@ include: "workflow/rules/downstream.smk"
 include: "workflow/rules/report.smk"
 
 
+# on a cluster these run where Snakemake does: downloads need the network, which compute nodes often lack
+localrules:
+    all,
+    download,
+    report,
+
+
 rule all:
     default_target: True
     input:
