@@ -21,7 +21,7 @@ TESTED := $(filter-out dvc.lock,$(wildcard $(shell git ls-files --cached --other
 
 $(VENV)/.tested: $(TESTED) $(VENV)/.installed
 	$(MAKE) check
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m "not slurm"
 	touch $@
 
 # a Slurm of one node from Debian's packages; needs root to install and to start it
