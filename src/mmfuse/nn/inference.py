@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import StochasticDepth
 
 from mmfuse.nn.large_kernel import LargeKernelConv2d
+from mmfuse.nn.small_kernel import SmallKernelConv2d
 
 Network = TypeVar("Network", bound=nn.Module)
 _ONLY_IN_TRAINING = (nn.Dropout, nn.Dropout2d, StochasticDepth)
@@ -34,6 +35,10 @@ def for_inference(network: Network) -> Network:
     for module in list(fast.modules()):
         if type(module).forward is nn.Sequential.forward:
             _simplify(module)
+    for parent in list(fast.modules()):
+        for name, layer in parent.named_children():
+            if type(layer) is nn.Conv2d and SmallKernelConv2d.fits(layer):
+                setattr(parent, name, SmallKernelConv2d(layer))
     for module in fast.modules():
         plain = isinstance(module, nn.Conv2d) and not isinstance(module, LargeKernelConv2d)
         if plain and module.weight.device.type == "cpu":
