@@ -80,10 +80,14 @@ class BandedFeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the new features."""
-        image = x.permute(0, 2, 3, 1).contiguous()
+        image = x.permute(0, 2, 3, 1)
+        out = torch.empty(image.shape, dtype=x.dtype)
         if self.depthwise.padding_mode == "reflect":  # activations are made pixel by pixel: borders can be made first
-            image = torch.cat([image[:, :, 1:2], image, image[:, :, -2:-1]], dim=2)
-        out = torch.empty(*x.permute(0, 2, 3, 1).shape, dtype=x.dtype)
+            padded = torch.empty(*image.shape[:2], image.shape[2] + 2, image.shape[3], dtype=x.dtype)
+            padded[:, :, 1:-1] = image
+            padded[:, :, 0], padded[:, :, -1] = padded[:, :, 2], padded[:, :, -3]
+            image = padded
+        image = image.contiguous()
         for one, target in zip(image, out, strict=True):
             for rows, features in self.bands(lambda first, last, one=one: one[first:last], one):
                 torch.addmm(self.narrow.bias, features, _matrix(self.narrow), out=_pixels(target[rows]))
@@ -93,11 +97,11 @@ class BandedFeedForward(nn.Module):
         """Yield rows and their wide features after both activations, (pixels, C), from rows of inputs."""
 
         def expand(first: int, last: int, out: Tensor) -> None:
-            wide = torch.addmm(self.widen.bias, _pixels(inputs(first, last)), _matrix(self.widen))
-            out.copy_(F.gelu(wide).view(out.shape))
+            torch.addmm(self.widen.bias, _pixels(inputs(first, last)), _matrix(self.widen), out=_pixels(out))
+            F.gelu(out, out=out)
 
         for rows, features in _depthwise(expand, self.depthwise, *like.shape[:2], like.dtype):
-            yield rows, F.gelu(_pixels(features))
+            yield rows, _pixels(F.gelu(features, out=features))
 
 
 class BandedTransformerBlock(nn.Module):
@@ -189,15 +193,17 @@ class BandedGraphReasoning(nn.Module):
         joint = nodes.new_empty(*nodes.shape[:-1], 2 * channels)  # messages and nodes
         messages = joint[..., :channels]
         for _ in range(self.iterations):
-            edges = _edges(self.across, nodes)
-            torch.mul((edges - edges.flip(1)).add_(self.across.edge.bias).sigmoid_(), nodes.flip(1), out=messages)
+            edges, bias = _edges(self.across, nodes), self.across.edge.bias
+            difference = edges[:, 0] - edges[:, 1]
+            torch.mul((difference + bias).sigmoid_(), nodes[:, 1], out=messages[:, 0])
+            torch.mul(torch.sub(bias, difference, out=difference).sigmoid_(), nodes[:, 0], out=messages[:, 1])
             nodes = _updated(self.across, nodes, joint)
-            edges = _edges(self.within, nodes)
+            edges, bias = _edges(self.within, nodes), self.within.edge.bias
             messages.zero_()
             for k in range(len(nodes)):
                 for other in range(len(nodes)):
                     if other != k:
-                        weight = (edges[k] - edges[other]).add_(self.within.edge.bias).sigmoid_()
+                        weight = (edges[k] - edges[other]).add_(bias).sigmoid_()
                         messages[k].addcmul_(weight, nodes[other])
             nodes = nodes.lerp(_updated(self.within, nodes, joint), self.gamma)
         of_features, of_nodes = _matrix(self.merge).split(channels)
