@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmfuse.errors import UserError
-from mmfuse.nn import convolution_cost, large_kernel, spectra, workspace
+from mmfuse.nn import convolution_cost, spectra, workspace
 from mmfuse.nn.convolution_cost import Task, best_tiling
 from mmfuse.nn.depthwise import DepthwiseConvolution
 from mmfuse.nn.large_kernel import LargeKernelConv2d, TiledConvolution, plain

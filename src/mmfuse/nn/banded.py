@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from mmfuse.nn.graph import Delivery, GraphReasoning
 from mmfuse.nn.invertible import Bottleneck
-from mmfuse.nn.transformer import LocalFeedForward, TransformerBlock
+from mmfuse.nn.transformer import ChannelSelfAttention, LocalFeedForward, TransformerBlock
 from mmfuse.nn.workspace import buffer
 
 # of the widest features of a band: what a cache holds, with room for what is made of them
@@ -30,14 +30,28 @@ def _pixels(image: Tensor) -> Tensor:
     return image.flatten(0, -2)
 
 
-def _matrix(convolution: nn.Module) -> Tensor:
+def _convolution(sequence: nn.Sequential, number: int) -> nn.Conv2d:
+    layer = sequence[number]
+    assert isinstance(layer, nn.Conv2d)
+    return layer
+
+
+def _matrix(convolution: nn.Conv2d) -> Tensor:
     """Return the weight of a convolution 1x1 as pixels are multiplied by it, (in, out)."""
-    assert isinstance(convolution, nn.Conv2d)
     return convolution.weight[:, :, 0, 0].T
 
 
+def _bias(convolution: nn.Conv2d) -> Tensor:
+    assert convolution.bias is not None
+    return convolution.bias
+
+
+def _activate(features: Tensor) -> None:
+    F.gelu(features, out=features)  # type: ignore[call-arg] # it has one, but its stub does not say so
+
+
 def _depthwise(
-    expand: Expand, convolution: nn.Module, height: int, width: int, dtype: torch.dtype
+    expand: Expand, convolution: nn.Conv2d, height: int, width: int, dtype: torch.dtype
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield bands of rows and the depthwise 3x3 convolution of features that are made for it and not kept.
 
@@ -49,7 +63,6 @@ def _depthwise(
         width: W.
         dtype: Of the features.
     """
-    assert isinstance(convolution, nn.Conv2d)
     channels, reflect = convolution.out_channels, convolution.padding_mode == "reflect"
     rows = max(2, _BAND_BYTES // (width * channels * dtype.itemsize))
     features = buffer("features", (rows + 2, width, channels), dtype)  # with a row before the band and one after it
@@ -65,9 +78,7 @@ def _depthwise(
         if last == height:
             features[last - first + 1] = features[last - first - 1] if reflect else 0
         band = features[: last - first + 2].permute(2, 0, 1)[None]  # (1, C, rows + 2, W)
-        found = F.conv2d(
-            band, convolution.weight, convolution.bias, padding=(0, 0 if reflect else 1), groups=channels
-        )
+        found = F.conv2d(band, convolution.weight, convolution.bias, padding=(0, 0 if reflect else 1), groups=channels)
         yield slice(first, last), found[0].permute(1, 2, 0).contiguous()
 
 
@@ -76,7 +87,7 @@ class BandedFeedForward(nn.Module):
 
     def __init__(self, block: LocalFeedForward | Bottleneck) -> None:
         super().__init__()
-        self.widen, _, self.depthwise, _, self.narrow = block
+        self.widen, self.depthwise, self.narrow = (_convolution(block, number) for number in (0, 2, 4))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the new features."""
@@ -89,19 +100,24 @@ class BandedFeedForward(nn.Module):
             image = padded
         image = image.contiguous()
         for one, target in zip(image, out, strict=True):
-            for rows, features in self.bands(lambda first, last, one=one: one[first:last], one):
-                torch.addmm(self.narrow.bias, features, _matrix(self.narrow), out=_pixels(target[rows]))
+
+            def inputs(first: int, last: int, one: Tensor = one) -> Tensor:
+                return one[first:last]
+
+            for rows, features in self.bands(inputs, one):
+                torch.addmm(_bias(self.narrow), features, _matrix(self.narrow), out=_pixels(target[rows]))
         return out.permute(0, 3, 1, 2)
 
     def bands(self, inputs: Callable[[int, int], Tensor], like: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield rows and their wide features after both activations, (pixels, C), from rows of inputs."""
 
         def expand(first: int, last: int, out: Tensor) -> None:
-            torch.addmm(self.widen.bias, _pixels(inputs(first, last)), _matrix(self.widen), out=_pixels(out))
-            F.gelu(out, out=out)
+            torch.addmm(_bias(self.widen), _pixels(inputs(first, last)), _matrix(self.widen), out=_pixels(out))
+            _activate(out)
 
-        for rows, features in _depthwise(expand, self.depthwise, *like.shape[:2], like.dtype):
-            yield rows, _pixels(F.gelu(features, out=features))
+        for rows, features in _depthwise(expand, self.depthwise, like.shape[0], like.shape[1], like.dtype):
+            _activate(features)
+            yield rows, _pixels(features)
 
 
 class BandedTransformerBlock(nn.Module):
@@ -109,9 +125,15 @@ class BandedTransformerBlock(nn.Module):
 
     def __init__(self, block: TransformerBlock) -> None:
         super().__init__()
-        self.norm, self.attention = block.attention
-        self.norm_forward = block.feed_forward[0]
-        self.feed_forward = BandedFeedForward(block.feed_forward[1])
+        (norm, attention), (norm_forward, feed_forward) = block.attention, block.feed_forward
+        assert isinstance(norm, nn.LayerNorm)
+        assert isinstance(norm_forward, nn.LayerNorm)
+        assert isinstance(attention, ChannelSelfAttention)
+        assert isinstance(feed_forward, LocalFeedForward)
+        self.norm, self.norm_forward = norm, norm_forward
+        self.widen, self.depthwise = (_convolution(attention.project, number) for number in (0, 1))
+        self.temperature, self.out = attention.temperature, attention.out
+        self.feed_forward = BandedFeedForward(feed_forward)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features after one block."""
@@ -130,36 +152,34 @@ class BandedTransformerBlock(nn.Module):
 
             narrow = self.feed_forward.narrow
             for rows, features in self.feed_forward.bands(inputs, one):
-                _pixels(target[rows]).add_(narrow.bias).addmm_(features, _matrix(narrow))
+                _pixels(target[rows]).add_(_bias(narrow)).addmm_(features, _matrix(narrow))
         return out.permute(0, 3, 1, 2)
 
     def _attend(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the values, (H, W, c), and the matrix that their channels are mixed with, (c, c)."""
-        widen, depthwise = self.attention.project
         height, width, channels = image.shape
 
         def expand(first: int, last: int, out: Tensor) -> None:
-            torch.mm(_pixels(_normalised(image[first:last], self.norm)), _matrix(widen), out=_pixels(out))
+            torch.mm(_pixels(_normalised(image[first:last], self.norm)), _matrix(self.widen), out=_pixels(out))
 
         values = buffer("values", (height, width, channels), image.dtype)
         products = image.new_zeros(channels, channels)
         squares = image.new_zeros(2 * channels)
-        for rows, projected in _depthwise(expand, depthwise, height, width, image.dtype):
+        for rows, projected in _depthwise(expand, self.depthwise, height, width, image.dtype):
             query, key, value = _pixels(projected).chunk(3, dim=1)
             products.addmm_(query.T, key)
             squares += _pixels(projected)[:, : 2 * channels].square().sum(dim=0)
             values[rows] = value.view(values[rows].shape)
-        heads = len(self.attention.temperature)
+        heads = len(self.temperature)
         each = channels // heads
         query_length, key_length = squares.sqrt().view(2, heads, each)
         blocks = products.view(heads, each, heads, each).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         likeness = blocks / (query_length[:, :, None] * key_length[:, None]).clamp_min(1e-6)
-        weights = (likeness * self.attention.temperature).softmax(dim=-1)  # (heads, each, each)
-        return values, torch.block_diag(*weights).T @ _matrix(self.attention.out)
+        weights = (likeness * self.temperature).softmax(dim=-1)  # (heads, each, each)
+        return values, torch.block_diag(*weights).T @ _matrix(self.out)
 
 
-def _normalised(image: Tensor, norm: nn.Module) -> Tensor:
-    assert isinstance(norm, nn.LayerNorm)
+def _normalised(image: Tensor, norm: nn.LayerNorm) -> Tensor:
     return F.layer_norm(image, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
@@ -193,12 +213,12 @@ class BandedGraphReasoning(nn.Module):
         joint = nodes.new_empty(*nodes.shape[:-1], 2 * channels)  # messages and nodes
         messages = joint[..., :channels]
         for _ in range(self.iterations):
-            edges, bias = _edges(self.across, nodes), self.across.edge.bias
+            edges, bias = _edges(self.across, nodes), _bias(self.across.edge)
             difference = edges[:, 0] - edges[:, 1]
             torch.mul((difference + bias).sigmoid_(), nodes[:, 1], out=messages[:, 0])
             torch.mul(torch.sub(bias, difference, out=difference).sigmoid_(), nodes[:, 0], out=messages[:, 1])
             nodes = _updated(self.across, nodes, joint)
-            edges, bias = _edges(self.within, nodes), self.within.edge.bias
+            edges, bias = _edges(self.within, nodes), _bias(self.within.edge)
             messages.zero_()
             for k in range(len(nodes)):
                 for other in range(len(nodes)):
@@ -207,7 +227,7 @@ class BandedGraphReasoning(nn.Module):
                         messages[k].addcmul_(weight, nodes[other])
             nodes = nodes.lerp(_updated(self.within, nodes, joint), self.gamma)
         of_features, of_nodes = _matrix(self.merge).split(channels)
-        merged = torch.addmm(self.merge.bias, _pixels(features), of_features)
+        merged = torch.addmm(_bias(self.merge), _pixels(features), of_features)
         return merged.addmm_(_pixels(nodes.mean(dim=0)), of_nodes).view(features.shape)
 
 
@@ -221,10 +241,10 @@ def _updated(delivery: Delivery, nodes: Tensor, joint: Tensor) -> Tensor:
     channels = nodes.shape[-1]
     beside = joint[..., channels:]
     beside.copy_(nodes)
-    gates = torch.addmm(delivery.gates.bias, _pixels(joint), _matrix(delivery.gates)).sigmoid_().view(joint.shape)
+    gates = torch.addmm(_bias(delivery.gates), _pixels(joint), _matrix(delivery.gates)).sigmoid_().view(joint.shape)
     update, reset = gates.chunk(2, dim=-1)
     beside.mul_(reset)
-    candidate = torch.addmm(delivery.candidate.bias, _pixels(joint), _matrix(delivery.candidate))
+    candidate = torch.addmm(_bias(delivery.candidate), _pixels(joint), _matrix(delivery.candidate))
     # tanh x = 2 sigmoid(2 x) - 1, and torch's sigmoid is six times as fast
     candidate.mul_(2).sigmoid_().mul_(2).sub_(1)
     return nodes.lerp(candidate.view(nodes.shape), update)
