@@ -1,7 +1,8 @@
 """A trained network made ready for inference: the same function, in less time, on a copy.
 
-The readable network stays as it is. What changes in the copy is what only training needs (dropout, batch statistics)
-and where features lie in memory. `mmfuse.nn.large_kernel` speeds large kernels up by itself, in training too.
+The readable network stays as it is. What changes in the copy is what only training needs (dropout, batch statistics),
+where features lie in memory, and how some layers are computed. `mmfuse.nn.large_kernel` speeds large kernels up by
+itself, in training too.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def for_inference(network: Network) -> Network:
     - Batch norms are folded into the convolutions before them.
     - A ReLU after a layer that gives a new tensor works in place.
     - Dropout goes.
-    - On a CPU, dense convolutions have their channels last in memory, as large kernels have them anyway.
+    - On a CPU, dense convolutions have their channels last in memory, as large kernels have them anyway; 3x3 kernels
+      with many channels go through tiles, and SMFNet's blocks are done in bands (docs/decisions/0017-inference-copy.md).
     """
     fast = copy.deepcopy(network).eval().requires_grad_(False)
     for module in list(fast.modules()):
