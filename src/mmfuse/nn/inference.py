@@ -32,7 +32,7 @@ def for_inference(network: Network) -> Network:
     - A ReLU after a layer that gives a new tensor works in place.
     - Dropout goes.
     - On a CPU, dense convolutions have their channels last in memory, as large kernels have them anyway; 3x3 kernels
-      with many channels go through tiles, and SMFNet's blocks are done in bands (docs/decisions/0017-inference-copy.md).
+      with many channels go through tiles, and SMFNet's blocks are done in bands; docs/decisions/0017-inference-copy.md.
     """
     fast = copy.deepcopy(network).eval().requires_grad_(False)
     for module in list(fast.modules()):
