@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmfuse.errors import UserError
-from mmfuse.nn import convolution_cost, large_kernel, workspace
+from mmfuse.nn import convolution_cost, spectra, workspace
 from mmfuse.nn.convolution_cost import Task, best_tiling
 from mmfuse.nn.depthwise import DepthwiseConvolution
 from mmfuse.nn.large_kernel import LargeKernelConv2d, TiledConvolution, plain
@@ -135,7 +135,7 @@ def test_equal_inputs_give_equal_bytes():
     image = draw(1, 4, 30, 30)
     with torch.no_grad():
         first, second, third = layer(image), layer(image), layer(image)
-    assert layer._spectra is not None  # made at the second use
+    assert layer._spectra.tensor is not None  # made at the second use
     assert first.equal(second) and second.equal(third)
 
 
@@ -152,7 +152,7 @@ def test_a_changed_weight_is_noticed():
 
     ours.eval()
     check()
-    assert ours._spectra is not None
+    assert ours._spectra.tensor is not None
     optimiser = torch.optim.Adam(ours.parameters(), lr=0.1)
     ours(image).sum().backward()
     optimiser.step()
@@ -165,9 +165,9 @@ def test_a_changed_weight_is_noticed():
         ours.weight.mul_(2)
     check()
     ours.train()
-    assert ours._spectra is None
+    assert ours._spectra.tensor is None
     check()
-    assert ours._spectra is None
+    assert ours._spectra.tensor is None
     ours.eval()
     check()
 
@@ -188,13 +188,13 @@ def test_copies_and_files_leave_the_spectra_out():
     image = draw(1, 4, 20, 20)
     with torch.no_grad():
         expected = [layer(image) for _ in range(2)][-1]
-        assert layer._spectra is not None
+        assert layer._spectra.tensor is not None
         file = io.BytesIO()
         torch.save(layer, file)
         assert file.tell() < 2 * layer.weight.nbytes + 10_000
         file.seek(0)
         for other in (copy.deepcopy(layer), torch.load(file, weights_only=False)):
-            assert other._spectra is None
+            assert other._spectra.tensor is None
             assert other(image).equal(expected)
 
 
@@ -257,7 +257,7 @@ def test_little_memory_changes_nothing_but_time():
         workspace.release()
         expected = [layer(image) for _ in range(2)][-1]
         large = workspace.buffered_mib()
-        assert layer._spectra is not None
+        assert layer._spectra.tensor is not None
         workspace.release()
         workspace.set_limits(workspace=0.3, spectra=0)
         got = [layer(image) for _ in range(2)][-1]
@@ -278,17 +278,17 @@ def test_little_memory_changes_nothing_but_time():
 def test_kept_spectra_stay_within_their_limit():
     layers = [LargeKernelConv2d(4, 4, 9).eval() for _ in range(3)]
     image = draw(1, 4, 40, 40)
-    before = sum(large_kernel._KEPT.values())
+    before = sum(spectra._KEPT.values())
     with torch.no_grad():
         layers[0](image), layers[0](image)
-        one = sum(large_kernel._KEPT.values()) - before
-        assert one == layers[0]._spectra.nbytes
+        one = sum(spectra._KEPT.values()) - before
+        assert one == layers[0]._spectra.tensor.nbytes
         workspace.set_limits(spectra=(before + 2.5 * one) / 2**20)
         for layer in layers:
             layer(image), layer(image)
-    assert [layer._spectra is not None for layer in layers] == [True, True, False]
+    assert [layer._spectra.tensor is not None for layer in layers] == [True, True, False]
     del layers, layer
-    assert sum(large_kernel._KEPT.values()) == before
+    assert sum(spectra._KEPT.values()) == before
 
 
 def test_the_choice_of_the_way():

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 from functools import lru_cache
 
+from mmfuse.nn import winograd
 from mmfuse.nn.overlap_save import Tiling
 
 # Larger tiles are hardly faster, and their spectra take more memory than they are worth.
@@ -19,6 +20,8 @@ TILES = tuple(range(6, 33, 2))
 HARDLY_MORE = 1.05
 # The estimates are good to a fifth.
 MARGIN = 0.8
+# those of Winograd's tiles are better
+MARGIN_WINOGRAD = 0.9
 
 
 @dataclass(frozen=True)
@@ -161,3 +164,27 @@ def best_tiling(task: Task, threads: int) -> Tiling | None:
     if seconds[tile] > MARGIN * seconds_direct(task, threads):
         return None
     return Tiling(task.batch, task.height, task.width, task.kernel, tile)
+
+
+def work_of_winograd(task: Task, tile: int) -> Work:
+    """Count the work of a 3x3 convolution through tiles of Winograd's kind, without gradients."""
+    tiling = winograd.Tiling(task.batch, task.height, task.width, tile)
+    n, length = tiling.rows * tiling.across, tiling.length
+    bands = len(list(tiling.bands(task.channels_in + task.channels_out, 4)))
+    weights = task.channels_in * task.channels_out
+    # products with so small matrices run at half the rate of the others
+    dft = 4 * length * n * (task.channels_in * (length + tile) * length + task.channels_out * 2 * tile * (tile + 1))
+    # each tile is cut and put back at each point, and images come from memory
+    moved = n * (task.channels_in * (length**2 + 2 * tile**2) + task.channels_out * tile * (length + tile))
+    calls = bands * 5 * length + 2 * tiling.rows
+    # the weight's places lie side by side in memory: a transposition, which takes longer than the product
+    kernel = Work(read=length**2 * weights) if task.kept else Work(made=3 * length**2 * weights)
+    return kernel + Work(dft=dft, channels=2 * length**2 * n * weights, moved=moved, calls=calls)
+
+
+@lru_cache(maxsize=4096)
+def best_winograd_tile(task: Task, threads: int) -> int | None:
+    """Return the tile for a 3x3 convolution on the CPU, None for the direct way."""
+    seconds = {tile: RATES.seconds(work_of_winograd(task, tile), threads) for tile in winograd.TILES}
+    tile = next(tile for tile in winograd.TILES if seconds[tile] <= HARDLY_MORE * min(seconds.values()))
+    return tile if seconds[tile] <= MARGIN_WINOGRAD * seconds_direct(task, threads) else None

@@ -1,7 +1,8 @@
 """A trained network made ready for inference: the same function, in less time, on a copy.
 
-The readable network stays as it is. What changes in the copy is what only training needs (dropout, batch statistics)
-and where features lie in memory. `mmfuse.nn.large_kernel` speeds large kernels up by itself, in training too.
+The readable network stays as it is. What changes in the copy is what only training needs (dropout, batch statistics),
+where features lie in memory, and how some layers are computed. `mmfuse.nn.large_kernel` speeds large kernels up by
+itself, in training too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import StochasticDepth
 
+from mmfuse.nn.banded import BANDED
 from mmfuse.nn.large_kernel import LargeKernelConv2d
+from mmfuse.nn.small_kernel import SmallKernelConv2d
 
 Network = TypeVar("Network", bound=nn.Module)
 _ONLY_IN_TRAINING = (nn.Dropout, nn.Dropout2d, StochasticDepth)
@@ -28,17 +31,30 @@ def for_inference(network: Network) -> Network:
     - Batch norms are folded into the convolutions before them.
     - A ReLU after a layer that gives a new tensor works in place.
     - Dropout goes.
-    - On a CPU, dense convolutions have their channels last in memory, as large kernels have them anyway.
+    - On a CPU, dense convolutions have their channels last in memory, as large kernels have them anyway; 3x3 kernels
+      with many channels go through tiles, and SMFNet's blocks are done in bands; docs/decisions/0017-inference-copy.md.
     """
     fast = copy.deepcopy(network).eval().requires_grad_(False)
     for module in list(fast.modules()):
         if type(module).forward is nn.Sequential.forward:
             _simplify(module)
+    if all(parameter.device.type == "cpu" for parameter in fast.parameters()):
+        _replace(fast)
     for module in fast.modules():
         plain = isinstance(module, nn.Conv2d) and not isinstance(module, LargeKernelConv2d)
         if plain and module.weight.device.type == "cpu":
             module.to(memory_format=torch.channels_last)
     return fast
+
+
+def _replace(network: nn.Module) -> None:
+    """Put what does the same in less time on a CPU in the place of layers and blocks."""
+    for name, module in network.named_children():
+        if type(module) is nn.Conv2d and SmallKernelConv2d.fits(module):
+            setattr(network, name, SmallKernelConv2d(module))
+        elif type(module) in BANDED:
+            setattr(network, name, BANDED[type(module)](module))
+        _replace(getattr(network, name))
 
 
 def _simplify(sequence: nn.Module) -> None:

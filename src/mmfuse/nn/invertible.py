@@ -84,7 +84,8 @@ class InvertibleBlocks(nn.Module):
 
 def _factor(x: Tensor) -> Tensor:
     # ASSUME: alpha of eq. 7 is tanh. The factor stays in [1/e, e], so that rounding cannot grow on the way back
-    return x.tanh().exp()
+    # tanh x = 2 sigmoid(2 x) - 1, which torch does several times as fast
+    return (2 * (2 * x).sigmoid() - 1).exp()
 
 
 def _join(first: Tensor, second: Tensor) -> Tensor:

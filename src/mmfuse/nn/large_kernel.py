@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +19,10 @@ from mmfuse.errors import UserError
 from mmfuse.nn.convolution_cost import Task, best_tiling
 from mmfuse.nn.depthwise import convolve_depthwise, learn_depthwise
 from mmfuse.nn.overlap_save import Tiling, convolve, gradients, kernel_spectra, spectra_shape
-from mmfuse.nn.workspace import LIMITS
+from mmfuse.nn.spectra import KeptSpectra
 
 Network = TypeVar("Network", bound=nn.Module)
 LARGEST = 31
-# spectra that layers keep now, in bytes
-_KEPT: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
 class LargeKernelConv2d(nn.Conv2d):
@@ -56,8 +53,7 @@ class LargeKernelConv2d(nn.Conv2d):
                 expected="1, or as many as there are channels",
             )
         super().__init__(in_channels, out_channels, kernel, padding=kernel // 2, groups=groups, bias=bias)
-        self._spectra: Tensor | None = None
-        self._spectra_of: tuple[object, ...] | None = None
+        self._spectra = KeptSpectra()
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as in nn.Conv2d
         """Convolve a batch of images."""
@@ -103,42 +99,21 @@ class LargeKernelConv2d(nn.Conv2d):
         # tensors made in inference mode do not say when they change
         elif not self.training and not self.weight.is_inference():
             tiling = best_tiling(replace(task, kept=True), torch.get_num_threads())
-            if tiling is None or self._has_room(tiling):
+            if tiling is None or self._spectra.has_room(self._spectra_bytes(tiling)):
                 return tiling, True
         return best_tiling(task, torch.get_num_threads()), False
-
-    def _has_room(self, tiling: Tiling) -> bool:
-        """Say whether the spectra may take the memory; what other layers keep already counts."""
-        others = sum(size for layer, size in _KEPT.items() if layer is not self)
-        return others + self._spectra_bytes(tiling) <= LIMITS.spectra * 2**20
 
     def _spectra_bytes(self, tiling: Tiling) -> int:
         return math.prod(spectra_shape(self.weight, tiling)) * self.weight.element_size()
 
     def _kept(self, tiling: Tiling) -> Tensor | None:
-        """Return the weight's spectra; none at a weight's first use, since there may be no second."""
-        key = (tiling.length, self.weight.dtype, self.weight.data_ptr(), self.weight._version)
-        if self._spectra_of != key:
-            self._forget()
-            self._spectra_of = key
-        elif self._spectra is None:
-            self._spectra = kernel_spectra(self.weight, tiling)
-            _KEPT[self] = self._spectra_bytes(tiling)
-        return self._spectra
-
-    def _forget(self) -> None:
-        self._spectra = self._spectra_of = None
-        _KEPT.pop(self, None)
+        return self._spectra.get(self.weight, tiling.length, lambda: kernel_spectra(self.weight, tiling))
 
     def train(self, mode: bool = True) -> LargeKernelConv2d:
         """Switch between training and eval mode; spectra are not kept in training."""
         if mode:
-            self._forget()
+            self._spectra.forget()
         return super().train(mode)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the spectra out of copies and files: they can be made anew."""
-        return {**self.__dict__, "_spectra": None, "_spectra_of": None}
 
 
 class TiledConvolution(torch.autograd.Function):
