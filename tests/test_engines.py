@@ -114,7 +114,8 @@ def results(folder):
         for f in (folder / "reports" / room).rglob("*")
         if f.is_file()
     ]
-    sums = {str(f.relative_to(folder)): sha256(f) for f in files if not f.name.endswith("run.json")}
+    own = [f for f in files if not f.name.endswith(("run.json", ".snakemake_timestamp"))]
+    sums = {str(f.relative_to(folder)): sha256(f) for f in own}
     fused = [*(folder / "data/fused").glob("*/*"), *(folder / "data/fused").glob("*/labelled/*")]
     fused = [f for f in fused if f.is_dir() and f.name != "labelled"]
     return sums | {str(f.relative_to(folder)): checksum(f) for f in fused}
