@@ -14,10 +14,10 @@ from torch import nn
 from mmfuse import plan
 from mmfuse.checkpoints import build, load_state
 from mmfuse.errors import UserError
-from mmfuse.methods.smfnet import GradientDenseBlock, SMFNet, _lovasz_softmax
+from mmfuse.methods.smfnet import GradientDenseBlock, SMFNet
 from mmfuse.nn.graph import Delivery, GraphReasoning
 from mmfuse.nn.invertible import InvertibleBlocks
-from mmfuse.nn.losses import correlation, gram_matrix, lovasz_jaccard, sobel_magnitude, spatial_gradient
+from mmfuse.nn.losses import correlation, gram_matrix, lovasz_jaccard, lovasz_softmax, sobel_magnitude, spatial_gradient
 from mmfuse.nn.transformer import ChannelNorm, CrossAttention, ResidualTransformer, TransformerBlock, channel_attention
 from mmfuse.packs import Pack
 from mmfuse.stages.train import network_options
@@ -430,8 +430,8 @@ def test_the_loss_of_labels_is_one_minus_the_mean_iou_of_a_sure_answer():
     answer[:, :, :8] = 0  # misses half of the first block
     scores = 1000.0 * nn.functional.one_hot(answer, 5).movedim(-1, 1)  # classes 3 and 4 are nowhere
     shares = [(answer == k).logical_and(mask == k).sum() / (answer == k).logical_or(mask == k).sum() for k in range(3)]
-    assert _lovasz_softmax(scores, mask).item() == pytest.approx(1 - sum(shares).item() / 3, abs=1e-6)
-    assert _lovasz_softmax(1000.0 * nn.functional.one_hot(mask, 3).movedim(-1, 1), mask) == 0
+    assert lovasz_softmax(scores, mask).item() == pytest.approx(1 - sum(shares).item() / 3, abs=1e-6)
+    assert lovasz_softmax(1000.0 * nn.functional.one_hot(mask, 3).movedim(-1, 1), mask) == 0
 
 
 def test_the_labels_train_decoder_and_labeller_and_only_stage_one():
@@ -453,7 +453,7 @@ def test_the_labels_train_decoder_and_labeller_and_only_stage_one():
 
 def test_a_class_beyond_those_told_of_is_refused():
     a, b = pair()
-    with pytest.raises(UserError, match="class that SMFNet was not told of"):
+    with pytest.raises(UserError, match="class that the network was not told of"):
         method = tiny(semantic="labels", classes=2)
         ones = dict.fromkeys(method.loss_terms["reconstruction"], 1.0)
         method.part_losses("reconstruction", a, b, ones, labelled(a))

@@ -23,6 +23,7 @@ from mmfuse.nn.losses import (
     correlation,
     gram_matrix,
     lovasz_jaccard,
+    lovasz_softmax,
     sobel_magnitude,
     spatial_gradient,
     ssim_loss,
@@ -315,7 +316,7 @@ class SMFNet(FusionMethod):
         """How badly the regions of the image overlap with those of its restoration (eq. 21 to 25)."""
         if self.labeller is not None:
             assert mask is not None
-            return _lovasz_softmax(self.labeller(restored), mask)
+            return lovasz_softmax(self.labeller(restored), mask)
         if self.semantic == "constant":
             # S5: softmax over one channel is one everywhere, and the labels are compared with zero: what is left of the
             # loss is the share of pixels that are not black
@@ -356,27 +357,6 @@ def _labeller(dim: int, classes: int) -> nn.Module:
         nn.LeakyReLU(inplace=True),
         nn.Conv2d(dim, classes, 3, padding=4, dilation=4),
     )
-
-
-def _lovasz_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Return the Lovasz-Softmax loss, the mean over the classes that a batch shows.
-
-    Shape: scores (B, classes, H, W); mask (B, H, W).
-    Source: Berman et al. 2018, eq. 11, over the pixels of the batch; SMFNet eq. 21 to 25.
-    """
-    classes = scores.shape[1]
-    if int(mask.max()) >= classes:
-        raise UserError(
-            "A mask has a class that SMFNet was not told of.",
-            expected=f"classes from 0 to {classes - 1}",
-            found=int(mask.max()),
-            fix="raise methods.smfnet.network.classes to the number of classes of the dataset",
-        )
-    shares = scores.float().softmax(dim=1).movedim(1, 0).flatten(1)  # (classes, B H W)
-    labels = mask.flatten() == torch.arange(classes, device=mask.device)[:, None]
-    shown = labels.any(dim=1)
-    shares, labels = shares[shown], labels[shown]
-    return lovasz_jaccard(torch.where(labels, 1 - shares, shares), labels).mean()
 
 
 def _single_precision(image: Tensor) -> torch.autocast:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmfuse.errors import UserError
+
 
 def gaussian_window(length: int, sigma: float, like: Tensor) -> Tensor:
     """Return a normalised 1-D Gaussian of `length` taps with the dtype and device of `like`."""
@@ -134,3 +136,28 @@ def lovasz_jaccard(errors: Tensor, labels: Tensor) -> Tensor:
     missed, extra = labels.cumsum(dim=-1), (1 - labels).cumsum(dim=-1)
     jaccard = (missed + extra) / (labels.sum(dim=-1, keepdim=True) + extra)  # of the first k pixels
     return (errors * jaccard.diff(dim=-1, prepend=torch.zeros_like(jaccard[..., :1]))).sum(dim=-1)
+
+
+def lovasz_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Return the Lovasz-Softmax loss, the mean over the classes that a batch shows.
+
+    Shape: scores (B, classes, H, W); mask (B, H, W) int64; returns a scalar.
+
+    Raises:
+        UserError: the mask has a class beyond the scores.
+
+    Source: Berman et al. 2018, eq. 11, over the pixels of the batch; SMFNet eq. 21 to 25.
+    """
+    classes = scores.shape[1]
+    if int(mask.max()) >= classes:
+        raise UserError(
+            "A mask has a class that the network was not told of.",
+            expected=f"classes from 0 to {classes - 1}",
+            found=int(mask.max()),
+            fix="raise `classes` of the method's network to the number of classes of the dataset",
+        )
+    shares = scores.float().softmax(dim=1).movedim(1, 0).flatten(1)  # (classes, B H W)
+    labels = mask.flatten() == torch.arange(classes, device=mask.device)[:, None]
+    shown = labels.any(dim=1)
+    shares, labels = shares[shown], labels[shown]
+    return lovasz_jaccard(torch.where(labels, 1 - shares, shares), labels).mean()
