@@ -12,6 +12,7 @@ import yaml
 from torch import nn
 
 from mmfuse import plan
+from mmfuse.batches import TrainingPairs, validation_pairs
 from mmfuse.checkpoints import build, load_state
 from mmfuse.errors import UserError
 from mmfuse.methods.smfnet import GradientDenseBlock, SMFNet
@@ -21,7 +22,7 @@ from mmfuse.nn.losses import correlation, gram_matrix, lovasz_jaccard, lovasz_so
 from mmfuse.nn.transformer import ChannelNorm, CrossAttention, ResidualTransformer, TransformerBlock, channel_attention
 from mmfuse.packs import Pack
 from mmfuse.stages.train import network_options
-from mmfuse.training import TrainingPairs, make_fabric, prepare_part, train_part, validation_pairs
+from mmfuse.training import make_fabric, prepare_part, train_part
 
 ROOT = Path(__file__).parents[1]
 TINY = {"dim": 8, "heads": 2, "blocks": 1, "base_layers": 1, "expansion": 2, "invertible": 2, "iterations": 1}

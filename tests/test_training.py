@@ -18,12 +18,13 @@ import pytest
 import torch
 
 from mmfuse import training
+from mmfuse.batches import TrainingPairs, validation_pairs
 from mmfuse.checkpoints import Card, build, load_state, read_weights, save_state
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.packs import Pack, write_pack
 from mmfuse.seeding import derived_seed, seed_everything
 from mmfuse.stages.train import _write
-from mmfuse.training import TrainingPairs, learning_rate, make_fabric, step_count, train_part, validation_pairs
+from mmfuse.training import learning_rate, make_fabric, step_count, train_part
 
 BLOCK = {
     "steps": 6, "batch": 2, "crop": {"height": 32, "width": 32, "scale": [0.35, 1.0], "ratio": [0.75, 1.3333]},
@@ -422,7 +423,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from mmfuse import training
+from mmfuse import batches, training
 from mmfuse.checkpoints import build
 from mmfuse.packs import Pack
 
@@ -432,8 +433,8 @@ method = build("mma_unet", {"width": 4})
 packs = [Pack(Path(path)) for path in packs]
 fabric = training.make_fabric(loop)
 training.train_part(
-    fabric, method, "vi_unet", settings=block, loop=loop, pairs=training.TrainingPairs(packs, block, 0),
-    validation=training.validation_pairs(packs, 2, 32), seed=0, resume=Path(resume), fingerprint="job",
+    fabric, method, "vi_unet", settings=block, loop=loop, pairs=batches.TrainingPairs(packs, block, 0),
+    validation=batches.validation_pairs(packs, 2, 32), seed=0, resume=Path(resume), fingerprint="job",
     on_rows=lambda rows: os.kill(os.getpid(), signal.SIGKILL),
 )
 """

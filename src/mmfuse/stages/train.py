@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from mmfuse.batches import TrainingPairs, validation_pairs
 from mmfuse.checkpoints import Card, build, load_into, read_weights, save_weights, weights_of
 from mmfuse.errors import UserError
 from mmfuse.files import write_text
@@ -21,7 +22,7 @@ from mmfuse.methods.base import ADAPTIVE, FusionMethod
 from mmfuse.packs import Pack
 from mmfuse.plan import System
 from mmfuse.seeding import seed_everything
-from mmfuse.training import Outcome, TrainingPairs, make_fabric, train_part, validation_pairs
+from mmfuse.training import Outcome, make_fabric, train_part
 
 _WEIGHTS, _SURVEY = 2, 3  # streams of random numbers: the first weights, the crops that options are found from
 

@@ -1,0 +1,128 @@
+"""Batches for training: random crops of the packs' pairs, and what is validated on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import RandomCrop, RandomResizedCrop
+
+from mmfuse.errors import UserError
+from mmfuse.packs import Pack
+from mmfuse.seeding import derived_seed
+
+Batch = tuple[Tensor, ...]  # a, b (B, 1, h, w) in [0, 1]; then, where it was asked for, mask (B, h, w) int64
+_ORDER = 0  # stream of random numbers, beside that of a training's steps
+
+
+class TrainingPairs:
+    """Batches of random crops from packs, chosen by step number.
+
+    Args:
+        packs: Packs of luminance pairs.
+        settings: The part's block of the parameters: `batch`, `crop`, `flip` and `repeat`.
+        seed: Seed of order and crops.
+    """
+
+    def __init__(self, packs: Sequence[Pack], settings: Mapping[str, Any], seed: int) -> None:
+        repeat = settings.get("repeat", {})
+        self.index = [
+            (pack, number)
+            for pack in packs
+            for _ in range(repeat.get(pack.path.parent.name, 1))  # data/prepared/DATASET/…
+            for number in range(len(pack))
+        ]
+        self.settings, self.seed = settings, seed
+        self.masks = False  # whether a batch holds the masks too
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+        if not self.index:
+            raise UserError(
+                "There is nothing to train on.",
+                expected="at least one training pair",
+                found=", ".join(str(pack.path) for pack in packs),
+                fix="name another dataset under study.tasks.TASK.train, or loosen the filter of the patch set",
+            )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def batch(self, step: int) -> Batch:
+        """Return the batch of a step; draws from torch's global generator."""
+        count = self.settings["batch"]
+        crops = [self._crop(*self.index[self._position(step * count + k)]) for k in range(count)]
+        return tuple(torch.stack(kind) for kind in zip(*crops, strict=True))
+
+    def _position(self, draw: int) -> int:
+        """Return the pair for the n-th draw: every pair once in each epoch, in a new order."""
+        epoch, place = divmod(draw, len(self.index))
+        if epoch != self._epoch:
+            order = np.random.default_rng(derived_seed(self.seed, _ORDER, epoch))
+            self._epoch, self._order = epoch, order.permutation(len(self.index))
+        return int(self._order[place])
+
+    def _crop(self, pack: Pack, number: int) -> Batch:
+        """Return one random crop of both images and, where asked for, of their mask."""
+        sample, crop = pack[number], self.settings["crop"]
+        shape = (crop["height"], crop["width"])
+        full = torch.empty(1, *sample["a"].shape)  # torchvision asks an image for its shape alone
+        if crop["scale"] is None:
+            top, left, height, width = RandomCrop.get_params(_at_least(full, shape), shape)
+        else:
+            top, left, height, width = RandomResizedCrop.get_params(full, crop["scale"], crop["ratio"])
+        window = (slice(top, top + height), slice(left, left + width))
+        layers = [sample["a"], sample["b"], *([_mask(pack, number)] if self.masks else [])]
+        pixels = np.stack([layer[window] for layer in layers])  # (2 or 3, height, width)
+        if self.settings["flip"] and torch.rand(()) < 0.5:
+            pixels = pixels[..., ::-1]
+        values = torch.from_numpy(np.ascontiguousarray(pixels)).float()[None]
+        pair, mask = values[:, :2] / 255, values[:, 2:]
+        if values.shape[-2:] != shape:
+            pair = F.interpolate(pair, shape, mode="bilinear", antialias=True, align_corners=False)
+            mask = F.interpolate(mask, shape, mode="nearest-exact") if self.masks else mask
+        return pair[0, :1], pair[0, 1:], *mask[0].long()
+
+
+def _mask(pack: Pack, number: int) -> NDArray[np.uint8]:
+    """Return the mask of a sample, (H, W)."""
+    sample = pack[number]
+    if "mask" not in sample:
+        raise UserError(
+            f"{sample['name']} in {pack.path} has no mask.",
+            expected="a mask of every training and validation pair, for a loss that learns from labels",
+            fix="train on a dataset with masks, or choose another form of this loss",
+        )
+    return sample["mask"]
+
+
+def _at_least(image: Tensor, shape: tuple[int, int]) -> Tensor:
+    if image.shape[-2] < shape[0] or image.shape[-1] < shape[1]:
+        raise UserError(
+            "A training image is smaller than the crop.",
+            expected=f"at least {shape[0]} x {shape[1]}",
+            found=f"{image.shape[-2]} x {image.shape[-1]}",
+            fix="lower crop.height and crop.width, or set crop.scale to resize",
+        )
+    return image
+
+
+def validation_pairs(packs: Sequence[Pack], limit: int, side: int, *, masks: bool = False) -> list[Batch]:
+    """Return evenly chosen validation pairs, cut centrally to multiples of 32 and at most `side`; batches of one."""
+    index = [(pack, number) for pack in packs for number in range(len(pack))]
+    chosen = [index[k * len(index) // min(limit, len(index))] for k in range(min(limit, len(index)))]
+    pairs = []
+    for pack, number in chosen:
+        images = [_centre(pack[number][key], side)[None].float() / 255 for key in ("a", "b")]
+        pairs.append((*images, *([_centre(_mask(pack, number), side).long()] if masks else [])))
+    return pairs
+
+
+def _centre(image: NDArray[np.uint8], side: int) -> Tensor:
+    """Return the middle of an image, (1, h, w) uint8."""
+    height, width = (min(length, side) // 32 * 32 or length for length in image.shape)
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return torch.from_numpy(image[top : top + height, left : left + width].copy())[None]
