@@ -30,7 +30,7 @@ FLOORS = (
     {"errors", "seeding", "code"},
     {"files", "methods"},
     {"plan", "images", "packs"},
-    {"parameters"},
+    {"parameters", "batches"},
     {"catalog", "pairs", "archives", "downloads", "nn"},
     {"datasets", "metrics", "tracking", "checkpoints", "fusing"},
     {"jobs", "training", "analyses"},
