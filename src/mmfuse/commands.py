@@ -11,7 +11,7 @@ import typer
 from mmfuse import plan
 from mmfuse.downstream_commands import detect, divide, label, segment
 from mmfuse.errors import UserError
-from mmfuse.jobs import Job, Running, execute
+from mmfuse.jobs import Job, Running, execute, rank
 from mmfuse.options import (
     DEFAULT_PARAMS,
     DatasetName,
@@ -193,7 +193,8 @@ def train(
         )
 
     execute(job, work)
-    resume.unlink(missing_ok=True)
+    if not rank():
+        resume.unlink(missing_ok=True)
 
 
 @app.command()

@@ -96,7 +96,7 @@ def execute(job: Job, work: Callable[[Running], None]) -> None:
     inputs = {_relative(path): checksum(path) for path in job.inputs}
     fingerprint = _fingerprint(job, inputs)
     commit, dirty = _commit(root)
-    first = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
+    first = not rank()
     tracker = Tracker(
         root,
         job.study,
@@ -128,6 +128,16 @@ def execute(job: Job, work: Callable[[Running], None]) -> None:
         }
         write_json(job.record, record)
         tracker.log_file(job.record)
+
+
+def rank() -> int:
+    """Return this process's number in a training on several devices, as torchrun, Slurm or Fabric say it."""
+    env = os.environ
+    if "RANK" in env:
+        return int(env["RANK"])
+    if "SLURM_PROCID" in env and "LOCAL_RANK" not in env:
+        return int(env["SLURM_PROCID"])
+    return int(env.get("LOCAL_RANK", "0")) + int(env.get("NODE_RANK", "0"))
 
 
 def _relative(path: Path) -> str:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from mmfuse.batches import Batch, TrainingPairs
 from mmfuse.checkpoints import load_state, save_state, weights_of
-from mmfuse.errors import MmfuseError
+from mmfuse.errors import MmfuseError, UserError
 from mmfuse.methods.base import FusionMethod
 from mmfuse.nn.workspace import keep_freed_memory
 from mmfuse.seeding import seed_everything
@@ -105,7 +105,12 @@ def make_fabric(settings: Mapping[str, Any]) -> Fabric:
     precision = settings["precision"]
     if precision == "auto":
         precision = "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
-    fabric = Fabric(accelerator=settings["accelerator"], devices=settings["devices"], precision=precision)
+    fabric = Fabric(
+        accelerator=settings["accelerator"],
+        devices=settings["devices"],
+        num_nodes=settings.get("nodes", 1),
+        precision=precision,
+    )
     fabric.launch()
     return fabric
 
@@ -155,8 +160,12 @@ def train_part(
         on_rows: Called with new history rows at each save.
 
     Raises:
+        UserError: the processes cannot share a batch evenly.
         MmfuseError: the loss is no longer a finite number, or the job was asked to stop.
     """
+    _check_shares(settings["batch"], fabric.world_size)
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(method)
     prepare_part(method, part)
     modules = method.part_modules(part)
     objective = _PartObjective(method, part, settings["loss"])
@@ -179,18 +188,19 @@ def train_part(
             bar.update()
             bar.set_postfix(loss=f"{row['train/total']:.4g}", refresh=False)
             at_end = progress.step == steps
+            stop = _over_processes(fabric, {"asked": float(stopping())})["asked"] > 0
             if at_end or progress.step % loop["validate_every"] == 0:
                 row |= _validate(fabric, wrapped, method, part, validation)
                 check_finite(row, "validation", progress.step, row["lr"])
                 _keep_best(progress, row["val/total"], modules)
             if at_end or "val/total" in row or progress.step % loop["log_every"] == 0:
                 progress.history.append(row)
-            if (progress.step % loop["save_every"] == 0 or stopping()) and not at_end:
+            if (progress.step % loop["save_every"] == 0 or stop) and not at_end:
                 if fabric.is_global_zero:
                     save_state(resume, _state(progress, fingerprint, modules, optimiser))
                     on_rows(progress.history[logged:])
                 logged = len(progress.history)
-            if stopping() and not at_end:
+            if stop and not at_end:
                 raise MmfuseError(
                     f"Asked to stop after step {progress.step} of {steps}; run the same command to go on."
                 )
@@ -235,7 +245,7 @@ def _one_step(
     if settings["clip"] is not None:
         for group in optimiser.param_groups:
             nn.utils.clip_grad_norm_(group["params"], settings["clip"])
-    values = {name: float(value.detach()) for name, value in losses.items()}
+    values = _over_processes(fabric, {name: float(value.detach()) for name, value in losses.items()})
     check_finite(values, "training", step, rate)
     optimiser.step()
     row = {f"train/{name}": value for name, value in values.items()}
@@ -254,6 +264,25 @@ def check_finite(values: Row, what: str, step: int, rate: float) -> None:
             f"  expected: finite values of {', '.join(values)}\n  found:    {values} at learning rate {rate:.3g}\n"
             "  to do:    lower learning_rate, set clip, or look for damaged images in the pack"
         )
+
+
+def _check_shares(batch: int, processes: int) -> None:
+    """Check that every process gets as many pairs of a batch."""
+    if batch % processes:
+        raise UserError(
+            "A batch cannot be shared evenly.",
+            expected=f"a multiple of {processes}, the number of processes, under batch",
+            found=str(batch),
+            fix="change batch, or train.devices and train.nodes",
+        )
+
+
+def _over_processes(fabric: Fabric, values: Row) -> Row:
+    """Return means over all processes, so that they decide alike."""
+    if fabric.world_size == 1:
+        return values
+    mean = fabric.all_reduce(torch.tensor(list(values.values()), device=fabric.device), reduce_op="mean")
+    return dict(zip(values, torch.as_tensor(mean).tolist(), strict=True))
 
 
 def _own_share(batch: Tensor, fabric: Fabric) -> Tensor:

@@ -85,7 +85,7 @@ def run(
         validation=validation,
         seed=system.seed,
         resume=resume,
-        fingerprint=running.fingerprint,
+        fingerprint=f"{running.fingerprint} of {fabric.world_size}",
         on_rows=running.tracker.log_rows,
     )
     if fabric.is_global_zero:
