@@ -66,6 +66,23 @@ def test_what_changes_is_in_the_copy():
     assert net.training and not net[3].inplace
 
 
+@pytest.mark.parametrize("groups", [1, 4, 24])
+def test_group_norm_keeps_its_digits(groups):
+    generator = torch.Generator().manual_seed(0)
+    norm = nn.GroupNorm(groups, 24).eval().requires_grad_(False)
+    norm.weight.copy_(torch.rand(24, generator=generator) + 0.5)
+    norm.bias.copy_(torch.randn(24, generator=generator))
+    stable = for_inference(nn.Sequential(norm))
+    # far from zero beside its spread, as the features of a pale image are
+    image = (10 + torch.rand(2, 24, 57, 71, generator=generator)).contiguous(memory_format=torch.channels_last)
+    exact = nn.functional.group_norm(image.double(), groups, norm.weight.double(), norm.bias.double())
+    found = stable(image)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert (found - exact).abs().max() < 2e-5 < (norm(image) - exact).abs().max()
+    other = image.contiguous()
+    torch.testing.assert_close(stable(other), norm(other), rtol=0, atol=0)
+
+
 def test_batch_norm_without_statistics_stays():
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)).eval()
     image = torch.rand(2, 1, 9, 9)
@@ -104,6 +121,7 @@ def test_benchmark_of_a_network(train, benchmark, monkeypatch):
     assert result.keys() >= KEYS
     assert result["network"]["kernels"] == [15]
     assert 0 < result["max_abs_diff"] < 1e-2 * result["max_abs_value"]
+    assert train or 0 < result["error_ours"] < 1e-4
     assert all(result[f"{what}_{way}"] > 0 for what in ("seconds", "peak_mib") for way in ("direct", "ours"))
     assert result["multiply_adds"] > result["parameters"] > 10_000
     assert result["speedup"] == result["seconds_direct"] / result["seconds_ours"]
