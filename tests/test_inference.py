@@ -124,6 +124,7 @@ def test_benchmark_of_a_network(train, benchmark, monkeypatch):
     assert train or 0 < result["error_ours"] < 1e-4
     assert all(result[f"{what}_{way}"] > 0 for what in ("seconds", "peak_mib") for way in ("direct", "ours"))
     assert result["multiply_adds"] > result["parameters"] > 10_000
+    assert train or {"net", "net.init"} <= result["stages"]["ours"].keys()
     assert result["speedup"] == result["seconds_direct"] / result["seconds_ours"]
 
 

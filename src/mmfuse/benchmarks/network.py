@@ -114,6 +114,7 @@ def run(case: Case) -> dict[str, Any]:
         **{f"seconds_{way}": wall[way] for way in WAYS},
         **{f"processor_seconds_{way}": processor[way] for way in WAYS},
         **{f"peak_mib_{way}": peaks[way] for way in WAYS},
+        "stages": {} if case.train else {way: _stages(ways[way], calls[way]) for way in WAYS},
     }
 
 
@@ -134,6 +135,8 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
     if "error_ours" in result:
         errors = ", ".join(f"{way} {result[f'error_{way}']:.2g}" for way in WAYS)
         yield f"  largest difference from the network in double precision: {errors}"
+    for name, ours in result["stages"].get("ours", {}).items():
+        yield f"  {name:<20} direct {result['stages']['direct'][name]:8.3f} s, ours {ours:8.3f} s"
 
 
 def _set_up(case: Case) -> None:
@@ -218,6 +221,33 @@ def _by_turns(calls: Mapping[str, Callable[[], None]], repeats: int) -> tuple[di
             processor[way].append(time.process_time() - used)
     medians = ({way: statistics.median(times[way]) for way in calls} for times in (wall, processor))
     return next(medians), next(medians)
+
+
+def _stages(network: nn.Module, call: Callable[[], None]) -> dict[str, float]:
+    """Return the seconds that each submodule takes in one call, and those that these are made of, two names deep."""
+    begun: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+
+    def clock() -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def begin(name: str) -> Callable[..., None]:
+        return lambda *_: begun.update({name: clock()})
+
+    def end(name: str) -> Callable[..., None]:
+        return lambda *_: seconds.update({name: seconds.get(name, 0.0) + clock() - begun[name]})
+
+    blocks = [(n, m) for n, m in network.named_children() if type(m).forward is not nn.Sequential.forward]
+    inside = [(f"{name}.{part}", child) for name, block in blocks for part, child in block.named_children()]
+    hooks = []
+    for name, module in [*network.named_children(), *inside]:
+        hooks += [module.register_forward_pre_hook(begin(name)), module.register_forward_hook(end(name))]
+    call()
+    for hook in hooks:
+        hook.remove()
+    return dict(sorted(seconds.items()))
 
 
 def _compare(case: Case, ways: Mapping[str, FusionMethod], images: tuple[Tensor, Tensor]) -> dict[str, float]:
