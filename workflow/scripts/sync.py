@@ -10,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jobs import PARAMS, Job, SnakemakeStudy, differences, dvc_jobs, snakemake_study
@@ -35,7 +36,16 @@ def dvc_yaml(jobs: list[Job]) -> str:
             "outs": sorted(job.outputs - set(measured)),
             **({"metrics": measured} if measured else {}),
         }
-    return HEADER + yaml.safe_dump({"stages": stages}, sort_keys=False, width=10_000)
+    return HEADER + yaml.safe_dump({"stages": stages, "plots": _plots(jobs)}, sort_keys=False, width=10_000)
+
+
+def _plots(jobs: list[Job]) -> list[dict[str, Any]]:
+    """Return what `dvc plots diff` draws of two commits: the losses of each training, step by step."""
+    histories = {job.name: out for job in jobs for out in job.outputs if out.endswith(".history.csv")}
+    return [
+        {name: {"x": "step", "y": {path: ["train/total", "val/total"]}, "x_label": "step", "y_label": "loss"}}
+        for name, path in sorted(histories.items())
+    ]
 
 
 def _is_summary(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""MLflow, in this file only: one run for each job. It mirrors what jobs do and never feeds them.
+"""MLflow, in this package only: one run for each job. It mirrors what jobs do and never feeds them.
 
 Above the runs of the jobs stand those that they belong to: the study in one state of its parameters and code, and each
 of its systems. These are the ones to compare: they hold all parameters and the scores.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import socket
 import sys
 import tempfile
@@ -23,7 +22,6 @@ from typing import Any, Self
 
 from filelock import FileLock
 
-from mmfuse.errors import UserError
 from mmfuse.images import Bytes
 from mmfuse.parameters import flatten
 
@@ -36,7 +34,7 @@ _QUIET = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 _LIMIT = 1000  # metrics in one request
-_ALIVE, _JOB, _GROUP, _PARENT = "mmfuse.process", "mmfuse.job", "mmfuse.group", "mlflow.parentRunId"
+_ALIVE, _JOB, _GROUP, PARENT_TAG = "mmfuse.process", "mmfuse.job", "mmfuse.group", "mlflow.parentRunId"
 STUDY, SYSTEM = "study", "system"  # the levels above a job: values of the tag `level`
 
 
@@ -155,7 +153,7 @@ class Tracker:
         return {"uri": shown_uri(self.uri, self.root), "experiment": self.experiment, "run_id": self.run_id}
 
     def _open(self) -> None:
-        _keep_quiet()
+        keep_quiet()
         from mlflow import MlflowClient
         from mlflow.entities import Param, RunTag
 
@@ -190,7 +188,7 @@ class Tracker:
     def _below(self) -> dict[str, str]:
         """Return the tag that puts a run below the lowest of the parents found so far; none without parents."""
         above = self._above.get(SYSTEM) or self._above.get(STUDY)
-        return {_PARENT: above} if above else {}
+        return {PARENT_TAG: above} if above else {}
 
     def _find_or_create(self, parent: Parent) -> str:
         """Return the id of a parent's run, set to running; the caller holds the lock."""
@@ -249,12 +247,12 @@ class Tracker:
     def _settle(self, status: str) -> None:
         """End the runs above the jobs below which nothing runs any more; the caller holds the lock."""
         running = self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'")
-        busy = {run.data.tags.get(_PARENT) for run in running if _GROUP not in run.data.tags}
+        busy = {run.data.tags.get(PARENT_TAG) for run in running if _GROUP not in run.data.tags}
         for level in (SYSTEM, STUDY):
             for run in running:
                 if run.data.tags.get(_GROUP, "").startswith(f"{level}:"):
                     if run.info.run_id in busy:
-                        busy.add(run.data.tags.get(_PARENT))
+                        busy.add(run.data.tags.get(PARENT_TAG))
                     else:
                         self._client.set_terminated(run.info.run_id, status)
 
@@ -276,85 +274,21 @@ class Tracker:
             action()
         except Exception as error:
             self._enabled = False
-            reason = _without_login(str(error), self.uri)
+            reason = without_login(str(error), self.uri)
             print(
                 f"tracking: {shown_uri(self.uri, self.root)} {what}; the job goes on without it ({reason})",
                 file=sys.stderr,
             )
 
 
-def fetch_kept(root: Path, run: str, *, study: str | None, name: str, folder: Path) -> tuple[Path, str | None]:
-    """Fetch a file that the run of a study keeps.
-
-    Args:
-        root: The project's root.
-        run: Name or id of a study's run, or of one of a system or job below it.
-        study: Where a name is looked for; None for all studies.
-        name: The file.
-        folder: Where to put it.
-
-    Returns:
-        The file, and the system that the run is about (METHOD.VARIANT.sSEED), None for the whole study.
-
-    Raises:
-        UserError: there is no such run, several have that name, or it keeps no such file.
-    """
-    uri = default_uri(root)
-    shown = shown_uri(uri, root)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
-        raise UserError(
-            f"{run} is neither a folder nor a commit, and there is no MLflow database.",
-            expected=f"a folder with results, a commit with them, or a run in {shown}",
-            fix="name a folder, or run the command in the root of the project that tracked the run",
-        )
-    _keep_quiet()
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    client = MlflowClient(uri)
-    try:
-        found = _runs_called(client, run, study)
-        if len(found) != 1:
-            raise UserError(
-                f"{run} is neither a folder nor a commit, and {len(found) or 'no'} runs of that name are in MLflow.",
-                expected=f"one run in {shown}",
-                found=", ".join(one.info.run_id for one in found) or None,
-                fix="`make ui` shows the names and ids; name the id, where several have the name",
-            )
-        top = found[0]
-        while _PARENT in top.data.tags:
-            top = client.get_run(top.data.tags[_PARENT])
-        if not any(item.path == name for item in client.list_artifacts(top.info.run_id)):
-            raise UserError(
-                f"The run {top.info.run_name} keeps no results.",
-                expected=f"{name}, which the stage `report` leaves with the run of a study",
-                fix="run the study to its end, or name the run of one that was",
-            )
-        path = Path(client.download_artifacts(top.info.run_id, name, str(folder)))
-    except MlflowException as error:
-        raise UserError(f"MLflow at {shown} does not answer.", found=_without_login(str(error), uri)) from error
-    tags = found[0].data.tags
-    system = "{method}.{variant}.s{seed}".format(**tags) if {"method", "variant", "seed"} <= tags.keys() else None
-    return path, system
-
-
-def _runs_called(client: Any, run: str, study: str | None) -> list[Any]:
-    """Return the runs of an id or a name."""
-    experiments = [e.experiment_id for e in client.search_experiments() if study in {None, e.name}]
-    if re.fullmatch("[0-9a-f]{32}", run):
-        every = [e.experiment_id for e in client.search_experiments()]
-        return list(client.search_runs(every, f"attributes.run_id = '{run}'"))
-    quoted = run.replace("'", "")
-    return list(client.search_runs(experiments, f"attributes.run_name = '{quoted}'")) if experiments else []
-
-
-def _without_login(text: str, uri: str) -> str:
+def without_login(text: str, uri: str) -> str:
     """Return what MLflow says without the login of the address, which it quotes whole."""
     login = uri.partition("://")[2].rpartition("@")[0]
     return text.replace(f"{login}@", "") if login else text
 
 
-def _keep_quiet() -> None:
+def keep_quiet() -> None:
+    """Let MLflow fail soon, and say nothing about itself."""
     os.environ.update({key: os.environ.get(key, value) for key, value in _QUIET.items()})
     for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.utils.environment"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
