@@ -110,7 +110,7 @@ def execute(job: Job, work: Callable[[Running], None]) -> None:
         },
         parameters=job.parameters,
         parents=job.parents,
-        data={path: digest for path, digest in inputs.items() if path.startswith(("data/raw/", "data/prepared/"))},
+        data=_data(inputs),
         enabled=first,
     )  # fmt: skip
     if not first:
@@ -135,6 +135,15 @@ def execute(job: Job, work: Callable[[Running], None]) -> None:
         }
         write_json(job.record, record)
         tracker.log_file(job.record)
+
+
+def _data(inputs: Mapping[str, str]) -> dict[str, str]:
+    """Return the datasets and packs among the inputs, such as `prepared/msrs/test`, with their checksums."""
+    found = {path: digest for path, digest in inputs.items() if path.startswith("data/raw/") and "run.json" not in path}
+    packs = {path: digest for path, digest in inputs.items() if path.endswith(".safetensors") and "prepared" in path}
+    return {
+        path.removeprefix("data/").removesuffix(".safetensors"): digest for path, digest in {**found, **packs}.items()
+    }
 
 
 def _relative(path: Path) -> str:
