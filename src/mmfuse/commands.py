@@ -11,8 +11,9 @@ import typer
 from mmfuse import plan, results
 from mmfuse.downstream_commands import detect, divide, label, segment
 from mmfuse.errors import UserError
+from mmfuse.files import write_json
 from mmfuse.jobs import Job, Running, execute
-from mmfuse.lineage import parents, study_scores
+from mmfuse.lineage import parents
 from mmfuse.options import (
     DEFAULT_PARAMS,
     DatasetName,
@@ -27,7 +28,7 @@ from mmfuse.options import (
 )
 from mmfuse.options import sources as _sources
 from mmfuse.options import watched as _watched
-from mmfuse.parameters import load_parameters
+from mmfuse.parameters import flatten, load_parameters
 from mmfuse.tracking import STUDY
 
 app = typer.Typer(help="One stage of the study, as the engines run it.", no_args_is_help=True)
@@ -363,6 +364,7 @@ def report(
     params: Params = DEFAULT_PARAMS,
 ) -> None:
     """Write the page that sums up the study."""
+    from mmfuse.reporting.scores import study_means
     from mmfuse.stages import report as stage
 
     parameters = load_parameters(params)
@@ -381,7 +383,7 @@ def report(
             PUBLISHED,
             *map(Path, plan.report_inputs(parameters)),
         ],
-        outputs=[out / "index.html", *tables],
+        outputs=[out / "index.html", out / "metrics.json", *tables],
         record=out / "index.run.json",
         parameters=_watched(parameters, "report"),
         tags={},
@@ -395,7 +397,9 @@ def report(
             analyses=analyses, downstream=downstream, out=out, catalog=Path("data/catalog.yaml"),
             printed=PUBLISHED,
         )  # fmt: skip
-        running.tracker.log_above(STUDY, study_scores(parameters, scores))
+        means = study_means(parameters, scores)
+        write_json(out / "metrics.json", means)  # what `dvc metrics diff` compares
+        running.tracker.log_above(STUDY, flatten(means, separator="/"))
         running.tracker.keep_above(STUDY, lambda file: results.pack(Path(), params, parameters, file), results.ARCHIVE)
 
     execute(job, work)

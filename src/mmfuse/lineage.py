@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from mmfuse import plan
@@ -38,17 +37,6 @@ def parents(parameters: Mapping[str, Any], system: plan.System | None = None) ->
     return found
 
 
-def study_scores(parameters: Mapping[str, Any], scores: Path) -> dict[str, float]:
-    """Return the mean of each metric of the main convention, by DATASET/METHOD.VARIANT/METRIC, over the seeds."""
-    means: dict[str, list[float]] = {}
-    for dataset, system in plan.scored_pairs(parameters):
-        summary = json.loads((scores / dataset / f"{system.label}.json").read_text(encoding="utf-8"))
-        for metric, card in summary["metrics"].items():
-            if card["mean"] is not None and "." not in metric:
-                means.setdefault(f"{dataset}/{system.method}.{system.variant}/{metric}", []).append(card["mean"])
-    return {key: _mean(values) for key, values in means.items()}
-
-
 def _settings(parameters: Mapping[str, Any], system: plan.System) -> dict[str, Any]:
     """Return the parameters that one system's scores depend on, under the names that they have in the study."""
     names = {"prepare": ("val_fraction", "skip_broken", "subset", "patches"), "evaluate": ("convention", "beside")}
@@ -70,7 +58,3 @@ def _code() -> dict[str, str]:
 
 def _digest(parts: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -18,6 +18,7 @@ from jobs import PARAMS, Job, SnakemakeStudy, differences, dvc_jobs, snakemake_s
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.files import write_text
 
+METRICS = "reports/metrics.json"  # what `dvc metrics diff` compares
 HEADER = """\
 # The same jobs as the Snakefile's, for DVC. Written by `mmfuse sync --write-dvc` from the Snakefile and params.yaml:
 # run it after a change of the rules or of what the study consists of. Numbers may change without it.
@@ -28,7 +29,7 @@ def dvc_yaml(jobs: list[Job]) -> str:
     """Return the text of dvc.yaml for a list of jobs."""
     stages = {}
     for job in sorted(jobs, key=lambda one: one.name):
-        measured = sorted(out for out in job.outputs if out.startswith("reports/scores/") and _is_summary(out))
+        measured = sorted(job.outputs & {METRICS})
         stages[job.name] = {
             "cmd": job.command,
             "deps": sorted(job.inputs),
@@ -46,10 +47,6 @@ def _plots(jobs: list[Job]) -> list[dict[str, Any]]:
         {name: {"x": "step", "y": {path: ["train/total", "val/total"]}, "x_label": "step", "y_label": "loss"}}
         for name, path in sorted(histories.items())
     ]
-
-
-def _is_summary(path: str) -> bool:
-    return path.endswith(".json") and not path.endswith(".run.json")
 
 
 def _parameters(job: Job) -> list[str | dict[str, list[str]]]:
