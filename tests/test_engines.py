@@ -1,5 +1,6 @@
 """Both engines on one small study: equal jobs, nothing left to do for the other, and nothing lost by a kill."""
 
+import json
 import os
 import shutil
 import signal
@@ -209,6 +210,77 @@ def test_a_changed_loss_weight_reruns_the_same_jobs_in_both(by_snakemake, by_dvc
     expected = {"train/ivif.mma_unet.base.s0.fusion.log", f"fuse/{label}", f"evaluate/{label}", analysed, "report.log"}
     assert ran == {"snakemake": expected, "dvc": expected}
     assert results(by_dvc) == results(by_snakemake)
+
+
+def test_dvc_mlflow_and_our_own_command_tell_the_same_story(by_snakemake):
+    """Goes on from the tests before: one commit has the results, and a loss weight has been changed since."""
+    from mlflow import MlflowClient
+
+    def said(*command):
+        run = subprocess.run(command, cwd=by_snakemake, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+        return json.loads(run.stdout)
+
+    call(by_snakemake, "mmfuse", "sync")
+    call(by_snakemake, "git", "commit", "-qam", "changed loss weight")
+    key, changed = "methods.mma_unet.parts.fusion.loss.detail", {}
+    assert said("dvc", "params", "diff", "--json", "HEAD~1")["params.yaml"] == {key: {"old": 3.0, "new": 3.5}}
+    for metric, values in said("dvc", "metrics", "diff", "--json", "HEAD~1")["reports/metrics.json"].items():
+        changed[metric] = values["new"] - values["old"]
+    assert {metric.rpartition(".")[0] for metric in changed} == {"synthetic_road.mma_unet.base"}
+    plots = by_snakemake / "dvc_plots"
+    call(by_snakemake, "dvc", "plots", "diff", "HEAD~1", "--out", str(plots))
+    assert "train-ivif-mma_unet-base-0-fusion" in (plots / "index.html").read_text()
+
+    ours = said("mmfuse", "compare", "HEAD~1", "HEAD", "--json")
+    assert ours["parameters"] == {key: [3.0, 3.5]}
+    assert ours["code"] == ours["data"] == {}
+    moved = {
+        f"{row['dataset']}.{row['system']}.{row['metric']}": row["difference"]
+        for row in ours["scores"]
+        if row["verdict"] != "equal" and "." not in row["metric"]
+    }
+    assert moved == pytest.approx(changed, abs=1e-9)
+
+    client = MlflowClient(f"sqlite:///{by_snakemake}/mlflow.db")
+    tracked = client.search_runs(
+        [client.get_experiment_by_name("tiny").experiment_id],
+        "tags.level = 'study'",
+        order_by=["attributes.start_time"],
+    )
+    assert [run.info.run_name for run in tracked] == ["tiny-1", "tiny-2"]
+    assert tracked[1].data.tags["changed"] == f"{key}: 3.0 -> 3.5"
+    before, after = (run.data.metrics for run in tracked)
+    differences = {name.replace("/", "."): after[name] - before[name] for name in before if after[name] != before[name]}
+    assert differences == pytest.approx(changed, abs=1e-9)
+    kept = said("mmfuse", "compare", "tiny-1", "tiny-2", "--json")
+    named = [{**row, "run": "HEAD"} for row in kept["scores"]]
+    assert (kept["parameters"], named) == (ours["parameters"], ours["scores"])
+
+
+def test_the_best_model_is_registered_and_loads(by_snakemake):
+    said = call(
+        by_snakemake, "mmfuse", "register", "--study", "tiny", "--dataset", "synthetic_road", "--metric", "SSIM"
+    )
+    assert "registered tiny-ivif, version 1: mma_unet.base.s0" in said
+    code = """
+import mlflow, torch
+from pathlib import Path
+from mmfuse.checkpoints import load_method
+mlflow.set_tracking_uri("sqlite:///mlflow.db")
+model = mlflow.pytorch.load_model("models:/tiny-ivif@best")
+info = mlflow.models.get_model_info("models:/tiny-ivif@best")
+assert info.signature.inputs.inputs[0].shape == (-1, 2, -1, -1), info.signature
+assert info.saved_input_example_info
+method, _ = load_method(Path("data/checkpoints/ivif/mma_unet/base/s0/fusion.safetensors"))
+pair = torch.rand(2, 2, 45, 70)
+with torch.inference_mode():
+    assert torch.equal(model(pair), method(pair[:, :1], pair[:, 1:]))
+"""
+    call(by_snakemake, sys.executable, "-c", code)
+    refused = call(
+        by_snakemake, "mmfuse", "register", "--study", "x", "--dataset", "synthetic_road", "--metric", "SSIM", good=(2,)
+    )
+    assert "is not the study x" in refused
 
 
 def test_images_fused_elsewhere_join_the_study(by_snakemake):

@@ -16,7 +16,8 @@ from mlflow import MlflowClient
 from mmfuse.errors import UserError
 from mmfuse.files import checksum, sha256, write_text
 from mmfuse.jobs import Job, Running, execute
-from mmfuse.tracking import Tracker, default_uri, shown_uri
+from mmfuse.tracking import STUDY, SYSTEM, Parent, Tracker, default_uri, shown_uri
+from mmfuse.tracking.reading import fetch_kept
 
 
 @pytest.fixture
@@ -143,15 +144,128 @@ def test_long_values_and_names_as_they_occur(client, tmp_path):
     assert found.info.status == "FINISHED"
 
 
+# ----------------------------------------------------------------------------------------- the runs above the jobs
+
+
+def parents(weight=1.0):
+    """A study and its one system, in the state that a weight stands for."""
+    values = {"methods": {"average": {"loss": weight}}}
+    return [
+        Parent(STUDY, f"study {weight}", "study", {}, values),
+        Parent(
+            SYSTEM,
+            f"system {weight}",
+            "average.base.s0 ivif",
+            {"method": "average", "variant": "base", "seed": 0},
+            values,
+        ),
+    ]
+
+
+def by_name(client):
+    return {run.info.run_name: run for run in runs(client)}
+
+
+def test_jobs_stand_below_their_system_and_study(client, tmp_path, image):
+    for stage in ("train", "evaluate"):
+        with tracker(tmp_path, fingerprint=stage, parents=parents()) as run:
+            run.log_picture("validation", image(1), step=3)
+            if stage == "evaluate":
+                run.log_above(SYSTEM, {"road/SSIM": 0.5})
+                run.log_above(STUDY, {"road/average.base/SSIM": 0.5})
+            assert {r.info.status for r in runs(client) if "mmfuse.group" in r.data.tags} == {"RUNNING"}
+    found = by_name(client)
+    study, system, job = found["study-1"], found["study-1 average.base.s0 ivif"], found["train average"]
+    assert len(runs(client)) == 4
+    assert (study.data.tags["level"], system.data.tags["level"]) == ("study", "system")
+    assert system.data.tags["mlflow.parentRunId"] == study.info.run_id
+    assert job.data.tags["mlflow.parentRunId"] == system.info.run_id
+    assert study.data.params == system.data.params == {"methods.average.loss": "1.0"}
+    assert system.data.metrics == {"road/SSIM": 0.5}
+    assert study.data.metrics == {"road/average.base/SSIM": 0.5}
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    images = [item.path for item in client.list_artifacts(job.info.run_id, "images")]
+    assert any("validation+step+3+" in path for path in images)
+
+
+def test_a_changed_parameter_begins_a_new_state_that_says_so_and_an_old_one_is_found_again(client, tmp_path):
+    for number, weight in enumerate((1.0, 2.5, 1.0)):
+        with tracker(tmp_path, fingerprint=str(number), parents=parents(weight)):
+            pass
+    found = by_name(client)
+    assert {"study-1", "study-2"} <= set(found)
+    assert "study-3" not in found
+    assert found["study-2"].data.tags["changed"] == "methods.average.loss: 1.0 -> 2.5"
+    assert found["study-2 average.base.s0 ivif"].data.params == {"methods.average.loss": "2.5"}
+
+
+def test_jobs_that_start_at_once_share_the_runs_above_them(client, tmp_path):
+    code = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_tracking import parents, tracker
+with tracker(Path(sys.argv[2]), fingerprint=sys.argv[3], parents=parents()):
+    pass
+"""
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)]
+    jobs = [subprocess.Popen([*command, str(number)]) for number in range(2)]
+    assert [job.wait() for job in jobs] == [0, 0]
+    found = runs(client)
+    assert sorted(run.info.run_name for run in found if "mmfuse.group" in run.data.tags) == [
+        "study-1", "study-1 average.base.s0 ivif",
+    ]  # fmt: skip
+    assert len(found) == 4
+    assert {run.info.status for run in found} == {"FINISHED"}
+
+
+def test_after_a_kill_what_stands_above_is_closed_too(client, tmp_path):
+    with tracker(tmp_path, fingerprint="killed", parents=parents()) as run:
+        pass
+    for found in runs(client):
+        client.update_run(found.info.run_id, status="RUNNING")
+    client.set_tag(run.run_id, "mmfuse.process", f"{socket.gethostname()}:{dead_process()}")
+    with tracker(tmp_path, fingerprint="next", parents=parents(2.5)):
+        status = {found.info.run_name: found.info.status for found in runs(client)}
+        assert status["study-1"] == status["study-1 average.base.s0 ivif"] == "KILLED"
+        assert status["study-2"] == "RUNNING"
+
+
+@pytest.mark.usefixtures("database")
+def test_what_a_study_keeps_is_found_by_name_and_id_of_any_run_below_it(tmp_path):
+    with tracker(tmp_path, parents=parents(), tags={"method": "average", "variant": "base", "seed": 0}) as run:
+        with pytest.raises(UserError, match="keeps no results"):
+            fetch_kept(tmp_path, "study-1", study=None, name="kept.txt", folder=tmp_path)
+        run.keep_above(STUDY, lambda path: write_text(path, "kept"), "kept.txt")
+    for name, system in (("study-1", None), (run.run_id, "average.base.s0")):
+        (folder := tmp_path / name).mkdir()
+        path, of = fetch_kept(tmp_path, name, study="study", name="kept.txt", folder=folder)
+        assert (path.read_text(), of) == ("kept", system)
+    with pytest.raises(UserError, match="no runs of that name"):
+        fetch_kept(tmp_path, "study-7", study="study", name="kept.txt", folder=tmp_path)
+    with tracker(tmp_path, fingerprint="other", parents=parents()):
+        pass
+    with pytest.raises(UserError, match="2 runs of that name"):
+        fetch_kept(tmp_path, "train average", study="study", name="kept.txt", folder=tmp_path)
+
+
+def test_without_a_database_there_is_nothing_to_fetch(tmp_path):
+    with pytest.raises(UserError, match="there is no MLflow database"):
+        fetch_kept(tmp_path, "study-1", study=None, name="kept.txt", folder=tmp_path)
+    assert not (tmp_path / "mlflow.db").exists()
+
+
 # ------------------------------------------------------------------------------------------------ without a server
 
 
 def test_a_dead_server_does_not_hold_the_job_up(tmp_path, monkeypatch, capsys, image):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@127.0.0.1:9")
     begin = time.monotonic()
-    with tracker(tmp_path) as run:
+    with tracker(tmp_path, parents=parents()) as run:
         run.log_rows([{"step": 1, "loss": 1.0}])
-        run.log_picture("x", image(1))
+        run.log_picture("x", image(1), step=1)
+        run.log_above(STUDY, {"x": 1.0})
+        run.keep_above(STUDY, lambda path: write_text(path, "kept"), "kept.txt")
     assert time.monotonic() - begin < 30
     assert run.record() is None
     said = capsys.readouterr().err
@@ -178,6 +292,19 @@ def test_a_broken_database_is_no_obstacle(tmp_path, capsys):
         run.log_metrics({"x": 1})
     assert run.record() is None
     assert "goes on without it" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("database")
+def test_a_full_disk_is_no_obstacle(tmp_path, capsys):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with tracker(tmp_path, parents=parents()) as run:
+        run.keep_above(STUDY, full, "kept.txt")
+        run.log_metrics({"x": 1})
+    said = capsys.readouterr().err
+    assert said.count("tracking:") == 1
+    assert "No space left" in said
 
 
 def test_errors_of_the_job_itself_pass(tmp_path, monkeypatch):

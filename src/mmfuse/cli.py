@@ -129,6 +129,45 @@ def doctor(
         raise UserError(f"{problems} of the checks above failed.", fix="follow the `to do` lines, then run it again")
 
 
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Two or more: a folder with results, a commit, branch or tag, or a run's name or id in MLflow."
+        ),
+    ],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the scores to this CSV as well, with all digits.")] = None,
+) -> None:
+    """Say what differs between runs (parameters, code, data) and what it did to the scores, held against the first."""
+    from mmfuse import comparing
+    from mmfuse.comparing import showing
+    from mmfuse.files import write_text
+
+    found = comparing.compare(runs)
+    if out is not None:
+        write_text(out, showing.as_csv(found))
+    print(showing.as_json(found) if json else "\n".join(showing.lines(found)))
+
+
+@app.command()
+def register(
+    dataset: Annotated[str, typer.Option(help="Test dataset of the study.")],
+    metric: Annotated[str, typer.Option(help="Metric whose mean decides, such as Qabf.")],
+    name: Annotated[str | None, typer.Option(help="Name in the registry; STUDY-TASK if left out.")] = None,
+    study: Annotated[
+        str | None, typer.Option(help="The study's name; another one in the parameters is refused.")
+    ] = None,
+    params: Annotated[Path, typer.Option(help="The study's parameters.")] = commands.DEFAULT_PARAMS,
+) -> None:
+    """Put the study's best trained system into MLflow's registry, ready for `mlflow.pytorch.load_model`."""
+    from mmfuse import registering
+
+    for line in registering.register(params, dataset=dataset, metric=metric, name=name, study=study):
+        print(line)
+
+
 @benchmark.command(name="network")
 def benchmark_network(
     method: Annotated[str, typer.Argument(help="Method; see `mmfuse list methods`.")],

@@ -8,10 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from mmfuse import plan
+from mmfuse import plan, results
 from mmfuse.downstream_commands import detect, divide, label, segment
 from mmfuse.errors import UserError
+from mmfuse.files import write_json
 from mmfuse.jobs import Job, Running, execute, rank
+from mmfuse.lineage import parents
 from mmfuse.options import (
     DEFAULT_PARAMS,
     DatasetName,
@@ -26,7 +28,8 @@ from mmfuse.options import (
 )
 from mmfuse.options import sources as _sources
 from mmfuse.options import watched as _watched
-from mmfuse.parameters import load_parameters
+from mmfuse.parameters import flatten, load_parameters
+from mmfuse.tracking import STUDY
 
 app = typer.Typer(help="One stage of the study, as the engines run it.", no_args_is_help=True)
 PUBLISHED = Path("data/published.csv")  # what the papers print
@@ -54,6 +57,7 @@ def download(dataset: DatasetName, out: Out, params: Params = DEFAULT_PARAMS) ->
         parameters=_watched(parameters, "download", dataset=dataset),
         tags={"task": entry.task, "dataset": dataset},
         study=parameters["study"]["name"],
+        parents=parents(parameters),
     )
     generate = parameters["generate"].get(dataset)
     execute(
@@ -85,6 +89,7 @@ def prepare(
         parameters=_watched(parameters, "prepare", dataset=dataset),
         tags={"task": entry.task, "dataset": dataset},
         study=parameters["study"]["name"],
+        parents=parents(parameters),
     )
     block = parameters["prepare"]
     execute(
@@ -121,6 +126,7 @@ def crop(
         parameters=_watched(parameters, "crop", patches=patches),
         tags={"dataset": dataset, "patches": patches},
         study=parameters["study"]["name"],
+        parents=parents(parameters),
     )
     execute(job, lambda _: stage.run(pack=pack, out=out, patches=parameters["prepare"]["patches"][patches]))
 
@@ -174,6 +180,7 @@ def train(
         parameters=_watched(parameters, "train", method=method, variant=variant, part=part),
         tags={"task": task, "method": method, "variant": variant, "seed": seed, "part": part},
         study=parameters["study"]["name"],
+        parents=parents(parameters, system),
     )
     # outside the declared outputs: both engines delete those before they start a job again
     resume = Path("data/resume") / task / method / variant / f"s{seed}" / f"{part}.pt"
@@ -232,6 +239,7 @@ def fuse(
         parameters=_watched(parameters, "fuse", method=method, variant=variant),
         tags={"task": task, "dataset": dataset, "method": method, "variant": variant, "seed": seed},
         study=parameters["study"]["name"],
+        parents=parents(parameters, system),
     )
 
     def work(running: Running) -> None:
@@ -278,6 +286,7 @@ def evaluate(
         parameters=_watched(parameters, "evaluate"),
         tags={"task": system.task, "dataset": dataset, "method": method, "variant": variant, "seed": seed},
         study=parameters["study"]["name"],
+        parents=parents(parameters, system),
     )
 
     def work(running: Running) -> None:
@@ -326,6 +335,7 @@ def analyse(
             "analysis": analysis,
         },
         study=parameters["study"]["name"],
+        parents=parents(parameters, system),
     )  # fmt: skip
 
     def work(running: Running) -> None:
@@ -355,6 +365,7 @@ def report(
     params: Params = DEFAULT_PARAMS,
 ) -> None:
     """Write the page that sums up the study."""
+    from mmfuse.reporting.scores import study_means
     from mmfuse.stages import report as stage
 
     parameters = load_parameters(params)
@@ -373,18 +384,24 @@ def report(
             PUBLISHED,
             *map(Path, plan.report_inputs(parameters)),
         ],
-        outputs=[out / "index.html", *tables],
+        outputs=[out / "index.html", out / "metrics.json", *tables],
         record=out / "index.run.json",
         parameters=_watched(parameters, "report"),
         tags={},
         study=parameters["study"]["name"],
+        parents=parents(parameters),
     )
-    execute(
-        job,
-        lambda _: stage.run(
+
+    def work(running: Running) -> None:
+        stage.run(
             parameters=parameters, prepared=prepared, checkpoints=checkpoints, fused=fused, scores=scores,
             analyses=analyses, downstream=downstream, out=out, catalog=Path("data/catalog.yaml"),
             printed=PUBLISHED,
-        ),
-    )  # fmt: skip
+        )  # fmt: skip
+        means = study_means(parameters, scores)
+        write_json(out / "metrics.json", means)  # what `dvc metrics diff` compares
+        running.tracker.log_above(STUDY, flatten(means, separator="/"))
+        running.tracker.keep_above(STUDY, lambda file: results.pack(Path(), params, parameters, file), results.ARCHIVE)
+
+    execute(job, work)
     print((out / "index.html").resolve())

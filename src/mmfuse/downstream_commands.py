@@ -11,6 +11,7 @@ import typer
 from mmfuse import plan
 from mmfuse.errors import UserError
 from mmfuse.jobs import Job, Running, execute
+from mmfuse.lineage import parents
 from mmfuse.options import DEFAULT_PARAMS, DatasetName, Out, Params, Raw, Seed, sources, watched
 from mmfuse.parameters import load_parameters
 
@@ -52,6 +53,7 @@ def label(dataset: DatasetName, raw: Raw, out: Out, params: Params = DEFAULT_PAR
         parameters=watched(parameters, "label", dataset=dataset),
         tags={"task": entry.task, "dataset": dataset},
         study=parameters["study"]["name"],
+        parents=parents(parameters),
     )
     skip = parameters["prepare"]["skip_broken"]
     execute(job, lambda _: stage.run(entry, raw=raw, out=out, splits=splits, skip_broken=skip))
@@ -74,6 +76,7 @@ def divide(protocol: Protocol, labelled: Labelled, out: Out, params: Params = DE
         parameters=watched(parameters, "divide", protocol=protocol),
         tags={"task": entry.task, "dataset": entry.name, "protocol": protocol},
         study=parameters["study"]["name"],
+        parents=parents(parameters),
     )
     chosen = {key: block[key] for key in ("goal", "splits", "division")}
     execute(job, lambda _: stage.run(entry, pack=labelled, out=out, **chosen))
@@ -146,6 +149,7 @@ def _execute(
         parameters=watched(parameters, stage, protocol=protocol),
         tags={"task": entry.task, "dataset": entry.name, "protocol": protocol, "set": image_set, "seed": seed},
         study=parameters["study"]["name"],
+        parents=parents(parameters, plan.image_sets(parameters, protocol).get(image_set)),
     )
 
     def work(running: Running) -> None:

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from mmfuse.errors import UserError
 from mmfuse.files import checksum, write_json
-from mmfuse.tracking import Tracker
+from mmfuse.tracking import Parent, Tracker
 
 _LIBRARIES = (
     "mmfuse",
@@ -53,6 +53,7 @@ class Job:
         parameters: The parameters it depends on, nested.
         tags: method, variant, task, dataset, seed: what MLflow can search for.
         study: The study's name: the MLflow experiment.
+        parents: The MLflow runs that the job's run stands below.
     """
 
     stage: str
@@ -63,6 +64,7 @@ class Job:
     parameters: Mapping[str, Any]
     tags: Mapping[str, Any]
     study: str
+    parents: Sequence[Parent] = ()
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,15 @@ def execute(job: Job, work: Callable[[Running], None]) -> None:
         job.study,
         f"{job.stage} {job.name}",
         fingerprint=fingerprint,
-        tags={"stage": job.stage, **job.tags, "commit": commit},
+        tags={
+            "level": "job", "stage": job.stage, **job.tags, "commit": commit,
+            "mlflow.source.name": f"mmfuse stage {job.stage}", "mlflow.source.git.commit": commit,
+        },
         parameters=job.parameters,
+        parents=job.parents,
+        data=_data(inputs),
         enabled=first,
-    )
+    )  # fmt: skip
     if not first:
         work(Running(tracker, fingerprint))
         return
@@ -138,6 +145,15 @@ def rank() -> int:
     if "SLURM_PROCID" in env and "LOCAL_RANK" not in env:
         return int(env["SLURM_PROCID"])
     return int(env.get("LOCAL_RANK", "0")) + int(env.get("NODE_RANK", "0"))
+
+
+def _data(inputs: Mapping[str, str]) -> dict[str, str]:
+    """Return the datasets and packs among the inputs, such as `prepared/msrs/test`, with their checksums."""
+    found = {path: digest for path, digest in inputs.items() if path.startswith("data/raw/") and "run.json" not in path}
+    packs = {path: digest for path, digest in inputs.items() if path.endswith(".safetensors") and "prepared" in path}
+    return {
+        path.removeprefix("data/").removesuffix(".safetensors"): digest for path, digest in {**found, **packs}.items()
+    }
 
 
 def _relative(path: Path) -> str:

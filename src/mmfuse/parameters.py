@@ -316,12 +316,12 @@ def pick_all(values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     return {key: pick(values, key, files) for key in keys}
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested parameters as one level of dotted keys."""
+def flatten(values: Mapping[str, Any], prefix: str = "", separator: str = ".") -> dict[str, Any]:
+    """Return nested values as one level of keys, by default dotted ones."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}{separator}", separator)
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -143,6 +143,7 @@ def train_part(
     resume: Path,
     fingerprint: str,
     on_rows: Callable[[list[Row]], None],
+    on_validation: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
     """Train one part of a method, going on from a saved state of the same job if there is one.
 
@@ -158,6 +159,7 @@ def train_part(
         resume: Where the state lies between saves.
         fingerprint: Identifies the job; a state of another fingerprint is ignored.
         on_rows: Called with new history rows at each save.
+        on_validation: Called with the step after each validation, while the method is in eval mode.
 
     Raises:
         UserError: the processes cannot share a batch evenly.
@@ -190,7 +192,9 @@ def train_part(
             at_end = progress.step == steps
             stop = _over_processes(fabric, {"asked": float(stopping())})["asked"] > 0
             if at_end or progress.step % loop["validate_every"] == 0:
-                row |= _validate(fabric, wrapped, method, part, validation)
+                with _evaluating(method, part):
+                    row |= _validate(fabric, wrapped, validation)
+                    on_validation(progress.step)
                 check_finite(row, "validation", progress.step, row["lr"])
                 _keep_best(progress, row["val/total"], modules)
             if at_end or "val/total" in row or progress.step % loop["log_every"] == 0:
@@ -290,22 +294,22 @@ def _own_share(batch: Tensor, fabric: Fabric) -> Tensor:
     return fabric.to_device(batch[fabric.global_rank :: fabric.world_size].contiguous())
 
 
-@torch.no_grad()
-def _validate(
-    fabric: Fabric,
-    objective: nn.Module,
-    method: FusionMethod,
-    part: str,
-    validation: list[Batch],
-) -> Row:
-    """Return the mean losses over the validation pairs."""
+@contextmanager
+def _evaluating(method: FusionMethod, part: str) -> Iterator[None]:
+    """Put the method into eval mode, and what the part trains back into training mode afterwards."""
     method.eval()
+    yield
+    for module in method.part_modules(part).values():
+        module.train()
+
+
+@torch.no_grad()
+def _validate(fabric: Fabric, objective: nn.Module, validation: list[Batch]) -> Row:
+    """Return the mean losses over the validation pairs."""
     sums: Row = {}
     for batch in validation:
         for name, value in objective(*map(fabric.to_device, batch)).items():
             sums[name] = sums.get(name, 0.0) + float(value) / len(validation)
-    for module in method.part_modules(part).values():
-        module.train()
     return {"val/total": sum(sums.values()), **{f"val/{name}": value for name, value in sums.items()}}
 
 

@@ -17,6 +17,7 @@ rule report:
     output:
         page="reports/index.html",
         record="reports/index.run.json",
+        means="reports/metrics.json",
         tables=REPORT_TABLES,
     log:
         "logs/report.log",

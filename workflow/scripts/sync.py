@@ -10,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jobs import PARAMS, Job, SnakemakeStudy, differences, dvc_jobs, snakemake_study
@@ -17,6 +18,7 @@ from jobs import PARAMS, Job, SnakemakeStudy, differences, dvc_jobs, snakemake_s
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.files import write_text
 
+METRICS = "reports/metrics.json"  # what `dvc metrics diff` compares
 HEADER = """\
 # The same jobs as the Snakefile's, for DVC. Written by `mmfuse sync --write-dvc` from the Snakefile and params.yaml:
 # run it after a change of the rules or of what the study consists of. Numbers may change without it.
@@ -27,7 +29,7 @@ def dvc_yaml(jobs: list[Job]) -> str:
     """Return the text of dvc.yaml for a list of jobs."""
     stages = {}
     for job in sorted(jobs, key=lambda one: one.name):
-        measured = sorted(out for out in job.outputs if out.startswith("reports/scores/") and _is_summary(out))
+        measured = sorted(job.outputs & {METRICS})
         stages[job.name] = {
             "cmd": job.command,
             "deps": sorted(job.inputs),
@@ -35,11 +37,16 @@ def dvc_yaml(jobs: list[Job]) -> str:
             "outs": sorted(job.outputs - set(measured)),
             **({"metrics": measured} if measured else {}),
         }
-    return HEADER + yaml.safe_dump({"stages": stages}, sort_keys=False, width=10_000)
+    return HEADER + yaml.safe_dump({"stages": stages, "plots": _plots(jobs)}, sort_keys=False, width=10_000)
 
 
-def _is_summary(path: str) -> bool:
-    return path.endswith(".json") and not path.endswith(".run.json")
+def _plots(jobs: list[Job]) -> list[dict[str, Any]]:
+    """Return what `dvc plots diff` draws of two commits: the losses of each training, step by step."""
+    histories = {job.name: out for job in jobs for out in job.outputs if out.endswith(".history.csv")}
+    return [
+        {name: {"x": "step", "y": {path: ["train/total", "val/total"]}, "x_label": "step", "y_label": "loss"}}
+        for name, path in sorted(histories.items())
+    ]
 
 
 def _parameters(job: Job) -> list[str | dict[str, list[str]]]:

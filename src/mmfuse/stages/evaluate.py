@@ -59,7 +59,9 @@ def run(
         "metrics": scores,
     }
     write_scores(frame, summary, csv=out, json=out.with_suffix(".json"))
-    running.tracker.log_metrics({name: value["mean"] for name, value in scores.items()})
+    means = {name: value["mean"] for name, value in scores.items()}
+    running.tracker.log_metrics(means)
+    running.tracker.log_above("system", {f"{dataset}/{name}": mean for name, mean in means.items()})
 
 
 def _triples(pack: Pack, fused: Path) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -9,20 +9,21 @@ from typing import Any
 
 import pandas as pd
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
-from mmfuse.batches import TrainingPairs, validation_pairs
+from mmfuse.batches import Batch, TrainingPairs, validation_pairs
 from mmfuse.checkpoints import Card, build, load_into, read_weights, save_weights, weights_of
 from mmfuse.errors import UserError
 from mmfuse.files import write_text
 from mmfuse.fusing import fuse_pair, strip
-from mmfuse.images import luminance
+from mmfuse.images import luminance, to_bytes
 from mmfuse.jobs import Running
 from mmfuse.methods.base import ADAPTIVE, FusionMethod
 from mmfuse.packs import Pack
 from mmfuse.plan import System
 from mmfuse.seeding import seed_everything
-from mmfuse.training import Outcome, make_fabric, train_part
+from mmfuse.training import Outcome, make_fabric, step_count, train_part
 
 _WEIGHTS, _SURVEY = 2, 3  # streams of random numbers: the first weights, the crops that options are found from
 
@@ -75,6 +76,8 @@ def run(
         raise UserError(
             "There is nothing to validate with.", found=", ".join(map(str, val)), fix="raise prepare.val_fraction"
         )
+    complete = part == list(settings["parts"])[-1]
+    shown = _pictured(step_count(block, len(pairs)), loop) if complete and fabric.is_global_zero else set()
     outcome = train_part(
         fabric,
         method,
@@ -87,9 +90,9 @@ def run(
         resume=resume,
         fingerprint=f"{running.fingerprint} of {fabric.world_size}",
         on_rows=running.tracker.log_rows,
+        on_validation=lambda step: _watch(fabric, method, validation[0], step, running) if step in shown else None,
     )
     if fabric.is_global_zero:
-        complete = part == list(settings["parts"])[-1]
         card = Card(system.method, system.variant, system.task, system.seed, part, network, complete)
         _write(method.cpu(), outcome, card, out)
         running.tracker.log_metrics({"best/step": outcome.best_step})
@@ -197,6 +200,22 @@ def _write(method: FusionMethod, outcome: Outcome, card: Card, out: Path) -> Non
     table = io.StringIO()
     pd.DataFrame(outcome.history).astype({"step": int}).to_csv(table, index=False)
     write_text(out.with_suffix(".history.csv"), table.getvalue())
+
+
+def _pictured(steps: int, loop: Mapping[str, Any]) -> set[int]:
+    """Return the steps after which MLflow gets a picture: validations, as many as asked for, spread evenly."""
+    every, wanted = loop["validate_every"], loop.get("pictures", 0)
+    validated = [*range(every, steps, every), steps]
+    count = len(validated)
+    return {step for k, step in enumerate(validated) if (k + 1) * wanted // count > k * wanted // count}
+
+
+@torch.no_grad()
+def _watch(fabric: Fabric, method: FusionMethod, pair: Batch, step: int, running: Running) -> None:
+    """Log a validation pair with what the network makes of it by now."""
+    images = [fabric.to_device(image) for image in pair[:2]]  # (1, 1, h, w)
+    strips = [to_bytes(image[0, 0].double().cpu().numpy()) for image in [*images, method(*images)]]
+    running.tracker.log_picture("validation", strip(*strips), step=step)
 
 
 def _show(method: FusionMethod, packs: Sequence[Pack], running: Running) -> None:

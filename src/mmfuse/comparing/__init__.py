@@ -1,0 +1,333 @@
+"""`mmfuse compare`: what differs between runs of a study, and what that did to the scores.
+
+The first run is the one that the others are held against. Systems are compared on the same images of the same data:
+the mean difference has a bootstrap interval, and a paired test says whether it could be chance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmfuse import plan, results
+from mmfuse.errors import UserError
+from mmfuse.parameters import flatten, read_yaml
+from mmfuse.plan import System
+from mmfuse.reporting import statistics
+from mmfuse.reporting.scores import Column, Group, grouped, read_scores
+from mmfuse.results import PARAMS, Place
+
+Array = NDArray[np.float64]
+Differences = dict[str, list[Any]]  # what differs, with its value in each run
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its parameters by dotted key, its records by path, its scores by dataset and METHOD.VARIANT."""
+
+    name: str
+    kind: str
+    parameters: dict[str, Any]
+    records: dict[str, dict[str, Any]]
+    groups: dict[str, dict[str, Group]]
+
+    @property
+    def commits(self) -> list[str]:
+        """The commits of the code that made it; `+` marks changes that were not committed."""
+        records = self.records.values()
+        return sorted({(r["commit"] or "no commit")[:9] + "+" * bool(r["dirty"]) for r in records})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one system in one run, held against the first run; None where there is nothing to say.
+
+    `mean` and `reference` have 95 % intervals over images; `difference` is run minus first run, on the same images.
+    """
+
+    dataset: str
+    system: str
+    metric: str
+    definition: str
+    better: str
+    run: str
+    images: int
+    reference: float
+    reference_low: float
+    reference_high: float
+    mean: float
+    low: float
+    high: float
+    difference: float
+    difference_low: float | None = None
+    difference_high: float | None = None
+    p: float | None = None
+    verdict: str = "untested"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What differs between runs and what it did."""
+
+    runs: list[Run]
+    parameters: Differences
+    code: Differences
+    data: Differences
+    environment: Differences
+    jobs: list[str]
+    rows: list[Row]
+    notes: list[str]
+
+
+def compare(names: Sequence[str]) -> Comparison:
+    """Compare runs by name: folders, commits or runs in MLflow.
+
+    Raises:
+        UserError: a run is unknown, or no two of them measured the same by the same metric.
+    """
+    if len(names) < 2:
+        raise UserError("One run alone cannot be compared.", expected="two or more runs", found=", ".join(names))
+    with TemporaryDirectory() as scratch:
+        places = []
+        for number, name in enumerate(names):
+            folder = Path(scratch) / str(number)
+            folder.mkdir()
+            places.append(results.find(name, folder))
+        runs = [_read(place) for place in places]
+    rows, notes = [], []
+    for other in runs[1:]:
+        found, said = _scores(runs[0], other)
+        rows += found
+        notes += said
+    if not rows:
+        raise UserError(
+            "These runs have nothing in common that could be compared.",
+            expected="the same system on the same dataset by the same metric",
+            found="; ".join(f"{run.name}: {_contents(run)}" for run in runs),
+            fix="name runs that share a test dataset, measured with the same evaluate.convention"
+            if not notes
+            else notes[0],
+        )
+    return Comparison(
+        runs,
+        _differing([run.parameters for run in runs]),
+        _job_by_job(runs, "code"),
+        _job_by_job(runs, "data"),
+        _differing([_environment(run) for run in runs]),
+        _changed_jobs(runs),
+        _corrected(rows),
+        list(dict.fromkeys(notes)),
+    )
+
+
+# -------------------------------------------------------------------------------------------------- reading one run
+
+
+def _read(place: Place) -> Run:
+    """Read what a run left: by its parameters where they are there, else whatever lies among its scores."""
+    scores, params = place.root / "reports/scores", place.root / PARAMS
+    if params.is_file():
+        parameters = read_yaml(params)
+        scored = plan.scored_pairs(parameters)
+        records = [Path(file) for file in results.small_files(parameters) if file.endswith("run.json")]
+    else:
+        parameters, records = {}, [path.relative_to(place.root) for path in sorted(scores.rglob("*.run.json"))]
+        scored = [_named(path) for path in sorted(scores.glob("*/*.json")) if not path.name.endswith(".run.json")]
+    members: dict[tuple[str, str], list[System]] = {}
+    for dataset, system in scored:
+        there = (scores / dataset / f"{system.label}.csv").is_file()
+        if there and place.system in {None, system.label}:
+            members.setdefault((dataset, f"{system.method}.{system.variant}"), []).append(system)
+    groups: dict[str, dict[str, Group]] = {}
+    for (dataset, name), systems in members.items():
+        found = grouped([read_scores(scores, dataset, system) for system in systems], dataset)
+        groups.setdefault(dataset, {})[name] = found[0]
+    texts = {path.as_posix(): place.root / path for path in records if (place.root / path).is_file()}
+    kept = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in texts.items()}
+    return Run(place.name, place.kind, flatten(parameters), kept, groups)
+
+
+def _named(summary: Path) -> tuple[str, System]:
+    """Return dataset and system of a summary of scores."""
+    value = json.loads(summary.read_text(encoding="utf-8"))
+    return summary.parent.name, System(value["method"], value["variant"], value["task"], value["seed"])
+
+
+def _contents(run: Run) -> str:
+    return ", ".join(f"{', '.join(groups)} on {dataset}" for dataset, groups in run.groups.items()) or "no scores"
+
+
+# --------------------------------------------------------------------------------------------------- what differs
+
+
+def _differing(runs: Sequence[Mapping[str, Any]]) -> Differences:
+    """Return the keys whose values are not the same in all runs; a run that lacks a key has None."""
+    keys = dict.fromkeys(key for run in runs for key in run)
+    found = {key: [run.get(key) for run in runs] for key in keys}
+    return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
+
+
+def _environment(run: Run) -> dict[str, str]:
+    """Return versions and machines behind a run; several of one kind are listed."""
+    found: dict[str, set[str]] = {}
+    for record in run.records.values():
+        for name, version in record["versions"].items():
+            found.setdefault(name, set()).add(str(version))
+        for name in ("processor", "device"):
+            found.setdefault(name, set()).add(str(record["machine"][name]))
+    return {name: ", ".join(sorted(values)) for name, values in found.items()}
+
+
+def _job_by_job(runs: Sequence[Run], kind: str) -> Differences:
+    """Return the files whose checksums differ between the same jobs of several runs."""
+    shared = set.intersection(*(set(run.records) for run in runs))
+    found: Differences = {}
+    for job in sorted(shared):
+        found |= _differing([_checksums(run.records[job], kind) for run in runs])
+    return {path: [value and value[:12] for value in values] for path, values in sorted(found.items())}
+
+
+def _checksums(record: Mapping[str, Any], kind: str) -> dict[str, str]:
+    """Return the code that a job ran, or the data that did not come from the study itself."""
+    if kind == "code":
+        return {path: value for path, value in record["inputs"].items() if path.startswith("src/")}
+    own = record["outputs"] if record["stage"] in {"download", "prepare", "label", "divide"} else {}
+    elsewhere = {path: value for path, value in record["inputs"].items() if path.startswith("data/external/")}
+    return {**own, **elsewhere}
+
+
+def _changed_jobs(runs: Sequence[Run]) -> list[str]:
+    """Return the jobs whose outputs differ from those of the first run, or that one run lacks."""
+    every = dict.fromkeys(job for run in runs for job in run.records)
+    outputs = {job: [run.records.get(job, {}).get("outputs") for run in runs] for job in every}
+    return [job for job, found in outputs.items() if any(one != found[0] for one in found)]
+
+
+# ----------------------------------------------------------------------------------------------------- what it did
+
+
+def _scores(first: Run, other: Run) -> tuple[list[Row], list[str]]:
+    """Return the rows of one run against the first, and what could not be compared."""
+    rows, notes = [], []
+    for dataset, groups in other.groups.items():
+        for one, two in _pairs(first.groups.get(dataset, {}), groups):
+            found = [c.name for c in one.members[0].metrics]
+            kept, left_out = _same_metrics(one, two)
+            paired, why = _paired(first, other, dataset, one, two)
+            label = _label(two) if _label(one) == _label(two) else f"{_label(one)} -> {_label(two)}"
+            if left_out:
+                notes.append(
+                    f"{dataset}, {label}: {', '.join(left_out)} mean something else in {other.name}: left out."
+                )
+            if why:
+                notes.append(f"{dataset}, {label}: {why}")
+            rows += _rows(dataset, label, other.name, one, two, [(found.index(c.name), c) for c in kept], paired)
+    return rows, notes
+
+
+def _label(group: Group) -> str:
+    return f"{group.method}.{group.variant}"
+
+
+def _pairs(first: Mapping[str, Group], other: Mapping[str, Group]) -> Iterator[tuple[Group, Group]]:
+    """Yield the systems that both runs have; where each has a single one, these two, whatever they are."""
+    if len(first) == len(other) == 1:
+        yield next(iter(first.values())), next(iter(other.values()))
+        return
+    yield from ((first[name], other[name]) for name in first if name in other)
+
+
+def _same_metrics(one: Group, two: Group) -> tuple[list[Column], list[str]]:
+    """Return the metrics that both have with the same definition, and those that share the name alone."""
+    other = {column.name: column for column in two.members[0].metrics}
+    shared = [column for column in one.members[0].metrics if column.name in other]
+    same = [column for column in shared if column.definition == other[column.name].definition]
+    return same, [column.name for column in shared if column not in same]
+
+
+def _paired(first: Run, other: Run, dataset: str, one: Group, two: Group) -> tuple[bool, str]:
+    """Return whether the images are the same ones, and why not."""
+    if one.members[0].images != two.members[0].images:
+        return False, "other images, so neither an interval of the difference nor a test."
+    packs = [
+        {
+            checksum
+            for member in group.members
+            for path, checksum in run.records.get(f"reports/scores/{dataset}/{member.system.label}.run.json", {})
+            .get("inputs", {})
+            .items()
+            if path.endswith("/test.safetensors")
+        }
+        for run, group in ((first, one), (other, two))
+    ]
+    if packs[0] and packs[1] and packs[0] != packs[1]:
+        return False, "images of the same names but other content, so neither an interval of the difference nor a test."
+    return True, ""
+
+
+def _rows(
+    dataset: str, system: str, run: str, one: Group, two: Group, columns: Sequence[tuple[int, Column]], paired: bool
+) -> list[Row]:
+    if not columns:
+        return []
+    names = [column.name for column in two.members[0].metrics]
+    left = one.values[[number for number, _ in columns]]  # (metrics, images)
+    right = two.values[[names.index(column.name) for _, column in columns]]
+    ends = statistics.interval(left), statistics.interval(right)
+    moved = statistics.difference(right, left) if paired else None
+    between = None if moved is None else statistics.interval(moved)
+    rows = []
+    for k, (_, column) in enumerate(columns):
+        reference, mean = float(np.nanmean(left[k])), float(np.nanmean(right[k]))
+        row = Row(
+            dataset=dataset,
+            system=system,
+            metric=column.name,
+            definition=column.definition,
+            better=column.better,
+            run=run,
+            images=right.shape[1],
+            reference=reference,
+            reference_low=float(ends[0][k, 0]),
+            reference_high=float(ends[0][k, 1]),
+            mean=mean,
+            low=float(ends[1][k, 0]),
+            high=float(ends[1][k, 1]),
+            difference=mean - reference,
+        )
+        if moved is not None and between is not None:
+            p, sign = statistics.signed_rank(moved[k])
+            row = replace(
+                row,
+                difference=float(np.nanmean(moved[k])),
+                difference_low=float(between[k, 0]),
+                difference_high=float(between[k, 1]),
+                p=p,
+                verdict=_direction(sign * column.sign) if moved[k].any() else "equal",
+            )
+        rows.append(row)
+    return rows
+
+
+def _direction(sign: int) -> str:
+    return {1: "better", -1: "worse"}.get(sign, "different")
+
+
+def _corrected(rows: Sequence[Row]) -> list[Row]:
+    """Correct p for the tests of one dataset and metric; what is equal on every image was no test."""
+    found = list(rows)
+    for key in dict.fromkeys((row.dataset, row.metric) for row in rows):
+        alike = [k for k, row in enumerate(rows) if (row.dataset, row.metric) == key]
+        tested = [k for k in alike if rows[k].p is not None and rows[k].verdict != "equal"]
+        adjusted = statistics.holm(np.array([rows[k].p for k in tested], dtype=np.float64))
+        for k, p in zip(tested, adjusted, strict=True):
+            verdict = rows[k].verdict if p < statistics.LEVEL else "no difference shown"
+            found[k] = replace(rows[k], p=float(p), verdict=verdict)
+    return found

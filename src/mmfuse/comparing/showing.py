@@ -1,0 +1,95 @@
+"""A comparison as text, JSON or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from mmfuse.comparing import Comparison, Differences, Row
+
+
+def as_json(found: Comparison) -> str:
+    """Return everything that was found, with all digits."""
+    runs = [{"name": run.name, "kind": run.kind, "commits": run.commits} for run in found.runs]
+    value = {
+        "runs": runs,
+        **{name: getattr(found, name) for name in ("parameters", "code", "data", "environment", "jobs", "notes")},
+        "scores": [asdict(row) for row in found.rows],
+    }
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def as_csv(found: Comparison) -> str:
+    """Return the scores as a table."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(asdict(found.rows[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in found.rows)
+    return text.getvalue()
+
+
+def lines(found: Comparison) -> list[str]:
+    """Return the comparison as text; metrics of a convention beside the main one are left to the JSON and the CSV."""
+    said = ["runs"]
+    said += _table([[str(k), r.name, r.kind, "code " + ", ".join(r.commits)] for k, r in enumerate(found.runs, 1)])
+    head = [f"run {k}" for k in range(1, len(found.runs) + 1)]
+    for name in ("parameters", "code", "data", "environment"):
+        differing: Differences = getattr(found, name)
+        said += ["", name if differing else f"{name}: no difference"]
+        said += _table([["", *head], *([key, *map(_value, v)] for key, v in differing.items())] if differing else [])
+    jobs = len({job for run in found.runs for job in run.records})
+    said += ["", f"jobs with other results: {len(found.jobs)} of {jobs}", *(f"  {job}" for job in found.jobs)]
+    for dataset in dict.fromkeys(row.dataset for row in found.rows):
+        said += ["", *_section([row for row in found.rows if row.dataset == dataset and "." not in row.metric])]
+    return [*said, *([""] if found.notes else []), *(f"note: {note}" for note in found.notes)]
+
+
+def _section(rows: Sequence[Row]) -> list[str]:
+    """Return the lines of one dataset."""
+    moved = [row for row in rows if row.verdict != "equal"]
+    same = dict.fromkeys((row.run, row.system) for row in rows)
+    still = [key for key in same if key not in {(row.run, row.system) for row in moved}]
+    head = ["system", "metric", "run", "run 1", "that run", "difference", "p", ""]
+    body = [
+        [
+            row.system,
+            row.metric + {"higher": " ↑", "lower": " ↓"}.get(row.better, ""),
+            row.run,
+            _interval(row.reference, row.reference_low, row.reference_high),
+            _interval(row.mean, row.low, row.high),
+            _interval(row.difference, row.difference_low, row.difference_high, "+"),
+            "" if row.p is None else f"{row.p:.2g}",
+            row.verdict,
+        ]
+        for row in moved
+    ]
+    counts = ", ".join(map(str, sorted({row.images for row in rows})))
+    said = [f"{rows[0].dataset}: {counts} images" if rows else "", *(_table([head, *body]) if body else [])]
+    return said + [
+        f"  equal on every image in {run}: {', '.join(s for r, s in still if r == run)}" for run in _runs(still)
+    ]
+
+
+def _runs(keys: Sequence[tuple[str, str]]) -> list[str]:
+    return list(dict.fromkeys(run for run, _ in keys))
+
+
+def _interval(mean: float, low: float | None, high: float | None, sign: str = "") -> str:
+    ends = "" if low is None or high is None else f" [{low:{sign}.4g}, {high:{sign}.4g}]"
+    return f"{mean:{sign}.4g}{ends}"
+
+
+def _value(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as aligned text."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]

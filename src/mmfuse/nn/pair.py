@@ -1,0 +1,22 @@
+"""A fusion network with one input in place of two, for those who call models that way."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class PairModel(nn.Module):
+    """A fusion network that takes both images as two channels.
+
+    Shape: (B, 2, H, W) with H, W >= 16; returns (B, 1, H, W).
+    Range: [0, 1] in and out.
+    """
+
+    def __init__(self, method: nn.Module) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, pair: Tensor) -> Tensor:
+        """Fuse the first channel with the second."""
+        fused: Tensor = self.method(pair[:, :1], pair[:, 1:])  # (B, 1, H, W)
+        return fused

@@ -1,0 +1,329 @@
+"""MLflow, in this package only: one run for each job. It mirrors what jobs do and never feeds them.
+
+Above the runs of the jobs stand those that they belong to: the study in one state of its parameters and code, and each
+of its systems. These are the ones to compare: they hold all parameters and the scores.
+
+Whatever goes wrong while a job is tracked (no server, a full disk, a locked database) is said once; the job goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from filelock import FileLock
+
+from mmfuse.images import Bytes
+from mmfuse.parameters import flatten
+
+# a dead server must not hold a job for minutes, and no host is asked for anything but tracking
+_QUIET = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_LIMIT = 1000  # metrics in one request
+_ALIVE, _JOB, _GROUP, PARENT_TAG = "mmfuse.process", "mmfuse.job", "mmfuse.group", "mlflow.parentRunId"
+STUDY, SYSTEM = "study", "system"  # the levels above a job: values of the tag `level`
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A run above those of the jobs: a study in one state, or one system of it.
+
+    Attributes:
+        level: `study` or `system`.
+        key: Identifies it, so that jobs that run at once find the same one.
+        name: Its name; that of a study gets a number, which the names below it begin with.
+        tags: What MLflow can search for.
+        parameters: Nested parameters, what its scores depend on.
+    """
+
+    level: str
+    key: str
+    name: str
+    tags: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+
+
+def default_uri(root: Path) -> str:
+    """Return where runs are tracked: `MLFLOW_TRACKING_URI`, else a sqlite file in the project's root."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve()}/mlflow.db"
+
+
+class Tracker:
+    """One MLflow run; used as a context manager around the job.
+
+    A job that runs again with the same fingerprint goes on in its old run, so that a resumed or repeated job gives no
+    second line in MLflow and no other run id in its record. Runs whose process is gone are closed as KILLED.
+
+    Args:
+        root: The project's root (place of the default database).
+        experiment: The study's name.
+        name: The run's name.
+        fingerprint: Identifies the job.
+        tags: stage, method, variant, task, dataset, seed, commit.
+        parameters: Nested parameters of the job.
+        parents: The runs that it belongs to, the study first.
+        data: Name and checksum of the data that it reads.
+        enabled: False leaves MLflow alone.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        experiment: str,
+        name: str,
+        *,
+        fingerprint: str,
+        tags: Mapping[str, Any],
+        parameters: Mapping[str, Any],
+        parents: Sequence[Parent] = (),
+        data: Mapping[str, str] | None = None,
+        enabled: bool = True,
+    ) -> None:
+        self.root, self.experiment, self.name = root, experiment, name
+        self.fingerprint, self.tags, self.parameters = fingerprint, tags, parameters
+        self.parents, self.data = parents, data or {}
+        self.uri = default_uri(root)
+        self.run_id: str | None = None
+        self._above: dict[str, str] = {}  # run ids by level
+        self._experiment = ""
+        self._client: Any = None
+        self._enabled = enabled
+
+    def __enter__(self) -> Self:
+        self._attempt("cannot be reached", self._open)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _value: object, _trace: TracebackType | None) -> None:
+        status = "FINISHED" if kind is None else "FAILED"
+        self._attempt("lost the end of this run", lambda: self._close(status))
+
+    def log_rows(self, rows: list[dict[str, float]]) -> None:
+        """Log history rows; each has a `step` and any number of metrics."""
+        self._attempt("lost metrics", lambda: self._log_rows(rows, self.run_id))
+
+    def log_metrics(self, values: Mapping[str, float]) -> None:
+        """Log final values, one a name."""
+        self.log_rows([{"step": 0, **values}])
+
+    def log_above(self, level: str, values: Mapping[str, float]) -> None:
+        """Log final values to the run of that level which this job belongs to, if there is one."""
+        rows: list[dict[str, float]] = [{"step": 0, **values}]
+        self._attempt("lost metrics", lambda: self._log_rows(rows, self._above.get(level)))
+
+    def keep_above(self, level: str, write: Callable[[Path], None], name: str) -> None:
+        """Keep a file with the run of that level which this job belongs to; `write` makes it at a path."""
+
+        def keep() -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                write(Path(folder) / name)
+                self._client.log_artifact(self._above[level], str(Path(folder) / name))
+
+        if level in self._above:
+            self._attempt(f"lost {name}", keep)
+
+    def log_picture(self, name: str, pixels: Bytes, step: int | None = None) -> None:
+        """Log a picture under pictures/NAME.png, or one of a series that MLflow shows by step."""
+        where: dict[str, Any] = (
+            {"artifact_file": f"pictures/{name}.png"} if step is None else {"key": name, "step": step}
+        )
+        self._attempt("lost a picture", lambda: self._client.log_image(self.run_id, pixels, **where))
+
+    def log_file(self, path: Path) -> None:
+        """Log a file as an artifact."""
+        self._attempt("lost a file", lambda: self._client.log_artifact(self.run_id, str(path)))
+
+    def record(self) -> dict[str, str] | None:
+        """Return what a run.json says of the run; None where nothing was tracked."""
+        if self.run_id is None:
+            return None
+        return {"uri": shown_uri(self.uri, self.root), "experiment": self.experiment, "run_id": self.run_id}
+
+    def _open(self) -> None:
+        keep_quiet()
+        from mlflow import MlflowClient
+        from mlflow.entities import Param, RunTag
+
+        # the first use of a new database creates its tables: two jobs at once would break it for good;
+        # and two jobs at once would each create the runs above them
+        with _lock(self.root):
+            self._client = MlflowClient(self.uri)
+            found = self._client.get_experiment_by_name(self.experiment)
+            place = None if self.uri.startswith("http") else (self.root.resolve() / "mlruns").as_uri()
+            self._experiment = found.experiment_id if found else self._client.create_experiment(self.experiment, place)
+            self._close_orphans()
+            for parent in self.parents:
+                self._above[parent.level] = self._find_or_create(parent)
+        own = self._client.search_runs([self._experiment], f"tags.`{_JOB}` = '{self.fingerprint}'", max_results=1)
+        process = f"{socket.gethostname()}:{os.getpid()}"
+        tags = {_JOB: self.fingerprint, _ALIVE: process, **_shown(self.tags), **self._below()}
+        if own:
+            self.run_id = own[0].info.run_id
+            self._client.update_run(self.run_id, status="RUNNING")
+        else:
+            self.run_id = self._client.create_run(self._experiment, run_name=self.name).info.run_id
+            self._log_data()
+        parameters = [] if own else [Param(k, v) for k, v in _texts(self.parameters).items()]
+        self._client.log_batch(self.run_id, params=parameters, tags=[RunTag(k, v) for k, v in tags.items()])
+
+    def _close(self, status: str) -> None:
+        self._client.set_terminated(self.run_id, status)
+        if self._above:
+            with _lock(self.root):
+                self._settle(status)
+
+    def _below(self) -> dict[str, str]:
+        """Return the tag that puts a run below the lowest of the parents found so far; none without parents."""
+        above = self._above.get(SYSTEM) or self._above.get(STUDY)
+        return {PARENT_TAG: above} if above else {}
+
+    def _find_or_create(self, parent: Parent) -> str:
+        """Return the id of a parent's run, set to running; the caller holds the lock."""
+        from mlflow.entities import Param
+
+        key = f"{parent.level}:{parent.key}"
+        found = self._client.search_runs([self._experiment], f"tags.`{_GROUP}` = '{key}'", max_results=1)
+        values = _texts(parent.parameters)
+        if found:
+            run = found[0]
+            self._client.update_run(run.info.run_id, status="RUNNING")
+        else:
+            extra = self._numbered(parent, values) if parent.level == STUDY else self._below()
+            name = extra.pop("name", None) or f"{self._study_name()} {parent.name}"
+            tags = {"level": parent.level, _GROUP: key, **_shown(parent.tags), **extra}
+            run = self._client.create_run(self._experiment, run_name=name, tags=tags)
+        number: str = run.info.run_id
+        if not run.data.params:  # new, or a kill came between
+            self._client.log_batch(number, params=[Param(k, v) for k, v in values.items()])
+        return number
+
+    def _study_name(self) -> str:
+        return str(self._client.get_run(self._above[STUDY]).info.run_name) if STUDY in self._above else self.experiment
+
+    def _numbered(self, parent: Parent, values: Mapping[str, str]) -> dict[str, str]:
+        """Return the name of a new state of the study, NAME-NUMBER, and what has changed since the one before it."""
+        before = self._client.search_runs(
+            [self._experiment], f"tags.level = '{STUDY}'", max_results=1, order_by=["attributes.start_time DESC"]
+        )
+        if not before:
+            return {"name": f"{parent.name}-1"}
+        last = str(before[0].info.run_name)
+        end = last.rpartition("-")[2]
+        old = before[0].data.params
+        keys = [key for key in {**old, **values} if old.get(key) != values.get(key)]
+        lines = [f"{key}: {old.get(key, 'none')} -> {values.get(key, 'none')}" for key in keys]
+        changed = "; ".join(lines) or "code or data, no parameter"
+        name = f"{parent.name}-{int(end) + 1 if end.isdigit() else 1}"
+        return {"name": name, "changed": changed[:4000], "mlflow.note.content": f"Since {last}: {changed}"[:4000]}
+
+    def _log_data(self) -> None:
+        from mlflow.entities import Dataset, DatasetInput
+
+        inputs = [DatasetInput(Dataset(name, sum_[:16], "local", name)) for name, sum_ in self.data.items()]
+        if inputs:
+            self._client.log_inputs(self.run_id, inputs)
+
+    def _close_orphans(self) -> None:
+        """Mark runs as killed whose process on this machine is gone, and what stands above them."""
+        for run in self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'"):
+            host, _, number = run.data.tags.get(_ALIVE, "").partition(":")
+            if host == socket.gethostname() and number.isdigit() and not _is_alive(int(number)):
+                self._client.set_terminated(run.info.run_id, "KILLED")
+        self._settle("KILLED")
+
+    def _settle(self, status: str) -> None:
+        """End the runs above the jobs below which nothing runs any more; the caller holds the lock."""
+        running = self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'")
+        busy = {run.data.tags.get(PARENT_TAG) for run in running if _GROUP not in run.data.tags}
+        for level in (SYSTEM, STUDY):
+            for run in running:
+                if run.data.tags.get(_GROUP, "").startswith(f"{level}:"):
+                    if run.info.run_id in busy:
+                        busy.add(run.data.tags.get(PARENT_TAG))
+                    else:
+                        self._client.set_terminated(run.info.run_id, status)
+
+    def _log_rows(self, rows: list[dict[str, float]], run_id: str | None) -> None:
+        from mlflow.entities import Metric
+
+        now = time.time_ns() // 1_000_000
+        metrics = [
+            Metric(key, value, now, int(row["step"])) for row in rows for key, value in row.items() if key != "step"
+        ]
+        for start in range(0, len(metrics) if run_id else 0, _LIMIT):
+            self._client.log_batch(run_id, metrics=metrics[start : start + _LIMIT])
+
+    def _attempt(self, what: str, action: Callable[[], None]) -> None:
+        """Do a piece of tracking; on an error say so once and leave tracking off for the rest of the job."""
+        if not self._enabled:
+            return
+        try:
+            action()
+        except Exception as error:
+            self._enabled = False
+            reason = without_login(str(error), self.uri)
+            print(
+                f"tracking: {shown_uri(self.uri, self.root)} {what}; the job goes on without it ({reason})",
+                file=sys.stderr,
+            )
+
+
+def without_login(text: str, uri: str) -> str:
+    """Return what MLflow says without the login of the address, which it quotes whole."""
+    login = uri.partition("://")[2].rpartition("@")[0]
+    return text.replace(f"{login}@", "") if login else text
+
+
+def keep_quiet() -> None:
+    """Let MLflow fail soon, and say nothing about itself."""
+    os.environ.update({key: os.environ.get(key, value) for key, value in _QUIET.items()})
+    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.utils.environment"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _lock(root: Path) -> FileLock:
+    """Return the lock of everything that two jobs must not do at once in one project."""
+    folder = root / ".mmfuse"
+    folder.mkdir(exist_ok=True)
+    return FileLock(folder / "mlflow.lock")
+
+
+def _shown(tags: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in tags.items() if value is not None}
+
+
+def _texts(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Return nested parameters as MLflow holds them: one level, texts of limited length."""
+    return {key: str(value)[:5900] for key, value in flatten(parameters).items()}
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def shown_uri(uri: str, root: Path) -> str:
+    """Return an address that may be shown: without a login, and the default database relative to the project."""
+    if uri == f"sqlite:///{root.resolve()}/mlflow.db":
+        return "sqlite:///mlflow.db"
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else uri

@@ -1,0 +1,75 @@
+"""What MLflow keeps, read again at a user's wish: the results of a study at an earlier time. No job does so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mmfuse.errors import UserError
+from mmfuse.tracking import PARENT_TAG, default_uri, keep_quiet, shown_uri, without_login
+
+
+def fetch_kept(root: Path, run: str, *, study: str | None, name: str, folder: Path) -> tuple[Path, str | None]:
+    """Fetch a file that the run of a study keeps.
+
+    Args:
+        root: The project's root.
+        run: Name or id of a study's run, or of one of a system or job below it.
+        study: Where a name is looked for; None for all studies.
+        name: The file.
+        folder: Where to put it.
+
+    Returns:
+        The file, and the system that the run is about (METHOD.VARIANT.sSEED), None for the whole study.
+
+    Raises:
+        UserError: there is no such run, several have that name, or it keeps no such file.
+    """
+    uri = default_uri(root)
+    shown = shown_uri(uri, root)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise UserError(
+            f"{run} is neither a folder nor a commit, and there is no MLflow database.",
+            expected=f"a folder with results, a commit with them, or a run in {shown}",
+            fix="name a folder, or run the command in the root of the project that tracked the run",
+        )
+    keep_quiet()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(uri)
+    try:
+        found = _runs_called(client, run, study)
+        if len(found) != 1:
+            raise UserError(
+                f"{run} is neither a folder nor a commit, and {len(found) or 'no'} runs of that name are in MLflow.",
+                expected=f"one run in {shown}",
+                found=", ".join(one.info.run_id for one in found) or None,
+                fix="`make ui` shows the names and ids; name the id, where several have the name",
+            )
+        top = found[0]
+        while PARENT_TAG in top.data.tags:
+            top = client.get_run(top.data.tags[PARENT_TAG])
+        if not any(item.path == name for item in client.list_artifacts(top.info.run_id)):
+            raise UserError(
+                f"The run {top.info.run_name} keeps no results.",
+                expected=f"{name}, which the stage `report` leaves with the run of a study",
+                fix="run the study to its end, or name the run of one that was",
+            )
+        path = Path(client.download_artifacts(top.info.run_id, name, str(folder)))
+    except MlflowException as error:
+        raise UserError(f"MLflow at {shown} does not answer.", found=without_login(str(error), uri)) from error
+    tags = found[0].data.tags
+    system = "{method}.{variant}.s{seed}".format(**tags) if {"method", "variant", "seed"} <= tags.keys() else None
+    return path, system
+
+
+def _runs_called(client: Any, run: str, study: str | None) -> list[Any]:
+    """Return the runs of an id or a name."""
+    experiments = [e.experiment_id for e in client.search_experiments() if study in {None, e.name}]
+    if re.fullmatch("[0-9a-f]{32}", run):
+        every = [e.experiment_id for e in client.search_experiments()]
+        return list(client.search_runs(every, f"attributes.run_id = '{run}'"))
+    quoted = run.replace("'", "")
+    return list(client.search_runs(experiments, f"attributes.run_name = '{quoted}'")) if experiments else []
