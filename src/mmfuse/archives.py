@@ -100,7 +100,8 @@ class _Unpacking:
         self.member = name
         path = PurePosixPath(name)
         # a backslash or a colon is a separator or a drive on some systems, and control characters hide a name
-        if not path.parts or path.is_absolute() or ".." in path.parts or re.search(r"[\\:\x00-\x1f]", name):
+        unsafe = r"[\\:\x00-\x1f\x7f-\x9f\ud800-\udfff]"
+        if not path.parts or path.is_absolute() or ".." in path.parts or re.search(unsafe, name):
             self.refuse("has an unsafe name")
         if path.as_posix().casefold() in self.seen:
             self.refuse("occurs twice (upper and lower case count as the same)")
