@@ -12,7 +12,7 @@ from typing import Any, cast
 import jsonschema
 
 from mmfuse.errors import UserError
-from mmfuse.parameters import read_yaml
+from mmfuse.plain import read_yaml
 
 CATALOG = Path("data/catalog.yaml")
 SCHEMA = Path("workflow/schemas/catalog.schema.yaml")

@@ -55,24 +55,6 @@ def check_file_name(path: Path) -> None:
         )
 
 
-def read_json(path: Path, *, fix: str) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
-
-    Raises:
-        UserError: it is missing, cut off or something else; `fix` says what makes it anew.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"File not found: {path}", fix=fix) from error
-    except (ValueError, RecursionError) as error:  # not UTF-8 and not JSON are both values that are wrong
-        found = f"{type(error).__name__}: {error} ({path.stat().st_size} bytes)"
-        raise UserError(f"Damaged file: {path}", expected="JSON", found=found, fix=fix) from error
-    if not isinstance(value, dict):
-        raise UserError(f"Damaged file: {path}", expected="a JSON object", found=type(value).__name__, fix=fix)
-    return value
-
-
 _NO_SPACE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
 
 
@@ -214,7 +196,7 @@ def read_manifest(path: Path) -> dict[str, str]:
         UserError: a line is not `<64 hexadecimal digits>  <name>`.
     """
     entries: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         digest, _, name = line.partition("  ")
         if len(digest) != 64 or not name:
             raise UserError(

@@ -84,7 +84,7 @@ class Pack:
         if not isinstance(self.names, list):
             raise TypeError("the names are no list")
         for number, name in enumerate(self.names):
-            if not name or name != Path(name).name:  # it becomes the name of a file
+            if name in {"", ".."} or name != Path(name).name:  # it becomes the name of a file
                 raise ValueError(f"{name!r} is no name of an image")
             for key, kind, ranks in _KINDS:
                 entry = self._entries.get(f"{number:06d}.{key}")

@@ -1,0 +1,3 @@
+def none():
+    return []
+parameters=catalogs=labels=tables=none
