@@ -404,9 +404,9 @@ def packs() -> Iterator[Bad]:
     for names in (["../evil"], ["a/b"], [""], [".."], [1], {"a": 1}, "text", None, ["one", "two"]):
         yield Bad(f"pack with names {names!r}", make("p.safetensors", pack(names)), says)
     for what, tensors in {
-        "no second image": {"000000.b": torch.zeros(0)}, "float image": {"000000.a": torch.zeros(4, 4)},
-        "flat image": {"000000.a": torch.zeros(16, dtype=torch.uint8)}, 
+        "no second image": {"000000.b": torch.zeros(0)},
+        "float image": {"000000.a": torch.zeros(4, 4)},
+        "flat image": {"000000.a": torch.zeros(16, dtype=torch.uint8)},
         "boxes in bytes": {"000000.boxes": torch.ones(1, 5).byte()},
     }.items():  # fmt: skip
         yield Bad(f"pack with {what}", make("p.safetensors", pack(["one"], **tensors)), says)
-

@@ -105,6 +105,8 @@ def load_parameters(path: Path) -> dict[str, Any]:
 def _check_keys(value: Any, path: Path, where: str = "") -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{path}: {where.rstrip('.')} is not a finite number.", found=value, fix="give a finite number")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{path}: {where.rstrip('.')} is too large.", expected="less than 2 to the power of 63")
     if isinstance(value, list):
         for number, inner in enumerate(value):
             _check_keys(inner, path, f"{where}{number}.")
