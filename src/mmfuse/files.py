@@ -61,12 +61,18 @@ _NO_SPACE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
 def no_space(error: BaseException) -> str | None:
     """Return what the operating system says if an error comes from a disk that takes no more, else None.
 
-    Some libraries raise errors of their own and keep only the system's words.
+    Some libraries raise errors of their own after it, or keep only the system's words.
     """
     words = [os.strerror(number) for number in _NO_SPACE]
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
-        return error.strerror or words[0]
-    return next((word for word in words if word in str(error)), None)
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.errno in _NO_SPACE:
+            return inner.strerror or words[0]
+        said = next((word for word in words if word in str(inner)), None)
+        if said:
+            return said
+        inner = inner.__cause__ or inner.__context__
+    return None
 
 
 @contextlib.contextmanager

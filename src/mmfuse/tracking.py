@@ -113,6 +113,7 @@ class Tracker:
         folder.mkdir(exist_ok=True)
         # the first use of a new database creates its tables: two jobs at once would break it for good
         with FileLock(folder / "mlflow.lock"):
+            _make_database(self.uri)
             self._client = MlflowClient(self.uri)
             found = self._client.get_experiment_by_name(self.experiment)
             place = None if self.uri.startswith("http") else (self.root.resolve() / "mlruns").as_uri()
@@ -160,6 +161,19 @@ class Tracker:
                 f"tracking: {shown_uri(self.uri, self.root)} {what}; the job goes on without it ({reason})",
                 file=sys.stderr,
             )
+
+
+def _make_database(uri: str) -> None:
+    """Make a new sqlite database under another name first: after a kill in the middle of it, it could never be used."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri == str(path) or path.exists():
+        return
+    from mlflow import MlflowClient
+
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{part}").search_experiments()
+    part.replace(path)
 
 
 def _is_alive(process: int) -> bool:
