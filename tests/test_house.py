@@ -28,7 +28,7 @@ ROOMS = (
 # what may be imported: a module's own floor and the floors below it
 FLOORS = (
     {"errors", "seeding", "code"},
-    {"files", "methods"},
+    {"files", "plain", "methods"},
     {"plan", "images", "packs"},
     {"parameters", "batches"},
     {"catalog", "pairs", "archives", "downloads", "nn"},

@@ -9,6 +9,7 @@ import io
 import lzma
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -20,6 +21,11 @@ from mmfuse.errors import UserError
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 _CHUNK = 1 << 16
+# what the readers say of bytes that are no archive; a ValueError of names and numbers that are none
+_DAMAGE = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError,
+    struct.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def extract(archive: Path, folder: Path, *, limits: Limits | None = None) -> int
             unpacking.zip()
         else:
             unpacking.tar()
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
+    except _DAMAGE as error:
         unpacking.damaged(error)
     except OSError as error:
         if error.errno in {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL}:
@@ -100,7 +106,8 @@ class _Unpacking:
         self.member = name
         path = PurePosixPath(name)
         # a backslash or a colon is a separator or a drive on some systems, and control characters hide a name
-        if not path.parts or path.is_absolute() or ".." in path.parts or re.search(r"[\\:\x00-\x1f]", name):
+        unsafe = r"[\\:\x00-\x1f\x7f-\x9f\ud800-\udfff]"
+        if not path.parts or path.is_absolute() or ".." in path.parts or re.search(unsafe, name):
             self.refuse("has an unsafe name")
         if path.as_posix().casefold() in self.seen:
             self.refuse("occurs twice (upper and lower case count as the same)")

@@ -12,7 +12,7 @@ from typing import Any, cast
 import jsonschema
 
 from mmfuse.errors import UserError
-from mmfuse.parameters import read_yaml
+from mmfuse.plain import read_yaml
 
 CATALOG = Path("data/catalog.yaml")
 SCHEMA = Path("workflow/schemas/catalog.schema.yaml")
@@ -295,4 +295,8 @@ def _check(entry: Dataset, path: Path) -> None:
     if entry.manifest is not None and not entry.manifest.is_file():
         problems.append(f"manifest: {entry.manifest} does not exist")
     if problems:
-        raise UserError(f"{path}: the entry {entry.name} contradicts itself.", found="; ".join(problems))
+        raise UserError(
+            f"{path}: the entry {entry.name} contradicts itself.",
+            found="; ".join(problems),
+            fix=f"correct it; {SCHEMA} explains each key",
+        )

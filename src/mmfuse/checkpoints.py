@@ -7,7 +7,6 @@ killed job needs to go on exactly; `torch.load(weights_only=True)` reads it.
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from mmfuse import methods
 from mmfuse.errors import UserError
-from mmfuse.files import whole_file
+from mmfuse.files import remove_leftovers, whole_file
 from mmfuse.methods.base import FusionMethod
 
 
@@ -56,21 +55,30 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Card]:
     """Read a weights file.
 
     Raises:
-        UserError: the file is missing, damaged or not one of ours.
+        UserError: the file is missing, damaged or not one of ours, or holds what is not a finite number.
     """
     if not path.is_file():
         raise UserError(f"Weights not found: {path}", fix="train the method first, or name another file")
     try:
         with safe_open(path, framework="pt") as file:
             card = Card(**json.loads(file.metadata()["mmfuse"]))
-            return {key: file.get_tensor(key) for key in file.keys()}, card  # noqa: SIM118 - not a mapping
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"Not a readable weights file: {path}",
             expected="a .safetensors file written by the stage `train`",
             found=f"{type(error).__name__}: {error}",
             fix="delete it and train again, or name another file",
         ) from error
+    wrong = next((key for key, value in weights.items() if not value.isfinite().all()), None)
+    if wrong is not None:
+        raise UserError(
+            f"The weights in {path} are broken.",
+            expected="finite numbers",
+            found=f"others in {wrong}",
+            fix="delete it and train again, or name another file",
+        )
+    return weights, card
 
 
 def load_into(method: FusionMethod, path: Path) -> Card:
@@ -106,7 +114,15 @@ def load_method(path: Path) -> tuple[FusionMethod, Card]:
             expected="the last part's weights",
             fix=f"name the weights of {methods.load(card.method).parts[-1]!r}",
         )
-    method = build(card.method, card.network)
+    try:
+        method = build(card.method, card.network)
+    except (RuntimeError, ValueError, OverflowError, MemoryError, AttributeError) as error:
+        raise UserError(
+            f"No network can be built for the weights in {path}.",
+            expected=f"options that {card.method} takes",
+            found=f"{card.network}: {error}",
+            fix="train again: the file was written by something else than the stage `train`",
+        ) from error
     lacking = weights_of(method.deployed_modules()).keys() - weights.keys()
     if lacking:
         raise UserError(
@@ -138,16 +154,21 @@ def build(name: str, network: Mapping[str, Any]) -> FusionMethod:
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a training state whole or not at all."""
-    with whole_file(path) as temporary:
-        torch.save(state, temporary)
+    # through a stream: torch's own writer says of a full disk that it is at an unexpected position
+    with whole_file(path) as temporary, temporary.open("wb") as stream:
+        torch.save(state, stream)
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """Read a training state; None where there is none or a damaged one (a training then starts again)."""
+    """Read a training state; None where there is none or a damaged one (a training then starts again).
+
+    What a killed process left of a newer one is removed.
+    """
+    remove_leftovers(path)
     if not path.is_file():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError):
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # a damaged file can say anything to its reader
         return None
-    return state
+    return state if isinstance(state, dict) and "fingerprint" in state else None

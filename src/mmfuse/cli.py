@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import subprocess
 import sys
 import traceback
 from enum import StrEnum
 from json import dumps
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 
 from mmfuse import __version__, commands
 from mmfuse.errors import MmfuseError, UserError
+from mmfuse.files import no_space
 
 app = typer.Typer(
     help="A reproducible benchmark of multimodal image fusion.",
@@ -277,8 +281,15 @@ def benchmark_variants(
     print(dumps(found, indent=2) if json else "\n".join(variants.lines(method, found, height, width)))
 
 
+def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    """End as on a terminal's interrupt, so that half-written files are removed and the tracked run is closed."""
+    _complain("error: Asked to stop (SIGTERM); run the same command again.")
+    sys.exit(128 + signal.SIGTERM)
+
+
 def main() -> None:
-    """Run the command; exit code 2 for the user's mistakes, 1 for ours."""
+    """Run the command; exit code 2 for the user's mistakes, 1 for ours, 143 after SIGTERM."""
+    signal.signal(signal.SIGTERM, _stop)  # a training puts its own in this place: it saves its state first
     try:
         app()
     except MmfuseError as error:
@@ -290,14 +301,31 @@ def main() -> None:
         raise
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception:
-        _complain(traceback.format_exc())
-        sys.exit(1)
+    except Exception as error:
+        known = _outer_limit(error)
+        _complain(f"error: {known}" if known else traceback.format_exc())
+        sys.exit(known.exit_code if known else 1)
+
+
+def _outer_limit(error: Exception) -> UserError | None:
+    """Return what to say of an error that is the machine's limit and neither the user's nor ours; else None."""
+    full = no_space(error)
+    if full:
+        return UserError("Cannot write.", found=full, fix="free some space, then run the same command again")
+    words = ("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory")
+    if isinstance(error, MemoryError) or any(word in str(error) for word in words):
+        return UserError(
+            "There is not enough memory.",
+            found=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".rstrip(": "),
+            fix="give the job more memory; or lower the part's batch or crop, evaluate.workers, or the images' size",
+        )
+    return None
 
 
 def _complain(message: str) -> None:
     """Say what went wrong on the terminal, and in the log if there is one."""
-    print(message, file=sys.stderr)
+    with contextlib.suppress(OSError):  # the log's disk may be full
+        print(message, file=sys.stderr)
     if sys.stderr is not sys.__stderr__:
         print(message, file=sys.__stderr__)
 

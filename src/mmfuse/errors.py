@@ -3,6 +3,8 @@
 Exit codes of the command line: 2 for the user's mistakes (`UserError`), 1 for ours (anything else).
 """
 
+_SHOWN = 4000  # characters of a value in a message
+
 
 class MmfuseError(Exception):
     """Something went wrong inside mmfuse."""
@@ -25,10 +27,16 @@ class UserError(MmfuseError):
     def __init__(self, problem: str, *, expected: object = None, found: object = None, fix: str | None = None) -> None:
         self.problem, self.expected, self.found, self.fix = problem, expected, found, fix
         lines = [problem]
-        lines += [f"  expected: {expected}"] if expected is not None else []
-        lines += [f"  found:    {found}"] if found is not None else []
+        lines += [f"  expected: {_shortened(expected)}"] if expected is not None else []
+        lines += [f"  found:    {_shortened(found)}"] if found is not None else []
         lines += [f"  to do:    {fix}"] if fix is not None else []
         super().__init__("\n".join(lines))
+
+
+def _shortened(value: object) -> str:
+    """Return what a message shows of a value: a stranger's file may hold a very long one."""
+    text = str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
 
 
 class MmfuseWarning(UserWarning):

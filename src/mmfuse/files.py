@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -38,6 +40,41 @@ def checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
+def check_file_name(path: Path) -> None:
+    """Check that a file's name can stand in tables, lists and pages: text without control characters.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", path.name):
+        raise UserError(
+            f"A file's name cannot be used, in {str(path.parent)!a}.",
+            expected="a name in UTF-8 without line breaks and other control characters",
+            found=ascii(path.name),
+            fix="rename it",
+        )
+
+
+_NO_SPACE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
+
+
+def no_space(error: BaseException) -> str | None:
+    """Return what the operating system says if an error comes from a disk that takes no more, else None.
+
+    Some libraries raise errors of their own after it, or keep only the system's words.
+    """
+    words = [os.strerror(number) for number in _NO_SPACE]
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.errno in _NO_SPACE:
+            return inner.strerror or words[0]
+        said = next((word for word in words if word in str(inner)), None)
+        if said:
+            return said
+        inner = inner.__cause__ or inner.__context__
+    return None
+
+
 @contextlib.contextmanager
 def _writing(target: Path) -> Iterator[None]:
     """Turn what the operating system says about an unwritable place into one clear error."""
@@ -50,20 +87,38 @@ def _writing(target: Path) -> Iterator[None]:
             found=f"{type(error).__name__}: {error.strerror or error}",
             fix="choose another output folder or change its permissions",
         ) from error
-    except OSError as error:
-        if error.errno in {28, 30, 122}:  # no space, read-only file system, quota
-            raise UserError(
-                f"Cannot write {target}.",
-                expected="a writable disk with free space",
-                found=error.strerror,
-                fix="free some space or choose another output folder, then run the same command again",
-            ) from error
-        raise
+    except Exception as error:
+        found = None if isinstance(error, UserError) else no_space(error)
+        if found is None:
+            raise
+        raise UserError(
+            f"Cannot write {target}.",
+            expected="a writable disk with free space",
+            found=found,
+            fix="free some space or choose another output folder, then run the same command again",
+        ) from error
+
+
+def _prefix(target: Path) -> str:
+    """Return how the names of a target's temporary files begin: short, since the target's may be long, and its own."""
+    own = hashlib.sha256(target.name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f".{target.name[:40]}.{own}."
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove the temporary files and folders that a killed process left beside a target.
+
+    To be called where no other process can be writing the same target.
+    """
+    if target.parent.is_dir():
+        for path in target.parent.iterdir():
+            if path.name.startswith(_prefix(target)) and path.suffix == ".part":
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _temporary_beside(target: Path, *, folder: bool) -> Path:
-    """Make an empty hidden file or folder beside the target; its name is short, so that the target's may be long."""
-    prefix = f".{target.name[:40]}."
+    """Make an empty hidden file or folder beside the target."""
+    prefix = _prefix(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if folder:
@@ -147,7 +202,7 @@ def read_manifest(path: Path) -> dict[str, str]:
         UserError: a line is not `<64 hexadecimal digits>  <name>`.
     """
     entries: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         digest, _, name = line.partition("  ")
         if len(digest) != 64 or not name:
             raise UserError(

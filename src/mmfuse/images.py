@@ -6,6 +6,10 @@ LKC-FUNet, SMFNet and CDDFuse work on. Chroma is full-range BT.601 (as in JPEG).
 
 from __future__ import annotations
 
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +17,59 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from mmfuse.errors import UserError
-from mmfuse.files import whole_file
+from mmfuse.files import check_file_name, whole_file
 
 Bytes = NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+# read as what they are, whatever their names say; Pillow's other readers are not let near a stranger's file, since one
+# of them starts a program
+_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF")
 _LUMA = np.array([0.299, 0.587, 0.114])
 _MODES = {"L": "L", "1": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "RGBX": "RGB", "P": "RGB", "CMYK": "RGB"}
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open one still image of a known format; what goes wrong while it is read is one clear error.
+
+    Raises:
+        UserError: the file is missing, damaged, empty, of another format, too large, or holds several images.
+    """
+    if not path.is_file():
+        raise UserError(f"Image not found: {path}", fix="check the name and the folder")
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            # a photo's preview (MPO) is no second image
+            count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            if count != 1:
+                raise UserError(
+                    f"Cannot use the image {path}.",
+                    expected="one still image",
+                    found=f"{count} images in one file, as in an animation or a scan of several pages",
+                    fix="save each of them as a file of its own",
+                )
+            yield image
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"The image {path} is too large.",
+            expected=f"at most {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels",
+            found=error,
+            fix="cut it into parts; or delete it, if it should not be that large",
+        ) from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, TypeError, struct.error) as error:
+        raise UserError(
+            f"Damaged or unreadable image: {path}",
+            expected="a complete PNG, JPEG, BMP or TIFF file",
+            found=f"{type(error).__name__}: {error} ({path.stat().st_size} bytes)",
+            fix="delete it and download it again",
+        ) from error
+
+
+def _depth(image: Image.Image) -> str | None:
+    """Return the pixel format of an image with more than 8 bits a channel, which Pillow would cut off; else None."""
+    tiles = getattr(image, "tile", [])  # how the file stores it
+    modes = [tile.args if isinstance(tile.args, str) else str(tile.args[0]) for tile in tiles if tile.args]
+    return next((mode for mode in modes if image.format != "BMP" and re.search(r";(12|16|32)[A-Z]*$", mode)), None)
 
 
 def read_image(path: Path, *, colour: bool | None = None) -> Bytes:
@@ -32,29 +83,18 @@ def read_image(path: Path, *, colour: bool | None = None) -> Bytes:
         (H, W) grey or (H, W, 3) RGB, uint8.
 
     Raises:
-        UserError: the file is missing, damaged, empty, or not 8 bits a channel.
+        UserError: the file is missing, damaged, empty, too large, not one image, or not 8 bits a channel.
     """
-    if not path.is_file():
-        raise UserError(f"Image not found: {path}", fix="check the name and the folder")
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-            if mode not in _MODES:
-                raise UserError(
-                    f"Cannot use the image {path}.",
-                    expected="8 bits a channel, grey or colour",
-                    found=f"pixel format {mode!r}",
-                    fix="convert it to 8 bits first; how to scale its values is for you to decide",
-                )
-            pixels = np.asarray(image.convert(_MODES[mode]), dtype=np.uint8)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        size = path.stat().st_size
-        raise UserError(
-            f"Damaged or unreadable image: {path}",
-            expected="a complete PNG, JPEG, BMP or TIFF file",
-            found=f"{type(error).__name__}: {error} ({size} bytes)",
-            fix="delete it and download it again",
-        ) from error
+    with open_image(path) as image:
+        mode = image.mode if image.mode not in _MODES else _depth(image)
+        if mode is not None:
+            raise UserError(
+                f"Cannot use the image {path}.",
+                expected="8 bits a channel, grey or colour",
+                found=f"pixel format {mode!r}",
+                fix="convert it to 8 bits first; how to scale its values is for you to decide",
+            )
+        pixels = np.asarray(image.convert(_MODES[image.mode]), dtype=np.uint8)
     if colour is True and pixels.ndim == 2:
         return np.repeat(pixels[..., None], 3, axis=2)
     if colour is False:
@@ -108,7 +148,7 @@ def image_files(folder: Path) -> dict[str, Path]:
     """Map stem to path for the images directly in a folder.
 
     Raises:
-        UserError: the folder is missing, or two files share a stem.
+        UserError: the folder is missing, two files share a stem, or a name cannot be used.
     """
     if not folder.is_dir():
         raise UserError(f"Folder not found: {folder}", expected="a folder of images")
@@ -116,6 +156,7 @@ def image_files(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
+        check_file_name(path)
         if path.stem in found:
             raise UserError(
                 f"Two images of the same name in {folder}.",

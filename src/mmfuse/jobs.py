@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mmfuse.errors import UserError
-from mmfuse.files import checksum, write_json
+from mmfuse.files import checksum, remove_leftovers, write_json
 from mmfuse.tracking import Parent, Tracker
 
 _LIBRARIES = (
@@ -117,6 +117,8 @@ def execute(job: Job, work: Callable[[Running], None]) -> None:
         work(Running(tracker, fingerprint))
         return
     with _alone(root, job), tracker:
+        for path in (*job.outputs, job.record):
+            remove_leftovers(path)
         running = Running(tracker, fingerprint)
         work(running)
         record = {
@@ -171,15 +173,22 @@ def _alone(root: Path, job: Job) -> Iterator[None]:
     """Hold a lock while a job writes its outputs; a second process at the same job is told so."""
     name = hashlib.sha256(_relative(job.record).encode()).hexdigest()[:16]
     folder = root / ".mmfuse" / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"{name}.lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UserError(
             f"Another process is already at {job.stage} {job.name} in this folder.",
             expected="one process for each job",
             fix="wait for it to end, or stop it",
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"Cannot work in {root}.",
+            expected="a project's folder that this user may write to, on a disk with free space",
+            found=f"{folder}: {error.strerror}",
+            fix="change its permissions or free some space, then run the same command again",
         ) from error
     try:
         yield

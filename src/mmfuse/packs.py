@@ -20,6 +20,7 @@ from mmfuse.errors import UserError
 from mmfuse.files import whole_file
 
 _DTYPES = {"U8": np.uint8, "F32": np.float32}
+_KINDS = (("a", "U8", (2, 3)), ("b", "U8", (2, 3)), ("mask", "U8", (2,)), ("boxes", "F32", (2,)))  # and numbers of axes
 
 
 class _Sample(TypedDict):
@@ -65,14 +66,32 @@ class Pack:
         try:
             with safe_open(path, framework="numpy") as checked:  # refuses anything but well-formed offsets and shapes
                 self.names: list[str] = json.loads(checked.metadata()["names"])
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            with path.open("rb") as stream:
+                start = 8 + int.from_bytes(stream.read(8), "little")
+                self._entries: dict[str, dict[str, Any]] = json.loads(stream.read(start - 8))
+            self._check()
+        except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise UserError(
-                f"Not a readable pack: {path}", found=error, fix="delete it and run the stage `prepare` again"
+                f"Not a readable pack: {path}",
+                expected="a .safetensors file written by the stage `prepare`",
+                found=f"{type(error).__name__}: {error}",
+                fix="delete it and run the stage `prepare` again",
             ) from error
-        with path.open("rb") as stream:
-            start = 8 + int.from_bytes(stream.read(8), "little")
-            self._entries: dict[str, dict[str, Any]] = json.loads(stream.read(start - 8))
         self._bytes = np.memmap(path, np.uint8, "r")[start:]
+
+    def _check(self) -> None:
+        """Check what safetensors does not know of: names that are file names, and two images for each of them."""
+        if not isinstance(self.names, list):
+            raise TypeError("the names are no list")
+        for number, name in enumerate(self.names):
+            if name in {"", ".."} or name != Path(name).name:  # it becomes the name of a file
+                raise ValueError(f"{name!r} is no name of an image")
+            for key, kind, ranks in _KINDS:
+                entry = self._entries.get(f"{number:06d}.{key}")
+                if entry is None and key in {"a", "b"}:
+                    raise ValueError(f"{name} lacks its image {key}")
+                if entry is not None and (entry["dtype"] != kind or len(entry["shape"]) not in ranks):
+                    raise ValueError(f"{name} has a wrong kind of {key}: {entry['dtype']} of shape {entry['shape']}")
 
     def __len__(self) -> int:
         return len(self.names)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 from mmfuse.errors import UserError
-from mmfuse.images import Bytes, image_files, read_image
+from mmfuse.images import SUFFIXES, Bytes, image_files, read_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,9 @@ def match_folders(*, allow_missing: bool = False, **folders: Path) -> list[Match
         )
     if not matched:
         raise UserError(
-            "There are no images to match.", found=", ".join(str(folder) for folder in folders.values()) or "no folder"
+            "There are no images to match.",
+            expected=f"files ending in {', '.join(SUFFIXES)}",
+            found=f"none in {', '.join(str(folder) for folder in folders.values())}" if folders else "no folder",
         )
     return (matched, missing) if allow_missing else matched
 

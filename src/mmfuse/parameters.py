@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
 from mmfuse import methods, plan
 from mmfuse.code import PACKAGE
 from mmfuse.errors import UserError
+from mmfuse.plain import read_yaml
 
 SCHEMA = Path("workflow/schemas/params.schema.yaml")
 FORBIDDEN_KEYS = {"size", "nfiles"}  # DVC leaves nested keys of these names out of its run cache (its issue 10296)
@@ -36,20 +36,6 @@ def project_root(start: Path) -> Path:
         expected=f"a folder with {SCHEMA}",
         fix="run the command in the project's root",
     )
-
-
-def read_yaml(path: Path) -> Any:
-    """Read a YAML file with the safe loader.
-
-    Raises:
-        UserError: it is missing or not YAML.
-    """
-    if not path.is_file():
-        raise UserError(f"File not found: {path}", fix="run the command in the project's root or name the file")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML.", found=error, fix="correct the line that it names") from error
 
 
 def check_against_schema(value: Any, schema: Mapping[str, Any], what: str) -> None:
@@ -105,8 +91,8 @@ def load_parameters(path: Path) -> dict[str, Any]:
     """
     values = read_yaml(path)
     schema = read_yaml(project_root(path.parent) / SCHEMA)
-    check_against_schema(values, schema, str(path))
     _check_keys(values, path)
+    check_against_schema(values, schema, str(path))
     _check_methods(values, schema, path)
     _check_study(values, path)
     _check_analyses(values, path)
@@ -119,9 +105,21 @@ def load_parameters(path: Path) -> dict[str, Any]:
 def _check_keys(value: Any, path: Path, where: str = "") -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{path}: {where.rstrip('.')} is not a finite number.", found=value, fix="give a finite number")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{path}: {where.rstrip('.')} is too large.", expected="less than 2 to the power of 63")
+    if isinstance(value, list):
+        for number, inner in enumerate(value):
+            _check_keys(inner, path, f"{where}{number}.")
     if not isinstance(value, Mapping):
         return
     for key, inner in value.items():
+        if not isinstance(key, str):
+            raise UserError(
+                f"{path}: a key in {where.rstrip('.') or '(top level)'} is no text.",
+                expected="text",
+                found=f"{key!r}, a {type(key).__name__}",
+                fix="write it in quotes, if it is meant",
+            )
         if key in FORBIDDEN_KEYS:
             raise UserError(
                 f"{path}: no parameter may be called {key!r} ({where}{key}).",

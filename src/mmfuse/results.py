@@ -17,7 +17,7 @@ import yaml
 
 from mmfuse import plan
 from mmfuse.errors import UserError
-from mmfuse.parameters import read_yaml
+from mmfuse.plain import read_yaml
 from mmfuse.tracking.reading import fetch_kept
 
 ARCHIVE = "study.zip"  # what the run of a study keeps in MLflow

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from mmfuse import plan, results
 from mmfuse.errors import UserError
-from mmfuse.parameters import flatten, read_yaml
+from mmfuse.parameters import flatten
+from mmfuse.plain import read_yaml
 from mmfuse.plan import System
 from mmfuse.reporting import statistics
 from mmfuse.reporting.scores import Column, Group, grouped, read_scores

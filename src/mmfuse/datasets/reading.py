@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mmfuse.catalog import Dataset
 from mmfuse.errors import UserError
-from mmfuse.images import SUFFIXES, Bytes, luminance, read_image, resize
+from mmfuse.files import check_file_name
+from mmfuse.images import SUFFIXES, Bytes, luminance, open_image, read_image, resize
 from mmfuse.packs import Sample
 from mmfuse.pairs import check_equal_sizes
 
@@ -78,6 +78,7 @@ def _by_name(dataset: Dataset, folder: Path, split: str) -> dict[str, dict[str, 
             other = any_type and path.suffix.lower() not in SUFFIXES  # such as Thumbs.db
             if hit is None or other or path.name.startswith(".") or not path.is_file():
                 continue
+            check_file_name(path)
             first = names.setdefault(hit[1], {}).setdefault(key, path)
             if first != path:
                 raise UserError(
@@ -130,11 +131,10 @@ def _image(dataset: Dataset, files: Files, side: str) -> Bytes:
 
 def _channels(path: Path, channels: tuple[int, ...]) -> Bytes:
     """Read some channels of an image that holds both modalities (MFNet: thermal as the fourth channel)."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image, dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"Damaged or unreadable image: {path}", found=error, fix="download it again") from error
+    with open_image(path) as image:
+        pixels = np.asarray(image)
+    if pixels.dtype != np.uint8:
+        raise UserError(f"Cannot use the image {path}.", expected="8 bits a channel", found=f"{pixels.dtype} values")
     if pixels.ndim != 3 or pixels.shape[2] <= max(channels):
         raise UserError(
             f"{path} does not hold both modalities.",
@@ -146,11 +146,23 @@ def _channels(path: Path, channels: tuple[int, ...]) -> Bytes:
 
 def _mask(path: Path, shape: tuple[int, ...]) -> Bytes:
     """Read class ids as they are stored: a palette's indices, not its colours."""
-    try:
-        with Image.open(path) as image:
-            ids = np.asarray(image if image.mode in {"P", "L", "I", "I;16"} else image.convert("L"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"Damaged or unreadable mask: {path}", found=error, fix="download it again") from error
+    with open_image(path) as image:
+        ids = np.asarray(image if image.mode in {"P", "L", "I", "I;16"} else image.convert("L"))
+        colours = image.mode not in {"1", "LA"} and np.ptp(np.asarray(image.convert("RGB")), axis=2).any()
+        if ids.dtype == np.uint8 and image.mode != "P" and colours:
+            raise UserError(
+                f"The mask {path} holds colours.",
+                expected="a class id for each pixel, as grey or as a palette's index",
+                found=f"pixel format {image.mode!r}",
+                fix="convert the colours to the ids in data/catalog.yaml",
+            )
+    if ids.min(initial=0) < 0 or ids.max(initial=0) > 255:
+        raise UserError(
+            f"The mask {path} holds values that are no class ids.",
+            expected="0 to 255",
+            found=f"{ids.min()} to {ids.max()}",
+            fix="save it with one byte a pixel",
+        )
     if ids.shape != tuple(shape):
         raise UserError(f"The mask {path} has another size than its images.", expected=shape, found=ids.shape)
     return ids.astype(np.uint8)
@@ -161,7 +173,7 @@ def _boxes(dataset: Dataset, path: Path, shape: tuple[int, ...]) -> NDArray[np.f
     labels = dataset.labels["boxes"]
     try:
         rows = list(_voc(path, labels.classes, shape)) if labels.format == "voc" else list(_yolo(path))
-    except (ValueError, ET.ParseError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, OverflowError, ZeroDivisionError, ET.ParseError, KeyError, AttributeError, TypeError) as error:
         raise UserError(
             f"Unreadable boxes: {path}", expected=f"{labels.format} format", found=error, fix="download it again"
         ) from error

@@ -6,7 +6,6 @@ each other and a detector may learn the place by heart.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfuse.errors import UserError
+from mmfuse.plain import read_table
 
 FOLDS = ("train", "val", "test")
 
@@ -96,11 +96,17 @@ def _check_disjoint(folds: Mapping[str, tuple[str, str]]) -> None:
 
 
 def read_folds(path: Path) -> dict[str, list[str]]:
-    """Return the names of each fold from a file that the stage `divide` wrote."""
+    """Return the names of each fold from a file that the stage `divide` wrote.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
     found: dict[str, list[str]] = {fold: [] for fold in FOLDS}
-    with path.open(newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            found[row["fold"]].append(row["name"])
+    fix = "run the stage `divide` again"
+    for row in read_table(path, ("name", "fold"), fix=fix):
+        if row["fold"] not in found:
+            raise UserError(f"Damaged file: {path}", expected=", ".join(FOLDS), found=row["fold"], fix=fix)
+        found[row["fold"]].append(row["name"])
     return found
 
 

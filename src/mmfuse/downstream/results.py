@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 
 from mmfuse.downstream import boxes, masks
 from mmfuse.downstream.boxes import Matched
+from mmfuse.errors import UserError
 from mmfuse.files import write_json, write_text
+from mmfuse.plain import read_json, read_table
 
 Array = NDArray[np.float64]
+_AGAIN = "run the stage `detect` or `segment` for it again"
 
 
 def by_class(values: Array, classes: Sequence[str]) -> dict[str, float | None]:
@@ -72,8 +75,17 @@ def write_detections(out: Path, summary: Mapping[str, Any], names: Sequence[str]
 
 
 def read_detections(out: Path) -> tuple[dict[str, Any], Matched]:
-    """Read what `write_detections` wrote."""
-    summary, rows = _read(out)
+    """Read what `write_detections` wrote.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    with _whole(out):
+        return _detections(out)
+
+
+def _detections(out: Path) -> tuple[dict[str, Any], Matched]:
+    summary, rows = _read(out, ("image", "class", "score", "hits"))
     places = {name: place for place, name in enumerate(summary["objects"])}
     kinds = {name: place for place, name in enumerate(summary["classes"])}
     matched = Matched(
@@ -99,8 +111,17 @@ def write_masks(
 
 
 def read_masks(out: Path) -> tuple[dict[str, Any], NDArray[np.int64]]:
-    """Read what `write_masks` wrote: the summary, and a confusion matrix for each image."""
-    summary, rows = _read(out)
+    """Read what `write_masks` wrote: the summary, and a confusion matrix for each image.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    with _whole(out):
+        return _masks(out)
+
+
+def _masks(out: Path) -> tuple[dict[str, Any], NDArray[np.int64]]:
+    summary, rows = _read(out, ("image", "true", "predicted", "pixels"))
     places = {name: place for place, name in enumerate(summary["images"])}
     kinds = {name: place for place, name in enumerate(summary["classes"])}
     matrices = np.zeros((len(places), len(kinds), len(kinds)), np.int64)
@@ -115,7 +136,22 @@ def _write_csv(out: Path, lines: Sequence[Sequence[Any]]) -> None:
     write_text(out.with_name(f"{out.name}.csv"), text.getvalue())
 
 
-def _read(out: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    summary: dict[str, Any] = json.loads(out.with_name(f"{out.name}.json").read_text(encoding="utf-8"))
-    with out.with_name(f"{out.name}.csv").open(newline="", encoding="utf-8") as stream:
-        return summary, list(csv.DictReader(stream))
+def _read(out: Path, columns: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    return (
+        read_json(out.with_name(f"{out.name}.json"), fix=_AGAIN),
+        read_table(out.with_name(f"{out.name}.csv"), columns, fix=_AGAIN),
+    )
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[None]:
+    """Turn what two files that do not belong together lead to into one clear error."""
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"{out.name}.csv and {out.name}.json in {out.parent} do not belong together.",
+            expected="images, classes and counts that both have",
+            found=f"{type(error).__name__}: {error}",
+            fix=_AGAIN,
+        ) from error

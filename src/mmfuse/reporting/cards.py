@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from mmfuse.catalog import SPLITS, Dataset, Source
 from mmfuse.errors import UserError
+from mmfuse.plain import read_table
 from mmfuse.reporting import pictures
 from mmfuse.reporting.scores import existing
 
@@ -72,8 +72,8 @@ def card(catalog: Mapping[str, Dataset], name: str, prepared: Path) -> Card:
     if name not in catalog:
         raise UserError(f"The catalog has no dataset {name!r}.", expected=", ".join(sorted(catalog)), found=name)
     dataset = catalog[name]
-    with existing(prepared / name / "pairs.csv", "prepare").open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    table = existing(prepared / name / "pairs.csv", "prepare")
+    rows = read_table(table, ("name", "split"), fix="run the stage `prepare` for it again")
     return Card(
         name,
         dataset.title,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import math
 from collections.abc import Callable, Sequence
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmfuse.errors import UserError
+from mmfuse.plain import read_table
 from mmfuse.reporting.pictures import PALETTE
 from mmfuse.reporting.scores import Array, Column, Group
 from mmfuse.reporting.standing import Ranking
@@ -58,11 +59,14 @@ class History:
 
 def read_history(path: Path, part: str) -> History:
     """Read the table of losses that the training wrote (empty cells where nothing was measured)."""
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    fix = "run the stage `train` for it again"
+    rows = read_table(path, ("step", "train/total", "val/total"), fix=fix)
 
     def column(name: str) -> tuple[Array, Array]:
-        pairs = [(float(r["step"]), float(r[name])) for r in rows if (r.get(name) or "").strip()]
+        try:
+            pairs = [(float(r["step"]), float(r[name])) for r in rows if r[name].strip()]
+        except ValueError as error:
+            raise UserError(f"Damaged file: {path}", expected="numbers", found=error, fix=fix) from error
         found = np.array([p for p in pairs if math.isfinite(p[1])], dtype=np.float64).reshape(-1, 2)
         return found[:, 0], found[:, 1]
 

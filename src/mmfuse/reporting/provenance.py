@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from mmfuse.plain import read_json
 from mmfuse.reporting.scores import existing
 
 _ORDER = ("download", "prepare", "crop", "train", "fuse", "evaluate", "analyse", "label", "divide", "detect", "segment")
@@ -52,9 +52,9 @@ def read_run(path: Path, stage: str, *what: str) -> Run:
         what: What the job was about (dataset, system, part), for its title and its anchor.
 
     Raises:
-        UserError: the file is missing.
+        UserError: the file is missing or damaged.
     """
-    record = json.loads(existing(path, stage).read_text(encoding="utf-8"))
+    record = read_json(existing(path, stage), fix=f"run the stage `{stage}` for it again")
     return Run(anchor("run", stage, *what), " · ".join(what), stage, path.as_posix(), record)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmfuse.errors import UserError
+from mmfuse.plain import read_table
 from mmfuse.reporting import statistics
 from mmfuse.reporting.scores import Array, Group, Scores, average
 from mmfuse.reporting.tables import UNDEFINED, printed
@@ -67,8 +68,8 @@ def read(path: Path, paper: str, table: str, of: str) -> Printed:
     Raises:
         UserError: there is no such table among the printed ones.
     """
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    columns = ("paper", "table", "dataset", "method", "metric", "value")
+    rows = read_table(path, columns, fix="correct the row that it names")
     found: Printed = {}
     for row in rows:
         if (row["paper"], row["table"], row["dataset"]) == (paper, table, of):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 
 from mmfuse import plan
 from mmfuse.errors import UserError
+from mmfuse.plain import read_json, read_table
 from mmfuse.plan import System
 
 Array = NDArray[np.float64]
@@ -92,6 +91,26 @@ def _number(text: str, path: Path) -> float:
         raise UserError(f"{path} holds something that is not a number.", expected="a number", found=text) from error
 
 
+def _check_summary(summary: Mapping[str, Any], path: Path, fix: str) -> None:
+    """Check that a summary has what the report takes from it."""
+    metrics = summary.get("metrics")
+    whole = isinstance(metrics, Mapping) and {"images", "convention"} <= summary.keys()
+    for name, entry in metrics.items() if isinstance(metrics, Mapping) else ():
+        keys = {"definition", "better", "convention", "mean"}
+        number = isinstance(entry, Mapping) and (entry.get("mean") is None or isinstance(entry["mean"], (int, float)))
+        if not number or not keys <= entry.keys():
+            raise UserError(
+                f"Damaged file: {path}", expected=", ".join(sorted(keys)), found=f"{name}: {entry}", fix=fix
+            )
+    if not whole:
+        raise UserError(
+            f"Damaged file: {path}",
+            expected="images, convention, metrics",
+            found=", ".join(summary) or "nothing",
+            fix=fix,
+        )
+
+
 def read_scores(folder: Path, dataset: str, system: System) -> Scores:
     """Read the scores of one system and check that the table and its summary belong together.
 
@@ -100,18 +119,22 @@ def read_scores(folder: Path, dataset: str, system: System) -> Scores:
     """
     table = existing(folder / dataset / f"{system.label}.csv", "evaluate")
     summary_file = existing(folder / dataset / f"{system.label}.json", "evaluate")
-    summary = json.loads(summary_file.read_text(encoding="utf-8"))
-    with table.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        rows, header = list(reader), list(reader.fieldnames or [])
-    missing = [name for name in ("name", *summary["metrics"]) if name not in header]
+    again = "run the stage `evaluate` for it again"
+    summary, rows = read_json(summary_file, fix=again), read_table(table, ("name",), fix=again)
+    _check_summary(summary, summary_file, again)
+    header = list(rows[0]) if rows else []
+    missing = [name for name in summary["metrics"] if rows and name not in header]
     if missing or len(rows) != summary["images"]:
         raise UserError(
             f"{table} does not belong to {summary_file.name}.",
             expected=f"{summary['images']} images with {', '.join(summary['metrics'])}",
             found=f"{len(rows)} images" + (f", without {', '.join(missing)}" if missing else ""),
-            fix="run the stage `evaluate` for it again",
+            fix=again,
         )
+    names = [row["name"] for row in rows]
+    if len(set(names)) < len(names):
+        twice = min(name for name in names if names.count(name) > 1)
+        raise UserError(f"{table} holds an image twice.", expected="one row an image", found=twice, fix=again)
     cards = {name: summary["metrics"][name] for name in header if name in summary["metrics"]}  # in the table's order
     metrics = tuple(
         Column(name, *(str(card[key]) for key in ("definition", "better", "convention")))
@@ -125,9 +148,9 @@ def read_scores(folder: Path, dataset: str, system: System) -> Scores:
                 f"{table} and {summary_file.name} disagree on {metric.name}.",
                 expected=f"a mean of {stated}",
                 found=mean,
-                fix="run the stage `evaluate` for it again",
+                fix=again,
             )
-    return Scores(system, str(summary["convention"]), metrics, tuple(row["name"] for row in rows), values)
+    return Scores(system, str(summary["convention"]), metrics, tuple(names), values)
 
 
 def study_means(parameters: Mapping[str, Any], folder: Path) -> dict[str, dict[str, dict[str, float]]]:

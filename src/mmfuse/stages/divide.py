@@ -16,6 +16,7 @@ from mmfuse.downstream.folds import FOLDS, divide
 from mmfuse.downstream.labels import check_labels
 from mmfuse.files import write_text
 from mmfuse.packs import Pack
+from mmfuse.plain import read_table
 
 
 def run(
@@ -38,8 +39,8 @@ def run(
         UserError: labels cannot be used, or nothing is left to train or to test on.
     """
     labelled = Pack(pack)
-    with pack.with_suffix(".csv").open(newline="", encoding="utf-8") as stream:
-        names = {row["name"]: row["split"] for row in csv.DictReader(stream) if row["split"] in splits}
+    rows = read_table(pack.with_suffix(".csv"), ("name", "split"), fix="run the stage `label` again")
+    names = {row["name"]: row["split"] for row in rows if row["split"] in splits}
     check_labels(dataset, goal, labelled, list(names))
     folds = divide(names, division)
     text = io.StringIO()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from mmfuse.catalog import Dataset, load_catalog
 from mmfuse.files import whole_file
 from mmfuse.images import read_image
 from mmfuse.packs import Pack, Sample
+from mmfuse.plain import read_json
 from mmfuse.plan import System
 from mmfuse.reporting import cards, comparisons, figures, pictures, provenance, published, standing, statistics, tables
 from mmfuse.reporting import downstream as reports
@@ -208,7 +208,7 @@ def _analysed(parameters: Mapping[str, Any], rooms: Rooms) -> list[dict[str, Any
     results: dict[tuple[str, str], dict[System, Any]] = {}
     for name, dataset, system in plan.analysed(parameters):
         path = existing(_analysis(rooms, name, dataset, system), "analyse")
-        results.setdefault((name, dataset), {})[system] = json.loads(path.read_text(encoding="utf-8"))
+        results.setdefault((name, dataset), {})[system] = read_json(path, fix="run the stage `analyse` for it again")
     return [
         {
             "dataset": dataset,

@@ -161,6 +161,7 @@ class Tracker:
         # the first use of a new database creates its tables: two jobs at once would break it for good;
         # and two jobs at once would each create the runs above them
         with _lock(self.root):
+            _make_database(self.uri)
             self._client = MlflowClient(self.uri)
             found = self._client.get_experiment_by_name(self.experiment)
             place = None if self.uri.startswith("http") else (self.root.resolve() / "mlruns").as_uri()
@@ -300,6 +301,19 @@ def _lock(root: Path) -> FileLock:
     folder = root / ".mmfuse"
     folder.mkdir(exist_ok=True)
     return FileLock(folder / "mlflow.lock")
+
+
+def _make_database(uri: str) -> None:
+    """Make a new sqlite database under another name first: after a kill in the middle of it, it could never be used."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri == str(path) or path.exists():
+        return
+    from mlflow import MlflowClient
+
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{part}").search_experiments()
+    part.replace(path)
 
 
 def _shown(tags: Mapping[str, Any]) -> dict[str, str]:

@@ -1,0 +1,115 @@
+"""Text files read as plain data, whoever wrote them: YAML, JSON and CSV.
+
+What is cut off, doubled or built to exhaust a reader is one clear error, never half a value.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmfuse.errors import UserError
+
+_LARGEST = 16 << 20  # bytes of YAML: the largest catalog that anybody writes is far below
+_UNFOLDED = 1_000_000  # values in a YAML file with its aliases written out
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file with the safe loader; a key twice is an error, and so is a file that unfolds without end.
+
+    Raises:
+        UserError: it is missing or not such YAML.
+    """
+    if not path.is_file():
+        raise UserError(f"File not found: {path}", fix="run the command in the project's root or name the file")
+    if path.stat().st_size > _LARGEST:
+        raise UserError(f"{path} is too large.", expected=f"at most {_LARGEST} bytes", found=path.stat().st_size)
+    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _unfolded(node, {}, set())
+        return loader.construct_document(node)
+    except RecursionError as error:
+        raise UserError(f"{path} is not valid YAML.", found="it is nested too deeply", fix="correct it") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # of a date or a number that cannot be
+        raise UserError(f"{path} is not valid YAML.", found=error, fix="correct the line that it names") from error
+
+
+def _unfolded(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
+    """Return how many values a node holds with its aliases written out; refuse keys that occur twice."""
+    if id(node) in above:
+        raise yaml.YAMLError(f"an alias stands for something that holds it\n{node.start_mark}")
+    if id(node) in known or isinstance(node, yaml.ScalarNode):
+        return known.get(id(node), 1)
+    inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+    if isinstance(node, yaml.MappingNode):
+        seen: set[tuple[str, str]] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (key.tag, key.value) in seen:
+                raise yaml.YAMLError(f"the key {key.value!r} stands twice in one block\n{key.start_mark}")
+            seen.add((key.tag, key.value))
+    total = 1 + sum(_unfolded(part, known, above | {id(node)}) for part in inner)
+    if total > _UNFOLDED:
+        raise yaml.YAMLError(f"its aliases unfold to more than {_UNFOLDED} values\n{node.start_mark}")
+    known[id(node)] = total
+    return total
+
+
+def read_json(path: Path, *, fix: str) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        UserError: it is missing, cut off or something else; `fix` says what makes it anew.
+    """
+    try:
+        value = json.loads(_text(path, fix))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, "JSON", error, fix) from error
+    if not isinstance(value, dict):
+        raise _damaged(path, "a JSON object", type(value).__name__, fix)
+    return value
+
+
+def read_table(path: Path, columns: Sequence[str] = (), *, fix: str) -> list[dict[str, str]]:
+    """Read a CSV file with a header into one dictionary a row, all cells as text.
+
+    Raises:
+        UserError: it is missing, lacks one of the columns, has one twice, or a row has more or fewer cells than the
+            header, as in a file that was cut off; `fix` says what makes it anew.
+    """
+    try:
+        header, *rows = list(csv.reader(io.StringIO(_text(path, fix), newline=""), strict=True)) or [[]]
+    except csv.Error as error:
+        raise _damaged(path, "CSV", error, fix) from error
+    missing = [name for name in columns if name not in header]
+    if missing or len(set(header)) != len(header):
+        found = f"without {', '.join(missing)}" if missing else f"some twice: {', '.join(header)}"
+        raise _damaged(path, f"the columns {', '.join(columns)}" if missing else "each column once", found, fix)
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header) and row:
+            raise _damaged(path, f"{len(header)} cells in each row", f"{len(row)} in row {number}", fix)
+    return [dict(zip(header, row, strict=True)) for row in rows if row]
+
+
+def _text(path: Path, fix: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"File not found: {path}", fix=fix) from error
+    except ValueError as error:
+        raise _damaged(path, "UTF-8 text", error, fix) from error
+
+
+def _damaged(path: Path, expected: str, found: object, fix: str) -> UserError:
+    words = f"{type(found).__name__}: {found}" if isinstance(found, Exception) else found
+    return UserError(
+        f"Damaged file: {path}", expected=expected, found=f"{words} ({path.stat().st_size} bytes)", fix=fix
+    )

@@ -1,0 +1,464 @@
+"""Failures in the middle of the work: what ran is kept, what was half is made again, and one message says what broke.
+
+`make test-faults` runs it; `MMFUSE_KILLS` says how often each engine is killed at a random moment.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from mmfuse import cli
+from mmfuse.checkpoints import Card, load_state, save_state, save_weights
+from mmfuse.datasets import synthetic_road
+from mmfuse.errors import UserError
+from mmfuse.files import checksum, files_below, remove_leftovers, whole_file, whole_folder, write_text
+from mmfuse.images import write_image
+from mmfuse.jobs import Job, execute
+from mmfuse.packs import write_pack
+from mmfuse.tracking import Tracker
+from test_engines import ENVIRONMENT, call, clone, plans_nothing, results, template, tiny, write  # noqa: F401
+
+pytestmark = pytest.mark.faults
+ROOT = Path(__file__).parents[1]
+KILLS = int(os.environ.get("MMFUSE_KILLS", "5"))
+ENGINES = {
+    "snakemake": ("snakemake", "--cores", "2", "--rerun-incomplete", "all"),
+    "dvc": ("dvc", "repro", "--quiet"),
+}
+
+
+@pytest.fixture
+def mmfuse(monkeypatch, capfd):
+    """Run a command in this process: `mmfuse("fuse", a, b, out)` returns exit code and errors."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["mmfuse", *map(str, words)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as leaving:
+            code = leaving.code or 0
+        return code, capfd.readouterr().err
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+def job(folder, **changes):
+    """A small job whose one output is written whole."""
+    write_text(folder / "in.txt", "in")
+    values = {
+        "stage": "train", "name": "x", "inputs": [folder / "in.txt"], "outputs": [folder / "out.txt"],
+        "record": folder / "out.run.json", "parameters": {"steps": 1}, "tags": {"seed": 0}, "study": "faults",
+    }  # fmt: skip
+    return Job(**(values | changes))
+
+
+# ------------------------------------------------------------------------------------------- asked to stop (SIGTERM)
+
+DOWNLOAD = ("stage", "download", "--dataset", "synthetic_road", "--out", "data/raw/synthetic_road")
+
+
+@pytest.mark.usefixtures("database")
+def test_a_stage_that_is_asked_to_stop_leaves_nothing_half(project, mmfuse, monkeypatch):
+    """The next run makes the whole. Trainings save their state first: tests/test_training.py."""
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["generate"]["synthetic_road"] |= {"height": 96, "width": 128, "train": 2, "val": 1, "test": 1}
+    write(project, values)
+    generate = synthetic_road.generate
+
+    def stopped(folder, **arguments):
+        generate(folder, **arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(synthetic_road, "generate", stopped)
+    code, said = mmfuse(*DOWNLOAD)
+    assert code == 143
+    assert "Asked to stop (SIGTERM); run the same command again" in said
+    assert "Traceback" not in said
+    assert [path.name for path in (project / "data/raw").iterdir()] == []
+    monkeypatch.setattr(synthetic_road, "generate", generate)
+    assert mmfuse(*DOWNLOAD)[0] == 0
+    assert (project / "data/raw/synthetic_road.run.json").is_file()
+
+
+# ------------------------------------------------------------------------------------------------- memory and disk
+
+HUNGRY = """
+import resource, sys
+import numpy, torch, mmfuse.nn.inference
+from mmfuse import cli, people
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (60 << 20), resource.RLIM_INFINITY))
+sys.argv = ["mmfuse", "fuse", "a", "b", "out"]
+cli.main()
+"""
+
+
+def test_too_little_memory_is_said_in_one_message(tmp_path):
+    """Under a limit of the operating system, as a cluster sets it."""
+    for side in ("a", "b"):
+        write_image(tmp_path / side / "1.png", np.zeros((4000, 4000), np.uint8))
+    run = subprocess.run(
+        [sys.executable, "-c", HUNGRY], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert run.returncode == 2, run.stderr
+    assert "There is not enough memory" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not list(tmp_path.glob("out/.*"))
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried"), OSError(errno.ENOMEM, "Cannot allocate memory")]
+)
+def test_every_kind_of_out_of_memory_is_known(monkeypatch, mmfuse, error):
+    def hungry():
+        raise error
+
+    monkeypatch.setattr(cli, "app", hungry)
+    code, said = mmfuse("list", "methods")
+    assert code == 2
+    assert said.startswith("error: There is not enough memory.")
+    assert "batch" in said
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 1 MiB, which only root can make."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+CARD = Card("average", "base", "ivif", 0, "x", {}, complete=True)
+NOISE = np.random.default_rng(0).integers(0, 256, (1400, 1000), dtype=np.uint8)
+WRITERS = {
+    "text": lambda path: write_text(path, "x" * (2 << 20)),
+    "image": lambda path: write_image(path.with_suffix(".png"), NOISE),
+    "pack": lambda path: write_pack(path, [{"name": "x", "a": NOISE, "b": NOISE}]),
+    "weights": lambda path: save_weights(path, {"w": torch.ones(1 << 19)}, CARD),
+    "state": lambda path: save_state(path, {"w": torch.ones(1 << 19)}),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_full_disk_is_one_message_and_the_old_file_stays(disk, kind):
+    path = disk / "x.png" if kind == "image" else disk / "x"
+    path.write_text("old")
+    with pytest.raises(UserError, match="No space left on device") as caught:
+        WRITERS[kind](path)
+    assert str(path) in str(caught.value)
+    assert "free some space" in str(caught.value)
+    assert path.read_text() == "old"
+    assert [file.name for file in disk.iterdir()] == [path.name]
+
+
+def test_a_folder_on_a_full_disk_is_not_begun(disk):
+    write_text(disk / "out/old.txt", "old")
+    with pytest.raises(UserError, match="No space left on device"), whole_folder(disk / "out") as folder:
+        for number in range(20):
+            (folder / f"{number}").write_bytes(bytes(100_000))
+    assert [path.name for path in files_below(disk)] == ["old.txt"]
+    assert not list(disk.glob(".*"))
+
+
+def test_a_log_on_a_full_disk_does_not_hide_the_message(disk, mmfuse, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", sys.__stderr__)
+    (disk / "filler").write_bytes(b"")
+    with (disk / "filler").open("ab", buffering=0) as filler, pytest.raises(OSError, match="space"):
+        while True:
+            filler.write(bytes(4096))
+    code, said = mmfuse("--log", disk / "x.log", "fuse", disk, disk, disk / "out")
+    assert code == 2
+    assert "error:" in said
+
+
+def test_a_read_only_folder_is_one_message(disk, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    work = job(disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    for call_ in (
+        *(lambda kind=kind: WRITERS[kind](disk / "y.png") for kind in WRITERS),
+        lambda: write_text(disk / "d/y", ""),
+    ):
+        with pytest.raises(UserError, match="Read-only file system") as caught:
+            call_()
+        assert str(disk) in str(caught.value)
+    monkeypatch.chdir(disk)
+    with pytest.raises(UserError, match=r"Cannot work in(.|\n)*Read-only file system"):
+        execute(work, lambda _: None)
+
+
+# ----------------------------------------------------------------------------------------------------- tracking, clock
+
+
+def test_a_tracking_server_that_never_answers_holds_nothing_up(tmp_path, monkeypatch, capfd):
+    """It takes the connection and says nothing: the job waits for seconds, once, and goes on."""
+    import mlflow  # noqa: F401 - its import is not what is measured
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        kept = []
+        threading.Thread(target=lambda: [kept.append(silent.accept()) for _ in range(9)], daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        begin = time.monotonic()
+        with Tracker(tmp_path, "faults", "x", fingerprint="x", tags={}, parameters={}) as tracker:
+            for step in range(100):
+                tracker.log_rows([{"step": step, "loss": 1.0}])
+        assert time.monotonic() - begin < 30
+        assert kept, "the server was not asked"
+    assert capfd.readouterr().err.count("the job goes on without it") == 1
+
+
+SLOW_START = """
+import sys
+from pathlib import Path
+from mmfuse.tracking import Tracker
+with Tracker(Path(sys.argv[1]), "faults", "x", fingerprint="x", tags={}, parameters={}):
+    pass
+"""
+
+
+def test_a_kill_while_the_database_is_made_does_not_break_it(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    part = tmp_path / ".mlflow.db.part"
+    with subprocess.Popen([sys.executable, "-c", SLOW_START, str(tmp_path)]) as running:
+        end = time.monotonic() + 300
+        while not (part.is_file() and part.stat().st_size > 50_000):
+            assert running.poll() is None and time.monotonic() < end
+            time.sleep(0.01)
+        running.kill()
+    assert not (tmp_path / "mlflow.db").exists()
+    with Tracker(tmp_path, "faults", "x", fingerprint="x", tags={}, parameters={}) as tracker:
+        tracker.log_metrics({"x": 1})
+    assert tracker.run_id is not None
+    assert "goes on without it" not in capfd.readouterr().err
+    assert not part.exists()
+
+
+@pytest.mark.usefixtures("database")
+def test_a_clock_that_runs_backwards_changes_no_result(tmp_path, monkeypatch):
+    """Jobs know each other by their content; neither the fingerprint nor the record holds a time."""
+    monkeypatch.chdir(tmp_path)
+    records, prints = [], []
+    now = time.time()
+    for moment in (now, now - 86400):
+        monkeypatch.setattr(time, "time", lambda moment=moment: moment)
+        monkeypatch.setattr(time, "time_ns", lambda moment=moment: int(moment * 1e9))
+        work = job(tmp_path)
+        os.utime(tmp_path / "in.txt", (now + 3600, now + 3600))
+
+        def done(running):
+            prints.append(running.fingerprint)
+            running.tracker.log_metrics({"x": 1})
+            write_text(tmp_path / "out.txt", "out")
+
+        execute(work, done)
+        records.append((tmp_path / "out.run.json").read_bytes())
+    assert prints[0] == prints[1]
+    assert records[0] == records[1]
+
+
+# ---------------------------------------------------------------------------------- power cut, two runs in one folder
+
+
+def cut_off(action):
+    """Do something in a process that ends at once where it calls `os._exit`, as in a power cut."""
+    child = os.fork()
+    if child == 0:
+        action()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def half(kind, path):
+    with kind(path) as temporary:
+        (temporary / "new.txt" if kind is whole_folder else temporary).write_text("half")
+        os._exit(9)
+
+
+@pytest.mark.parametrize("kind", [whole_file, whole_folder])
+def test_a_power_cut_before_the_rename_leaves_the_old_and_is_cleared_away(tmp_path, kind):
+    target = tmp_path / "out" / ("n" * 100)
+    write_text(target / "old.txt" if kind is whole_folder else target, "old")
+    before = checksum(tmp_path / "out")
+    cut_off(lambda: half(kind, target))
+    assert len(list(target.parent.iterdir())) == 2
+    assert checksum(tmp_path / "out") == before, "what was left half is not looked at"
+    remove_leftovers(target)
+    assert list(target.parent.iterdir()) == [target]
+    assert checksum(tmp_path / "out") == before
+
+
+def test_what_another_target_is_writing_is_not_cleared_away(tmp_path):
+    with whole_file(tmp_path / "x.csv") as one, whole_file(tmp_path / "x") as other:
+        one.write_text("1")
+        other.write_text("2")
+        remove_leftovers(tmp_path / "x.csv.json")
+        remove_leftovers(tmp_path / ("x" * 50))
+    assert (tmp_path / "x.csv").read_text() == "1"
+
+
+@pytest.mark.usefixtures("database")
+def test_a_job_clears_away_what_its_killed_predecessor_left(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    work = job(tmp_path)
+    cut_off(lambda: half(whole_file, tmp_path / "out.txt"))
+    cut_off(lambda: half(whole_file, tmp_path / "out.run.json"))
+    assert len(list(tmp_path.glob(".*.part"))) == 2
+    execute(work, lambda _: write_text(tmp_path / "out.txt", "out"))
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_a_training_clears_away_a_half_written_state_and_takes_the_one_before(tmp_path):
+    path = tmp_path / "fusion.pt"
+    save_state(path, {"fingerprint": "x", "step": 3})
+    cut_off(lambda: half(whole_file, path))
+    assert load_state(path)["step"] == 3
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_second_run_in_the_same_folder_is_refused(study, engine):
+    """While one engine works, the same engine says that the folder is taken; each job says so to the other engine."""
+    folder = clone(study, f"two_{engine}")
+    running = start(folder, ENGINES[engine])
+    try:
+        end = time.monotonic() + 300
+        locks = (".snakemake/locks/*", ".dvc/tmp/rwlock")
+        while not any(list(folder.glob(lock)) for lock in locks) or not list(folder.glob("logs/*/*.log")):
+            assert running.poll() is None and time.monotonic() < end
+            time.sleep(0.1)
+        environment = ENVIRONMENT | {"PYTHONPATH": str(folder / "src")}
+        second = subprocess.run(
+            ENGINES[engine], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert second.returncode != 0
+        assert re.search("lock|busy|another process", second.stdout + second.stderr, re.IGNORECASE)
+        assert running.poll() is None
+    finally:
+        kill_session(running)
+
+
+# --------------------------------------------------------------------------------- kill -9 at random moments
+
+
+def start(folder, command):
+    """Start an engine in a session of its own, its words in a file beside the folder."""
+    environment = ENVIRONMENT | {"PYTHONPATH": str(folder / "src")}
+    with folder.with_suffix(".said").open("ab") as said:
+        return subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+def kill_session(leader):
+    """Kill an engine and everything that it started, at once and without a warning."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if os.getsid(int(entry.name)) == leader.pid:
+                    os.kill(int(entry.name), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+    leader.wait()
+
+
+def ended(running, folder):
+    said = folder.with_suffix(".said").read_text(errors="replace")
+    assert running.returncode == 0, f"{running.args}: {running.returncode}\n{said[-6000:]}"
+
+
+def unlock(folder, engine):
+    """What the documentation tells a user to do after a kill."""
+    if engine == "snakemake":
+        call(folder, "snakemake", "--unlock")
+
+
+def smallest(parameters):
+    """The study of the engines' tests without what does not end in scores or weights."""
+    tiny(parameters)
+    parameters["analyse"], parameters["downstream"] = {}, {}
+    return parameters
+
+
+@pytest.fixture(scope="module")
+def study(template):  # noqa: F811
+    folder = clone(template, "smallest")
+    write(folder, smallest(yaml.safe_load((ROOT / "params.yaml").read_text())))
+    call(folder, "git", "config", "user.email", "test@example.org")
+    call(folder, "git", "config", "user.name", "test")
+    call(folder, "mmfuse", "sync", "--write-dvc")
+    call(folder, "git", "commit", "-qam", "smallest study")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(study):
+    """What the study comes to when nobody disturbs it, and how long that takes."""
+    begin = time.monotonic()
+    folder = clone(study, "undisturbed")
+    running = start(folder, ENGINES["snakemake"])
+    running.wait()
+    ended(running, folder)
+    return results(folder), time.monotonic() - begin
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("engine", ENGINES)
+def test_kills_at_random_moments_change_nothing(study, undisturbed, engine, capsys):
+    """Each kill leaves the folder as it is; reruns until the study is whole, and its bytes are the undisturbed ones.
+
+    A run begins where the last one was killed, so that moments from a part of the whole time meet all of it.
+    """
+    begin = time.monotonic()
+    draw = random.Random(int(os.environ.get("MMFUSE_KILLS_SEED", "0")))
+    expected, usual = undisturbed
+    survived = runs = finished = 0
+    while survived < KILLS or not finished:
+        folder = clone(study, f"killed_{engine}_{finished}")
+        over = False
+        while not over:
+            runs += 1
+            running = start(folder, ENGINES[engine])
+            try:
+                running.wait(draw.uniform(0, usual / 3) if survived < KILLS else None)
+                over = True
+            except subprocess.TimeoutExpired:
+                kill_session(running)
+                survived += 1
+                unlock(folder, engine)
+        ended(running, folder)
+        finished += 1
+        assert results(folder) == expected
+        assert not list(folder.glob("data/resume/**/*.pt")), "the state of a finished training was left"
+        assert not list(folder.glob("data/**/.*.part")), "a half-written file was left"
+        shutil.rmtree(folder)
+    with capsys.disabled():
+        print(
+            f"\n{engine}: {survived} kills survived in {runs} runs, {finished} studies finished with the undisturbed "
+            f"run's bytes, {time.monotonic() - begin:.0f} s (undisturbed by snakemake: {usual:.0f} s)"
+        )
