@@ -372,7 +372,7 @@ def report(
             PUBLISHED,
             *map(Path, plan.report_inputs(parameters)),
         ],
-        outputs=[out / "index.html", *tables],
+        outputs=[out / "index.html", out / "viewer.html", out / "viewer", *tables],
         record=out / "index.run.json",
         parameters=_watched(parameters, "report"),
         tags={},
