@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -148,17 +149,19 @@ def test_page_fits_its_window(study, sheet, name, width):
 
 def test_tables_of_the_report_sort(study, sheet):
     page = sheet(study / "out/index.html")
-    heads = page.locator("th[data-sort]:visible")
-    if heads.count() == 0:
+    tables = page.locator("table:has(th[data-sort]):visible")
+    if tables.count() == 0:
         pytest.skip("no table of this report has heads with data-sort")
-    head = heads.first
-    orders = []
-    for _ in range(2):
-        head.get_by_role("button").or_(head).last.click()
-        orders.append(head.locator("xpath=ancestor::table").locator("tbody th[scope=row]").all_inner_texts())
-        assert head.get_attribute("aria-sort") in {"ascending", "descending"}
-    assert sorted(orders[0]) == sorted(orders[1])
-    assert orders[0] != orders[1]
+    table = tables.first
+    heads = table.locator("th[data-sort]")
+    for number in range(heads.count()):
+        for order in ("ascending", "descending"):
+            heads.nth(number).locator("button").click()
+            assert [head.get_attribute("aria-sort") for head in heads.all()].count(order) == 1
+            cells = [row.locator("> *").nth(number + 1).inner_text() for row in table.locator("tbody tr").all()]
+            found = [float(hit[0]) for cell in cells if (hit := re.search(r"\d+(\.\d+)?", cell))]
+            assert len(found) > 1 or number == heads.count() - 1
+            assert found == sorted(found, reverse=order == "descending")
 
 
 def test_report_leads_to_the_viewer_and_back(study, sheet):
