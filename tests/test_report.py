@@ -37,7 +37,7 @@ PARAMETERS: dict[str, Any] = {
             {"method": "net", "variant": "base", "tasks": ["ivif"]},
         ],
     },
-    "report": {"images": 2, "patch": 8, "zoom": 4, "width": 24},
+    "report": {"images": 2, "patch": 8, "zoom": 4, "width": 24, "viewer": {"pairs": None, "seeds": "all"}},
     "methods": {"net": {"parts": {"first": {"patches": "whole"}, "second": {"patches": "square"}}}},
 }
 
@@ -164,19 +164,24 @@ def _results(
     _record(scores / f"{system.label}.run.json", "evaluate", root, made, [table])
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A whole made-up study of two datasets and three systems."""
-    monkeypatch.chdir(ROOT)  # the catalog's schema is found from the project's root
+def make_study(root: Path) -> None:
+    """Write a whole made-up study of two datasets and three systems into a folder."""
     random = np.random.default_rng(0)
     entries = {"road": _entry("ivif", f"Roads {NASTY}"), "brain": _entry("mif", "Brains")}
-    (tmp_path / "catalog.yaml").write_text(yaml.safe_dump({"datasets": entries}), encoding="utf-8")
-    (tmp_path / "published.csv").write_text("paper,table,dataset,method,metric,value\n", encoding="utf-8")
+    (root / "catalog.yaml").write_text(yaml.safe_dump({"datasets": entries}), encoding="utf-8")
+    (root / "published.csv").write_text("paper,table,dataset,method,metric,value\n", encoding="utf-8")
     for dataset in entries:
-        _dataset(tmp_path, dataset, random)
-    _training(tmp_path, seed=0)
+        _dataset(root, dataset, random)
+    _training(root, seed=0)
     for dataset, system in plan.scored_pairs(PARAMETERS):
-        _results(tmp_path, dataset, system, VALUES[system.method], random)
+        _results(root, dataset, system, VALUES[system.method], random)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A made-up study; the current folder is the project's root, from which the catalog's schema is found."""
+    monkeypatch.chdir(ROOT)
+    make_study(tmp_path)
     return tmp_path
 
 
@@ -216,7 +221,7 @@ def test_page_loads_nothing_and_runs_nothing(project):
     text = _run(project)
     page = _Page(text)
     assert page.all("src") and all(src.startswith("data:") for src in page.all("src"))
-    assert all(href.startswith(("#", "data:")) for href in page.all("href"))
+    assert {href for href in page.all("href") if not href.startswith(("#", "data:"))} == {"viewer.html"}
     assert "script" not in {tag for tag, _ in page.tags}
     assert not re.search(r"url\(|@import", text)
 

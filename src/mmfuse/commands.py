@@ -384,7 +384,7 @@ def report(
             PUBLISHED,
             *map(Path, plan.report_inputs(parameters)),
         ],
-        outputs=[out / "index.html", out / "metrics.json", *tables],
+        outputs=[out / "index.html", out / "viewer.html", out / "viewer", out / "metrics.json", *tables],
         record=out / "index.run.json",
         parameters=_watched(parameters, "report"),
         tags={},

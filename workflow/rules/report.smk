@@ -16,6 +16,8 @@ rule report:
         code=code_of("report", "reporting.*", "metrics.*", "analyses.*"),
     output:
         page="reports/index.html",
+        viewer="reports/viewer.html",
+        pictures=directory("reports/viewer"),
         record="reports/index.run.json",
         means="reports/metrics.json",
         tables=REPORT_TABLES,

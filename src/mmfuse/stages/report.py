@@ -16,7 +16,18 @@ from mmfuse.images import read_image
 from mmfuse.packs import Pack, Sample
 from mmfuse.plain import read_json
 from mmfuse.plan import System
-from mmfuse.reporting import cards, comparisons, figures, pictures, provenance, published, standing, statistics, tables
+from mmfuse.reporting import (
+    cards,
+    comparisons,
+    figures,
+    pictures,
+    provenance,
+    published,
+    standing,
+    statistics,
+    tables,
+    viewer,
+)
 from mmfuse.reporting import downstream as reports
 from mmfuse.reporting.comparisons import Shown
 from mmfuse.reporting.pictures import Picture
@@ -311,7 +322,7 @@ def run(
     catalog: Path,
     printed: Path,
 ) -> None:
-    """Write `index.html` and `tables/` into `out`, all of it or nothing.
+    """Write `index.html`, `tables/`, `viewer.html` and `viewer/` into `out`, all of it or nothing.
 
     The tables are DATASET.csv, DATASET.pairs.csv, downstream.PROTOCOL.csv and published.csv.
 
@@ -357,3 +368,4 @@ def run(
     with ExitStack() as stack:
         for path, text in written.items():
             stack.enter_context(whole_file(path)).write_text(text, encoding="utf-8")
+        viewer.write(out, parameters=parameters, catalog=entries, prepared=prepared, fused=fused, groups=groups)
