@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,9 +22,11 @@ from mmfuse.catalog import load_catalog
 from mmfuse.checkpoints import load_state, save_state
 from mmfuse.errors import UserError
 from mmfuse.images import read_image, write_image
+from mmfuse.jobs import Running
 from mmfuse.people import evaluate_folders, fuse_folders
 from mmfuse.plan import System
 from mmfuse.stages import evaluate, fuse, prepare
+from mmfuse.tracking import Tracker
 
 CORPUS = [
     bad
@@ -179,10 +180,9 @@ MORE = [
 
 
 @pytest.fixture
-def quiet():
+def quiet(tmp_path):
     """A job's surroundings without tracking."""
-    nothing = SimpleNamespace(log_picture=lambda *_: None, log_metrics=lambda *_: None)
-    return SimpleNamespace(tracker=nothing, measured={}, fingerprint="x")
+    return Running(Tracker(tmp_path, "s", "job", fingerprint="x", tags={}, parameters={}, enabled=False), "x")
 
 
 def test_odd_names_work_from_the_download_to_the_scores(tmp_path, quiet):
