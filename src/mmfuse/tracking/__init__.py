@@ -239,11 +239,14 @@ class Tracker:
 
     def _close_orphans(self) -> None:
         """Mark runs as killed whose process on this machine is gone, and what stands above them."""
+        killed = False
         for run in self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'"):
             host, _, number = run.data.tags.get(_ALIVE, "").partition(":")
             if host == socket.gethostname() and number.isdigit() and not _is_alive(int(number)):
                 self._client.set_terminated(run.info.run_id, "KILLED")
-        self._settle("KILLED")
+                killed = True
+        if killed:
+            self._settle("KILLED")
 
     def _settle(self, status: str) -> None:
         """End the runs above the jobs below which nothing runs any more; the caller holds the lock."""
