@@ -31,8 +31,8 @@ def register(
 ) -> str:
     """Log a model with its signature, an example and its weights, register it, and make it the best of that name.
 
-    MLflow holds the model as a pickle, which runs code when it is loaded, with the weights as safetensors beside it. Its
-    format without code has to be traced, which does not end in a useful time for each of our networks.
+    MLflow holds the model as a pickle, which runs code when it is loaded, with the weights as safetensors beside it;
+    its format without code has to be traced, which does not end in a useful time for each of our networks.
 
     Shape: the model takes (B, 2, H, W) and gives (B, 1, H, W); example is one such input.
 
