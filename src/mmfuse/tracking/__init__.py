@@ -156,7 +156,6 @@ class Tracker:
     def _open(self) -> None:
         keep_quiet()
         from mlflow import MlflowClient
-        from mlflow.entities import Param, RunTag
 
         # the first use of a new database creates its tables: two jobs at once would break it for good;
         # and two jobs at once would each create the runs above them
@@ -168,6 +167,12 @@ class Tracker:
             self._close_orphans()
             for parent in self.parents:
                 self._above[parent.level] = self._find_or_create(parent)
+            self._begin()
+
+    def _begin(self) -> None:
+        """Create the job's own run, or go on in that of the same job."""
+        from mlflow.entities import Param, RunTag
+
         own = self._client.search_runs([self._experiment], f"tags.`{_JOB}` = '{self.fingerprint}'", max_results=1)
         process = f"{socket.gethostname()}:{os.getpid()}"
         tags = {_JOB: self.fingerprint, _ALIVE: process, **_shown(self.tags), **self._below()}
