@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +47,7 @@ def register(
     if tracker.run_id is None:
         raise UserError(f"MLflow at {shown} cannot be reached.", fix="start it, or set MLFLOW_TRACKING_URI")
     keep_quiet()
+    logging.getLogger("mlflow.pytorch").setLevel(logging.ERROR)  # warns of pickles; so does the command
     import mlflow
     import mlflow.pytorch
     from mlflow.exceptions import MlflowException
