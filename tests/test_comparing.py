@@ -139,6 +139,13 @@ def test_code_and_data_that_differ_are_named_and_other_images_are_not_tested(mak
     assert found.data == {"data/prepared/synthetic_road/test.safetensors": ["p" * 12, "q" * 12]}
     assert {(r.verdict, r.p, r.difference_low) for r in found.rows} == {("untested", None, None)}
     assert any("other content" in note for note in found.notes)
+    path = Path(second) / "data/prepared/synthetic_road/run.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["parameters"] = {"data/catalog.yaml:datasets.synthetic_road": {"licence": "other"}}
+    write_json(path, record)
+    assert comparing.compare([first, second]).parameters == {
+        "data/catalog.yaml:datasets.synthetic_road.licence": [None, "other"]
+    }
     third = make("third", {"mma_unet.base.s0": old}, images=[f"q{n}" for n in range(IMAGES)])
     assert any("other images" in note for note in comparing.compare([first, third]).notes)
 

@@ -71,6 +71,7 @@ def register(params: Path, *, dataset: str, metric: str, name: str | None, study
         f"registered {chosen}, version {version}: {system.label} with {metric} {mean:.4g} on {dataset}",
         *([f"behind it: {others}"] if others else []),
         f'load it: mlflow.pytorch.load_model("models:/{chosen}@best")',
+        "it is a pickle, which runs code when it is loaded: load only what somebody you trust has registered",
     ]
 
 

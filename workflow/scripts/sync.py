@@ -41,10 +41,10 @@ def dvc_yaml(jobs: list[Job]) -> str:
 
 
 def _plots(jobs: list[Job]) -> list[dict[str, Any]]:
-    """Return what `dvc plots diff` draws of two commits: the losses of each training, step by step."""
+    """Return what `dvc plots diff` draws of two commits: the training loss of each training, step by step."""
     histories = {job.name: out for job in jobs for out in job.outputs if out.endswith(".history.csv")}
     return [
-        {name: {"x": "step", "y": {path: ["train/total", "val/total"]}, "x_label": "step", "y_label": "loss"}}
+        {name: {"x": "step", "y": {path: "train/total"}, "x_label": "step", "y_label": "loss"}}
         for name, path in sorted(histories.items())
     ]
 

@@ -152,7 +152,8 @@ def _read(place: Place) -> Run:
         groups.setdefault(dataset, {})[name] = found[0]
     texts = {path.as_posix(): place.root / path for path in records if (place.root / path).is_file()}
     kept = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in texts.items()}
-    return Run(place.name, place.kind, flatten(parameters), kept, groups)
+    entries = {k: v for r in kept.values() for k, v in r["parameters"].items() if k.startswith("data/catalog.yaml:")}
+    return Run(place.name, place.kind, flatten(parameters) | flatten(entries), kept, groups)
 
 
 def _named(summary: Path) -> tuple[str, System]:

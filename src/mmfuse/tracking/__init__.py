@@ -35,6 +35,7 @@ _QUIET = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 _LIMIT = 1000  # metrics in one request
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # which pages MLflow shows first: those of trainings
 _ALIVE, _JOB, _GROUP, PARENT_TAG = "mmfuse.process", "mmfuse.job", "mmfuse.group", "mlflow.parentRunId"
 STUDY, SYSTEM = "study", "system"  # the levels above a job: values of the tag `level`
 
@@ -156,7 +157,6 @@ class Tracker:
     def _open(self) -> None:
         keep_quiet()
         from mlflow import MlflowClient
-        from mlflow.entities import Param, RunTag
 
         # the first use of a new database creates its tables: two jobs at once would break it for good;
         # and two jobs at once would each create the runs above them
@@ -165,10 +165,18 @@ class Tracker:
             self._client = MlflowClient(self.uri)
             found = self._client.get_experiment_by_name(self.experiment)
             place = None if self.uri.startswith("http") else (self.root.resolve() / "mlruns").as_uri()
-            self._experiment = found.experiment_id if found else self._client.create_experiment(self.experiment, place)
+            self._experiment = (
+                found.experiment_id if found else self._client.create_experiment(self.experiment, place, tags=_KIND)
+            )
             self._close_orphans()
             for parent in self.parents:
                 self._above[parent.level] = self._find_or_create(parent)
+            self._begin()
+
+    def _begin(self) -> None:
+        """Create the job's own run, or go on in that of the same job."""
+        from mlflow.entities import Param, RunTag
+
         own = self._client.search_runs([self._experiment], f"tags.`{_JOB}` = '{self.fingerprint}'", max_results=1)
         process = f"{socket.gethostname()}:{os.getpid()}"
         tags = {_JOB: self.fingerprint, _ALIVE: process, **_shown(self.tags), **self._below()}
@@ -240,11 +248,14 @@ class Tracker:
 
     def _close_orphans(self) -> None:
         """Mark runs as killed whose process on this machine is gone, and what stands above them."""
+        killed = False
         for run in self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'"):
             host, _, number = run.data.tags.get(_ALIVE, "").partition(":")
             if host == socket.gethostname() and number.isdigit() and not _is_alive(int(number)):
                 self._client.set_terminated(run.info.run_id, "KILLED")
-        self._settle("KILLED")
+                killed = True
+        if killed:
+            self._settle("KILLED")
 
     def _settle(self, status: str) -> None:
         """End the runs above the jobs below which nothing runs any more; the caller holds the lock."""

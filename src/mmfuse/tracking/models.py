@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,8 +32,8 @@ def register(
 ) -> str:
     """Log a model with its signature, an example and its weights, register it, and make it the best of that name.
 
-    MLflow holds the model as a pickle, which runs code when it is loaded, with the weights as safetensors beside it.
-    Its own format without code is traced for one network and one kind of image after the other, in minutes.
+    MLflow holds the model as a pickle, which runs code when it is loaded, with the weights as safetensors beside it;
+    its format without code has to be traced, which does not end in a useful time for each of our networks.
 
     Shape: the model takes (B, 2, H, W) and gives (B, 1, H, W); example is one such input.
 
@@ -46,6 +47,7 @@ def register(
     if tracker.run_id is None:
         raise UserError(f"MLflow at {shown} cannot be reached.", fix="start it, or set MLFLOW_TRACKING_URI")
     keep_quiet()
+    logging.getLogger("mlflow.pytorch").setLevel(logging.ERROR)  # warns of pickles; so does the command
     import mlflow
     import mlflow.pytorch
     from mlflow.exceptions import MlflowException
