@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: run test test-slurm check env ui lock clean
+.PHONY: run test test-slurm test-faults check env ui lock clean
 
 run: env
 	mmfuse doctor
@@ -21,13 +21,17 @@ TESTED := $(filter-out dvc.lock,$(wildcard $(shell git ls-files --cached --other
 
 $(VENV)/.tested: $(TESTED) $(VENV)/.installed
 	$(MAKE) check
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m "not slurm"
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m "not slurm and not faults"
 	touch $@
 
 # a Slurm of one node from Debian's packages; needs root to install and to start it
 test-slurm: env
 	which slurmctld munged > /dev/null || (apt-get update -q && apt-get install -qq --no-install-recommends slurm-wlm munge)
 	OMP_NUM_THREADS=1 pytest -m slurm tests/test_slurm.py
+
+# kills, full disks, dead servers; root for the small disks. Hours with 100 kills of each engine; MMFUSE_KILLS=5 for less
+test-faults: env
+	MMFUSE_KILLS=$${MMFUSE_KILLS:-100} OMP_NUM_THREADS=1 pytest -m faults tests/test_faults.py
 
 check: env
 	ruff check src tests workflow

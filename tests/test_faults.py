@@ -32,7 +32,7 @@ from mmfuse.images import write_image
 from mmfuse.jobs import Job, execute
 from mmfuse.packs import write_pack
 from mmfuse.tracking import Tracker
-from test_engines import ENVIRONMENT, call, clone, plans_nothing, results, template, tiny, write  # noqa: F401
+from test_engines import ENVIRONMENT, call, clone, results, template, tiny, write  # noqa: F401
 
 pytestmark = pytest.mark.faults
 ROOT = Path(__file__).parents[1]
@@ -230,6 +230,7 @@ def test_a_tracking_server_that_never_answers_holds_nothing_up(tmp_path, monkeyp
         assert time.monotonic() - begin < 30
         assert kept, "the server was not asked"
     assert capfd.readouterr().err.count("the job goes on without it") == 1
+    assert list(tmp_path.iterdir()) == [tmp_path / ".mmfuse"], "a server's address is no file"
 
 
 SLOW_START = """

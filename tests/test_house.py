@@ -133,3 +133,13 @@ def test_every_study_names_what_exists(name):
     assert set(plan.datasets_of(parameters)) <= set(catalog)
     for task, entry in parameters["study"]["tasks"].items():
         assert {catalog[dataset]["task"] for dataset in (*entry["train"], *entry["test"])} == {task}
+
+
+def test_the_page_on_failures_names_tests_that_exist():
+    page = (ROOT / "docs/failures.md").read_text()
+    known = {
+        name for path in (ROOT / "tests").glob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 30
+    assert named - known == set()

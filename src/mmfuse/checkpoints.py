@@ -154,7 +154,8 @@ def build(name: str, network: Mapping[str, Any]) -> FusionMethod:
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a training state whole or not at all."""
-    # through a stream: torch's own writer says of a full disk that it is at an unexpected position
+    # through a stream, which keeps the system's error: torch's own writer says of a full disk only that a position is
+    # unexpected
     with whole_file(path) as temporary, temporary.open("wb") as stream:
         torch.save(state, stream)
 

@@ -67,8 +67,8 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 
 def _depth(image: Image.Image) -> str | None:
     """Return the pixel format of an image with more than 8 bits a channel, which Pillow would cut off; else None."""
-    tiles = getattr(image, "tile", [])  # how the file stores it
-    modes = [tile.args if isinstance(tile.args, str) else str(tile.args[0]) for tile in tiles if tile.args]
+    tiles = [tile for tile in getattr(image, "tile", ()) if tile.args]
+    modes = [tile.args if isinstance(tile.args, str) else str(tile.args[0]) for tile in tiles]
     return next((mode for mode in modes if image.format != "BMP" and re.search(r";(12|16|32)[A-Z]*$", mode)), None)
 
 

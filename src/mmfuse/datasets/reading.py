@@ -147,15 +147,15 @@ def _channels(path: Path, channels: tuple[int, ...]) -> Bytes:
 def _mask(path: Path, shape: tuple[int, ...]) -> Bytes:
     """Read class ids as they are stored: a palette's indices, not its colours."""
     with open_image(path) as image:
-        ids = np.asarray(image if image.mode in {"P", "L", "I", "I;16"} else image.convert("L"))
-        colours = image.mode not in {"1", "LA"} and np.ptp(np.asarray(image.convert("RGB")), axis=2).any()
-        if ids.dtype == np.uint8 and image.mode != "P" and colours:
+        single = image.mode in {"P", "L", "I", "I;16"}
+        if not single and np.ptp(np.asarray(image.convert("RGB")), axis=2).any():
             raise UserError(
                 f"The mask {path} holds colours.",
                 expected="a class id for each pixel, as grey or as a palette's index",
                 found=f"pixel format {image.mode!r}",
                 fix="convert the colours to the ids in data/catalog.yaml",
             )
+        ids = np.asarray(image if single else image.convert("L"))
     if ids.min(initial=0) < 0 or ids.max(initial=0) > 255:
         raise UserError(
             f"The mask {path} holds values that are no class ids.",

@@ -317,7 +317,7 @@ def _lock(root: Path) -> FileLock:
 def _make_database(uri: str) -> None:
     """Make a new sqlite database under another name first: after a kill in the middle of it, it could never be used."""
     path = Path(uri.removeprefix("sqlite:///"))
-    if uri == str(path) or path.exists():
+    if not uri.startswith("sqlite:///") or "?" in uri or path.exists():
         return
     from mlflow import MlflowClient
 
