@@ -353,17 +353,10 @@ def report(
     out: Out,
     params: Params = DEFAULT_PARAMS,
 ) -> None:
-    """Write the page that sums up the study."""
+    """Write the pages that sum up the study, with their tables and figures."""
     from mmfuse.stages import report as stage
 
     parameters = load_parameters(params)
-    tables = [
-        out / "tables" / f"{dataset}{end}"
-        for task in parameters["study"]["tasks"].values()
-        for dataset in task["test"]
-        for end in (".csv", ".pairs.csv")
-    ] + [out / "tables" / f"downstream.{name}.csv" for name in plan.protocols(parameters)]
-    tables.append(out / "tables" / "published.csv")
     job = Job(
         stage="report",
         name=parameters["study"]["name"],
@@ -372,7 +365,7 @@ def report(
             PUBLISHED,
             *map(Path, plan.report_inputs(parameters)),
         ],
-        outputs=[out / "index.html", *tables],
+        outputs=[out / "index.html", out / "tables", out / "figures"],
         record=out / "index.run.json",
         parameters=_watched(parameters, "report"),
         tags={},
