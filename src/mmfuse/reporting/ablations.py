@@ -21,7 +21,7 @@ from mmfuse.reporting.tables import printed
 class Cell:
     """One metric of one variant: its mean, how far it lies from the base with an interval, and whether a test agrees.
 
-    `sign` is + where the variant is significantly better than the base, − where it is worse.
+    `sign` is ▲ where the variant is significantly better than the base, ▼ where it is worse.
     """
 
     mean: str
@@ -91,9 +91,11 @@ def cell(groups: Sequence[Group], standing: Standing, number: int, base: int) ->
     if number == base:
         return Cell(mean, "", "", "")
     middle, low, high = _apart(groups, standing, number, base)
-    sign = {1: "+", -1: "−", 0: ""}[int(standing.better[number, base])]
+    sign = {1: "▲", -1: "▼", 0: ""}[int(standing.better[number, base])]
     apart = ("+" if middle > 0 else "") + printed(middle, digits)
-    interval = f"[{printed(low, digits)}, {printed(high, digits)}]" if math.isfinite(low) else ""
+    interval = (
+        f"[{printed(low, max(1, digits - 1))}, {printed(high, max(1, digits - 1))}]" if math.isfinite(low) else ""
+    )
     return Cell(mean, apart, interval, sign)
 
 
@@ -121,5 +123,5 @@ def _latex(
         if any(c.apart for c in cells):
             lines.append(["", *(latex.marked(f"{c.apart} {c.sign}".strip(), "small") for c in cells)])
     caption = f"Variants of {method} on {dataset}: mean over the test images and, below, the difference from base. "
-    caption += "+ says that the variant is significantly better than base, − that it is worse (Wilcoxon, Holm)."
+    caption += "▲: significantly better than base, ▼: worse (Wilcoxon signed-rank test over the images, Holm's steps)."
     return latex.table(caption, f"tab:{method}-{dataset}", [heads], lines)

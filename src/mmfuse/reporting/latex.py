@@ -32,6 +32,8 @@ _SPECIAL = {
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     "†": r"\dag{}",
+    "▲": r"$\bigtriangleup$",
+    "▼": r"$\bigtriangledown$",
     "…": r"\ldots{}",
     "“": "``",
     "”": "''",

@@ -35,7 +35,6 @@ def page(study: Study, others: Sequence[Page]) -> Page:
         "counts": counts,
         "downstream": [p for p in others if p.template == "downstream.html.jinja"],
         "radar": figures.radar(study.album, sets) if sets else None,
-        "others": others,
         **provenance.overview(study.runs, study.parameters),
     }
     return Page("overview", "Overview", "overview.html.jinja", shown)

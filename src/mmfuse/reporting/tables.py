@@ -113,7 +113,7 @@ def _cell(label: str, series: Array, standing: Standing, number: int | None) -> 
     count, mark = int(np.isfinite(series).sum()), "" if number is None else standing.marks[number]
     below = [f"± {printed(spread(series), places)}"] if count else []
     if count and number is not None:
-        low, high = (printed(end, places) for end in standing.intervals[number])
+        low, high = (printed(end, max(1, places - 1)) for end in standing.intervals[number])  # one digit less
         below.append(f"[{low}, {high}]")
         if math.isfinite(standing.seeds[number]):
             below.append(f"seeds ± {printed(standing.seeds[number], places)}")
