@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mmfuse import plan
 from mmfuse.downstream import boxes, masks, results
 from mmfuse.images import read_image
-from mmfuse.reporting import latex, pictures, provenance, statistics
+from mmfuse.reporting import latex, pictures, provenance, statistics, tables
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.pictures import PALETTE, Picture
 from mmfuse.reporting.scores import existing
@@ -102,6 +102,13 @@ def _shown(study: Study, protocol: str, roles: Mapping[str, str]) -> dict[str, A
     ]
     study.sheets[f"downstream.{protocol}.csv"] = _csv(sets, main, key, classes)
     study.sheets[f"downstream.{protocol}.tex"] = _latex(protocol, [name for name, _ in columns], rows)
+    tests = _tests(sets)
+    transfer = _transfer(sets, main[0]) if block["transfer"] and len(sets) > 1 else []
+    measure = f"{protocol}: {_WORDS[main[0]]}"
+    names = ("Pair", "difference", "95 %", "adjusted p", "differs")
+    _plain(study, f"downstream.{protocol}.tests", f"{measure}, differences", names, tests)
+    names = ("Trained on", *(f"tested on {s.title}" for s in sets))
+    _plain(study, f"downstream.{protocol}.transfer", measure, names, [(title, *found) for title, found in transfer])
     return {
         "name": protocol,
         "goal": goal,
@@ -119,8 +126,8 @@ def _shown(study: Study, protocol: str, roles: Mapping[str, str]) -> dict[str, A
         "rows": rows,
         "verdict": _verdict(sets, main[0]),
         "brief": _brief(sets, main[0]),
-        "tests": _tests(sets),
-        "transfer": _transfer(sets, main[0]) if block["transfer"] and len(sets) > 1 else [],
+        "tests": tests,
+        "transfer": transfer,
         "curves": _curves(study.album, protocol, sets, classes) if goal == "detect" else None,
         "grid": _grid(protocol, sets, room, parameters["report"]["width"]),
     }
@@ -288,6 +295,16 @@ def _latex(protocol: str, names: Sequence[str], rows: Sequence[tuple[Seen, Seque
     caption += "interval over the test images, and the standard deviation between seeds. Bold: best of the column."
     heads = [Head("Images"), *(Head(f"{name} ↑") for name in names)]
     return latex.table(caption, f"tab:{protocol}", [heads], lines)
+
+
+def _plain(study: Study, name: str, caption: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Leave a table of printed numbers, if it has any rows, as CSV and as LaTeX."""
+    if rows:
+        study.sheets[f"{name}.csv"] = tables.csv_text(
+            [names, *([text.replace("−", "-") for text in row] for row in rows)]
+        )
+        lines = [[latex.escape(text) for text in row] for row in rows]
+        study.sheets[f"{name}.tex"] = latex.table(caption, f"tab:{name}", [[Head(text) for text in names]], lines)
 
 
 def _csv(sets: Sequence[Seen], main: Sequence[str], key: str, classes: Sequence[str]) -> str:

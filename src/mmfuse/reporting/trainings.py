@@ -44,4 +44,4 @@ def _entry(study: Study, task: str, method: str, variant: str, seeds: list[Syste
     words += ". Dotted: the step with the lowest validation, whose weights count."
     title = f"{label}, {cards.TASKS.get(task, task)}"
     figure = figures.curves(study.album, "training", f"{task}.{method}.{variant}", title, words, histories)
-    return {"figure": figure, "runs": runs}
+    return {"figure": figure, "runs": runs, "parts": len(parts)}
