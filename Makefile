@@ -59,4 +59,4 @@ lock:
 
 # everything that can be made again; data/manual and downloads stay
 clean:
-	rm -rf data/raw data/prepared data/checkpoints data/resume data/fused reports/scores reports/analysis reports/downstream reports/tables reports/figures reports/index* logs
+	rm -rf data/raw data/prepared data/checkpoints data/resume data/fused reports/scores reports/analysis reports/downstream reports/tables reports/figures reports/viewer* reports/index* logs

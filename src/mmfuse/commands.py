@@ -365,7 +365,7 @@ def report(
             PUBLISHED,
             *map(Path, plan.report_inputs(parameters)),
         ],
-        outputs=[out / "index.html", out / "tables", out / "figures"],
+        outputs=[out / name for name in ("index.html", "viewer.html", "viewer", "tables", "figures")],
         record=out / "index.run.json",
         parameters=_watched(parameters, "report"),
         tags={},

@@ -8,6 +8,8 @@ rule report:
         code=code_of("report", "reporting.*", "metrics.*", "analyses.*"),
     output:
         page=report("reports/index.html", caption="../report/page.rst", category="Report"),
+        viewer="reports/viewer.html",
+        pictures=directory("reports/viewer"),
         record="reports/index.run.json",
         tables=report(
             directory("reports/tables"),

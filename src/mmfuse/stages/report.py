@@ -7,6 +7,7 @@ from typing import Any
 
 from mmfuse.catalog import load_catalog
 from mmfuse.files import whole_folder, write_text
+from mmfuse.reporting import viewer
 from mmfuse.reporting.pages import pages, render
 from mmfuse.reporting.study import Rooms, read_study
 
@@ -24,7 +25,7 @@ def run(
     catalog: Path,
     printed: Path,
 ) -> None:
-    """Write `index.html`, `tables/` (CSV and LaTeX) and `figures/` (SVG, PDF and PNG) into `out`.
+    """Write `index.html`, `tables/` (CSV, LaTeX), `figures/` (SVG, PDF, PNG), `viewer.html` and `viewer/` into `out`.
 
     Nothing is written before all of it is made, and the page last: whoever sees it sees tables of the same run.
 
@@ -33,8 +34,10 @@ def run(
             cannot stand in one table.
     """
     rooms = Rooms(prepared, checkpoints, fused, scores, analyses, downstream)
-    study = read_study(parameters, rooms, load_catalog(catalog), printed)
+    entries = load_catalog(catalog)
+    study = read_study(parameters, rooms, entries, printed)
     page = render(study, pages(study))
+    viewer.write(out, parameters=parameters, catalog=entries, prepared=prepared, fused=fused, groups=study.groups)
     with whole_folder(out / "tables") as folder:
         for name, text in study.sheets.items():
             (folder / name).write_text(text, encoding="utf-8")

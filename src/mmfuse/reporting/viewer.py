@@ -1,0 +1,157 @@
+"""The comparison viewer: a page of its own, and beside it one script for each picture, loaded when it is looked at.
+
+A page from disk may show the images beside it, but not read their pixels. It may run the scripts beside it, so each
+picture is a script that hands over a PNG as text, with the image's scores.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mmfuse.catalog import Dataset
+from mmfuse.files import whole_file, whole_folder
+from mmfuse.images import Bytes
+from mmfuse.packs import Pack
+from mmfuse.reporting import pictures, tables
+from mmfuse.reporting.scores import Column, Group, Scores, existing
+
+FOLDER, PAGE = "viewer", "viewer.html"
+_PROGRAMS = ("pictures", "drawing", "controls")  # in the order in which they build on each other
+_COLOUR_TYPE = 25  # where a PNG file says whether it is grey (0)
+
+
+def pairs(settings: Mapping[str, Any], dataset: str, names: Sequence[str]) -> dict[int, str]:
+    """Return the test pairs that the viewer has, by number: what `report.viewer` says and those of the picture grid."""
+    count = settings["viewer"]["pairs"]
+    kept = set(names)
+    if count is not None:
+        kept = {*pictures.evenly(names, count, offset=0.5), *pictures.chosen(settings["images"], dataset, names)}
+    return {number: name for number, name in enumerate(names) if name in kept}
+
+
+def _members(settings: Mapping[str, Any], group: Group) -> tuple[Scores, ...]:
+    return group.members if settings["viewer"]["seeds"] == "all" else group.members[:1]
+
+
+def _columns(scores: Scores) -> list[Column]:
+    """Return the metrics to show: as in the report, what a convention beside the main one has alike is left out."""
+    return [column for head in tables.heads(scores.metrics, scores.convention) for column in head.columns]
+
+
+def _png(pixels: Bytes) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _script(key: str, png: bytes, scores: Sequence[float] | None = None) -> str:
+    """Return the script that hands one picture over; undefined scores are null."""
+    data = {
+        "grey": png[_COLOUR_TYPE] == 0,
+        "scores": None if scores is None else [value if math.isfinite(value) else None for value in scores],
+        "png": base64.b64encode(png).decode("ascii"),
+    }
+    return f"mmfuse.layer({json.dumps(key)}, {json.dumps(data)});\n"
+
+
+def _scripts(
+    dataset: str, pack: Pack, shown: Mapping[int, str], members: Sequence[Scores], fused: Path
+) -> Iterator[tuple[str, str]]:
+    """Give the key and the script of each picture of a dataset; keys have numbers, since names may hold anything."""
+    rows = [{name: row for row, name in enumerate(member.images)} for member in members]
+    chosen = [member.metrics.index(column) for member in members[:1] for column in _columns(member)]
+    for number, name in shown.items():
+        sample, start = pack[number], f"{dataset}/{number:04d}"
+        yield f"{start}/a", _script(f"{start}/a", _png(sample["a"]))
+        yield f"{start}/b", _script(f"{start}/b", _png(sample["b"]))
+        for member, row in zip(members, rows, strict=True):
+            label = member.system.label
+            png = existing(fused / dataset / label / f"{name}.png", "fuse").read_bytes()
+            scores = member.values[chosen, row[name]].tolist()
+            yield f"{start}/{label}", _script(f"{start}/{label}", png, scores)
+
+
+def _card(
+    entry: Dataset, dataset: str, shown: Mapping[int, str], groups: Sequence[Group], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the page knows of a dataset before any picture is loaded."""
+    columns = _columns(groups[0].members[0])
+    words = {m.definition: f"{m.definition}: {m.words}" for m in tables.legend(columns)}
+    layers = [{"key": key, "label": f"{entry.roles[key]} ({key})"} for key in ("a", "b")]
+    for group in groups:
+        members = _members(settings, group)
+        for member in members:
+            seed = f", seed {member.system.seed}" if len(members) > 1 else ""
+            layers.append({"key": member.system.label, "label": f"{group.label}{seed}"})
+    return {
+        "name": dataset,
+        "title": entry.title,
+        "layers": layers,
+        "pairs": [[f"{number:04d}", name] for number, name in shown.items()],
+        "metrics": [
+            {"name": c.plain, "convention": c.convention, "sign": c.sign, "words": words[c.definition]} for c in columns
+        ],
+    }
+
+
+def render(study: str, cards: Sequence[Mapping[str, Any]]) -> str:
+    """Fill the page's template with the study's name and what it has; every value is escaped."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    def own(name: str) -> str:
+        return files("mmfuse.reporting").joinpath("templates", name).read_text(encoding="utf-8")
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    return environment.from_string(own("viewer.html.jinja")).render(
+        study=study,
+        cards=cards,
+        style=Markup(own("viewer.css")),  # noqa: S704  # the package's own file, as the programs
+        programs=[Markup(own(f"viewer_{name}.js")) for name in _PROGRAMS],  # noqa: S704
+    )
+
+
+def write(
+    out: Path,
+    *,
+    parameters: Mapping[str, Any],
+    catalog: Mapping[str, Dataset],
+    prepared: Path,
+    fused: Path,
+    groups: Mapping[str, Sequence[Group]],
+) -> None:
+    """Write the folder `viewer/` and then `viewer.html` into `out`, each whole or not at all.
+
+    Args:
+        out: The report's folder.
+        parameters: The study's parameters; `report.viewer` says which pairs and seeds there are.
+        catalog: The datasets' entries.
+        prepared: Room of the prepared data.
+        fused: Room of the fused images.
+        groups: Each dataset's scores by method and variant.
+
+    Raises:
+        UserError: a file of the study is missing; the message says which stage makes it.
+    """
+    settings, cards = parameters["report"], []
+    with whole_folder(out / FOLDER) as folder:
+        for dataset, found in groups.items():
+            pack = Pack(existing(prepared / dataset / "test.safetensors", "prepare"))
+            shown = pairs(settings, dataset, pack.names)
+            members = [member for group in found for member in _members(settings, group)]
+            for key, text in _scripts(dataset, pack, shown, members, fused):
+                path = folder / f"{key}.js"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+            cards.append(_card(catalog[dataset], dataset, shown, found, settings))
+    with whole_file(out / PAGE) as temporary:
+        temporary.write_text(render(parameters["study"]["name"], cards), encoding="utf-8")
