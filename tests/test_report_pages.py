@@ -144,11 +144,15 @@ def test_figures_are_alike_for_equal_numbers_and_differ_for_others():
         axes.plot([0, 1], [0, top], label="line")
         axes.legend()
 
-    for ending in ("svg", "pdf", "png"):
-        first = style.drawn(paint, 2, 1.5, ending)
-        assert first == style.drawn(paint, 2, 1.5, ending)
-        assert first != style.drawn(lambda figure: paint(figure, 2.0), 2, 1.5, ending)
-        assert b"CreationDate" not in first
+    def files(paint: style.Paint) -> dict[str, bytes]:
+        album = Album()
+        album.draw("all", "one", "Title", "Words", (2, 1.5), paint)
+        return album.files
+
+    first, other = files(paint), files(lambda figure: paint(figure, 2.0))
+    assert first == files(paint)
+    assert set(first) == {"figures/all/one.svg", "figures/all/one.pdf", "figures/all/one.png"}
+    assert all(first[name] != other[name] and b"CreationDate" not in first[name] for name in first)
 
 
 def test_every_kind_of_figure_has_a_caption_in_the_report_of_snakemake():

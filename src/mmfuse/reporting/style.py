@@ -50,12 +50,8 @@ _ENDINGS: dict[str, dict[str, Any]] = {
 Paint = Callable[["Figure"], None]
 
 
-def drawn(paint: Paint, width: float, height: float, ending: str = "svg") -> bytes:
-    """Paint a figure of a width and a height in inches, in the report's style, and return it as a file's bytes."""
-    return _files(paint, width, height, (ending,))[ending]
-
-
-def _files(paint: Paint, width: float, height: float, endings: Sequence[str]) -> dict[str, bytes]:
+def _files(paint: Paint, width: float, height: float) -> dict[str, bytes]:
+    """Paint a figure in the report's style; return its files by their ending."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -63,9 +59,9 @@ def _files(paint: Paint, width: float, height: float, endings: Sequence[str]) ->
         figure = Figure(figsize=(width, height), layout="constrained")
         paint(figure)
         found = {}
-        for ending in endings:
+        for ending, options in _ENDINGS.items():
             stream = io.BytesIO()
-            figure.savefig(stream, format=ending, **_ENDINGS[ending])
+            figure.savefig(stream, format=ending, **options)
             found[ending] = stream.getvalue()
             figure.set_layout_engine("none")  # all files show the same layout, found once
     return found
@@ -109,7 +105,7 @@ class Album:
             alt: Text in its place; the heading and a pointer to the caption unless given.
         """
         file = f"figures/{group}/{name}"
-        found = _files(paint, *size, tuple(_ENDINGS))
+        found = _files(paint, *size)
         self.files |= {f"{file}.{ending}": content for ending, content in found.items()}
         code = base64.b64encode(found["svg"]).decode("ascii")
         return Shown(title, f"data:image/svg+xml;base64,{code}", words, alt or f"{title}; described below", file)
