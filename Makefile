@@ -63,4 +63,4 @@ lock:
 
 # everything that can be made again; data/manual and downloads stay
 clean:
-	rm -rf data/raw data/prepared data/checkpoints data/resume data/fused reports/scores reports/analysis reports/downstream reports/tables reports/index* reports/viewer* reports/metrics.json logs
+	rm -rf data/raw data/prepared data/checkpoints data/resume data/fused reports/scores reports/analysis reports/downstream reports/tables reports/figures reports/viewer* reports/index* reports/metrics.json logs

@@ -8,6 +8,9 @@ min_version("9.0")
 configfile: "params.yaml"
 
 
+report: "workflow/report/study.rst"
+
+
 validate(config, "workflow/schemas/params.schema.yaml", set_default=False)
 
 

@@ -18,7 +18,7 @@ from mmfuse.errors import UserError
 from mmfuse.nn.cka import Alignment, best_pairing, centred_gram, change_point
 from mmfuse.packs import Pack
 from mmfuse.plan import System
-from mmfuse.reporting.figures import drawn
+from mmfuse.reporting.style import Album
 from mmfuse.stages import analyse as stage
 
 # ------------------------------------------------------------------------------------------------------------ CKA
@@ -250,9 +250,10 @@ def test_the_figures_are_drawn_alike_for_equal_results(result):
     assert f"IR-UNet: layer {layer}, {layer} [" in drawings[0].caption
     assert "without guidance" in drawings[2].caption
     for drawing in (drawings[0], drawings[2], drawings[3]):
-        pictures = [drawn(drawing.paint, drawing.width, drawing.height) for _ in range(2)]
+        size = (drawing.width, drawing.height)
+        pictures = [Album().draw("x", "y", "", "", size, drawing.paint) for _ in range(2)]
         assert pictures[0] == pictures[1]
-        assert pictures[0].startswith("data:image/svg+xml")
+        assert pictures[0].uri.startswith("data:image/svg+xml")
 
 
 def test_an_interval_is_over_all_seeds():

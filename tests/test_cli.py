@@ -391,6 +391,9 @@ def test_the_stages_from_training_to_scores(mmfuse, prepared):
     measured = json.loads(Path(f"{fused}.run.json").read_text(encoding="utf-8"))["measured"]
     assert measured["seconds_per_image"] > 0
     assert measured["parameters"] > 100
+    assert (measured["height"], measured["width"]) == (48, 64)
+    assert measured["multiply_adds"] > 48 * 64 * 100
+    assert measured["peak_mib"] > 10
     scores = "reports/scores/synthetic_road/mma_unet.base.s0"
     code, _, err = mmfuse(
         "stage", "evaluate", "--dataset", "synthetic_road", *SYSTEM, "--test", f"{ROAD}/test.safetensors",

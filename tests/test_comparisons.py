@@ -1,4 +1,4 @@
-"""The report's comparing figures: grey levels, variants along an option, ranks against time."""
+"""The report's comparing figures: grey levels and variants along an option."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from mmfuse.errors import UserError
 from mmfuse.parameters import _check_sweeps
 from mmfuse.plan import System
 from mmfuse.reporting import comparisons
-from mmfuse.reporting.comparisons import Cost
-from mmfuse.reporting.provenance import Run
 from mmfuse.reporting.scores import Column, Group, Scores
+from mmfuse.reporting.style import Album, Shown
 
 COLUMNS = (Column("SD", "sd", "higher", "c"), Column("AG", "ag", "higher", "c"))
 LINES = {"IN+GN": ["in_3", "base"], "BN": ["bn_3", "bn"]}
@@ -49,6 +48,10 @@ def study() -> dict[str, Any]:
     }
 
 
+def sweep(study: dict[str, Any], systems: list[Group]) -> Shown | None:
+    return comparisons.sweep(Album(), "brain", study, 0, systems)
+
+
 def test_grey_levels_are_counted_and_their_deviation_is_that_within_an_image():
     dark, colour = np.zeros((4, 6), np.uint8), np.zeros((4, 6, 3), np.uint8)
     half = dark.copy()
@@ -59,10 +62,10 @@ def test_grey_levels_are_counted_and_their_deviation_is_that_within_an_image():
     assert (found.counts[0], found.counts[100], found.counts.sum()) == (36, 12, 48)
     assert found.deviations.tolist() == [0, 50]
     assert comparisons.greys(samples, "b").counts[200] == 48
-    shown = comparisons.modalities(iter(samples), ("MRI", "PET"))
+    shown = comparisons.modalities(Album(), "x", iter(samples), ("MRI", "PET"))
     assert "MRI (a) 25.0 ± 25.0; PET (b) 0.0 ± 0.0." in shown.words
     assert "2 test pairs" in shown.words
-    assert shown == comparisons.modalities(samples, ("MRI", "PET"))
+    assert shown == comparisons.modalities(Album(), "x", samples, ("MRI", "PET"))
 
 
 def test_a_variant_stands_at_its_largest_number(study):
@@ -76,7 +79,7 @@ def test_a_variant_stands_at_its_largest_number(study):
 def test_a_sweep_has_a_line_for_each_series_of_variants(study, monkeypatch):
     seen: dict[str, Any] = {}
     monkeypatch.setattr(comparisons, "_sweep", lambda *given: seen.update(given=given))
-    shown = comparisons.sweep(study, ENTRY, groups())
+    shown = sweep(study, groups())
     assert shown is not None
     lines, columns = seen["given"][:2]
     assert {label: [(x, g.variant) for x, g in points] for label, points in lines.items()} == {
@@ -85,21 +88,23 @@ def test_a_sweep_has_a_line_for_each_series_of_variants(study, monkeypatch):
     }
     assert [column.name for column in columns] == ["AG", "SD"]
     assert "IN+GN: in_3, base; BN: bn_3, bn." in shown.words
-    assert comparisons.sweep(study, ENTRY, groups()[:3]) is None, "a variant is missing"
-    assert comparisons.sweep(study, {**ENTRY, "metrics": ["VIF"]}, groups()) is None
+    assert sweep(study, groups()[:3]) is None, "a variant is missing"
+    study["report"]["sweeps"] = [{**ENTRY, "metrics": ["VIF"]}]
+    assert sweep(study, groups()) is None
 
 
 def test_a_sweep_shows_means_intervals_and_seeds(study):
     from matplotlib.figure import Figure
 
-    single = comparisons.sweep(study, ENTRY, groups())
-    several = comparisons.sweep(study, ENTRY, groups(seeds=2))
+    single = sweep(study, groups())
+    several = sweep(study, groups(seeds=2))
     assert single is not None
     assert several is not None
     assert "seeds" not in single.words
     assert "the means of the 2 seeds" in several.words
-    assert single.figure.startswith("data:image/svg+xml")
-    assert single.figure == comparisons.sweep(study, ENTRY, groups()).figure
+    assert single.title == "Kernel, brain"
+    assert single.uri.startswith("data:image/svg+xml")
+    assert single.uri == sweep(study, groups()).uri
     axes = Figure().subplots()
     comparisons._line(axes, COLUMNS[0], "x", [(3, group("in_3", 4.0, 2)), (15, group("base", 6.0, 2))], 0)
     assert axes.lines[0].get_ydata().tolist() == [5.5, 7.5]
@@ -121,28 +126,3 @@ def test_a_sweep_of_what_there_is_not_is_refused(change, message, study, tmp_pat
     study["report"]["sweeps"] = [ENTRY | change]
     with pytest.raises(UserError, match=message):
         _check_sweeps(study, tmp_path)
-
-
-def run(machine: str = "Linux", **measured: float) -> Run:
-    return Run("a", "t", "fuse", "p", {"machine": {"system": machine}, **({"measured": measured} if measured else {})})
-
-
-def test_the_cost_of_a_system_is_the_mean_over_its_seeds():
-    first, second = run(seconds_per_image=0.2, parameters=7), run("Other", seconds_per_image=0.4, parameters=7)
-    assert comparisons.cost([first, second]) == Cost(pytest.approx(0.3), 7, ("Linux", "Other"))
-    assert comparisons.cost([first, run()]) is None
-    assert comparisons.cost([run()]) is None
-
-
-def test_ranks_against_times_name_the_machine_and_what_is_left_out():
-    systems = [group("base", 3.0, method="fast"), group("external", 3.0, method="far"), group("base", 4.0)]
-    costs = [Cost(0.001, 0, ("Linux",)), None, Cost(1.5, 2_500_000, ("Linux",))]
-    shown = comparisons.times(systems, np.array([3.0, 1.5, 1.5]), costs)
-    assert shown is not None
-    assert shown == comparisons.times(systems, np.array([3.0, 1.5, 1.5]), costs)
-    assert "fast 0.001 s, 0 parameters, rank 3.00; net 1.5 s, 2.5 M parameters, rank 1.50." in shown.words
-    assert "measured on Linux." in shown.words
-    assert "left out: far.external." in shown.words
-    costs[2] = Cost(1.5, 2_500_000, ("Big",))
-    assert "measured on Linux (fast) and Big (net)." in comparisons.times(systems, np.ones(3), costs).words
-    assert comparisons.times(systems, np.ones(3), [None] * 3) is None

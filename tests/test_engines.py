@@ -1,12 +1,15 @@
 """Both engines on one small study: equal jobs, nothing left to do for the other, and nothing lost by a kill."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -168,6 +171,20 @@ def test_after_snakemake_dvc_has_nothing_to_do(by_snakemake):
     call(by_snakemake, "mmfuse", "sync")
     assert "Running stage" not in call(by_snakemake, "dvc", "repro")
     assert plans_nothing(by_snakemake)
+
+
+def test_the_report_of_snakemake_has_the_figures_with_captions(by_snakemake):
+    call(by_snakemake, "snakemake", "--report", "report.zip")
+    with zipfile.ZipFile(by_snakemake / "report.zip") as archive:
+        held = sorted(
+            hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist() if name.endswith(".svg")
+        )
+        page = archive.read("report/report.html").decode()
+    figures = (by_snakemake / "reports/figures").rglob("*.svg")
+    assert held == sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in figures)
+    assert {"reports/index.html", "reports/tables/synthetic_road.csv"} <= set(re.findall(r'"(reports/[^"]+)"', page))
+    assert "Average ranks over the test images of synthetic_road" in page
+    (by_snakemake / "report.zip").unlink()
 
 
 def test_after_a_plain_commit_dvc_has_nothing_to_do(by_snakemake):

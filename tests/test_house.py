@@ -119,6 +119,7 @@ def test_a_stage_depends_on_the_code_that_it_runs():
     measured = code_of("evaluate", "metrics.*")
     assert {f"src/mmfuse/metrics/{path.name}" for path in (PACKAGE / "metrics").glob("*.py")} <= set(measured)
     assert "src/mmfuse/reporting/templates/report.html.jinja" in code_of("report", "reporting.*")
+    assert not any("templates" in path for path in code_of("detect")), "the look of the page is no detector's business"
     assert all((ROOT / path).is_file() for path in trained + measured)
 
 

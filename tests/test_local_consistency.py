@@ -14,7 +14,7 @@ from mmfuse.checkpoints import build
 from mmfuse.errors import UserError
 from mmfuse.packs import Pack
 from mmfuse.plan import System
-from mmfuse.reporting.figures import drawn
+from mmfuse.reporting.style import Album
 
 SMALL = {"width": 4, "channels": 4, "kernels": [3, 3], "bottleneck_kernel": 3, "init_kernel": 3, "groups": 2}
 
@@ -110,6 +110,7 @@ def test_the_figures_are_drawn_alike_for_equal_results(make_pack):
     assert f"structured {mean:.3f} [" in numbers.caption
     assert "bn_gn: all chunks" in numbers.caption
     for drawing in (maps, numbers):
-        pictures = [drawn(drawing.paint, drawing.width, drawing.height) for _ in range(2)]
+        size = (drawing.width, drawing.height)
+        pictures = [Album().draw("x", "y", "", "", size, drawing.paint) for _ in range(2)]
         assert pictures[0] == pictures[1]
-        assert pictures[0].startswith("data:image/svg+xml")
+        assert pictures[0].uri.startswith("data:image/svg+xml")

@@ -84,11 +84,11 @@ def test_the_papers_own_convention_goes_first():
 
 def test_printed_with_the_papers_decimals():
     found = published.Measured(12.34567, 11.0, 13.0, math.nan)
-    assert published.shown("76.55", found) == ("12.35", "[11.00, 13.00]")
-    assert published.shown("", found) == ("12.346", "[11.000, 13.000]")
-    assert published.shown("1.0", published.Measured(2.0, 1.0, 3.0, 0.5)) == ("2.0", "[1.0, 3.0]", "seeds ± 0.5")
-    assert published.shown("1.0", None) == ()
-    assert published.shown("1.0", published.Measured(*[math.nan] * 4)) == ("n/a",)
+    assert published.beside("76.55", found) == ("12.35", "[11.00, 13.00]")
+    assert published.beside("", found) == ("12.346", "[11.000, 13.000]")
+    assert published.beside("1.0", published.Measured(2.0, 1.0, 3.0, 0.5)) == ("2.0", "[1.0, 3.0]", "seeds ± 0.5")
+    assert published.beside("1.0", None) == ()
+    assert published.beside("1.0", published.Measured(*[math.nan] * 4)) == ("n/a",)
 
 
 def test_the_table_as_csv_has_all_digits(groups):

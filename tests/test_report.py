@@ -19,6 +19,7 @@ from mmfuse.errors import UserError
 from mmfuse.images import write_image
 from mmfuse.packs import Sample, write_pack
 from mmfuse.plan import System
+from mmfuse.reporting import style
 from mmfuse.stages import report
 
 ROOT = Path(__file__).parents[1]
@@ -177,10 +178,22 @@ def make_study(root: Path) -> None:
         _results(root, dataset, system, VALUES[system.method], random)
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Draw figures only where a test looks at them."""
+    monkeypatch.chdir(ROOT)  # the catalog's schema is found from the project's root
+    if "really_drawn" not in request.fixturenames:
+        monkeypatch.setattr(style, "_files", lambda *_: dict.fromkeys(("svg", "pdf", "png"), b"<svg/>"))
+
+
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A made-up study; the current folder is the project's root, from which the catalog's schema is found."""
-    monkeypatch.chdir(ROOT)
+def really_drawn() -> None:
+    """Figures are drawn in full."""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A made-up study."""
     make_study(tmp_path)
     return tmp_path
 
@@ -217,13 +230,31 @@ class _Page(HTMLParser):
         return [value or "" for _, attrs in self.tags for name, value in attrs.items() if name == attribute]
 
 
-def test_page_loads_nothing_and_runs_nothing(project):
+def test_page_loads_nothing_but_what_it_holds(project):
     text = _run(project)
     page = _Page(text)
     assert page.all("src") and all(src.startswith("data:") for src in page.all("src"))
-    assert {href for href in page.all("href") if not href.startswith(("#", "data:"))} == {"viewer.html"}
-    assert "script" not in {tag for tag, _ in page.tags}
-    assert not re.search(r"url\(|@import", text)
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|import\(", text)
+    downloads = [attrs["href"] for tag, attrs in page.tags if tag == "a" and "download" in attrs]
+    assert all((project / "out" / href).is_file() for href in downloads)
+    others = {h for h in page.all("href") if h not in downloads and not h.startswith(("#", "data:"))}
+    assert others == {"viewer.html"}
+
+
+def test_every_table_and_figure_can_be_downloaded(project):
+    text = _run(project)
+    hrefs = set(_Page(text).all("href"))
+    rooms = [project / "out/tables", project / "out/figures"]
+    made = {p.relative_to(project / "out").as_posix() for room in rooms for p in room.rglob("*") if p.is_file()}
+    assert made - hrefs == {"tables/published.csv"}, "a study without papers' tables has no page for them"
+    assert {"tables/road.tex", "tables/road.pairs.tex", "tables/provenance.csv", "figures/road/ranks.pdf"} <= made
+    for path in (project / "out/tables").glob("*.tex"):
+        latex = path.read_text(encoding="utf-8")
+        assert latex.count("\\begin{") == latex.count("\\end{") == 2
+        body = latex.partition("\\midrule")[2].partition("\\bottomrule")[0].strip().splitlines()
+        columns = re.search(r"tabular}{(l+r*)}", latex)
+        assert columns is not None
+        assert all(line.count(" & ") == len(columns[1]) - 1 for line in body), path.name
 
 
 def test_links_lead_somewhere_and_ids_are_unique(project):
@@ -240,26 +271,69 @@ def test_every_number_of_the_table_links_to_its_run(project):
     assert row.group().count('href="#run-evaluate-road-average.base.s0"') == len(METRICS)
 
 
-def test_pictures_have_alternative_texts_and_figures_are_drawn(project):
-    images = [attrs for tag, attrs in _Page(_run(project)).tags if tag == "img"]
-    assert all(image["alt"] for image in images)
-    # two datasets: grey levels, distributions and ranks; one trained system: curves
-    assert sum(str(image["src"]).startswith("data:image/svg+xml") for image in images) == 7
-
-
-def test_ranks_are_shown_against_the_times_that_fuse_measured(project):
-    assert "Time and quality" not in _run(project), "records of an earlier version have no times"
-    for method, seconds in (("average", 0.002), ("net", 0.5)):
-        path = project / f"fused/road/{method}.base.s0.run.json"
-        record = json.loads(path.read_text(encoding="utf-8"))
-        record["measured"] = {"seconds_per_image": seconds, "parameters": 12345 if method == "net" else 0}
-        path.write_text(json.dumps(record), encoding="utf-8")
+def test_pictures_have_alternative_texts_and_figures_captions(project):
     text = _run(project)
-    assert text.count("<h4>Time and quality</h4>") == 1
-    assert "net 0.5 s, 12.3 k parameters, rank 1.50." in text
+    images = [attrs for tag, attrs in _Page(text).tags if tag == "img"]
+    assert all(image["alt"] for image in images)
+    # all datasets: the radar; two datasets: grey levels, distributions and ranks; one trained system: curves
+    plots = r'<figure class="plot">\s*<h3>[^<]+</h3>\s*<div [^>]+><img [^>]+></div>\s*<figcaption>[^<]{20,}'
+    assert text.count('<figure class="plot">') == len(re.findall(plots, text)) == 8
+
+
+@pytest.mark.usefixtures("really_drawn")
+def test_equal_inputs_give_equal_bytes_in_every_file(project):
+    _run(project, project / "one")
+    _run(project, project / "two")
+    one = {p.relative_to(project / "one"): p.read_bytes() for p in (project / "one").rglob("*") if p.is_file()}
+    two = {p.relative_to(project / "two"): p.read_bytes() for p in (project / "two").rglob("*") if p.is_file()}
+    assert one == two
+    starts = {".svg": b"<?xml", ".pdf": b"%PDF", ".png": b"\x89PNG"}
+    figures = [path for path in one if path.parts[0] == "figures"]
+    assert {path.suffix for path in figures} == set(starts)
+    assert all(one[path].startswith(starts[path.suffix]) for path in figures)
+    assert (project / "one/index.html").read_text().count("data:image/svg+xml") == len(figures) / 3
+
+
+def _measure(project: Path, method: str, **measured: float) -> None:
+    path = project / f"fused/road/{method}.base.s0.run.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["measured"] = measured
+    path.write_text(json.dumps(record), encoding="utf-8")
+
+
+def test_costs_stand_beside_the_places(project):
+    assert 'id="efficiency"' not in _run(project), "records of an earlier version have no times"
+    _measure(project, "average", seconds_per_image=0.002, parameters=0)
+    size = {"height": 20, "width": 32, "multiply_adds": 1_500_000_000, "peak_mib": 512.25}
+    _measure(project, "net", seconds_per_image=0.5, parameters=12345, **size)
+    text = _run(project)
+    assert (
+        text.count("<h3>Time and quality, road</h3>")
+        == text.count("<h3>Places on the metrics, and time, road</h3>")
+        == 1
+    )
+    row = re.search(r'<tr><th scope="row">net</th>.*?</tr>', text)
+    assert row is not None
+    assert re.findall(r">([^<>]+)</a></td>", row.group()) == ["32×20", "12.3 k", "1.5 G", "0.5", "512 MiB"]
     assert "measured on Linux, any, 2 cores, cpu." in text
     assert "Without a measured time, and left out: maximum." in text
-    assert "<dd>seconds_per_image 0.5, parameters 12345</dd>" in text
+    with (project / "out/tables/efficiency.csv").open(encoding="utf-8") as stream:
+        lines = {line["method"]: line for line in csv.DictReader(stream)}
+    assert lines["net"]["multiply-adds"] == "1500000000"
+    assert lines["average"]["peak MiB"] == ""
+
+
+def test_the_zoomed_window_can_be_placed(project):
+    parameters = json.loads(json.dumps(PARAMETERS))
+    parameters["report"]["images"] = {"road": ["p4"], "brain": ["p4"]}
+    by_rule = _run(project, parameters=parameters)
+    parameters["report"]["places"] = {"road": {"p4": [11, 23]}}
+    text = _run(project, parameters=parameters)
+    assert text != by_rule
+    assert "On p4 it lies where the parameters place it" in " ".join(text.split())
+    parameters["report"]["places"] = {"road": {"p4": [13, 0]}}
+    with pytest.raises(UserError, match="reaches over the border"):
+        _run(project, parameters=parameters)
 
 
 def test_variants_are_followed_along_an_option(project):
@@ -268,18 +342,11 @@ def test_variants_are_followed_along_an_option(project):
     entry = {"title": "Kernel & more", "method": "maximum", "x": "kernels", "lines": {"plain": ["base"]}}
     parameters["report"]["sweeps"] = [entry | {"metrics": ["Nabf", "EN"]}]
     text = _run(project, parameters=parameters)
-    assert text.count("<h4>Kernel &amp; more</h4>") == 2
+    assert text.count("<h3>Kernel &amp; more, ") == 2
     assert "plain: base. Bars: 95 % bootstrap interval of the mean over the test images." in text
     parameters["report"]["sweeps"][0]["method"] = "net"
     parameters["methods"]["net"]["network"] = {"kernels": 5}
-    assert _run(project, parameters=parameters).count("<h4>Kernel &amp; more</h4>") == 1, "only road has it"
-
-
-def test_equal_inputs_give_equal_bytes(project):
-    first, again = _run(project, project / "one"), _run(project, project / "two")
-    assert first == again
-    for table in ("road.csv", "road.pairs.csv"):
-        assert (project / "one/tables" / table).read_bytes() == (project / "two/tables" / table).read_bytes()
+    assert _run(project, parameters=parameters).count("<h3>Kernel &amp; more, ") == 1, "only road has it"
 
 
 def test_counts_and_dropped_pairs_are_told(project):
@@ -409,7 +476,7 @@ def test_intervals_and_marks_follow_the_images(project):
     assert [len(re.findall("≈</span> 5.500", row)) for row in rows] == [1, 0, 0]
     assert ["<strong>6.500</strong>" in row for row in rows] == [False, True, True]  # equal means
     assert "EN (en), not significantly worse than the best: 4 of 4 images" in rows[0]
-    assert '<span class="below">[5.000, 6.000]</span>' in rows[0]
+    assert '<span class="below">[5.00, 6.00]</span>' in rows[0]
     assert "With 4 images and so many pairs no difference can be significant" in text
     with (project / "out/tables/road.csv").open(encoding="utf-8") as stream:
         line = next(csv.DictReader(stream))
@@ -439,13 +506,14 @@ def test_a_second_convention_stands_beside(project):
         beside = {"EN.ivif_zoo": [12 - v for v in own["EN"]], "Nabf.ivif_zoo": own["Nabf"]}
         _scores(project / "scores/road", "road", system, {**own, **beside})
     text = _run(project)
-    table = _tables(text, "scores")[0]
-    heads = re.findall(r'scope="colgroup" colspan="(\d+)" class="convention"><code>(\w+)</code>', table)
-    assert heads == [("3", "lkc_funet"), ("1", "ivif_zoo")]  # mean rank, EN and Nabf; EN
-    assert re.findall(r'<colgroup(?: span="(\d+)")?>', table) == ["", "3", "1"]
-    for row in re.findall(r'<tr id="row-.*?</tr>', table, re.DOTALL):
-        assert len(re.findall("<td[ >]", row)) == 4
-    assert "<strong>6.500</strong>" in table.partition('id="row-road-maximum')[0]  # average is first by ivif_zoo
+    main, beside = _tables(text, "scores")[:2]
+    expected = (main, [("3", "lkc_funet")], 3), (beside, [("1", "ivif_zoo")], 1)  # in main the mean rank as well
+    for table, names, cells in expected:
+        assert re.findall(r'scope="colgroup" colspan="(\d+)" class="convention"><code>(\w+)</code>', table) == names
+        assert re.findall(r'<colgroup(?: span="(\d+)")?>', table) == ["", names[0][0]]
+        rows = re.findall(r'<tr[^>]*><th scope="row">.*?</tr>', table, re.DOTALL)
+        assert [len(re.findall("<td[ >]", row)) for row in rows] == [cells] * 3
+    assert "<strong>6.500</strong>" in beside.partition("maximum")[0]  # average is first by ivif_zoo
     assert "Nabf is the same as under" in re.sub("<.*?>", "", text)
     assert "maximum and net share the lowest mean rank on the one metric EN" in text
     with (project / "out/tables/road.csv").open(encoding="utf-8") as stream:

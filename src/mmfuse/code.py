@@ -22,7 +22,7 @@ PLUMBING = {
 def code_of(stage: str, *entries: str) -> list[str]:
     """Return the files that a stage and further modules import from this package, relative to the project's root.
 
-    Templates beside a module count as part of it.
+    Templates beside a module that names their folder count as part of it.
 
     Args:
         stage: The stage's name.
@@ -36,7 +36,7 @@ def code_of(stage: str, *entries: str) -> list[str]:
     while waiting:
         path = _file(waiting.pop())
         if path is not None and path not in found:
-            found |= {path, *path.parent.glob("templates/*")}
+            found |= {path, *(path.parent.glob("templates/*") if _has_templates(path) else ())}
             waiting += _imports(path)
     return sorted((SOURCE / path.relative_to(PACKAGE)).as_posix() for path in found)
 
@@ -48,6 +48,11 @@ def _file(module: str) -> Path | None:
     path = PACKAGE.joinpath(*module.split("."))
     candidates = (path.with_suffix(".py"), path / "__init__.py")
     return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+@cache
+def _has_templates(path: Path) -> bool:
+    return '"templates"' in path.read_text(encoding="utf-8")
 
 
 @cache

@@ -364,18 +364,11 @@ def report(
     out: Out,
     params: Params = DEFAULT_PARAMS,
 ) -> None:
-    """Write the page that sums up the study."""
+    """Write the pages that sum up the study, with their tables and figures."""
     from mmfuse.reporting.scores import study_means
     from mmfuse.stages import report as stage
 
     parameters = load_parameters(params)
-    tables = [
-        out / "tables" / f"{dataset}{end}"
-        for task in parameters["study"]["tasks"].values()
-        for dataset in task["test"]
-        for end in (".csv", ".pairs.csv")
-    ] + [out / "tables" / f"downstream.{name}.csv" for name in plan.protocols(parameters)]
-    tables.append(out / "tables" / "published.csv")
     job = Job(
         stage="report",
         name=parameters["study"]["name"],
@@ -384,7 +377,7 @@ def report(
             PUBLISHED,
             *map(Path, plan.report_inputs(parameters)),
         ],
-        outputs=[out / "index.html", out / "viewer.html", out / "viewer", out / "metrics.json", *tables],
+        outputs=[out / name for name in ("index.html", "viewer.html", "viewer", "tables", "figures", "metrics.json")],
         record=out / "index.run.json",
         parameters=_watched(parameters, "report"),
         tags={},

@@ -1,12 +1,4 @@
-# The page that sums the study up.
-
-REPORT_TABLES = [
-    f"reports/tables/{name}{end}"
-    for task in STUDY["study"]["tasks"].values()
-    for name in task["test"]
-    for end in (".csv", ".pairs.csv")
-] + [f"reports/tables/downstream.{name}.csv" for name in plan.protocols(STUDY)]
-REPORT_TABLES.append("reports/tables/published.csv")
+# The pages that sum the study up. `snakemake --report` shows what is marked with `report` in here.
 
 
 rule report:
@@ -15,12 +7,26 @@ rule report:
         printed="data/published.csv",
         code=code_of("report", "reporting.*", "metrics.*", "analyses.*"),
     output:
-        page="reports/index.html",
+        page=report("reports/index.html", caption="../report/page.rst", category="Report"),
         viewer="reports/viewer.html",
         pictures=directory("reports/viewer"),
         record="reports/index.run.json",
         means="reports/metrics.json",
-        tables=REPORT_TABLES,
+        tables=report(
+            directory("reports/tables"),
+            patterns=["{table}.csv"],
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
+        figures=report(
+            directory("reports/figures"),
+            patterns=["{about}/{figure}.svg"],
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{about}",
+            labels={"about": "{about}", "figure": "{figure}"},
+        ),
     log:
         "logs/report.log",
     conda:

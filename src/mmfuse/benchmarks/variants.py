@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from mmfuse.benchmarks.network import options_of, plain
+from mmfuse.benchmarks.network import options_of
 from mmfuse.checkpoints import build
+from mmfuse.nn.counting import multiply_adds
 from mmfuse.parameters import load_parameters
 from mmfuse.plan import settings_of
 
@@ -29,15 +29,13 @@ def run(method: str, *, params: Path, height: int, width: int) -> list[dict[str,
     found = []
     for variant in parameters["methods"].get(method, {}).get("variants", {"base": {}}):
         with torch.device("meta"):
-            network = plain(build(method, options_of(method, params, variant, [])).eval())
-            with torch.inference_mode(), FlopCounterMode(display=False) as counted:
-                network(*torch.zeros(2, 1, 1, height, width))
+            network = build(method, options_of(method, params, variant, []))
         modules = network.deployed_modules().values()
         found.append(
             {
                 "variant": variant,
                 "parameters": sum(values.numel() for module in modules for values in module.parameters()),
-                "multiply_adds": counted.get_total_flops() // 2,
+                "multiply_adds": multiply_adds(network, height, width),
             }
         )
     return found

@@ -6,12 +6,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from mmfuse import plan
 from mmfuse.catalog import SPLITS, Dataset, Source
 from mmfuse.errors import UserError
+from mmfuse.packs import Pack
 from mmfuse.plain import read_table
-from mmfuse.reporting import pictures
+from mmfuse.reporting import comparisons, latex, pictures, provenance, tables
+from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import existing
+from mmfuse.reporting.study import Page, Study
 
 TASKS = {"ivif": "infrared-visible fusion", "mif": "medical image fusion"}
 
@@ -88,3 +93,68 @@ def card(catalog: Mapping[str, Dataset], name: str, prepared: Path) -> Card:
         _classes(dataset, "mask"),
         _classes(dataset, "boxes"),
     )
+
+
+def pages(study: Study) -> list[Page]:
+    """Return the page of the data cards: the test datasets, then those that are only trained on."""
+    names = list(dict.fromkeys([*study.groups, *plan.datasets_of(study.parameters)]))
+    found = [card(study.catalog, name, study.rooms.prepared) for name in names]
+    study.sheets["data.csv"] = _csv(found)
+    study.sheets["data.tex"] = _latex(found)
+    entries = [_entry(study, one) for one in found]
+    return [Page("data-cards", "Data", "data.html.jinja", {"entries": entries})]
+
+
+def _entry(study: Study, one: Card) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "card": one,
+        "anchor": provenance.anchor("card", one.name),
+        "prepare": provenance.anchor("run", "prepare", one.name),
+        "examples": [],
+        "greys": None,
+    }
+    if one.name in study.groups:
+        pack = study.pack(one.name)
+        count = len(pictures.chosen(study.settings["images"], one.name, pack.names))
+        entry["examples"] = _examples(pack, one.roles, int(study.settings["width"]), count + count % 2)
+        entry["greys"] = comparisons.modalities(study.album, one.name, pack, one.roles)
+    return entry
+
+
+def _examples(pack: Pack, roles: tuple[str, str], width: int, count: int) -> list[dict[str, Any]]:
+    """Return a strip of pairs with their labels, others than those of the picture grid where there are enough."""
+    strip: list[dict[str, Any]] = []
+    for name in pictures.evenly(pack.names, count, offset=0.0):
+        sample = pack[pack.names.index(name)]
+        views = [
+            pictures.picture(sample["a"], width, f"{roles[0]}, image {name}"),
+            pictures.picture(sample["b"], width, f"{roles[1]}, image {name}"),
+        ]
+        labels = pictures.labelled(sample, width, f"labels of image {name} over the mean of both sources")
+        strip.append(
+            {
+                "name": name,
+                "views": [*views, *([labels] if labels else [])],
+                "labels": [k for k in ("mask", "boxes") if k in sample],
+            }
+        )
+    return strip
+
+
+def _csv(found: Sequence[Card]) -> str:
+    head = ["dataset", "task", "a", "b", "split", "pairs used", "pairs of the whole set", "sizes", "licence", "source"]
+    lines: list[list[Any]] = [head]
+    for one in found:
+        start, end = [one.name, one.task, *one.roles], [one.licence, "; ".join(one.sources)]
+        lines += [[*start, split, count, whole or count, words, *end] for split, count, whole, words in one.counts]
+    return tables.csv_text(lines)
+
+
+def _latex(found: Sequence[Card]) -> str:
+    rows = [
+        [latex.escape(str(cell)) for cell in (one.name, ", ".join(one.roles), split, words, count, whole or count)]
+        for one in found
+        for split, count, whole, words in one.counts
+    ]
+    heads = [Head(text) for text in ("Dataset", "Modalities", "Split", "Sizes", "Pairs used", "of")]
+    return latex.table("The data of this study.", "tab:data", [heads], rows, left=4)

@@ -1,4 +1,4 @@
-"""Figures that compare: the images of both modalities, variants along an option, ranks against time."""
+"""Figures that compare: the images of both modalities, and variants along an option."""
 
 from __future__ import annotations
 
@@ -12,26 +12,17 @@ import numpy as np
 from mmfuse import plan
 from mmfuse.images import luminance
 from mmfuse.packs import Sample
-from mmfuse.reporting import figures, statistics
+from mmfuse.reporting import statistics
+from mmfuse.reporting.figures import arrow
 from mmfuse.reporting.pictures import PALETTE
-from mmfuse.reporting.provenance import Run, machine_of
 from mmfuse.reporting.scores import Array, Column, Group, average
+from mmfuse.reporting.style import LINES, MARKERS, Album, Shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _BIN = 4  # grey levels in a bar of a histogram
-_MARKERS = "osD^vPX*<>"
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A figure of the page: its heading, its data URI and what it shows in words."""
-
-    title: str
-    figure: str
-    words: str
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,7 @@ def greys(samples: Iterable[Sample], key: str) -> Greys:
     return Greys(counts, np.array(deviations))
 
 
-def modalities(samples: Iterable[Sample], roles: tuple[str, str]) -> Shown:
+def modalities(album: Album, dataset: str, samples: Iterable[Sample], roles: tuple[str, str]) -> Shown:
     """Show how the grey levels of both modalities are distributed.
 
     Source: after LKC-FUNet, Figure 1a.
@@ -62,7 +53,7 @@ def modalities(samples: Iterable[Sample], roles: tuple[str, str]) -> Shown:
     told = [f"{name} {g.deviations.mean():.1f} ± {g.deviations.std():.1f}" for name, g in found.items()]
     words = f"Luminance of all pixels of the {len(pairs)} test pairs, {_BIN} grey levels a bar, logarithmic. Standard "
     words += f"deviation within an image (SD), mean ± standard deviation over the images: {'; '.join(told)}."
-    return Shown("Grey levels", figures.drawn(partial(_modalities, found), 6.4, 2.6), words)
+    return album.draw(dataset, "grey_levels", "Grey levels", words, (6.4, 2.6), partial(_modalities, found))
 
 
 def _modalities(found: Mapping[str, Greys], figure: Figure) -> None:
@@ -77,18 +68,27 @@ def _modalities(found: Mapping[str, Greys], figure: Figure) -> None:
     axes.legend(loc="upper right", fontsize=8)
 
 
-def sweep(parameters: Mapping[str, Any], entry: Mapping[str, Any], groups: Sequence[Group]) -> Shown | None:
+def sweep(
+    album: Album,
+    dataset: str,
+    parameters: Mapping[str, Any],
+    number: int,
+    groups: Sequence[Group],
+) -> Shown | None:
     """Show the means of variants of one method along an option, a line for each series of variants.
 
     None where the dataset lacks one of the variants or all of the metrics.
 
     Args:
+        album: Where the figure goes.
+        dataset: The dataset.
         parameters: The study's parameters.
-        entry: One of `report.sweeps`.
+        number: Which of `report.sweeps`.
         groups: The systems of the dataset.
 
     Source: after LKC-FUNet, Figure 1b.
     """
+    entry = parameters["report"]["sweeps"][number]
     known = {group.variant: group for group in groups if group.method == entry["method"]}
     if not all(variant in known for variants in entry["lines"].values() for variant in variants):
         return None
@@ -108,7 +108,8 @@ def sweep(parameters: Mapping[str, Any], entry: Mapping[str, Any], groups: Seque
     across = min(4, len(columns))
     rows = -(-len(columns) // across)
     paint = partial(_sweep, lines, columns, entry["x"], across)
-    return Shown(entry["title"], figures.drawn(paint, 2.7 * across, 2.4 * rows + 0.4), words)
+    size = (2.7 * across, 2.4 * rows + 0.4)
+    return album.draw(dataset, f"sweep_{number + 1}", f"{entry['title']}, {dataset}", words, size, paint)
 
 
 def _sweep(
@@ -122,7 +123,7 @@ def _sweep(
     for axes, column in zip(grid.flat, columns, strict=False):
         for number, (label, points) in enumerate(lines.items()):
             _line(axes, column, label, points, number)
-        axes.set_title(column.name + {1: " ↑", -1: " ↓", 0: ""}[column.sign])
+        axes.set_title(column.name + arrow(column))
         axes.set_xlabel(option)
         axes.set_xticks(sorted({x for points in lines.values() for x, _ in points}))
     for axes in grid.flat[len(columns) :]:
@@ -137,79 +138,11 @@ def _line(axes: Axes, column: Column, label: str, points: Sequence[tuple[float, 
     values = np.stack([group.values[row] for _, group in points])  # (variants, images)
     means, ends = np.array([average(series) for series in values]), statistics.interval(values)
     bars = np.maximum(np.stack([means - ends[:, 0], ends[:, 1] - means]), 0)
-    marker = _MARKERS[number % len(_MARKERS)]
+    marker = MARKERS[number % len(MARKERS)]
     places = [x for x, _ in points]
-    axes.errorbar(
-        places, means, yerr=bars, color=ink, marker=marker, markersize=5, capsize=3, linewidth=1.2, label=label
-    )
+    style: dict[str, Any] = {"color": ink, "linestyle": LINES[number % len(LINES)], "marker": marker, "label": label}
+    axes.errorbar(places, means, yerr=bars, markersize=5, capsize=3, linewidth=1.2, **style)
     for x, group in points:
         seeds = [average(member.values[row]) for member in group.members]
         if len(seeds) > 1:
             axes.plot([x] * len(seeds), seeds, linestyle="", marker="x", markersize=4, color=ink)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a system costs: seconds an image (mean over its seeds), numbers in its network, machines it ran on."""
-
-    seconds: float
-    parameters: int
-    machines: tuple[str, ...]
-
-
-def cost(runs: Sequence[Run]) -> Cost | None:
-    """Return what the runs of `fuse` of one system measured; None where one of them measured nothing."""
-    measured = [run.record.get("measured") for run in runs]
-    known = [one for one in measured if one]
-    if not known or len(known) < len(measured):
-        return None
-    seconds = float(np.mean([one["seconds_per_image"] for one in known]))
-    return Cost(seconds, int(known[0]["parameters"]), tuple(dict.fromkeys(machine_of(run) for run in runs)))
-
-
-def times(groups: Sequence[Group], ranks: Array, costs: Sequence[Cost | None]) -> Shown | None:
-    """Show the mean rank over the metrics against the seconds an image; None where no system has a time.
-
-    Source: after LKC-FUNet, Figure 7.
-    """
-    points = [(g.label, float(r), c) for g, r, c in zip(groups, ranks, costs, strict=True) if c is not None]
-    if not points:
-        return None
-    machines: dict[str, list[str]] = {}
-    for label, _, found in points:
-        machines.setdefault("; ".join(found.machines), []).append(label)
-    where = [machine + (f" ({', '.join(labels)})" if len(machines) > 1 else "") for machine, labels in machines.items()]
-    numbers = [
-        f"{label} {found.seconds:.3g} s, {_counted(found.parameters)}, rank {rank:.2f}" for label, rank, found in points
-    ]
-    without = [group.label for group, found in zip(groups, costs, strict=True) if found is None]
-    words = (
-        "Mean rank over the metrics of the table (1 is best, above) against the time of an image, from its pixels to "
-    )
-    words += "the fused ones: the median over the test images, the mean over seeds. Times differ from run to run and "
-    words += f"between machines; measured on {' and '.join(where)}. {'; '.join(numbers)}."
-    words += f" Without a measured time, and left out: {', '.join(without)}." if without else ""
-    height = 2.8 + 0.2 * -(-len(points) // 3)
-    return Shown("Time and quality", figures.drawn(partial(_times, points, len(groups)), 7.2, height), words)
-
-
-def _counted(count: int) -> str:
-    for unit, name in ((1_000_000, " M"), (1_000, " k")):
-        if count >= unit:
-            return f"{count / unit:.3g}{name} parameters"
-    return f"{count} parameters"
-
-
-def _times(points: Sequence[tuple[str, float, Cost]], systems: int, figure: Figure) -> None:
-    axes = figure.subplots()
-    methods = list(dict.fromkeys(label.partition(".")[0] for label, _, _ in points))
-    for number, (label, rank, found) in enumerate(points):
-        ink = PALETTE[methods.index(label.partition(".")[0]) % len(PALETTE)]
-        name = f"{label} ({_counted(found.parameters)})"
-        axes.plot(
-            found.seconds, rank, linestyle="", marker=_MARKERS[number % len(_MARKERS)], markersize=7, color=ink,
-            markeredgecolor="#333333", markeredgewidth=0.8, label=name,
-        )  # fmt: skip
-    axes.set(xscale="log", ylim=(systems + 0.2, 0.8), xlabel="seconds an image", ylabel="mean rank (1 is best)")
-    axes.margins(x=0.15)
-    figure.legend(loc="outside upper left", ncols=3, fontsize=8)

@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 from mmfuse import plan
 from mmfuse.downstream import boxes, masks, results
 from mmfuse.images import read_image
-from mmfuse.reporting import figures, pictures, provenance, statistics
+from mmfuse.reporting import latex, pictures, provenance, statistics, tables
+from mmfuse.reporting.latex import Head
 from mmfuse.reporting.pictures import PALETTE, Picture
 from mmfuse.reporting.scores import existing
+from mmfuse.reporting.study import Page, Study
+from mmfuse.reporting.style import LINES, Album, Shown
 from mmfuse.reporting.tables import printed, printed_p
 
 if TYPE_CHECKING:
@@ -69,18 +72,23 @@ class Cell:
     target: str
 
 
-def section(parameters: Mapping[str, Any], protocol: str, room: Path, roles: Mapping[str, str]) -> dict[str, Any]:
-    """Return one protocol's part of the page.
-
-    Args:
-        parameters: The study's parameters.
-        protocol: Its name.
-        room: reports/downstream.
-        roles: What `a` and `b` are, such as infrared and visible.
+def pages(study: Study) -> list[Page]:
+    """Return the page of each protocol.
 
     Raises:
         UserError: a result is missing.
     """
+    found = []
+    for protocol, block in plan.protocols(study.parameters).items():
+        title = f"{'Detection' if block['goal'] == 'detect' else 'Segmentation'}: {protocol}"
+        shown = _shown(study, protocol, study.catalog[block["dataset"]].roles)
+        found.append(Page(provenance.anchor("downstream", protocol), title, "downstream.html.jinja", shown))
+    return found
+
+
+def _shown(study: Study, protocol: str, roles: Mapping[str, str]) -> dict[str, Any]:
+    """Return one protocol's part of the page; `roles` are what `a` and `b` are, such as infrared and visible."""
+    parameters, room = study.parameters, study.rooms.downstream
     block = parameters["downstream"][protocol]
     goal, key = block["goal"], _BY_CLASS[block["goal"]]
     sets = [_seen(parameters, protocol, label, room, roles) for label in plan.image_sets(parameters, protocol)]
@@ -92,9 +100,17 @@ def section(parameters: Mapping[str, Any], protocol: str, room: Path, roles: Map
         (s, [_cell(s, values, number, place == 0) for place, (_, values) in enumerate(columns)])
         for number, s in enumerate(sets)
     ]
+    study.sheets[f"downstream.{protocol}.csv"] = _csv(sets, main, key, classes)
+    study.sheets[f"downstream.{protocol}.tex"] = _latex(protocol, [name for name, _ in columns], rows)
+    tests = _tests(sets)
+    transfer = _transfer(sets, main[0]) if block["transfer"] and len(sets) > 1 else []
+    measure = f"{protocol}: {_WORDS[main[0]]}"
+    names = ("Pair", "difference", "95 %", "adjusted p", "differs")
+    _plain(study, f"downstream.{protocol}.tests", f"{measure}, differences", names, tests)
+    heads = ("Trained on", *(f"tested on {s.title}" for s in sets))
+    _plain(study, f"downstream.{protocol}.transfer", measure, heads, [(title, *found) for title, found in transfer])
     return {
         "name": protocol,
-        "anchor": provenance.anchor("downstream", protocol),
         "goal": goal,
         "dataset": block["dataset"],
         "model": block["model"]["name"],
@@ -109,11 +125,11 @@ def section(parameters: Mapping[str, Any], protocol: str, room: Path, roles: Map
         "mains": len(main),
         "rows": rows,
         "verdict": _verdict(sets, main[0]),
-        "tests": _tests(sets),
-        "transfer": _transfer(sets, main[0]) if block["transfer"] and len(sets) > 1 else [],
-        "curves": _curves(sets, classes) if goal == "detect" else "",
+        "brief": _brief(sets, main[0]),
+        "tests": tests,
+        "transfer": transfer,
+        "curves": _curves(study.album, protocol, sets, classes) if goal == "detect" else None,
         "grid": _grid(protocol, sets, room, parameters["report"]["width"]),
-        "csv": _csv(sets, main, key, classes),
     }
 
 
@@ -198,12 +214,15 @@ def _verdict(sets: Sequence[Seen], key: str) -> str:
     return f"{text}."
 
 
-def _curves(sets: Sequence[Seen], classes: Sequence[str]) -> str:
-    """Draw precision over recall at an overlap of 0.5, a panel a class, a line a set; returns a data URI."""
+def _curves(album: Album, protocol: str, sets: Sequence[Seen], classes: Sequence[str]) -> Shown:
+    """Draw precision over recall at an overlap of 0.5, a panel a class, a line a set."""
     across = min(3, len(classes))
-    return figures.drawn(
-        partial(_paint_curves, sets, classes, across), 3.1 * across, 2.4 * -(-len(classes) // across) + 0.4
-    )
+    words = "Precision, made non-increasing, over recall at an overlap of 0.5; mean over the seeds. The area under a "
+    words += "line is the AP@0.5 of the table."
+    size = (3.1 * across, 2.4 * -(-len(classes) // across) + 0.4)
+    alt = f"Precision over recall at an overlap of 0.5 for {', '.join(classes)}; the areas are in the table above"
+    paint = partial(_paint_curves, sets, classes, across)
+    return album.draw(protocol, "precision_recall", "Precision and recall", words, size, paint, alt)
 
 
 def _paint_curves(sets: Sequence[Seen], classes: Sequence[str], across: int, figure: Figure) -> None:
@@ -212,7 +231,7 @@ def _paint_curves(sets: Sequence[Seen], classes: Sequence[str], across: int, fig
         for number, seen in enumerate(sets):
             lines = [summary["curves"][kind] for summary in seen.summaries if summary["curves"][kind] is not None]
             if lines:
-                line = ("-", "--", ":", "-.")[number // len(PALETTE) % 4]
+                line = LINES[number % len(LINES)]
                 ink = PALETTE[number % len(PALETTE)]
                 axes.plot(boxes.RECALLS, np.mean(lines, axis=0), line, color=ink, linewidth=1.3, label=seen.title)
         axes.set(title=kind, xlim=(0, 1), ylim=(0, 1.02))
@@ -242,6 +261,50 @@ def _grid(protocol: str, sets: Sequence[Seen], room: Path, width: int) -> list[t
         )
         for name in names
     ]
+
+
+def _brief(sets: Sequence[Seen], key: str) -> dict[str, Any]:
+    """Return what the overview says: the best fused set and the better modality, with intervals, and their test."""
+    order = sorted(sets, key=lambda s: -_mean(s.values(key)))
+    fused = next((s for s in order if s.label not in plan.MODALITIES), None)
+    alone = next((s for s in order if s.label in plan.MODALITIES), None)
+    brief: dict[str, Any] = {"fused": fused and _told(fused, key), "alone": alone and _told(alone, key), "apart": ""}
+    if fused and alone:
+        apart = fused.resampled - alone.resampled
+        low, high = np.nanquantile(apart, (statistics.LEVEL / 2, 1 - statistics.LEVEL / 2))
+        pair = {f"{fused.title} – {alone.title}", f"{alone.title} – {fused.title}"}
+        p, sign = next(test[3:] for test in _tests(sets) if test[0] in pair)
+        brief["apart"] = f"{printed(_mean(apart), _DIGITS)} [{printed(low, _DIGITS)}, {printed(high, _DIGITS)}]"
+        brief["p"] = f"p {p}" if p.startswith("<") else f"p = {p}"
+        brief["differs"] = bool(sign)
+    return brief
+
+
+def _told(seen: Seen, key: str) -> str:
+    low, high = np.nanquantile(seen.resampled, (statistics.LEVEL / 2, 1 - statistics.LEVEL / 2))
+    ends = f"[{printed(low, _DIGITS)}, {printed(high, _DIGITS)}]"
+    return f"{seen.title} {printed(_mean(seen.values(key)), _DIGITS)} {ends}"
+
+
+def _latex(protocol: str, names: Sequence[str], rows: Sequence[tuple[Seen, Sequence[Cell]]]) -> str:
+    lines = []
+    for seen, cells in rows:
+        lines.append([latex.escape(seen.title), *(latex.marked(c.text, "best" if c.best else "") for c in cells)])
+        lines.append(["", *(latex.marked(" ".join(c.below), "small") for c in cells)])
+    caption = f"Results of {protocol} by the images that were trained and tested on. Below the means: 95 % bootstrap "
+    caption += "interval over the test images, and the standard deviation between seeds. Bold: best of the column."
+    heads = [Head("Images"), *(Head(f"{name} ↑") for name in names)]
+    return latex.table(caption, f"tab:{protocol}", [heads], lines)
+
+
+def _plain(study: Study, name: str, caption: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Leave a table of printed numbers, if it has any rows, as CSV and as LaTeX."""
+    if rows:
+        study.sheets[f"{name}.csv"] = tables.csv_text(
+            [names, *([text.replace("−", "-") for text in row] for row in rows)]
+        )
+        lines = [[latex.escape(text) for text in row] for row in rows]
+        study.sheets[f"{name}.tex"] = latex.table(caption, f"tab:{name}", [[Head(text) for text in names]], lines)
 
 
 def _csv(sets: Sequence[Seen], main: Sequence[str], key: str, classes: Sequence[str]) -> str:

@@ -1,14 +1,13 @@
-"""Figures as SVG with equal bytes for equal numbers: training curves, distributions over images, ranks."""
+"""Figures of one dataset's scores and of a training: distributions, ranks, radar, losses with seeds as bands."""
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,31 +17,12 @@ from mmfuse.reporting.pictures import PALETTE
 from mmfuse.reporting.scores import Array, Column, Group
 from mmfuse.reporting.standing import Ranking
 from mmfuse.reporting.statistics import cliques
+from mmfuse.reporting.style import INK, LINES, MARKERS, Album, Shown, inks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INK = "#333333"
-_STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "mmfuse",
-    "svg.fonttype": "path",
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _INK,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "path.simplify": True,
-}
-_MARKERS = "osD^vPX*<>"  # shapes as well as colours: variants of a method share its colour
 _POINTS = 300  # ASSUME: more points than this cannot be told apart at the figure's width
 
 
@@ -73,12 +53,6 @@ def read_history(path: Path, part: str) -> History:
     return History(part, *column("train/total"), *column("val/total"))
 
 
-def _svg(figure: Figure) -> str:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-
-
 def _thinned(steps: Array, values: Array) -> tuple[Array, Array]:
     """Return means over blocks of steps, so that at most `_POINTS` remain."""
     block = math.ceil(len(steps) / _POINTS)
@@ -89,133 +63,199 @@ def _thinned(steps: Array, values: Array) -> tuple[Array, Array]:
     return np.add.reduceat(steps, starts) / counts, np.add.reduceat(values, starts) / counts
 
 
-def curves(histories: Sequence[History]) -> str:
-    """Draw the training and validation totals of a system's parts side by side; returns a data URI."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(_STYLE):
-        across = min(3, len(histories))
-        lines = math.ceil(len(histories) / across)
-        figure = Figure(figsize=(4.2 * across, 2.7 * lines), layout="constrained")
-        grid = figure.subplots(lines, across, squeeze=False)
-        for axes, history in zip(grid.flat, histories, strict=False):
-            axes.plot(*_thinned(history.steps, history.train), color=PALETTE[0], linewidth=1.2, label="training")
-            if history.val.size:
-                axes.plot(
-                    history.val_steps, history.val, color=PALETTE[3], marker="o", markersize=3, label="validation"
-                )
-                lowest = int(history.val.argmin())
-                axes.axvline(
-                    history.val_steps[lowest], color=_INK, linewidth=0.8, linestyle=":", label="lowest validation"
-                )
-            shown = np.concatenate([history.train, history.val])
-            if shown.size and shown.min() > 0 and shown.max() > 20 * shown.min():
-                axes.set_yscale("log")
-            axes.set(title=history.part, xlabel="step", ylabel="total loss")
-            axes.legend(loc="upper right", fontsize=8)
-        for axes in grid.flat[len(histories) :]:
-            axes.set_visible(False)
-        return _svg(figure)
+def banded(series: Sequence[tuple[Array, Array]]) -> tuple[Array, Array, Array, Array]:
+    """Return steps, mean, lowest and highest of several seeds' values, at the steps that all of them have."""
+    steps = series[0][0]
+    for other, _ in series[1:]:
+        steps = np.intersect1d(steps, other)
+    values = np.stack([found[np.isin(where, steps)] for where, found in series])  # (seeds, steps)
+    return steps, values.mean(0), values.min(0), values.max(0)
 
 
-def _inks(groups: Sequence[Group]) -> list[str]:
-    """Return one colour a method."""
-    methods = list(dict.fromkeys(g.method for g in groups))
-    return [PALETTE[methods.index(g.method) % len(PALETTE)] for g in groups]
+def curves(album: Album, group: str, name: str, title: str, words: str, parts: Sequence[Sequence[History]]) -> Shown:
+    """Draw the training and validation totals of a system, a panel a part; each part has a history a seed."""
+    across = min(3, len(parts))
+    size = (4.2 * across, 2.7 * math.ceil(len(parts) / across))
+    alt = f"{title}: training and validation loss over steps of {', '.join(seeds[0].part for seeds in parts)}"
+    return album.draw(group, name, title, words, size, partial(_curves, parts, across), alt)
 
 
-def boxes(groups: Sequence[Group], columns: Sequence[Column]) -> str:
-    """Draw each metric's distribution over the images, one box a method; returns a data URI."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
+def _curves(parts: Sequence[Sequence[History]], across: int, figure: Figure) -> None:
+    grid = figure.subplots(math.ceil(len(parts) / across), across, squeeze=False)
+    for axes, seeds in zip(grid.flat, parts, strict=False):
+        lines = [
+            ("training", PALETTE[0], "-", "", [_thinned(one.steps, one.train) for one in seeds]),
+            ("validation", PALETTE[3], "--", "o", [(one.val_steps, one.val) for one in seeds]),
+        ]
+        shown = [0.0]
+        for label, ink, line, marker, series in lines:
+            steps, middle, low, high = banded(series)
+            if steps.size:
+                axes.plot(steps, middle, line, color=ink, marker=marker, markersize=3, linewidth=1.2, label=label)
+                axes.fill_between(steps, low, high, color=ink, alpha=0.2, linewidth=0)
+                shown = [*shown[1:], low.min(), high.max()] if shown == [0.0] else [*shown, low.min(), high.max()]
+        for number, one in enumerate(seeds):
+            if one.val.size:
+                lowest = one.val_steps[int(one.val.argmin())]
+                label = "lowest validation" if number == 0 else "_"
+                axes.axvline(lowest, color=INK, linewidth=0.8, linestyle=":", label=label)
+        if min(shown) > 0 and max(shown) > 20 * min(shown):
+            axes.set_yscale("log")
+        axes.set(title=seeds[0].part, xlabel="step", ylabel="total loss")
+        axes.legend(loc="upper right", fontsize=8)
+    _hide(grid.flat[len(parts) :])
 
-    labels, inks = [g.label for g in groups], _inks(groups)
+
+def boxes(album: Album, dataset: str, groups: Sequence[Group], columns: Sequence[Column]) -> Shown:
+    """Draw each metric's distribution over the images, one box a method."""
     across = min(4, len(columns))
-    lines = math.ceil(len(columns) / across)
-    with mpl.rc_context(_STYLE):
-        height = 0.7 + 0.27 * len(groups)
-        margin = 0.07 * max(len(name) for name in labels)
-        figure = Figure(figsize=(2.7 * across + margin, height * lines), layout="constrained")
-        grid = figure.subplots(lines, across, squeeze=False, sharey=True)
-        for axes, column in zip(grid.flat, columns, strict=False):
-            number = groups[0].members[0].metrics.index(column)
-            series = [g.values[number][np.isfinite(g.values[number])] for g in groups]
-            drawn = axes.boxplot(
-                series,
-                orientation="horizontal",
-                widths=0.62,
-                patch_artist=True,
-                medianprops={"color": "#000000", "linewidth": 1.2},
-                flierprops={"marker": ".", "markersize": 2.5, "markeredgecolor": _INK},
-                whiskerprops={"color": _INK},
-                capprops={"color": _INK},
-            )
-            for box, ink in zip(drawn["boxes"], inks, strict=True):
-                box.set(facecolor=ink, edgecolor=_INK, linewidth=0.8, alpha=0.75)
-            axes.set_yticks(range(1, len(labels) + 1), labels)
-            arrow = {1: " ↑", -1: " ↓", 0: ""}[column.sign]
-            axes.set_title(f"{column.name}{arrow}")
-            axes.grid(visible=False, axis="y")
-        grid[0, 0].invert_yaxis()
-        for axes in grid.flat[len(columns) :]:
-            axes.set_visible(False)
-        return _svg(figure)
+    margin = 0.07 * max(len(g.label) for g in groups)
+    size = (2.7 * across + margin, (0.7 + 0.27 * len(groups)) * math.ceil(len(columns) / across))
+    words = "Box: the middle half of the images; line: median; whiskers: the furthest image within 1.5 times the box; "
+    words += "dots: images beyond. ↑ larger is better, ↓ smaller is better. One colour a method."
+    alt = f"Box plots of {', '.join(c.name for c in columns)} over the test images of {dataset} for "
+    alt += f"{', '.join(g.label for g in groups)}; the means are in the table of scores"
+    paint = partial(_boxes, groups, columns, across)
+    return album.draw(dataset, "distributions", "Distribution over the images", words, size, paint, alt)
 
 
-def ranks(groups: Sequence[Group], ranked: Ranking) -> str:
-    """Draw the average ranks, a line a metric, with bars over what the critical difference does not part; a data URI.
+def _boxes(groups: Sequence[Group], columns: Sequence[Column], across: int, figure: Figure) -> None:
+    labels = [g.label for g in groups]
+    grid = figure.subplots(math.ceil(len(columns) / across), across, squeeze=False, sharey=True)
+    for axes, column in zip(grid.flat, columns, strict=False):
+        number = groups[0].members[0].metrics.index(column)
+        series = [g.values[number][np.isfinite(g.values[number])] for g in groups]
+        drawn = axes.boxplot(
+            series,
+            orientation="horizontal",
+            widths=0.62,
+            patch_artist=True,
+            medianprops={"color": "#000000", "linewidth": 1.2},
+            flierprops={"marker": ".", "markersize": 2.5, "markeredgecolor": INK},
+            whiskerprops={"color": INK},
+            capprops={"color": INK},
+        )
+        for box, ink in zip(drawn["boxes"], inks(groups), strict=True):
+            box.set(facecolor=ink, edgecolor=INK, linewidth=0.8, alpha=0.75)
+        axes.set_yticks(range(1, len(labels) + 1), labels)
+        axes.set_title(f"{column.name}{arrow(column)}")
+        axes.grid(visible=False, axis="y")
+    grid[0, 0].invert_yaxis()
+    _hide(grid.flat[len(columns) :])
+
+
+def arrow(column: Column) -> str:
+    """Return the sign behind a metric's name that tells which direction is better."""
+    return {1: " ↑", -1: " ↓", 0: ""}[column.sign]
+
+
+def _hide(left: Iterable[Axes]) -> None:
+    for axes in left:
+        axes.set_visible(False)
+
+
+def ranks(album: Album, dataset: str, groups: Sequence[Group], ranked: Ranking) -> Shown:
+    """Draw the average ranks, a line a metric, with bars over what the critical difference does not part.
 
     Source: after Demsar, Statistical comparisons of classifiers over multiple data sets, JMLR 2006, figure 1.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
+    size = (9.5, 1.2 + 0.22 * math.ceil(len(groups) / 6) + 0.38 * (1 + len(ranked.counted)))
+    words = "Average rank over the images, 1 is best. Systems under a common bar are closer than the critical "
+    words += f"difference of {ranked.critical:.2f} (Nemenyi's test of all pairs, level 0.05): the images do not tell "
+    words += "them apart. For all metrics together it is an upper bound."
+    alt = f"Average ranks of {', '.join(g.label for g in groups)} over the test images of {dataset}, over all metrics "
+    alt += f"and for {', '.join(s.column.name for s in ranked.counted)}; the numbers are in tables/{dataset}.csv"
+    title = "Ranks and their critical difference"
+    return album.draw(dataset, "ranks", title, words, size, partial(_ranks, groups, ranked), alt)
 
+
+def _ranks(groups: Sequence[Group], ranked: Ranking, figure: Figure) -> None:
     names = ["all metrics", *(s.column.name for s in ranked.counted)]
     lines = [ranked.ranks, *(s.ranks for s in ranked.counted)]
-    count, inks = len(groups), _inks(groups)
-    with mpl.rc_context(_STYLE):
-        beside = math.ceil(count / 6)
-        figure = Figure(figsize=(9.5, 1.2 + 0.22 * beside + 0.38 * len(lines)), layout="constrained")
-        axes = figure.subplots()
-        _bar(axes, 1, 1 + ranked.critical, -1, ends=True)
-        for y, line in enumerate(lines):
-            levels: list[float] = []  # where the bars of this line end, one bar after the other at each level
-            for clique in cliques(line, ranked.critical):
-                low, high = line[clique[0]], line[clique[-1]]
-                level = next((n for n, end in enumerate(levels) if end < low), len(levels))
-                levels[level : level + 1] = [high]
-                _bar(axes, low - 0.03, high + 0.03, y + 0.22 + 0.09 * level)
-        for number, (group, ink) in enumerate(zip(groups, inks, strict=True)):
-            axes.plot(
-                [line[number] for line in lines],
-                range(len(lines)),
-                linestyle="",
-                marker=_MARKERS[number % len(_MARKERS)],
-                markersize=7,
-                color=ink,
-                markeredgecolor=_INK,
-                markeredgewidth=0.8,
-                label=group.label,
-            )
-        axes.set_yticks(range(-1, len(lines)), [f"critical difference {ranked.critical:.2f}", *names])
-        axes.axhline(0.55, color=_INK, linewidth=0.6)
-        axes.set(xlim=(0.8, count + 0.2), ylim=(len(lines) - 0.4, -1.5), xlabel="average rank (1 is best)")
-        axes.set_xticks(range(1, count + 1))
-        figure.legend(loc="outside upper left", ncols=min(6, count), fontsize=8)
-        return _svg(figure)
+    axes, count = figure.subplots(), len(groups)
+    _bar(axes, 1, 1 + ranked.critical, -1, ends=True)
+    for y, line in enumerate(lines):
+        levels: list[float] = []  # where the bars of this line end, one bar after the other at each level
+        for clique in cliques(line, ranked.critical):
+            low, high = line[clique[0]], line[clique[-1]]
+            level = next((n for n, end in enumerate(levels) if end < low), len(levels))
+            levels[level : level + 1] = [high]
+            _bar(axes, low - 0.03, high + 0.03, y + 0.22 + 0.09 * level)
+    for number, (group, ink) in enumerate(zip(groups, inks(groups), strict=True)):
+        axes.plot(
+            [line[number] for line in lines],
+            range(len(lines)),
+            linestyle="",
+            marker=MARKERS[number % len(MARKERS)],
+            markersize=7,
+            color=ink,
+            markeredgecolor=INK,
+            markeredgewidth=0.8,
+            label=group.label,
+        )
+    axes.set_yticks(range(-1, len(lines)), [f"critical difference {ranked.critical:.2f}", *names])
+    axes.axhline(0.55, color=INK, linewidth=0.6)
+    axes.set(xlim=(0.8, count + 0.2), ylim=(len(lines) - 0.4, -1.5), xlabel="average rank (1 is best)")
+    axes.set_xticks(range(1, count + 1))
+    figure.legend(loc="outside upper left", ncols=min(6, count), fontsize=8)
 
 
 def _bar(axes: Axes, low: float, high: float, y: float, *, ends: bool = False) -> None:
-    axes.plot([low, high], [y, y], color=_INK, linewidth=2.2, marker="|" if ends else "", solid_capstyle="butt")
+    axes.plot([low, high], [y, y], color=INK, linewidth=2.2, marker="|" if ends else "", solid_capstyle="butt")
 
 
-def drawn(paint: Callable[[Figure], None], width: float, height: float) -> str:
-    """Let somebody else paint a figure of a width and a height in inches, in the report's style; returns a data URI."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
+@dataclass(frozen=True)
+class Polygons:
+    """What a radar shows of one dataset: a line a method, a corner a metric; `shares` (methods, metrics) in 0..1."""
 
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        paint(figure)
-        return _svg(figure)
+    labels: Sequence[str]
+    columns: Sequence[Column]
+    shares: Array
+
+
+def shares(ranked: Ranking, groups: Sequence[int]) -> Array:
+    """Return how the means of some groups lie between the worst (0) and the best (1) of them on each counted metric.
+
+    Shape: (groups, metrics); 1 where all are equal.
+    """
+    means = np.stack([s.column.sign * s.means[list(groups)] for s in ranked.counted], axis=1)
+    low, high = means.min(0), means.max(0)
+    return np.where(high > low, (means - low) / np.where(high > low, high - low, 1), 1.0)
+
+
+def radar(album: Album, sets: Mapping[str, Polygons]) -> Shown:
+    """Draw each method's means on all metrics as a polygon, a panel a dataset, a line a method.
+
+    Source: after SMFNet, Figure 1.
+    """
+    across = min(3, len(sets))
+    size = (3.9 * across, 3.6 * math.ceil(len(sets) / across) + 0.5)
+    words = "Means over the test images, each axis from the worst method of the panel (inner ring) to the best (outer "
+    words += "ring), turned so that outwards is better. The axes have no common unit and small differences fill them: "
+    words += "read the tables for sizes and intervals. Of each method the variant base."
+    return album.draw("overview", "radar", "All metrics at a glance", words, size, partial(_radar, sets, across))
+
+
+def _radar(sets: Mapping[str, Polygons], across: int, figure: Figure) -> None:
+    grid = figure.subplots(math.ceil(len(sets) / across), across, squeeze=False, subplot_kw={"projection": "polar"})
+    methods = list(dict.fromkeys(label for one in sets.values() for label in one.labels))
+    handles = {}
+    for axes, (dataset, one) in zip(grid.flat, sets.items(), strict=False):
+        angles = np.linspace(0, 2 * np.pi, len(one.columns), endpoint=False)
+        for label, line in zip(one.labels, 0.25 + 0.75 * one.shares, strict=True):
+            number = methods.index(label)
+            (handles[label],) = axes.plot(
+                [*angles, angles[0]],
+                [*line, line[0]],
+                LINES[number % len(LINES)],
+                color=PALETTE[number % len(PALETTE)],
+                marker=MARKERS[number % len(MARKERS)],
+                markersize=3.5,
+                linewidth=1.3,
+            )
+        axes.set_xticks(angles, [f"{c.plain}{arrow(c)}" for c in one.columns], fontsize=8)
+        axes.set(yticks=[0.25, 0.625, 1.0], yticklabels=[], ylim=(0, 1.04))
+        axes.set_theta_zero_location("N")
+        axes.set_title(dataset, y=1.13)  # above the labels of the axes
+    _hide(grid.flat[len(sets) :])
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(methods)), fontsize=8)

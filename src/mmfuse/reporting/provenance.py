@@ -149,3 +149,22 @@ def overview(runs: Sequence[Run], parameters: Mapping[str, Any]) -> dict[str, An
         "data": data,
         "parameters": _yaml(dict(parameters)),
     }
+
+
+def counted(runs: Iterable[Run]) -> list[tuple[str, int]]:
+    """Return how many runs each stage had, in the order in which the work was done."""
+    found = [run.stage for run in runs]
+    return [(stage, found.count(stage)) for stage in _ORDER if stage in found]
+
+
+def as_lines(runs: Iterable[Run]) -> list[list[str]]:
+    """Return how each result was made: a head, then one line a file that a run wrote."""
+    head = ["stage", "job", "output", "sha256", "command", "commit", "seed", "machine", "MLflow run", "record"]
+    lines = [head]
+    for run in runs:
+        seed = run.record.get("seed")
+        tracked = (run.record.get("mlflow") or {}).get("run_id", "")
+        end = [run.record.get("command") or "", commit_of(run), "" if seed is None else str(seed), machine_of(run)]
+        for path, digest in sorted((run.record.get("outputs") or {}).items()):
+            lines.append([run.stage, run.title, path, digest, *end, tracked, run.path])
+    return lines

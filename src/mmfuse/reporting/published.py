@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from mmfuse import plan
 from mmfuse.errors import UserError
 from mmfuse.plain import read_table
-from mmfuse.reporting import statistics
+from mmfuse.reporting import latex, statistics
+from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import Array, Group, Scores, average
+from mmfuse.reporting.study import Page, Study
 from mmfuse.reporting.tables import UNDEFINED, printed
 
 Printed = dict[str, dict[str, str]]  # row of a table -> metric -> number as printed
@@ -156,7 +160,7 @@ def measure(groups: Sequence[Group], metric: str, paper: str) -> Measured | None
     return Measured(average(whole), low, high, float(np.std(means, ddof=1)) if len(means) > 1 else math.nan)
 
 
-def shown(number: str, found: Measured | None) -> tuple[str, ...]:
+def beside(number: str, found: Measured | None) -> tuple[str, ...]:
     """Return our mean with as many decimals as the printed number, its interval, and the deviation between seeds."""
     if found is None:
         return ()
@@ -189,6 +193,56 @@ def as_csv(tables: Sequence[Beside]) -> str:
     return text.getvalue()
 
 
-def sections(parameters: Mapping[str, Any], path: Path, groups: Mapping[str, Sequence[Group]]) -> list[Beside]:
-    """Return the printed tables that the study asks for, with our numbers."""
-    return [build(entry, path, groups) for entry in parameters["report"].get("published", [])]
+def pages(study: Study) -> list[Page]:
+    """Return a page for each paper of which the study re-makes a table."""
+    entries = study.settings.get("published", [])
+    tables = [build(entry, study.printed, study.groups) for entry in entries]
+    study.sheets["published.csv"] = as_csv(tables)
+    found = []
+    for paper in dict.fromkeys(table.paper for table in tables):
+        own = []
+        for table in (table for table in tables if table.paper == paper):
+            name = f"published.{paper}.{table.table}.{re.sub('[^a-z0-9]+', '_', table.of.lower()).strip('_')}"
+            caption = _caption(study, table)
+            study.sheets[f"{name}.tex"] = as_latex(table, caption, name)
+            study.sheets[f"{name}.csv"] = as_csv([table])
+            own.append({"table": table, "file": name, "caption": caption})
+        shown = {"paper": TITLES.get(paper, paper), "tables": own, "beside": beside}
+        title = f"Paper: {TITLES.get(paper, paper)}"
+        found.append(Page(f"paper-{paper}", title, "paper.html.jinja", shown))
+    return found
+
+
+def _caption(study: Study, table: Beside) -> str:
+    """Say what a table holds, on what ours was measured and trained, and why it may differ from the printed one."""
+    parts = []
+    for name in table.datasets:
+        count = study.groups[name][0].values.shape[1]
+        whole = study.catalog[name].pairs.get("test")
+        parts.append(f"{count}{f' of the {whole}' if whole and whole != count else ''} test pairs of {name}")
+    seeds = f", mean over {table.seeds} training seeds" if table.seeds > 1 else ", one training seed"
+    task = plan.task_of(study.parameters, table.datasets[0])
+    trained = ", ".join(study.parameters["study"]["tasks"][task]["train"])
+    text = f"{table.title}. Paper: as printed there. Measured: by this study on {' and '.join(parts)}, trained on "
+    text += f"{trained}{seeds}; metrics by the convention "
+    text += f"{table.convention}; in brackets the 95 % bootstrap interval of the mean over the images. "
+    missing = [m for n, m in enumerate(table.metrics) if all(line.cells[n][1] is None for line in table.lines)]
+    text += f"Not measured by this study: {', '.join(missing)}. " if missing else ""
+    return f"{text}Why they may differ: {table.note}"
+
+
+def as_latex(table: Beside, caption: str, label: str) -> str:
+    """Return one table as printed in the report: for each metric the paper's number and ours."""
+    first = [Head(""), *(Head(metric, 2) for metric in table.metrics)]
+    second = [Head("Method"), *(Head(text) for _ in table.metrics for text in ("paper", "measured"))]
+    rows = []
+    for line in table.lines:
+        cells = [
+            (latex.escape(number), *(latex.escape(words) for words in beside(number, ours)[:1] or ("",)))
+            for number, ours in line.cells
+        ]
+        rows.append([latex.escape(line.name), *(text for pair in cells for text in pair)])
+        if line.system:
+            ends = [("", latex.marked(" ".join(beside(number, ours)[1:]), "small")) for number, ours in line.cells]
+            rows.append(["", *(text for pair in ends for text in pair)])
+    return latex.table(caption, f"tab:{label}", [first, second], rows)

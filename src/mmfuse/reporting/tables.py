@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from mmfuse.reporting import latex
+from mmfuse.reporting.latex import Head as LatexHead
 from mmfuse.reporting.scores import Array, Column, Group, Scores, average, spread
 from mmfuse.reporting.standing import Ranking, Standing, ranking, stand
 
@@ -111,7 +113,7 @@ def _cell(label: str, series: Array, standing: Standing, number: int | None) -> 
     count, mark = int(np.isfinite(series).sum()), "" if number is None else standing.marks[number]
     below = [f"± {printed(spread(series), places)}"] if count else []
     if count and number is not None:
-        low, high = (printed(end, places) for end in standing.intervals[number])
+        low, high = (printed(end, max(1, places - 1)) for end in standing.intervals[number])  # one digit less
         below.append(f"[{low}, {high}]")
         if math.isfinite(standing.seeds[number]):
             below.append(f"seeds ± {printed(standing.seeds[number], places)}")
@@ -190,12 +192,12 @@ def as_csv(groups: Sequence[Group], table: Table) -> str:
         for s in table.standings:
             numbers += [s.means[number], s.stds[number], *s.intervals[number], s.seeds[number], s.ranks[number]]
         numbers += [ranked.ranks[number], ranked.critical] if ranked else [math.nan, math.nan]
-        lines.append([*start, seed, group.values.shape[1], *_digits(numbers)])
+        lines.append([*start, seed, group.values.shape[1], *digits(numbers)])
         for item in group.members if many else ():
             series = [item.values[columns.index(s.column)] for s in table.standings]
             numbers = [n for one in series for n in (average(one), spread(one), *[math.nan] * 4)]
-            lines.append([*start, item.system.seed, item.values.shape[1], *_digits(numbers), "", ""])
-    return _csv(lines)
+            lines.append([*start, item.system.seed, item.values.shape[1], *digits(numbers), "", ""])
+    return csv_text(lines)
 
 
 def pairs_as_csv(groups: Sequence[Group], table: Table) -> str:
@@ -207,18 +209,61 @@ def pairs_as_csv(groups: Sequence[Group], table: Table) -> str:
         for i, j in combinations(range(len(groups)), 2):
             both = np.isfinite(groups[i].values[number]) & np.isfinite(groups[j].values[number])
             better = {1: groups[i].label, -1: groups[j].label, 0: ""}[int(standing.better[i, j])]
-            pair = [groups[i].label, groups[j].label, int(both.sum()), *_digits([standing.p[i, j]]), better]
+            pair = [groups[i].label, groups[j].label, int(both.sum()), *digits([standing.p[i, j]]), better]
             lines.append([column.name, column.convention, column.definition, *pair])
-    return _csv(lines)
+    return csv_text(lines)
 
 
-def _csv(lines: Iterable[Sequence[Any]]) -> str:
+def as_latex(dataset: str, images: int, table: Table) -> str:
+    """Return the table as printed: a line of means and one of intervals for each method and variant."""
+    parts = [head for head in table.heads if head.columns]
+    arrows = {1: " ↑", -1: " ↓", 0: ""}
+    first = [LatexHead(""), *([LatexHead("")] if table.ranking else [])]
+    second = [LatexHead("Method"), *([LatexHead("mean rank ↓")] if table.ranking else [])]
+    for part in parts:
+        first.append(LatexHead(part.convention, len(part.columns)))
+        second += [LatexHead(c.plain + arrows[c.sign]) for c in part.columns]
+    rows = []
+    for row in (row for row in table.rows if not row.single):
+        name = row.label if row.variant == "base" else f"{row.label}.{row.variant}"
+        cells = [cell for part in row.cells for cell in part]
+        ranked = [row.rank] if row.rank else []
+        rows.append([latex.escape(name), *(latex.marked(c.mean, c.mark) for c in (*ranked, *cells))])
+        intervals = [next((line for line in c.below if line.startswith("[")), "") for c in cells]
+        rows.append(["", *("" for _ in ranked), *(latex.marked(text, "small") for text in intervals)])
+    caption = f"Scores on {images} test images of {dataset}: mean and, below, its 95 % bootstrap interval over the "
+    caption += (
+        "images. Bold: best mean of the column; ≈: not significantly worse than it; underlined: best of the rest."
+    )
+    return latex.table(caption, f"tab:{dataset}", [first, second], rows)
+
+
+def pairs_as_latex(dataset: str, table: Table) -> str:
+    """Return the paired tests as printed: p after Holm's correction, + or − where it is below 0.05."""
+    parts = [head for head in table.heads if head.columns]
+    first = [LatexHead(""), *(LatexHead(part.convention, len(part.columns)) for part in parts)]
+    second = [LatexHead("Pair"), *(LatexHead(c.plain) for part in parts for c in part.columns)]
+    rows = [
+        [
+            latex.escape(f"{pair.first} – {pair.second}"),
+            *(latex.escape(f"{sign} {p}".strip()) for part in pair.cells for p, sign in part),
+        ]
+        for pair in table.pairs
+    ]
+    caption = f"Paired tests on {dataset}: two-sided Wilcoxon signed-rank test over the images, p after Holm's steps. "
+    caption += "Below 0.05, + says that the first is better and − that the second is."
+    return latex.table(caption, f"tab:{dataset}-tests", [first, second], rows)
+
+
+def csv_text(lines: Iterable[Sequence[Any]]) -> str:
+    """Return lines as CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
 
 
-def _digits(values: Iterable[float]) -> list[str]:
+def digits(values: Iterable[float]) -> list[str]:
+    """Return numbers with all their digits; empty where they are not finite."""
     return [repr(float(value)) if math.isfinite(value) else "" for value in values]
 
 

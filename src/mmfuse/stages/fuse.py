@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +20,7 @@ from mmfuse.fusing import best_device, fuse_pair, strip
 from mmfuse.images import image_files, read_image, write_image
 from mmfuse.jobs import Running
 from mmfuse.methods.base import FusionMethod
+from mmfuse.nn.counting import multiply_adds
 from mmfuse.nn.inference import for_inference
 from mmfuse.nn.workspace import keep_freed_memory
 from mmfuse.packs import Pack
@@ -37,7 +40,8 @@ def run(
 ) -> None:
     """Write OUT/NAME.png for every test pair; in colour where one of the images has colour.
 
-    The record tells the seconds of an image and the numbers in the network.
+    The record tells what it took: the seconds of an image, the largest memory, the numbers in the network, and the
+    multiply-adds of a pair as large as the first one.
 
     Args:
         method: The method's name.
@@ -69,9 +73,19 @@ def run(
                 running.tracker.log_picture(sample["name"], strip(sample["a"], sample["b"], fused))
     # the median: the first image also pays for what is set up once, and others for what else the machine does
     running.measured["seconds_per_image"] = statistics.median(seconds) if seconds else 0.0
+    running.measured["peak_mib"] = _peak(device)
     used = loaded.deployed_modules().values()
     running.measured["parameters"] = sum(values.numel() for module in used for values in module.parameters())
+    height, width = pack[0]["a"].shape[:2]
+    running.measured.update(height=height, width=width, multiply_adds=multiply_adds(loaded, height, width))
     running.tracker.log_metrics({**running.measured, "images": len(pack)})
+
+
+def _peak(device: torch.device) -> float:
+    """Return the largest memory so far in MiB: what torch took of a GPU's, else the process with all its libraries."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def take_over(external: Path, *, test: Path, out: Path, pictures: int, running: Running) -> None:

@@ -1,0 +1,127 @@
+"""The page of the ablations: each variant of a method beside its base, with tests over the images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from mmfuse.reporting import comparisons, latex, provenance, statistics, tables
+from mmfuse.reporting.latex import Head
+from mmfuse.reporting.scores import Column, Group, average
+from mmfuse.reporting.standing import Standing
+from mmfuse.reporting.study import Page, Study
+from mmfuse.reporting.tables import printed
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one variant: its mean, how far it lies from the base with an interval, and whether a test agrees.
+
+    `sign` is ▲ where the variant is significantly better than the base, ▼ where it is worse.
+    """
+
+    mean: str
+    apart: str
+    interval: str
+    sign: str
+
+
+def pages(study: Study) -> list[Page]:
+    """Return the page of the ablations, if the study measures several variants of a method or follows an option."""
+    methods = list(dict.fromkeys(g.method for groups in study.groups.values() for g in groups))
+    parts = [part for method in methods for part in _method(study, method)]
+    sweeps = [
+        comparisons.sweep(study.album, dataset, study.parameters, number, groups)
+        for dataset, groups in study.groups.items()
+        for number in range(len(study.settings.get("sweeps", [])))
+    ]
+    shown = {"parts": parts, "sweeps": [found for found in sweeps if found]}
+    return [Page("ablations", "Ablations", "ablations.html.jinja", shown)] if parts or shown["sweeps"] else []
+
+
+def _method(study: Study, method: str) -> list[dict[str, Any]]:
+    """Return the table of one method on each dataset that has several of its variants, `base` among them."""
+    found = []
+    for dataset, groups in study.groups.items():
+        own = [number for number, group in enumerate(groups) if group.method == method]
+        base = next((number for number in own if groups[number].variant == "base"), None)
+        if base is None or len(own) < 2:
+            continue
+        standings = [
+            s for s in study.boards[dataset].standings if s.column.convention == groups[0].members[0].convention
+        ]
+        rows = [
+            (
+                groups[number].variant,
+                _changes(study, method, groups[number].variant),
+                provenance.anchor("row", dataset, f"{method}.{groups[number].variant}"),
+                [cell(groups, s, number, base) for s in standings],
+            )
+            for number in [base, *(n for n in own if n != base)]
+        ]
+        columns = [s.column for s in standings]
+        name = f"ablations.{dataset}.{method}"
+        study.sheets[f"{name}.csv"] = _csv(groups, standings, own, base)
+        study.sheets[f"{name}.tex"] = _latex(method, dataset, columns, rows)
+        found.append({"method": method, "dataset": dataset, "columns": columns, "rows": rows, "file": name})
+    return found
+
+
+def _changes(study: Study, method: str, variant: str) -> str:
+    block = study.parameters["methods"].get(method, {}).get("variants", {}).get(variant) or {}
+    return yaml.safe_dump(block, default_flow_style=True, width=10_000, sort_keys=False).strip() if block else ""
+
+
+def _apart(groups: Sequence[Group], standing: Standing, number: int, base: int) -> tuple[float, float, float]:
+    """Return the mean difference of a variant from the base over the images, and its 95 % interval."""
+    row = groups[0].members[0].metrics.index(standing.column)
+    differences = groups[number].values[row] - groups[base].values[row]
+    low, high = statistics.interval(differences[None])[0]
+    return average(differences), float(low), float(high)
+
+
+def cell(groups: Sequence[Group], standing: Standing, number: int, base: int) -> Cell:
+    """Return one metric of one variant beside the base."""
+    digits = tables.decimals(standing.means)
+    mean = printed(float(standing.means[number]), digits)
+    if number == base:
+        return Cell(mean, "", "", "")
+    middle, low, high = _apart(groups, standing, number, base)
+    sign = {1: "▲", -1: "▼", 0: ""}[int(standing.better[number, base])]
+    apart = ("+" if middle > 0 else "") + printed(middle, digits)
+    interval = (
+        f"[{printed(low, max(1, digits - 1))}, {printed(high, max(1, digits - 1))}]" if math.isfinite(low) else ""
+    )
+    return Cell(mean, apart, interval, sign)
+
+
+def _csv(groups: Sequence[Group], standings: Sequence[Standing], own: Sequence[int], base: int) -> str:
+    """Return the table with all digits: one line a variant and metric."""
+    lines: list[list[Any]] = [
+        ["variant", "metric", "convention", "images", "mean", "difference", "low", "high", "p", "better"]
+    ]
+    for number in own:
+        for s in standings:
+            start = [groups[number].variant, s.column.plain, s.column.convention, groups[number].values.shape[1]]
+            numbers = [float(s.means[number]), *_apart(groups, s, number, base), float(s.p[number, base])]
+            better = {1: groups[number].variant, -1: "base", 0: ""}[int(s.better[number, base])]
+            lines.append([*start, *tables.digits(numbers), better])
+    return tables.csv_text(lines)
+
+
+def _latex(
+    method: str, dataset: str, columns: Sequence[Column], rows: Sequence[tuple[str, str, str, Sequence[Cell]]]
+) -> str:
+    heads = [Head("Variant"), *(Head(c.plain + {1: " ↑", -1: " ↓", 0: ""}[c.sign]) for c in columns)]
+    lines = []
+    for variant, _, _, cells in rows:
+        lines.append([latex.escape(variant), *(latex.escape(c.mean) for c in cells)])
+        if any(c.apart for c in cells):
+            lines.append(["", *(latex.marked(f"{c.apart} {c.sign}".strip(), "small") for c in cells)])
+    caption = f"Variants of {method} on {dataset}: mean over the test images and, below, the difference from base. "
+    caption += "▲: significantly better than base, ▼: worse (Wilcoxon signed-rank test over the images, Holm's steps)."
+    return latex.table(caption, f"tab:{method}-{dataset}", [heads], lines)

@@ -1,0 +1,81 @@
+"""The first page: what a busy reader needs in a minute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mmfuse.reporting import cards, figures, latex, provenance, tables
+from mmfuse.reporting.latex import Head
+from mmfuse.reporting.scores import Group
+from mmfuse.reporting.standing import Ranking
+from mmfuse.reporting.study import Page, Study, representatives
+
+
+def page(study: Study, others: Sequence[Page]) -> Page:
+    """Return the overview; `others` are the pages that it leads to."""
+    rows = [_row(study, dataset) for dataset in study.groups]
+    names = ("dataset", "task", "test images", "first", "not told apart from it", "behind", "critical difference")
+    study.sheets["overview.csv"] = tables.csv_text([names, *(_line(row) for row in rows)])
+    caption = "Which methods lead: mean rank over the metrics in brackets, 1 is best. Not told apart: within the "
+    caption += "critical difference from the first (Nemenyi's test, level 0.05)."
+    lines = [[latex.escape(str(text)) for text in _line(row)] for row in rows]
+    study.sheets["overview.tex"] = latex.table(caption, "tab:overview", [[Head(n) for n in names]], lines, left=2)
+    ranked = {dataset: board.ranking for dataset, board in study.boards.items()}
+    sets = {dataset: polygons(study.groups[dataset], found) for dataset, found in ranked.items() if found}
+    counts = provenance.counted(study.runs)
+    shown = {
+        "name": study.parameters["study"]["name"],
+        "seeds": study.parameters["study"]["seeds"],
+        "rows": rows,
+        "methods": list(dict.fromkeys(g.method for groups in study.groups.values() for g in groups)),
+        "systems": len({(g.method, g.variant) for groups in study.groups.values() for g in groups}),
+        "counts": counts,
+        "downstream": [p for p in others if p.template == "downstream.html.jinja"],
+        "radar": figures.radar(study.album, sets) if sets else None,
+        **provenance.overview(study.runs, study.parameters),
+    }
+    return Page("overview", "Overview", "overview.html.jinja", shown)
+
+
+def _row(study: Study, dataset: str) -> dict[str, Any]:
+    """Return how the systems stand on one dataset: the first, what cannot be told apart from it, the rest."""
+    groups, ranked = study.groups[dataset], study.boards[dataset].ranking
+    card = cards.card(study.catalog, dataset, study.rooms.prepared)
+    row: dict[str, Any] = {
+        "dataset": dataset,
+        "anchor": provenance.anchor("data", dataset),
+        "task": card.task,
+        "roles": card.roles,
+        "images": len(groups[0].members[0].images),
+        "first": [],
+        "near": [],
+        "behind": [],
+        "critical": "",
+        "wins": "",
+    }
+    if ranked is None:
+        return row
+    for number in np.argsort(ranked.ranks, kind="stable"):
+        place = {"best": "first", "tied": "near", "": "behind"}[ranked.marks[number]]
+        row[place].append((groups[number].label, f"{ranked.ranks[number]:.2f}"))
+    best = int(np.argmin(ranked.ranks))
+    row["critical"] = f"{ranked.critical:.2f}"
+    row["wins"] = f"best mean on {ranked.firsts[best]} of {len(ranked.counted)} metrics"
+    row["wins"] += f", on {ranked.alone[best]} significantly" if ranked.firsts[best] else ""
+    return row
+
+
+def _line(row: dict[str, Any]) -> list[Any]:
+    listed = ["; ".join(f"{label} ({rank})" for label, rank in row[place]) for place in ("first", "near", "behind")]
+    return [row["dataset"], row["task"], row["images"], *listed, row["critical"]]
+
+
+def polygons(groups: Sequence[Group], ranked: Ranking) -> figures.Polygons:
+    """Return what the radar shows of one dataset: a method a line."""
+    shown = representatives(groups)
+    numbers = [groups.index(group) for group in shown]
+    columns = [standing.column for standing in ranked.counted]
+    return figures.Polygons([g.label for g in shown], columns, figures.shares(ranked, numbers))

@@ -1,0 +1,186 @@
+"""What the report is made from: the study's parameters, its rooms, the scores, and the runs behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmfuse import plan
+from mmfuse.catalog import Dataset
+from mmfuse.packs import Pack
+from mmfuse.plan import System
+from mmfuse.reporting import provenance
+from mmfuse.reporting.provenance import Run
+from mmfuse.reporting.scores import Group, existing, grouped, read_scores
+from mmfuse.reporting.style import Album
+from mmfuse.reporting.tables import Table, build
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """The folders that the report reads."""
+
+    prepared: Path
+    checkpoints: Path
+    fused: Path
+    scores: Path
+    analyses: Path
+    downstream: Path
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of the report: its place, its name in the contents, its template, and what the template shows."""
+
+    anchor: str
+    title: str
+    template: str
+    shown: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study, read: `groups` and `boards` are the systems of each test dataset and how they stand.
+
+    Pages leave their figures in `album` and their tables, as text by file name, in `sheets`.
+    """
+
+    parameters: Mapping[str, Any]
+    rooms: Rooms
+    catalog: Mapping[str, Dataset]
+    printed: Path
+    groups: Mapping[str, Sequence[Group]]
+    boards: Mapping[str, Table]
+    runs: Sequence[Run]
+    album: Album = field(default_factory=Album)
+    sheets: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the parameters say about the report."""
+        settings: Mapping[str, Any] = self.parameters["report"]
+        return settings
+
+    def pack(self, dataset: str) -> Pack:
+        """Return the test pairs of a dataset."""
+        return Pack(existing(self.rooms.prepared / dataset / "test.safetensors", "prepare"))
+
+    def weights(self, system: System, part: str) -> Path:
+        """Return the path of a part's weights."""
+        return plan.checkpoint(
+            self.parameters,
+            self.rooms.checkpoints,
+            task=system.task,
+            method=system.method,
+            variant=system.variant,
+            seed=system.seed,
+            part=part,
+        )
+
+    def training_anchor(self, weights: Path) -> str:
+        """Return the place of a training's run in the page."""
+        return provenance.anchor("run", "train", *weights.relative_to(self.rooms.checkpoints).with_suffix("").parts)
+
+    def analysis(self, name: str, dataset: str, system: System) -> Path:
+        """Return the path of an analysis's result."""
+        return self.rooms.analyses / dataset / plan.analysis_file(name, system)
+
+    def fuse_run(self, dataset: str, system: System) -> Run:
+        """Return the run that fused a dataset's test pairs."""
+        path = self.rooms.fused / dataset / f"{system.label}.run.json"
+        return provenance.read_run(path, "fuse", dataset, system.label)
+
+
+def representatives(groups: Sequence[Group]) -> list[Group]:
+    """Return one group a method: the variant `base`, or the first that the study lists."""
+    found: dict[str, Group] = {}
+    for group in groups:
+        if group.method not in found or group.variant == "base":
+            found[group.method] = group
+    return list(found.values())
+
+
+def read_study(parameters: Mapping[str, Any], rooms: Rooms, catalog: Mapping[str, Dataset], printed: Path) -> Study:
+    """Read the scores and the runs of a study.
+
+    Raises:
+        UserError: something that the study names is missing, or scores cannot stand in one table.
+    """
+    systems: dict[str, list[System]] = {}
+    for dataset, system in plan.scored_pairs(parameters):
+        systems.setdefault(dataset, []).append(system)
+    groups = {
+        dataset: grouped([read_scores(rooms.scores, dataset, system) for system in found], dataset)
+        for dataset, found in systems.items()
+    }
+    boards = {dataset: _board(dataset, found) for dataset, found in groups.items()}
+    return Study(parameters, rooms, catalog, printed, groups, boards, _runs(parameters, rooms))
+
+
+def _board(dataset: str, groups: Sequence[Group]) -> Table:
+    """Lay out the scores of one dataset, each number with the place of its run."""
+    return build(
+        groups,
+        lambda label: provenance.anchor("row", dataset, label),
+        lambda scores: provenance.anchor("run", "evaluate", dataset, scores.system.label),
+    )
+
+
+def _runs(parameters: Mapping[str, Any], rooms: Rooms) -> list[Run]:
+    """Return every run behind the page, in the order in which the work was done."""
+    runs = []
+    for dataset in plan.datasets_of(parameters):
+        raw = rooms.prepared.with_name("raw") / f"{dataset}.run.json"
+        runs.append(provenance.read_run(raw, "download", dataset))
+        runs.append(provenance.read_run(rooms.prepared / dataset / "run.json", "prepare", dataset))
+    runs += _training_runs(parameters, rooms)
+    for stage, room in (("fuse", rooms.fused), ("evaluate", rooms.scores)):
+        runs += [
+            provenance.read_run(room / dataset / f"{system.label}.run.json", stage, dataset, system.label)
+            for dataset, system in plan.scored_pairs(parameters)
+        ]
+    for name, dataset, system in plan.analysed(parameters):
+        path = rooms.analyses / dataset / plan.analysis_file(name, system)
+        runs.append(provenance.read_run(path.with_suffix(".run.json"), "analyse", name, dataset, system.label))
+    return [*runs, *_downstream_runs(parameters, rooms)]
+
+
+def _training_runs(parameters: Mapping[str, Any], rooms: Rooms) -> list[Run]:
+    """Return the runs that cut patches and trained on them."""
+    runs = []
+    trainings = plan.trainings(parameters)
+    packs: dict[tuple[str, Path], None] = {}
+    for system, part in trainings:
+        what = {"method": system.method, "variant": system.variant, "part": part}
+        for dataset in parameters["study"]["tasks"][system.task]["train"]:
+            packs[dataset, plan.training_pack(parameters, rooms.prepared, dataset, **what)] = None
+    for dataset, pack in packs:
+        if pack.name != "train.safetensors":  # a set of patches, with a run of its own
+            runs.append(provenance.read_run(pack.with_suffix(".run.json"), "crop", dataset, pack.stem))
+    for system, part in trainings:
+        names = (system.task, system.method, system.variant, f"s{system.seed}", part)
+        path = rooms.checkpoints.joinpath(*names[:-1], f"{part}.run.json")
+        runs.append(provenance.read_run(path, "train", *names))
+    return runs
+
+
+def _downstream_runs(parameters: Mapping[str, Any], rooms: Rooms) -> list[Run]:
+    """Return the runs behind the detectors and segmenters."""
+    runs, fused = [], []
+    for dataset in dict.fromkeys(block["dataset"] for block in plan.protocols(parameters).values()):
+        runs.append(provenance.read_run(rooms.prepared / dataset / "labelled.run.json", "label", dataset))
+    for protocol, block in plan.protocols(parameters).items():
+        folder = rooms.prepared / block["dataset"]
+        runs.append(provenance.read_run(folder / f"folds.{protocol}.run.json", "divide", protocol))
+        fused += [
+            (block["dataset"], label) for label, system in plan.image_sets(parameters, protocol).items() if system
+        ]
+    for dataset, label in dict.fromkeys(fused):
+        path = rooms.fused / dataset / "labelled" / f"{label}.run.json"
+        runs.append(provenance.read_run(path, "fuse", dataset, "labelled", label))
+    for protocol, label, seed in plan.downstream_jobs(parameters):
+        path = rooms.downstream / protocol / f"{label}.seed{seed}.run.json"
+        runs.append(provenance.read_run(path, parameters["downstream"][protocol]["goal"], protocol, path.name[:-9]))
+    return runs

@@ -1,0 +1,111 @@
+"""The look of every figure, in one place, and the album that draws each of them as SVG, PDF and PNG.
+
+Equal numbers give equal bytes. Colours are told apart with every common form of colour blindness; whatever they say is
+said by a marker, a line style or a label as well, so that the figures can be read in grey.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mmfuse.reporting.pictures import PALETTE
+from mmfuse.reporting.scores import Group
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK = "#333333"
+MARKERS = "osD^vPX*<>"
+LINES = ("-", "--", ":", "-.")
+# a column of a journal's page at this resolution is about 2000 pixels wide
+_DPI = 200
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "mmfuse",
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "path.simplify": True,
+}
+_ENDINGS: dict[str, dict[str, Any]] = {
+    "svg": {"metadata": {"Date": None, "Creator": None}},
+    "pdf": {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}},
+    "png": {"metadata": {"Software": None}, "dpi": _DPI},
+}
+Paint = Callable[["Figure"], None]
+
+
+def _files(paint: Paint, width: float, height: float) -> dict[str, bytes]:
+    """Paint a figure in the report's style; return its files by their ending."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        paint(figure)
+        found = {}
+        for ending, options in _ENDINGS.items():
+            stream = io.BytesIO()
+            figure.savefig(stream, format=ending, **options)
+            found[ending] = stream.getvalue()
+            figure.set_layout_engine("none")  # all files show the same layout, found once
+    return found
+
+
+def inks(groups: Sequence[Group]) -> list[str]:
+    """Return one colour a method."""
+    methods = list(dict.fromkeys(g.method for g in groups))
+    return [PALETTE[methods.index(g.method) % len(PALETTE)] for g in groups]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure of the page: its heading, its data URI, what it shows in words, and its files (without an ending)."""
+
+    title: str
+    uri: str
+    words: str
+    alt: str
+    file: str
+
+
+class Album:
+    """The figures of one report; `files` are theirs by the path below the report's folder."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+
+    def draw(
+        self, group: str, name: str, title: str, words: str, size: tuple[float, float], paint: Paint, alt: str = ""
+    ) -> Shown:
+        """Draw one figure.
+
+        Args:
+            group: What it is about, such as a dataset: a folder below figures/.
+            name: What it shows there, the same for every group: a file name without an ending.
+            title: Its heading.
+            words: Its caption.
+            size: Width and height in inches.
+            paint: Draws into an empty matplotlib figure.
+            alt: Text in its place; the heading and a pointer to the caption unless given.
+        """
+        file = f"figures/{group}/{name}"
+        found = _files(paint, *size)
+        self.files |= {f"{file}.{ending}": content for ending, content in found.items()}
+        code = base64.b64encode(found["svg"]).decode("ascii")
+        return Shown(title, f"data:image/svg+xml;base64,{code}", words, alt or f"{title}; described below", file)

@@ -1,0 +1,47 @@
+"""The page of the trainings: losses over steps, seeds as a band."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmfuse import plan
+from mmfuse.plan import System
+from mmfuse.reporting import cards, figures
+from mmfuse.reporting.scores import existing
+from mmfuse.reporting.study import Page, Study
+
+
+def pages(study: Study) -> list[Page]:
+    """Return the page of the trainings, if the study trains anything."""
+    parameters = study.parameters
+    trained: dict[tuple[str, str, str], list[System]] = {}
+    for task in parameters["study"]["tasks"]:
+        for system in plan.systems_of(parameters, task):
+            if plan.parts_of(parameters, system.method):
+                trained.setdefault((task, system.method, system.variant), []).append(system)
+    shown = [_entry(study, *what, systems) for what, systems in trained.items()]
+    several = len(parameters["study"]["seeds"]) > 1
+    found = {"trained": shown, "several": several}
+    return [Page("training", "Training", "training.html.jinja", found)] if shown else []
+
+
+def _entry(study: Study, task: str, method: str, variant: str, seeds: list[System]) -> dict[str, Any]:
+    """Return the curves of one system; variants that share a part show it again."""
+    parts, histories, runs = plan.parts_of(study.parameters, method), [], []
+    for part in parts:
+        paths = [study.weights(system, part) for system in seeds]
+        histories.append(
+            [figures.read_history(existing(p.with_name(f"{part}.history.csv"), "train"), part) for p in paths]
+        )
+        shared = plan.origin(study.parameters, method, variant, part)
+        for system, path in zip(seeds, paths, strict=True):
+            name = part if len(seeds) == 1 else f"{part}, seed {system.seed}"
+            runs.append((name, study.training_anchor(path), "" if shared == variant else shared))
+    label = method if variant == "base" else f"{method}.{variant}"
+    words = "Total loss of each part over its steps (means over blocks of steps where there are many)"
+    if len(seeds) > 1:
+        words += f"; the line is the mean of {len(seeds)} seeds, the band reaches from their lowest to their highest"
+    words += ". Dotted: the step with the lowest validation, whose weights count."
+    title = f"{label}, {cards.TASKS.get(task, task)}"
+    figure = figures.curves(study.album, "training", f"{task}.{method}.{variant}", title, words, histories)
+    return {"figure": figure, "runs": runs, "parts": len(parts)}
