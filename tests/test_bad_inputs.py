@@ -209,8 +209,8 @@ def test_odd_names_work_from_the_download_to_the_scores(tmp_path, quiet):
 
 def test_odd_names_stand_in_the_report_as_they_are_and_as_text_only(tmp_path, monkeypatch):
     monkeypatch.setattr(test_report, "NAMES", NAMES)
-    project = test_report.project.__wrapped__(tmp_path, monkeypatch)
-    page = test_report._run(project)
+    test_report.make_study(tmp_path)
+    page = test_report._run(tmp_path)
     for name in ("<img src=x", "onerror=alert(1)>", "<script>alert"):
         assert name not in page
     shown = [value for value in test_report._Page(page).all("alt") if "image" in value]

@@ -23,7 +23,7 @@ from mmfuse.checkpoints import Card, build, load_state, read_weights, save_state
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.packs import Pack, write_pack
 from mmfuse.seeding import derived_seed, seed_everything
-from mmfuse.stages.train import _write
+from mmfuse.stages.train import _pictured, _write
 from mmfuse.training import learning_rate, make_fabric, step_count, train_part
 
 BLOCK = {
@@ -47,7 +47,17 @@ def train(fabric, make_pack, tmp_path):
     """Train one part of a small MMA-UNet; every call has fresh objects and shares the resume state."""
     packs = [Pack(make_pack(5)), Pack(make_pack(3, name="more"))]
 
-    def run(part="vi_unet", *, method=None, first_weights=0, on_rows=lambda _: None, fingerprint="job", loop=None, **k):
+    def run(
+        part="vi_unet",
+        *,
+        method=None,
+        first_weights=0,
+        on_rows=lambda _: None,
+        fingerprint="job",
+        loop=None,
+        look=None,
+        **k,
+    ):
         if method is None:
             torch.manual_seed(first_weights)
             method = build("mma_unet", {"width": 4})
@@ -57,6 +67,7 @@ def train(fabric, make_pack, tmp_path):
             fabric, method, part, settings=settings, loop={**LOOP, **(loop or {})},
             pairs=TrainingPairs(packs, settings, 0), validation=validation_pairs(packs, 2, 32), seed=0,
             resume=tmp_path / "resume/state.pt", fingerprint=fingerprint, on_rows=on_rows,
+            on_validation=look or (lambda _: None),
         )  # fmt: skip
 
     return run
@@ -308,6 +319,26 @@ def test_validation_changes_nothing(train):
     assert all(torch.equal(value, once.last[key]) for key, value in often.last.items())
 
 
+def test_after_a_validation_the_method_can_be_looked_at_and_trains_on(train):
+    method, seen = build("mma_unet", {"width": 4}), []
+
+    def look(step):
+        seen.append((step, method.vi_unet.training))
+
+    train(method=method, steps=5, loop={"validate_every": 2}, look=look)
+    assert seen == [(2, False), (4, False), (5, False)]
+    assert method.vi_unet.training
+
+
+@pytest.mark.parametrize(
+    ("steps", "wanted", "shown"),
+    [(10, 0, set()), (10, 1, {10}), (10, 2, {6, 10}), (9, 2, {6, 9}), (10, 99, {2, 4, 6, 8, 10})],
+)
+def test_pictures_are_spread_over_the_validations(steps, wanted, shown):
+    assert _pictured(steps, {"validate_every": 2, "pictures": wanted}) == shown
+    assert _pictured(steps, {"validate_every": 2}) == set()
+
+
 def test_validation_uses_the_running_statistics(train, make_pack):
     """The last validation loss is that of the last weights in eval mode."""
     method = build("mma_unet", {"width": 4})
@@ -513,13 +544,13 @@ def test_weights_that_broke_in_the_last_step_are_not_handed_on(train):
 
 
 def test_states_are_written_whole(tmp_path, monkeypatch):
-    save_state(tmp_path / "s.pt", {"step": 1})
+    save_state(tmp_path / "s.pt", {"fingerprint": "job", "step": 1})
 
-    def half(_state, path):
-        Path(path).write_bytes(b"half")
+    def half(_state, stream):
+        stream.write(b"half")
         raise KilledError
 
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(KilledError):
-        save_state(tmp_path / "s.pt", {"step": 2})
-    assert load_state(tmp_path / "s.pt") == {"step": 1}
+        save_state(tmp_path / "s.pt", {"fingerprint": "job", "step": 2})
+    assert load_state(tmp_path / "s.pt") == {"fingerprint": "job", "step": 1}

@@ -35,7 +35,6 @@ _QUIET = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 _LIMIT = 1000  # metrics in one request
-_KIND = {"mlflow.experimentKind": "custom_model_development"}  # which pages MLflow shows first: those of trainings
 _ALIVE, _JOB, _GROUP, PARENT_TAG = "mmfuse.process", "mmfuse.job", "mmfuse.group", "mlflow.parentRunId"
 STUDY, SYSTEM = "study", "system"  # the levels above a job: values of the tag `level`
 
@@ -165,9 +164,7 @@ class Tracker:
             self._client = MlflowClient(self.uri)
             found = self._client.get_experiment_by_name(self.experiment)
             place = None if self.uri.startswith("http") else (self.root.resolve() / "mlruns").as_uri()
-            self._experiment = (
-                found.experiment_id if found else self._client.create_experiment(self.experiment, place, tags=_KIND)
-            )
+            self._experiment = found.experiment_id if found else self._client.create_experiment(self.experiment, place)
             self._close_orphans()
             for parent in self.parents:
                 self._above[parent.level] = self._find_or_create(parent)
