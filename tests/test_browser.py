@@ -53,7 +53,7 @@ def sheet(browser: Any) -> Iterator[Callable[..., Any]]:
 
     def show(path: Path, tail: str = "", width: int = 1400, height: int = 900) -> Any:
         page = browser.new_page(viewport={"width": width, "height": height})
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(60_000)  # a busy machine is no error
         wrong: list[str] = []
         asked: list[str] = []
         page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
