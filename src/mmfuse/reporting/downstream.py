@@ -107,8 +107,8 @@ def _shown(study: Study, protocol: str, roles: Mapping[str, str]) -> dict[str, A
     measure = f"{protocol}: {_WORDS[main[0]]}"
     names = ("Pair", "difference", "95 %", "adjusted p", "differs")
     _plain(study, f"downstream.{protocol}.tests", f"{measure}, differences", names, tests)
-    names = ("Trained on", *(f"tested on {s.title}" for s in sets))
-    _plain(study, f"downstream.{protocol}.transfer", measure, names, [(title, *found) for title, found in transfer])
+    tested = ["Trained on", *(f"tested on {s.title}" for s in sets)]
+    _plain(study, f"downstream.{protocol}.transfer", measure, tested, [(title, *found) for title, found in transfer])
     return {
         "name": protocol,
         "goal": goal,
