@@ -150,8 +150,6 @@ def test_page_fits_its_window(study, sheet, name, width):
 def test_tables_of_the_report_sort(study, sheet):
     page = sheet(study / "out/index.html")
     table = page.locator("table:has(th[data-sort])").first
-    if table.count() == 0:
-        pytest.skip("no table of this report has heads with data-sort")
     table.evaluate("table => { location.hash = table.closest('section[id]').id; }")  # the page that it stands on
     heads = table.locator("th[data-sort]")
     for number in range(heads.count()):
