@@ -350,7 +350,7 @@ def test_a_kill_in_stage_two_changes_nothing(template):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     ) as run:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         while not state.is_file() and time.monotonic() < deadline:
             time.sleep(0.05)
         os.killpg(run.pid, signal.SIGKILL)
