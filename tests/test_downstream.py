@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -510,7 +511,8 @@ def test_a_protocol_names_what_the_study_has(project, parameters, change, words)
 
 
 def test_the_report_has_intervals_tests_and_transfer(room):
-    from mmfuse.reporting.downstream import section
+    from mmfuse.reporting import downstream
+    from mmfuse.reporting.study import Rooms, Study
 
     parameters = {
         "study": {"seeds": [0], "tasks": {"ivif": {"train": ["synthetic_road"], "test": ["synthetic_road"]}}},
@@ -523,7 +525,10 @@ def test_the_report_has_intervals_tests_and_transfer(room):
         for end in (".json", ".csv", ".pictures"):
             source, target = with_end(out, end), out.with_name(f"{own}.seed1{end}")
             shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
-    part = section(parameters, "tried", room, {"a": "infrared", "b": "visible"})
+    catalog = {"synthetic_road": SimpleNamespace(roles={"a": "infrared", "b": "visible"})}
+    study = Study(parameters, Rooms(*[room] * 6), catalog, room / "none.csv", {}, {}, [])
+    (page,) = downstream.pages(study)
+    part = page.shown
     (first, cells), (second, _) = part["rows"]
     assert [first.title, second.title] == ["infrared alone", "visible alone"]
     stated = json.loads((room / "tried/a.seed0.json").read_text())["results"]["a"]["mIoU"]
@@ -534,8 +539,8 @@ def test_the_report_has_intervals_tests_and_transfer(room):
     assert cells[0].below[1] == "seeds ± 0.000"  # the second seed is a copy
     assert len(part["tests"]) == 1
     assert part["transfer"][0][1][0] == cells[0].text
-    assert len(part["csv"].splitlines()) == 1 + 2 * 2 * 2
+    assert len(study.sheets["downstream.tried.csv"].splitlines()) == 1 + 2 * 2 * 2
     assert len(part["grid"]) == 1
     (room / "tried/b.seed1.json").unlink()
     with pytest.raises(UserError, match="segment"):
-        section(parameters, "tried", room, {"a": "infrared", "b": "visible"})
+        downstream.pages(study)
