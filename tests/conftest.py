@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +113,24 @@ def project(tmp_path: Path, parameters: dict[str, Any], monkeypatch: pytest.Monk
     (root / "params.yaml").write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")
     monkeypatch.chdir(root)
     return root
+
+
+@pytest.fixture
+def mmfuse(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Any]]:
+    """Run a command in this process: `mmfuse("fuse", a, b, out)` returns exit code, output and errors."""
+    from mmfuse import cli
+
+    before = signal.getsignal(signal.SIGTERM)  # the command has one of its own
+
+    def run(*words: object) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mmfuse", *map(str, words)])
+        try:
+            cli.main()
+            code: Any = 0
+        except SystemExit as leaving:
+            code = leaving.code or 0
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    yield run
+    signal.signal(signal.SIGTERM, before)

@@ -26,23 +26,6 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def mmfuse(monkeypatch, capfd):
-    """Run a command in this process: `mmfuse("fuse", a, b, out)` returns exit code, output and errors."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["mmfuse", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as leaving:
-            code = leaving.code or 0
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
-
-
-@pytest.fixture
 def refused(mmfuse):
     """Run a command that must fail as the user's mistake, without a traceback; return what it says."""
 

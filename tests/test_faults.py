@@ -44,21 +44,14 @@ ENGINES = {
 
 
 @pytest.fixture
-def mmfuse(monkeypatch, capfd):
+def mmfuse(mmfuse):
     """Run a command in this process: `mmfuse("fuse", a, b, out)` returns exit code and errors."""
-    before = signal.getsignal(signal.SIGTERM)
 
     def run(*words):
-        monkeypatch.setattr(sys, "argv", ["mmfuse", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as leaving:
-            code = leaving.code or 0
-        return code, capfd.readouterr().err
+        code, _, err = mmfuse(*words)
+        return code, err
 
-    yield run
-    signal.signal(signal.SIGTERM, before)
+    return run
 
 
 def job(folder, **changes):
