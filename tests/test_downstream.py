@@ -368,6 +368,11 @@ def test_models_by_name_and_what_they_refuse(monkeypatch):
     with pytest.raises(UserError, match="does not take these options"):
         models.build_detector("centre", 3, **(small | {"options": {"wide": 3}}))
 
+    with pytest.raises(UserError, match="cannot be built with norm 'layer'"):
+        models.build_segmenter("small_deeplabv3plus", 3, pretrained=False, options={"norm": "layer"})
+    with pytest.raises(UserError, match="norm 'group' and pretrained weights"):
+        models.with_norm(torch.nn.Identity(), "group", pretrained=True)
+
     def offline(*_, **__):
         raise OSError("<urlopen error [Errno -3] Temporary failure in name resolution>")
 
@@ -376,6 +381,23 @@ def test_models_by_name_and_what_they_refuse(monkeypatch):
     with pytest.raises(UserError, match="pretrained backbone") as error:
         models.build_segmenter("deeplabv3_mobilenet_v3_large", 3, pretrained=True, options={})
     assert "TORCH_HOME" in str(error.value)
+
+
+def test_group_norm_makes_a_model_the_same_in_training_and_testing():
+    """With batch norm what a network says of an image depends on the batch, and later on what it was trained with."""
+    images = torch.rand(4, 3, 64, 96)
+    for norm, alike in (("batch", False), ("group", True)):
+        torch.manual_seed(0)
+        network = models.build_segmenter("small_deeplabv3plus", 4, pretrained=False, options={"norm": norm})
+        for module in network.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        with torch.no_grad():
+            trained, tested = network.train()(images), network.eval()(images)
+        assert torch.allclose(trained, tested, atol=1e-5) == alike
+        assert torch.allclose(network.train()(images)[:2], network.train()(images[:2]), atol=1e-4) == alike
+    detector = models.build_detector("centre", 3, height=64, width=64, pretrained=False, options={"norm": "group"})
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in detector.modules())
 
 
 def test_segmentation_losses_by_hand_and_without_any_label():

@@ -6,6 +6,7 @@ boxes, labels and scores of each image; labels are class indices from 0. Segment
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ TORCHVISION = {
     "retinanet": detection.retinanet_resnet50_fpn_v2,
 }
 DETECTORS = ("centre", *TORCHVISION)
+NORMS = ("batch", "group")
+_GROUPS = 8  # of group norm, or fewer where the channels do not divide
 
 
 class TorchvisionDetector(nn.Module):
@@ -101,16 +104,20 @@ SEGMENTERS: Mapping[str, Callable[..., nn.Module]] = {
 def build_detector(name: str, classes: int, *, height: int, width: int, pretrained: bool, options: Any) -> nn.Module:
     """Return an untrained detector (YOLO trains itself and has a module of its own).
 
+    The option `norm: group` is that of all models here, see `with_norm`; the others are the model's own.
+
     Raises:
         UserError: there is no such detector, it does not take these options, or its pretrained backbone is not there.
     """
     if name not in DETECTORS:
         raise _unknown("detector", name, [*DETECTORS, "yolov5n and others of ultralytics"])
+    norm, own = _norm_and_others(options)
     if name == "centre":
         if pretrained:
             raise UserError("The centre-point detector has no pretrained weights.", expected="pretrained: false")
-        return _made(name, lambda: CentreDetector(classes, **options))
-    return _made(name, lambda: TorchvisionDetector(name, classes, height, width, pretrained, **options))
+        return with_norm(_made(name, lambda: CentreDetector(classes, **own)), norm)
+    made = _made(name, lambda: TorchvisionDetector(name, classes, height, width, pretrained, **own))
+    return with_norm(made, norm, pretrained=pretrained)
 
 
 def build_segmenter(name: str, classes: int, *, pretrained: bool, options: Any) -> nn.Module:
@@ -121,7 +128,39 @@ def build_segmenter(name: str, classes: int, *, pretrained: bool, options: Any) 
     """
     if name not in SEGMENTERS:
         raise _unknown("segmenter", name, list(SEGMENTERS))
-    return _made(name, lambda: SEGMENTERS[name](classes, pretrained, **options))
+    norm, own = _norm_and_others(options)
+    return with_norm(_made(name, lambda: SEGMENTERS[name](classes, pretrained, **own)), norm, pretrained=pretrained)
+
+
+def with_norm(network: nn.Module, norm: str, *, pretrained: bool = False) -> nn.Module:
+    """Return the network with its batch norms left as they are (`batch`) or replaced by group norms (`group`).
+
+    Batch norm trains with the statistics of zoomed cuts and tests with their running mean. Where training images are
+    few or unlike the test images, as slices of one patient are unlike another's, that mean does not fit. Group norm
+    takes each image's own statistics, in training as in testing. It learns more slowly.
+
+    Raises:
+        UserError: there is no such norm, or pretrained weights, which were trained with batch norm, are to lose it.
+    """
+    if norm not in NORMS or (norm == "group" and pretrained):
+        raise UserError(
+            f"A model cannot be built with norm {norm!r}" + " and pretrained weights." * pretrained,
+            expected=f"one of {', '.join(NORMS)}" + "; batch with pretrained: true" * pretrained,
+            found=norm,
+            fix="correct model.options",
+        )
+    if norm == "group":
+        for parent in list(network.modules()):
+            for name, child in parent.named_children():
+                if isinstance(child, nn.BatchNorm2d):
+                    channels = child.num_features
+                    setattr(parent, name, nn.GroupNorm(math.gcd(_GROUPS, channels), channels))
+    return network
+
+
+def _norm_and_others(options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    own = dict(options)
+    return own.pop("norm", "batch"), own
 
 
 def _unknown(what: str, name: str, known: list[str]) -> UserError:
