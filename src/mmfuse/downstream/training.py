@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +15,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mmfuse.checkpoints import load_state, save_state
+from mmfuse.downstream.task import Task
 from mmfuse.errors import MmfuseError
 from mmfuse.fusing import best_device
+from mmfuse.jobs import Running
 from mmfuse.nn.workspace import keep_freed_memory
 from mmfuse.seeding import seed_everything
 from mmfuse.training import Row, check_finite, learning_rate, stop_request
@@ -35,56 +36,41 @@ def settle(threads: int) -> torch.device:
     return best_device()
 
 
-def fit(
-    model: nn.Module,
-    losses: Callable[[int], dict[str, Tensor]],
-    *,
-    settings: Mapping[str, Any],
-    steps: int,
-    seed: int,
-    resume: Path,
-    fingerprint: str,
-    on_rows: Callable[[list[Row]], None],
-) -> list[Row]:
+def fit(model: nn.Module, losses: Callable[[int], dict[str, Tensor]], task: Task, running: Running) -> None:
     """Train a model to its last step, going on from a saved state of the same job if there is one.
+
+    The job's run gets a row for each logged step: `step`, `lr`, the sum of the loss terms and each of them.
 
     Args:
         model: The network, on its device.
         losses: Gives the loss terms of a step.
-        settings: The training's block of the parameters.
-        steps: Number of steps.
-        seed: Seed of everything.
-        resume: Where the state lies between saves.
-        fingerprint: Identifies the job; a state of another fingerprint is ignored.
-        on_rows: Called with new history rows at each save.
-
-    Returns:
-        One row for each logged step: `step`, `lr`, the sum of the loss terms and each of them.
+        task: What to train, for how many steps, and where the state lies between saves.
+        running: The job's MLflow run; a saved state of another fingerprint is ignored.
 
     Raises:
         MmfuseError: the loss is no longer a finite number, or the job was asked to stop.
     """
+    settings, steps, fingerprint = task.block["training"], task.steps(), running.fingerprint
     optimiser = _optimiser(model, settings)
-    step, history = _restore(load_state(resume), fingerprint, model, optimiser)
+    step, history = _restore(load_state(task.resume), fingerprint, model, optimiser)
     logged = len(history)
     model.train()
     bar = tqdm(total=steps, initial=step, mininterval=0.5 if sys.stderr.isatty() else 20)
     with stop_request() as stopping, bar:
         while step < steps:
-            row = _one_step(model, losses, optimiser, settings, step, steps, seed)
+            row = _one_step(model, losses, optimiser, settings, step, steps, task.seed)
             step += 1
             bar.update()
             if step == steps or step % settings["log_every"] == 0:
                 history.append(row)
             if step < steps and (step % settings["save_every"] == 0 or stopping()):
                 state = {"fingerprint": fingerprint, "step": step, "history": history}
-                save_state(resume, {**state, "weights": model.state_dict(), "optimiser": optimiser.state_dict()})
-                on_rows(history[logged:])
+                save_state(task.resume, {**state, "weights": model.state_dict(), "optimiser": optimiser.state_dict()})
+                running.tracker.log_rows(history[logged:])
                 logged = len(history)
             if stopping() and step < steps:
                 raise MmfuseError(f"Asked to stop after step {step} of {steps}; run the same command to go on.")
-    on_rows(history[logged:])
-    return history
+    running.tracker.log_rows(history[logged:])
 
 
 def _one_step(

@@ -88,16 +88,7 @@ def _train(task: Task, images: Sequence[Labelled], device: torch.device, running
         found: dict[str, torch.Tensor] = model(pixels.to(device), there)
         return found
 
-    training.fit(
-        model,
-        losses,
-        settings=settings,
-        steps=task.steps(),
-        seed=task.seed,
-        resume=task.resume,
-        fingerprint=running.fingerprint,
-        on_rows=running.tracker.log_rows,
-    )
+    training.fit(model, losses, task, running)
     model.eval()
     return lambda chosen: _predict(model, chosen, device), sum(p.numel() for p in model.parameters())
 

@@ -75,16 +75,7 @@ def _train(task: Task, images: Sequence[Labelled], device: torch.device, running
         pixels, masks = batches.masks(step)
         return losses_of(model(pixels.to(device)), masks.to(device))
 
-    training.fit(
-        model,
-        losses,
-        settings=settings,
-        steps=task.steps(),
-        seed=task.seed,
-        resume=task.resume,
-        fingerprint=running.fingerprint,
-        on_rows=running.tracker.log_rows,
-    )
+    training.fit(model, losses, task, running)
     model.eval()
     return lambda chosen: _predict(model, chosen, device), sum(p.numel() for p in model.parameters())
 
