@@ -13,6 +13,7 @@ import torch
 
 from mmfuse import analyses, methods, plan
 from mmfuse.analyses import cka
+from mmfuse.benchmarks import cka as measured
 from mmfuse.checkpoints import Card, build, save_weights, weights_of
 from mmfuse.errors import UserError
 from mmfuse.nn.cka import Alignment, best_pairing, centred_gram, change_point
@@ -191,7 +192,7 @@ def test_each_layer_is_what_the_encoder_computes(make_pack):
     """The trace must not see what in-place operations leave behind."""
     net, pack = network(guidance=True), Pack(make_pack(4))
     a, b = cka._pairs(pack, range(4), 32, 48)
-    visible, infrared = cka._traces(net, (a, b))
+    visible, infrared = cka.traces(net, (a, b))
     names = cka.layer_names()
     with torch.no_grad():
         first = net.vi_unet.encoder.blocks[0]
@@ -349,3 +350,18 @@ def test_a_study_that_analyses_what_there_is_not_is_refused(change, message, par
     parameters["analyse"] = {name: parameters["analyse"]["cka"] | change}
     with pytest.raises(UserError, match=message):
         _check_analyses(parameters, Path("params.yaml"))
+
+
+# --------------------------------------------------------------------------------------------------------- benchmark
+
+
+def test_minibatches_take_less_memory_than_all_images_at_once():
+    result = measured.run(images=[48], height=48, width=64, batch=8)
+    (row,) = result["rows"]
+    assert result["layers"] == 78
+    assert 0 < row["minibatches"]["peak_mib"] < row["at_once"]["peak_mib"] / 2
+    assert row["minibatches"]["seconds"] > 0
+    assert 0 < row["difference_mean"] < row["difference_largest"] < 0.5
+    assert len(list(measured.lines(result))) == 2
+    with pytest.raises(UserError, match="divide"):
+        measured.run(images=[20], height=48, width=64, batch=8)

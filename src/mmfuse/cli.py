@@ -281,6 +281,21 @@ def benchmark_variants(
     print(dumps(found, indent=2) if json else "\n".join(variants.lines(method, found, height, width)))
 
 
+@benchmark.command(name="cka")
+def benchmark_cka(
+    images: Annotated[list[int] | None, typer.Option(help="Numbers of images; 32, 64, 128 and 256.")] = None,
+    height: Annotated[int, typer.Option(help="Of the images, a multiple of 16.")] = 96,
+    width: Annotated[int, typer.Option(help="Of the images, likewise.")] = 128,
+    batch: Annotated[int, typer.Option(help="Images in a minibatch.")] = 8,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
+) -> None:
+    """Time the similarity of all layers (CKA) by minibatches and at once, and compare memory and values."""
+    from mmfuse.benchmarks import cka
+
+    result = cka.run(images=images or (32, 64, 128, 256), height=height, width=width, batch=batch)
+    print(dumps(result, indent=2) if json else "\n".join(cka.lines(result)))
+
+
 def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
     """End as on a terminal's interrupt, so that half-written files are removed and the tracked run is closed."""
     _complain("error: Asked to stop (SIGTERM); run the same command again.")

@@ -105,7 +105,7 @@ def analyse(
     alignment = Alignment(2 * len(names), resamples, derived_seed(seed, 1))
     batches = np.array_split(order, max(1, len(order) // batch))
     for numbers in batches:
-        alignment.add([gram for trace in _traces(network, _pairs(pack, numbers, height, width)) for gram in trace])
+        alignment.add([gram for trace in traces(network, _pairs(pack, numbers, height, width)) for gram in trace])
     first = int(min(order))
     return {
         "images": len(order),
@@ -136,8 +136,11 @@ def _features(network: Any, a: Tensor, b: Tensor) -> tuple[list[Tensor], list[Te
     return visible, network.ir_unet.encoder(a.to(device).expand(repeat), visible)
 
 
-def _traces(network: Any, pair: tuple[Tensor, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the centred Gram matrix of each layer, for the visible and for the infrared encoder."""
+def traces(network: Any, pair: tuple[Tensor, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the centred Gram matrix (n, n) of each layer, for the visible and for the infrared encoder.
+
+    Shape: two images (n, 1, H, W), infrared and visible; the matrices in the order of `layer_names`.
+    """
     grams: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
     hooks = []
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmfuse.benchmarks.memory import peak_mib
 from mmfuse.checkpoints import build
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.fusing import best_device
@@ -326,12 +326,7 @@ def _peak(case: Case, way: str) -> float:
         call()
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")
-    if status.is_file():  # what getrusage says includes the process that started this one
-        kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    else:
-        kib = str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    return int(kib) / 1024
+    return peak_mib()
 
 
 if __name__ == "__main__":
