@@ -118,9 +118,11 @@ def test_a_variant_is_compared_with_its_base_on_the_same_images():
     values = [float(n) for n in range(10)]
     systems = [group("net", "base", values), group("net", "large", [v + 2 for v in values])]
     standing = stand(systems, COLUMNS[0])
-    assert ablations.cell(systems, standing, 0, 0) == ablations.Cell("4.500", "", "", "")
-    assert ablations.cell(systems, standing, 1, 0) == ablations.Cell("6.500", "+2.000", "[2.00, 2.00]", "▲")
-    assert ablations.cell(systems, standing, 0, 1).sign == "▼"
+    apart = ablations.apart_from_base(systems, standing, [0, 1], 0)
+    assert apart == {0: (0.0, 0.0, 0.0), 1: pytest.approx((2.0, 2.0, 2.0))}
+    assert ablations.cell(standing, 0, 0, apart[0]) == ablations.Cell("4.500", "", "", "")
+    assert ablations.cell(standing, 1, 0, apart[1]) == ablations.Cell("6.500", "+2.000", "[2.00, 2.00]", "▲")
+    assert ablations.cell(standing, 0, 1, (-2.0, -2.0, -2.0)).sign == "▼"
 
 
 def test_a_radar_turns_smaller_is_better_outwards():

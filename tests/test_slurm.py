@@ -1,6 +1,8 @@
 """The study on a real Slurm of one node: the same results as on this machine alone, and a cancelled job goes on."""
 
+import shutil
 import subprocess
+import sys
 import time
 
 import pytest
@@ -12,6 +14,7 @@ from test_engines import ENVIRONMENT, call, clone, plans_nothing, results, templ
 
 pytestmark = [pytest.mark.engines, pytest.mark.slurm]
 PROFILE = ("--workflow-profile", "workflow/profiles/slurm")
+WEIGHTS = "data/checkpoints/ivif/lkc_funet/base/s0/net.safetensors"
 # a small cluster: short waits, and its partition has two cores
 QUICK = (
     "--latency-wait", "5", "--slurm-init-seconds-before-status-checks", "1", "--slurm-status-command", "squeue",
@@ -30,9 +33,24 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(template):  # noqa: F811
+def small(template):  # noqa: F811
+    """The tiny study without what only makes it longer here: one training of one part, no analysis, no detector."""
+    folder = clone(template, "small")
+    parameters = yaml.safe_load((folder / "params.yaml").read_text())
+    method = yaml.safe_load((folder / "workflow/configs/demo.yaml").read_text())["methods"]["lkc_funet"]
+    method["parts"]["net"] |= {"steps": 6, "crop": method["parts"]["net"]["crop"] | {"height": 32, "width": 32}}
+    parameters |= {"analyse": {}, "downstream": {}, "methods": {"average": {}, "lkc_funet": method}}
+    parameters["study"]["systems"][1]["method"] = "lkc_funet"
+    write(folder, parameters)
+    call(folder, "mmfuse", "sync", "--write-dvc")
+    call(folder, "git", "commit", "-qam", "small study")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(small):
     """The study as this machine makes it without Slurm."""
-    folder = clone(template, "alone")
+    folder = clone(small, "alone")
     call(folder, "snakemake", "--cores", "2", "all")
     return folder
 
@@ -49,26 +67,26 @@ def jobs(cluster):
     return subprocess.run(command, env=cluster, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-def test_snakemake_on_slurm_makes_the_same_study(template, cluster, alone):  # noqa: F811
-    folder = clone(template, "on_slurm")
+def test_snakemake_on_slurm_makes_the_same_study(small, cluster, alone):
+    folder = clone(small, "on_slurm")
     said = on_cluster(folder, cluster, "snakemake", "all", *PROFILE, *QUICK)
     assert "SLURM jobid" in said
     assert results(folder) == results(alone)
     assert plans_nothing(folder)
 
 
-def test_a_cancelled_training_goes_on(template, cluster):  # noqa: F811
+def test_a_cancelled_training_goes_on(cluster, alone):
     """It gets SIGTERM and saves its state; Snakemake submits it again, and it ends with the same bits."""
-    target = "data/checkpoints/ivif/mma_unet/base/s0/vi_unet.safetensors"
-    folders = [clone(template, name) for name in ("cancelled", "undisturbed")]
+    folders = [alone.parent / name for name in ("cancelled", "undisturbed")]
     for folder in folders:
+        shutil.copytree(alone, folder, symlinks=True)
         parameters = yaml.safe_load((folder / "params.yaml").read_text())
-        parameters["methods"]["mma_unet"]["parts"]["vi_unet"]["steps"] = 400
+        parameters["methods"]["lkc_funet"]["parts"]["net"]["steps"] = 400
         write(folder, parameters)
     cancelled, undisturbed = folders
-    state = cancelled / "data/resume/ivif/mma_unet/base/s0/vi_unet.pt"
+    state = cancelled / "data/resume/ivif/lkc_funet/base/s0/net.pt"
     running = subprocess.Popen(
-        ["snakemake", target, *PROFILE, *QUICK], cwd=cancelled, env=cluster, stdout=subprocess.PIPE,
+        ["snakemake", WEIGHTS, *PROFILE, *QUICK], cwd=cancelled, env=cluster, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     end = time.monotonic() + 300
@@ -81,11 +99,43 @@ def test_a_cancelled_training_goes_on(template, cluster):  # noqa: F811
     said, _ = running.communicate(timeout=400)
     assert running.returncode == 0, said
     assert "CANCELLED" in said
-    call(undisturbed, "snakemake", "--cores", "1", target)
-    assert sha256(cancelled / target) == sha256(undisturbed / target)
+    call(undisturbed, "snakemake", "--cores", "1", WEIGHTS)
+    assert sha256(cancelled / WEIGHTS) == sha256(undisturbed / WEIGHTS) != sha256(alone / WEIGHTS)
 
 
-def test_dvc_in_a_job(template, cluster, alone):  # noqa: F811
-    folder = clone(template, "dvc_on_slurm")
-    on_cluster(folder, cluster, "sbatch", "--wait", "--cpus-per-task=2", "--mem=4000", "--wrap", "dvc repro --quiet")
-    assert results(folder) == results(alone)
+def test_dvc_in_a_job_and_in_several_at_once(small, cluster, alone):
+    """A part of the study by `dvc repro` in one job, the rest by a job for each stage; then nothing is left to do."""
+    folder = clone(small, "dvc_on_slurm")
+    target = "evaluate-synthetic_road-average-base-0"
+    one_job = ("sbatch", "--wait", "--cpus-per-task=2", "--mem=2000", "--wrap", f"dvc repro --quiet {target}")
+    on_cluster(folder, cluster, *one_job)
+    whole, part = results(alone), results(folder)
+    assert 0 < len(part) < len(whole) and part.items() <= whole.items()
+
+    script = (sys.executable, "workflow/scripts/dvc_slurm.py")
+    planned = on_cluster(folder, cluster, *script, "--dry-run")
+    assert target not in planned and planned.count("job: ") == 4, planned
+    said = on_cluster(folder, cluster, *script, "--wait", "--", "--mem=1500")
+    assert "submitted 4 jobs for 4 stages" in said
+    assert results(folder) == whole
+    assert "up to date" in on_cluster(folder, cluster, "dvc", "status")
+    assert "nothing is out of date" in on_cluster(folder, cluster, *script)
+
+
+def test_what_waits_for_a_failed_stage_is_not_run(cluster, alone):
+    folder = alone.parent / "failing"
+    shutil.copytree(alone, folder, symlinks=True)
+    call(folder, "dvc", "commit", "--force", "--quiet")
+    parameters = yaml.safe_load((folder / "params.yaml").read_text())
+    parameters["methods"]["lkc_funet"]["parts"]["net"]["steps"] = 7
+    write(folder, parameters)
+    log = folder / "logs/train/ivif.lkc_funet.base.s0.net.log"
+    log.unlink()
+    log.mkdir()  # the training cannot write there
+    script = (sys.executable, "workflow/scripts/dvc_slurm.py", "--wait", "--", "--mem=1500")
+    run = subprocess.run(script, cwd=folder, env=cluster, capture_output=True, text=True, check=False)
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "Not up to date: train-ivif-lkc_funet-base-0-net" in run.stderr
+    said = {path.name.partition(".")[0] for path in (folder / "logs/slurm").glob("*.out")}
+    assert said == {"train-ivif-lkc_funet-base-0-net"}
+    assert not jobs(cluster), "Slurm takes what waits for a failed job out of the queue"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mmfuse.reporting import statistics
 from mmfuse.reporting.statistics import (
     average_ranks,
     can_differ,
@@ -190,3 +191,17 @@ def test_cliques_are_the_largest_groups_within_the_difference():
     assert cliques(ranks, 1.25) == [(1, 2), (2, 3, 0)]
     assert cliques(ranks, 0.1) == []
     assert cliques(ranks, 9.0) == [(1, 2, 3, 0, 4)]
+
+
+def test_many_images_take_little_memory_and_give_the_same_numbers(random, monkeypatch):
+    values, ranked = random.normal(size=(3, 40)), random.normal(size=(6, 40)).round(1)
+    whole, ranks = interval(values), average_ranks(ranked, 1)
+    counts = statistics._counts(40)
+    assert (counts == statistics.drawn(40, 10_000)).all()
+    assert counts.dtype == np.uint8
+    statistics._counts.cache_clear()
+    monkeypatch.setattr(statistics, "_AT_ONCE", 250)  # six images at once, and a few of the resamples
+    assert (statistics._counts(40) == counts).all()
+    np.testing.assert_allclose(interval(values), whole, rtol=1e-12)
+    np.testing.assert_allclose(average_ranks(ranked, 1), ranks, rtol=1e-12)
+    statistics._counts.cache_clear()

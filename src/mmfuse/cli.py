@@ -296,6 +296,29 @@ def benchmark_cka(
     print(dumps(result, indent=2) if json else "\n".join(cka.lines(result)))
 
 
+@benchmark.command(name="scale")
+def benchmark_scale(
+    pairs: Annotated[int, typer.Option(help="Largest number of image pairs.")] = 10_000,
+    systems: Annotated[int, typer.Option(help="Largest number of systems (methods and variants).")] = 50,
+    datasets: Annotated[int, typer.Option(help="Largest number of datasets.")] = 20,
+    sizes: Annotated[int, typer.Option(help="Sizes along each of them.")] = 3,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this: catalog, pairs, plan, report or engines; may be given again.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for scale.csv, scale.svg and scale.png.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
+) -> None:
+    """Time pairing, plan, both engines' graphs and the report on simulated studies that grow."""
+    from mmfuse.benchmarks import scale
+
+    largest = scale.Size(pairs, systems, datasets)
+    result = scale.run(largest=largest, count=sizes, only=only or (), say=(lambda _: None) if json else print)
+    if out is not None:
+        scale.write(result, out)
+    for line in [dumps(result, indent=2)] if json else scale.lines(result):
+        print(line)
+
+
 def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
     """End as on a terminal's interrupt, so that half-written files are removed and the tracked run is closed."""
     _complain("error: Asked to stop (SIGTERM); run the same command again.")

@@ -308,9 +308,9 @@ def pick(values: Mapping[str, Any], key: str, files: dict[str, Any] | None = Non
     return values
 
 
-def pick_all(values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """Return the values of several dotted keys."""
-    files: dict[str, Any] = {}
+def pick_all(values: Mapping[str, Any], keys: Iterable[str], files: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the values of several dotted keys; `files` as in `pick`."""
+    files = {} if files is None else files
     return {key: pick(values, key, files) for key in keys}
 
 

@@ -89,15 +89,28 @@ def place(parameters: Parameters, method: str, variant: str, option: str) -> flo
 
 
 def origin(parameters: Parameters, method: str, variant: str, part: str) -> str:
-    """Return the variant whose training of `part` this variant shares.
+    """Return the variant whose training of `part` this variant shares, see `origins`."""
+    settings_of(parameters, method, variant)  # refuses an unknown one
+    return origins(parameters, method, part)[variant]
+
+
+def origins(parameters: Parameters, method: str, part: str) -> dict[str, str]:
+    """Return for each variant of a method the one whose training of `part` it shares.
 
     It is the first of the method's variants, in the order of the parameters after `base`, with the same settings up to
     this part; the study need not name it as a system.
     """
     variants = parameters["methods"].get(method, {}).get("variants", {})
-    own = _up_to(parameters, method, variant, part)
-    others = ["base", *(name for name in variants if name != "base")]
-    return next(name for name in [*others, variant] if name == variant or _up_to(parameters, method, name, part) == own)
+    first: dict[Any, str] = {}
+    names = ["base", *(name for name in variants if name != "base")]
+    return {name: first.setdefault(_frozen(_up_to(parameters, method, name, part)), name) for name in names}
+
+
+def _frozen(value: Any) -> Any:
+    """Return a value of the parameters in a form that can be looked up; equal values have equal forms."""
+    if isinstance(value, Mapping):
+        return frozenset((key, _frozen(inner)) for key, inner in value.items())
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _up_to(parameters: Parameters, method: str, variant: str, part: str) -> dict[str, Any]:
@@ -260,10 +273,13 @@ def task_of(parameters: Parameters, dataset: str) -> str:
 def trainings(parameters: Parameters) -> list[tuple[System, str]]:
     """Return every (system, part) that the study trains, each once: shared parts under the variant they belong to."""
     found: dict[tuple[System, str], None] = {}
+    shared: dict[tuple[str, str], dict[str, str]] = {}
     for task in parameters["study"]["tasks"]:
         for system in systems_of(parameters, task):
             for part in parts_of(parameters, system.method):
-                source = origin(parameters, system.method, system.variant, part)
+                if (system.method, part) not in shared:
+                    shared[system.method, part] = origins(parameters, system.method, part)
+                source = shared[system.method, part][system.variant]
                 trained_on = training_task(parameters, system.method, system.variant, task)
                 found[replace(system, variant=source, task=trained_on), part] = None
     return list(found)

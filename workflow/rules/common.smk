@@ -1,4 +1,5 @@
 # What the rules share: the study's plan, and what each job depends on besides its input files.
+from functools import cache
 from pathlib import Path
 
 from mmfuse import catalog, plan
@@ -9,6 +10,9 @@ from mmfuse.parameters import load_parameters, pick_all
 # the same checks as every stage makes, before the first job
 STUDY = load_parameters(Path("params.yaml"))
 CATALOG = catalog.load_catalog()
+# Snakemake asks several times for what a job depends on: what does not change while it runs is read and found once
+code_of = cache(code_of)
+WATCHED_FILES = {}
 ENVIRONMENT = "../../envs/mmfuse.yaml"
 # every file that a study must leave: listed one by one, never globbed
 STUDY_FILES = ["reports/index.html", *plan.report_inputs(STUDY)]
@@ -29,7 +33,12 @@ wildcard_constraints:
 
 def watch(stage, **fixed):
     """Parameters whose change reruns a job; DVC's stages list the same keys."""
-    return lambda wildcards: pick_all(STUDY, plan.watched(STUDY, stage, **fixed, **wildcards))
+    return lambda wildcards: pick_all(STUDY, plan.watched(STUDY, stage, **fixed, **wildcards), WATCHED_FILES)
+
+
+@cache
+def checkpoint(**part):
+    return plan.checkpoint(STUDY, Path("data/checkpoints"), **part).as_posix()
 
 
 def options(name, files):
@@ -66,7 +75,7 @@ def earlier_weights(wildcards):
         seed=wildcards.seed,
     )
     parts = plan.earlier_parts(STUDY, wildcards.method, wildcards.part)
-    return [plan.checkpoint(STUDY, Path("data/checkpoints"), part=part, **system).as_posix() for part in parts]
+    return [checkpoint(part=part, **system) for part in parts]
 
 
 def fuse_code(wildcards):
@@ -123,4 +132,4 @@ def complete_weights(wildcards):
         variant=wildcards.variant,
         seed=wildcards.seed,
     )
-    return [plan.checkpoint(STUDY, Path("data/checkpoints"), part=parts[-1], **system).as_posix()]
+    return [checkpoint(part=parts[-1], **system)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -54,7 +54,7 @@ def score_images(
         UserError: a name twice, more or fewer triples than names, or an image that cannot be measured (with its name).
     """
     if len(set(names)) != len(names):
-        twice = sorted({name for name in names if list(names).count(name) > 1})
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
         raise UserError("Some images have the same name.", expected="one name an image", found=", ".join(twice[:10]))
     if group is None:
         group = 1 if device == "cpu" else _GROUP_ON_GPU

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import yaml
 
 from mmfuse.reporting import comparisons, latex, provenance, statistics, tables
@@ -15,6 +16,8 @@ from mmfuse.reporting.scores import Column, Group, average
 from mmfuse.reporting.standing import Standing
 from mmfuse.reporting.study import Page, Study
 from mmfuse.reporting.tables import printed
+
+Apart = tuple[float, float, float]  # the mean difference from the base, and the ends of its interval
 
 
 @dataclass(frozen=True)
@@ -54,18 +57,19 @@ def _method(study: Study, method: str) -> list[dict[str, Any]]:
         standings = [
             s for s in study.boards[dataset].standings if s.column.convention == groups[0].members[0].convention
         ]
+        apart = [apart_from_base(groups, s, own, base) for s in standings]
         rows = [
             (
                 groups[number].variant,
                 _changes(study, method, groups[number].variant),
                 provenance.anchor("row", dataset, f"{method}.{groups[number].variant}"),
-                [cell(groups, s, number, base) for s in standings],
+                [cell(s, number, base, found[number]) for s, found in zip(standings, apart, strict=True)],
             )
             for number in [base, *(n for n in own if n != base)]
         ]
         columns = [s.column for s in standings]
         name = f"ablations.{dataset}.{method}"
-        study.sheets[f"{name}.csv"] = _csv(groups, standings, own, base)
+        study.sheets[f"{name}.csv"] = _csv(groups, standings, apart, base)
         study.sheets[f"{name}.tex"] = _latex(method, dataset, columns, rows)
         found.append({"method": method, "dataset": dataset, "columns": columns, "rows": rows, "file": name})
     return found
@@ -76,38 +80,46 @@ def _changes(study: Study, method: str, variant: str) -> str:
     return yaml.safe_dump(block, default_flow_style=True, width=10_000, sort_keys=False).strip() if block else ""
 
 
-def _apart(groups: Sequence[Group], standing: Standing, number: int, base: int) -> tuple[float, float, float]:
-    """Return the mean difference of a variant from the base over the images, and its 95 % interval."""
+def apart_from_base(groups: Sequence[Group], standing: Standing, own: Sequence[int], base: int) -> dict[int, Apart]:
+    """Return the mean difference of each variant from the base over the images, and its 95 % interval.
+
+    All variants at once: their intervals rest on the same resamples of the images.
+    """
     row = groups[0].members[0].metrics.index(standing.column)
-    differences = groups[number].values[row] - groups[base].values[row]
-    low, high = statistics.interval(differences[None])[0]
-    return average(differences), float(low), float(high)
+    differences = np.stack([groups[number].values[row] - groups[base].values[row] for number in own])
+    ends = statistics.interval(differences)
+    return {
+        number: (average(series), float(low), float(high))
+        for number, series, (low, high) in zip(own, differences, ends, strict=True)
+    }
 
 
-def cell(groups: Sequence[Group], standing: Standing, number: int, base: int) -> Cell:
+def cell(standing: Standing, number: int, base: int, apart: Apart) -> Cell:
     """Return one metric of one variant beside the base."""
     digits = tables.decimals(standing.means)
     mean = printed(float(standing.means[number]), digits)
     if number == base:
         return Cell(mean, "", "", "")
-    middle, low, high = _apart(groups, standing, number, base)
+    middle, low, high = apart
     sign = {1: "▲", -1: "▼", 0: ""}[int(standing.better[number, base])]
-    apart = ("+" if middle > 0 else "") + printed(middle, digits)
+    told = ("+" if middle > 0 else "") + printed(middle, digits)
     interval = (
         f"[{printed(low, max(1, digits - 1))}, {printed(high, max(1, digits - 1))}]" if math.isfinite(low) else ""
     )
-    return Cell(mean, apart, interval, sign)
+    return Cell(mean, told, interval, sign)
 
 
-def _csv(groups: Sequence[Group], standings: Sequence[Standing], own: Sequence[int], base: int) -> str:
+def _csv(
+    groups: Sequence[Group], standings: Sequence[Standing], apart: Sequence[Mapping[int, Apart]], base: int
+) -> str:
     """Return the table with all digits: one line a variant and metric."""
     lines: list[list[Any]] = [
         ["variant", "metric", "convention", "images", "mean", "difference", "low", "high", "p", "better"]
     ]
-    for number in own:
-        for s in standings:
+    for number in apart[0] if apart else ():
+        for s, found in zip(standings, apart, strict=True):
             start = [groups[number].variant, s.column.plain, s.column.convention, groups[number].values.shape[1]]
-            numbers = [float(s.means[number]), *_apart(groups, s, number, base), float(s.p[number, base])]
+            numbers = [float(s.means[number]), *found[number], float(s.p[number, base])]
             better = {1: groups[number].variant, -1: "base", 0: ""}[int(s.better[number, base])]
             lines.append([*start, *tables.digits(numbers), better])
     return tables.csv_text(lines)

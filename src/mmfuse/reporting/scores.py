@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,7 +134,7 @@ def read_scores(folder: Path, dataset: str, system: System) -> Scores:
         )
     names = [row["name"] for row in rows]
     if len(set(names)) < len(names):
-        twice = min(name for name in names if names.count(name) > 1)
+        twice = min(name for name, count in Counter(names).items() if count > 1)
         raise UserError(f"{table} holds an image twice.", expected="one row an image", found=twice, fix=again)
     cards = {name: summary["metrics"][name] for name in header if name in summary["metrics"]}  # in the table's order
     metrics = tuple(

@@ -1,0 +1,107 @@
+"""The steps of `mmfuse benchmark scale` that are our own code: each runs in a process of its own.
+
+`python -m mmfuse.benchmarks.scale_steps STEP` works on the simulated study in the current folder and prints what it
+measured as JSON: processor seconds of each part, and the largest memory that the process has had.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mmfuse import plan
+from mmfuse.catalog import load_catalog
+from mmfuse.parameters import load_parameters
+
+T = TypeVar("T")
+Measured = dict[str, tuple[float, float]]  # part to processor seconds and MiB
+
+
+def _timed(into: Measured, part: str, work: Callable[[], T]) -> T:
+    start = time.process_time()
+    result = work()
+    into[part] = time.process_time() - start, _peak()
+    return result
+
+
+def _peak() -> float:
+    """Return the largest memory of this process in MiB."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def catalog() -> Measured:
+    """Read and check the catalog."""
+    found: Measured = {}
+    _timed(found, "catalog", load_catalog)
+    return found
+
+
+def pairing() -> Measured:
+    """Match two folders by name, as `mmfuse fuse` does, and find the pairs of a dataset, as `prepare` does."""
+    from mmfuse.datasets.reading import find_pairs
+    from mmfuse.pairs import match_folders
+
+    found: Measured = {}
+    raw = Path("data/raw/simulated_000")
+    entry = load_catalog()["simulated_000"]
+    test = raw / "test"
+    _timed(found, "pairs of two folders", lambda: match_folders(infrared=test / "infrared", visible=test / "visible"))
+    _timed(found, "pairs of a dataset", lambda: find_pairs(entry, raw))
+    return found
+
+
+def planning() -> Measured:
+    """Read the parameters and work out all jobs' files and watched keys, as both engines' graphs rest on."""
+    found: Measured = {}
+    _timed(found, "plan", plan_all)
+    return found
+
+
+def plan_all() -> list[Any]:
+    """Return everything that a plan says of a study: files, and the watched keys of each job."""
+    parameters = load_parameters(Path("params.yaml"))
+    found: list[Any] = [plan.report_inputs(parameters)]
+    for system, part in plan.trainings(parameters):
+        found.append(plan.watched(parameters, "train", method=system.method, variant=system.variant, part=part))
+    for dataset, system in plan.scored_pairs(parameters):
+        what = {"dataset": dataset, "method": system.method, "variant": system.variant}
+        found += [plan.watched(parameters, stage, **what) for stage in ("fuse", "evaluate")]
+    return found
+
+
+def report() -> Measured:
+    """Make the report, part by part as the stage does."""
+    from mmfuse.reporting import viewer
+    from mmfuse.reporting.pages import pages, render
+    from mmfuse.reporting.study import Rooms, read_study
+
+    found: Measured = {}
+    data, reports = Path("data"), Path("reports")
+    rooms = Rooms(
+        data / "prepared", data / "checkpoints", data / "fused", reports / "scores", reports / "analysis",
+        reports / "downstream",
+    )  # fmt: skip
+    parameters, entries = load_parameters(Path("params.yaml")), load_catalog()
+    study = _timed(
+        found, "report: scores, tests", lambda: read_study(parameters, rooms, entries, data / "published.csv")
+    )
+    shown = _timed(found, "report: tables, figures", lambda: pages(study))
+    _timed(found, "report: page", lambda: Path("reports/index.html").write_text(render(study, shown), "utf-8"))
+    told: dict[str, Any] = {"parameters": parameters, "catalog": entries, "groups": study.groups}
+    _timed(
+        found,
+        "report: viewer",
+        lambda: viewer.write(reports, prepared=rooms.prepared, fused=rooms.fused, **told),
+    )
+    return found
+
+
+STEPS = {"catalog": catalog, "pairs": pairing, "plan": planning, "report": report}
+
+if __name__ == "__main__":
+    print(json.dumps(STEPS[sys.argv[1]]()))

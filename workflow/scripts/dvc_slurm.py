@@ -1,0 +1,235 @@
+"""The study by DVC on Slurm, several stages at once: one job for each stage that is out of date, or for several alike.
+
+DVC itself runs stages one after the other. Here each job runs `dvc repro --single-item`, and Slurm starts it when the
+jobs that it depends on have ended well. Memory, minutes, partitions and GPUs are those of Snakemake's Slurm profile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmfuse.errors import MmfuseError, UserError
+from mmfuse.parameters import load_parameters
+from mmfuse.plain import read_yaml
+
+PROFILE = Path("workflow/profiles/slurm/config.yaml")
+LOGS = Path("logs/slurm")
+HERE = "download"  # nodes often have no network
+_POLL = 2.0  # seconds
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one job of Slurm does: stages of one kind that do not depend on each other, and the stages before them."""
+
+    kind: str
+    stages: tuple[str, ...]
+    after: frozenset[str]
+
+
+def outdated(root: Path) -> dict[str, frozenset[str]]:
+    """Return the stages that are to run, each with those among them that it depends on.
+
+    DVC's status tells of a stage's own files alone; what comes after a stage that runs may change with it.
+    """
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repo:
+        changed = set(repo.status())
+        graph = repo.index.graph  # from a stage to those that it depends on
+        before = {stage.addressing: {needed.addressing for needed in graph.successors(stage)} for stage in graph}
+    return needed_runs(before, changed)
+
+
+def needed_runs(before: Mapping[str, set[str]], changed: set[str]) -> dict[str, frozenset[str]]:
+    """Return the changed stages and all that come after them, in an order in which they can run."""
+    found: dict[str, frozenset[str]] = {}
+    for stage in _ordered(before):
+        waits_for = frozenset(before[stage] & found.keys())
+        if stage in changed or waits_for:
+            found[stage] = waits_for
+    return found
+
+
+def _ordered(before: Mapping[str, set[str]]) -> list[str]:
+    """Return all stages, each after those that it depends on."""
+    level = depths(before)
+    return sorted(before, key=lambda stage: (level[stage], stage))
+
+
+def depths(before: Mapping[str, set[str] | frozenset[str]]) -> dict[str, int]:
+    """Return for each stage the length of the longest way to it from one that depends on nothing."""
+    found: dict[str, int] = {}
+    waiting = list(before)
+    while waiting:
+        stage = waiting[-1]
+        missing = [one for one in before[stage] if one not in found]
+        if missing:
+            waiting += missing
+            continue
+        found[waiting.pop()] = 1 + max((found[one] for one in before[stage]), default=-1)
+    return found
+
+
+def tasks_of(runs: Mapping[str, frozenset[str]], together: Mapping[str, int]) -> list[Task]:
+    """Put stages together into jobs: of one kind and one depth, so that no two jobs wait for each other.
+
+    Args:
+        runs: The stages to run, see `outdated`.
+        together: How many stages of a kind are one job; 1 unless named.
+    """
+    level = depths(runs)
+    alike: dict[tuple[int, str], list[str]] = {}
+    for stage in runs:
+        alike.setdefault((level[stage], stage.partition("-")[0]), []).append(stage)
+    found = []
+    for (_, kind), stages in sorted(alike.items()):
+        step = together.get(kind, 1)
+        for start in range(0, len(stages), step):
+            some = tuple(stages[start : start + step])
+            found.append(Task(kind, some, frozenset().union(*(runs[stage] for stage in some))))
+    return found
+
+
+def options(task: Task, profile: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[str]:
+    """Return what sbatch is told of a job's needs, as the profile and the parameters have it."""
+    needs = {**profile.get("default-resources", {}), **profile.get("set-resources", {}).get(task.kind, {})}
+    flags = {"slurm_partition": "partition", "mem_mb": "mem", "gres": "gres", "slurm_account": "account"}
+    found = [f"--{flag}={_first_try(needs[key])}" for key, flag in flags.items() if key in needs]
+    minutes = int(_first_try(needs.get("runtime", 60))) * len(task.stages)
+    return [*found, f"--time={minutes}", f"--cpus-per-task={threads(task, parameters)}"]
+
+
+def _first_try(value: Any) -> str:
+    """Return a resource of the profile as at the first try: `attempt * 4000` is 4000."""
+    return str(value).replace("attempt *", "").strip()
+
+
+def threads(task: Task, parameters: Mapping[str, Any]) -> int:
+    """Return the threads that the parameters give a kind of stage."""
+    named = {
+        "train": parameters["train"]["threads"],
+        "fuse": parameters["fuse"]["threads"],
+        "analyse": parameters["fuse"]["threads"],
+        "evaluate": parameters["evaluate"]["workers"],
+    }
+    if task.kind in {"detect", "segment"}:
+        blocks = parameters["downstream"]
+        return max(int(blocks[name]["training"]["threads"]) for name in blocks)
+    return int(named.get(task.kind, 1))
+
+
+def command(task: Task) -> str:
+    """Return what a job runs; it waits for DVC's lock, which a job beside it may hold for a moment."""
+    return shlex.join(["dvc", "--wait-for-lock", "repro", "--single-item", *task.stages])
+
+
+def submit(root: Path, tasks: Sequence[Task], extra: Sequence[str]) -> dict[str, str]:
+    """Submit the jobs in order; return the number of the job of each stage.
+
+    Raises:
+        MmfuseError: Slurm refused a job; those before it are cancelled.
+    """
+    profile, parameters = read_yaml(root / PROFILE), load_parameters(root / "params.yaml")
+    (root / LOGS).mkdir(parents=True, exist_ok=True)
+    numbers: dict[str, str] = {}
+    for task in tasks:
+        after = sorted({numbers[stage] for stage in task.after})
+        wait = [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"] if after else []
+        asked = [
+            "sbatch", "--parsable", f"--job-name={task.stages[0]}", f"--comment={_mark(root)}", f"--chdir={root}",
+            f"--output={LOGS}/{task.stages[0]}.%j.out", *options(task, profile, parameters), *wait, *extra,
+            f"--wrap={command(task)}",
+        ]  # fmt: skip
+        run = subprocess.run(asked, capture_output=True, text=True, check=False)
+        if run.returncode:
+            if numbers:
+                subprocess.run(["scancel", *sorted(set(numbers.values()))], check=False)
+            raise MmfuseError(f"Slurm refused the job of {task.stages[0]}:\n{shlex.join(asked)}\n{run.stderr}")
+        number = run.stdout.strip().partition(";")[0]
+        numbers |= dict.fromkeys(task.stages, number)
+    return numbers
+
+
+def _mark(root: Path) -> str:
+    """Return how this study's jobs are known in the queue."""
+    return f"dvc of {root}"
+
+
+def queued(root: Path) -> list[str]:
+    """Return the numbers of this study's jobs that wait or run."""
+    asked = ["squeue", "--noheader", "--states=PENDING,RUNNING,CONFIGURING,COMPLETING,SUSPENDED", "--format=%i|%k"]
+    run = subprocess.run(asked, capture_output=True, text=True, check=True)
+    lines = [line.partition("|") for line in run.stdout.splitlines()]
+    return [number.strip() for number, _, comment in lines if comment.strip() == _mark(root)]
+
+
+def study(root: Path, *, together: Mapping[str, int], extra: Sequence[str], wait: bool, dry: bool) -> None:
+    """Run what is out of date.
+
+    Raises:
+        UserError: jobs of this study are in the queue already.
+        MmfuseError: a download, or the submission, failed; or with `wait`, some stages are not up to date at the end.
+    """
+    waiting = queued(root)
+    if waiting and not dry:
+        raise UserError(
+            "Jobs of this study are in the queue already.",
+            expected="none, so that no stage runs twice at once",
+            found=", ".join(waiting),
+            fix=f"wait for them, or `scancel {' '.join(waiting)}`",
+        )
+    runs = outdated(root)
+    here = [stage for stage in runs if stage.partition("-")[0] == HERE]
+    tasks = tasks_of({stage: after - set(here) for stage, after in runs.items() if stage not in here}, together)
+    for stage in here if dry else ():
+        print(f"here: dvc repro --single-item {stage}")
+    for task in tasks if dry else ():
+        print(f"job: {command(task)}" + (f"  # after {len(task.after)} other stages" if task.after else ""))
+    if dry or not runs:
+        print("nothing is out of date" if not runs else f"{len(tasks)} jobs for {len(runs) - len(here)} stages")
+        return
+    if here and subprocess.run(["dvc", "repro", "--single-item", *here], cwd=root, check=False).returncode:
+        raise MmfuseError(f"A download failed: {', '.join(here)}.")
+    numbers = submit(root, tasks, extra)
+    print(f"submitted {len(tasks)} jobs for {len(numbers)} stages: {' '.join(dict.fromkeys(numbers.values()))}")
+    if wait:
+        while queued(root):
+            time.sleep(_POLL)
+        left = list(outdated(root))
+        if left:
+            raise MmfuseError(f"Not up to date: {', '.join(left)}. What each job said is in {LOGS}.")
+
+
+def main() -> None:
+    """Submit the stages that are out of date; what follows `--` goes to sbatch as it is."""
+    words, extra = sys.argv[1:], list[str]()
+    if "--" in words:
+        words, extra = words[: words.index("--")], words[words.index("--") + 1 :]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be submitted")
+    parser.add_argument(
+        "--wait", action="store_true", help="wait for all jobs, and fail if some stage is not up to date"
+    )
+    parser.add_argument("--together", type=int, default=10, metavar="N", help="stages of fuse or evaluate in one job")
+    known = parser.parse_args(words)
+    if known.together < 1:
+        parser.error("--together: a number from 1")
+    together = {"fuse": known.together, "evaluate": known.together}
+    try:
+        study(Path.cwd(), together=together, extra=extra, wait=known.wait, dry=known.dry_run)
+    except MmfuseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
