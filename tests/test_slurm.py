@@ -37,12 +37,6 @@ def alone(template):  # noqa: F811
     return folder
 
 
-def on_cluster(folder, cluster, *command):
-    run = subprocess.run(command, cwd=folder, env=cluster, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, f"{run.stdout[-4000:]}\n{run.stderr[-4000:]}"
-    return run.stdout + run.stderr
-
-
 def jobs(cluster):
     """The names of the jobs that wait or run."""
     command = ("squeue", "--noheader", "--format=%i %T %k")
@@ -51,7 +45,7 @@ def jobs(cluster):
 
 def test_snakemake_on_slurm_makes_the_same_study(template, cluster, alone):  # noqa: F811
     folder = clone(template, "on_slurm")
-    said = on_cluster(folder, cluster, "snakemake", "all", *PROFILE, *QUICK)
+    said = call(folder, "snakemake", "all", *PROFILE, *QUICK, environment=cluster)
     assert "SLURM jobid" in said
     assert results(folder) == results(alone)
     assert plans_nothing(folder)
@@ -87,5 +81,6 @@ def test_a_cancelled_training_goes_on(template, cluster):  # noqa: F811
 
 def test_dvc_in_a_job(template, cluster, alone):  # noqa: F811
     folder = clone(template, "dvc_on_slurm")
-    on_cluster(folder, cluster, "sbatch", "--wait", "--cpus-per-task=2", "--mem=4000", "--wrap", "dvc repro --quiet")
+    words = ("--wait", "--cpus-per-task=2", "--mem=4000", "--wrap", "dvc repro --quiet")
+    call(folder, "sbatch", *words, environment=cluster)
     assert results(folder) == results(alone)
