@@ -156,7 +156,7 @@ class Server:
                 [program, "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"],
                 cwd=self.log.parent, env=self._environment, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        wait_for(lambda: listens(self.port) or self._process.poll() is not None, "the MLflow server", 120)
+        wait_for(lambda: listens(self.port) or self._process.poll() is not None, "the MLflow server", 300)
         assert self._process.poll() is None, self.log.read_text()
 
     def kill(self) -> None:

@@ -227,7 +227,7 @@ def test_a_push_and_a_pull_that_break_off_are_finished_by_the_next(servers, comm
     whole = sum(path.stat().st_size for path in (committed / ".dvc/cache").rglob("*") if path.is_file())
 
     with servers.line.broken(after=whole // 3):
-        said = call(committed, "dvc", "push", "--quiet", good=(1, 255), environment=servers.environment)
+        said = call(committed, "dvc", "push", good=(1, 255), environment=servers.environment)
     assert errors(said)
     half = servers.kept("dvc/")
     call(committed, "dvc", "push", "--quiet", environment=servers.environment)
@@ -241,7 +241,7 @@ def test_a_push_and_a_pull_that_break_off_are_finished_by_the_next(servers, comm
     write_text(other / ".dvc/config.local", f"['remote \"store\"']\n{keys}")
     assert call(other, "git", "status", "--porcelain") == "", "a key in .dvc/config.local is no part of the repository"
     with servers.line.broken(after=whole // 3):
-        said = call(other, "dvc", "pull", "--quiet", good=(1, 255))
+        said = call(other, "dvc", "pull", good=(1, 255))
     assert errors(said)
     call(other, "dvc", "pull", "--quiet")
     assert results(other) == results(committed)
@@ -249,12 +249,12 @@ def test_a_push_and_a_pull_that_break_off_are_finished_by_the_next(servers, comm
     assert plans_nothing(other)
 
 
-def test_s3_without_a_key_is_one_message(servers, committed):
+def test_s3_without_a_key_is_said(servers, committed):
     keyless = {key: value for key, value in servers.environment.items() if not key.startswith("AWS_")}
     keyless |= {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(committed.parent)}
     other = clone(committed, "without_key")
-    (message,) = errors(call(other, "dvc", "pull", "--quiet", good=(1, 255), environment=keyless))
-    assert "credentials" in message
+    said = errors(call(other, "dvc", "pull", good=(1, 255), environment=keyless))
+    assert "Unable to locate credentials" in said[0]
 
 
 # ------------------------------------------------------------------------------------------------ gone in the middle
