@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.engines, pytest.mark.services]
 USER, LOGIN = "somebody-of-the-tests", "login-of-the-tests"
 SECRETS = (USER, LOGIN, services.SECRET, services.PASSWORD, quote(services.PASSWORD, safe=""))
 BUCKET = "mmfuse"
+ONCE = {"AWS_MAX_ATTEMPTS": "1"}  # by default each file is tried for minutes
 MEASURED = ("seconds_per_image", "peak_mib")  # of the work itself: not the same in the next run
 
 
@@ -227,7 +228,7 @@ def test_a_push_and_a_pull_that_break_off_are_finished_by_the_next(servers, comm
     whole = sum(path.stat().st_size for path in (committed / ".dvc/cache").rglob("*") if path.is_file())
 
     with servers.line.broken(after=whole // 3):
-        said = call(committed, "dvc", "push", good=(1, 255), environment=servers.environment)
+        said = call(committed, "dvc", "push", good=(1, 255), environment=servers.environment | ONCE)
     assert errors(said)
     half = servers.kept("dvc/")
     call(committed, "dvc", "push", "--quiet", environment=servers.environment)
@@ -241,7 +242,7 @@ def test_a_push_and_a_pull_that_break_off_are_finished_by_the_next(servers, comm
     write_text(other / ".dvc/config.local", f"['remote \"store\"']\n{keys}")
     assert call(other, "git", "status", "--porcelain") == "", "a key in .dvc/config.local is no part of the repository"
     with servers.line.broken(after=whole // 3):
-        said = call(other, "dvc", "pull", good=(1, 255))
+        said = call(other, "dvc", "pull", good=(1, 255), environment=ENVIRONMENT | ONCE)
     assert errors(said)
     call(other, "dvc", "pull", "--quiet")
     assert results(other) == results(committed)
