@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: run test test-slurm test-faults check env ui lock clean
+.PHONY: run test test-slurm test-services test-faults check env ui lock clean
 
 run: env
 	mmfuse doctor
@@ -21,13 +21,24 @@ TESTED := $(filter-out dvc.lock,$(wildcard $(shell git ls-files --cached --other
 
 $(VENV)/.tested: $(TESTED) $(VENV)/.installed
 	$(MAKE) check
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m "not slurm and not faults"
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m "not slurm and not services and not faults"
 	touch $@
 
 # a Slurm of one node from Debian's packages; needs root to install and to start it
 test-slurm: env
 	which slurmctld munged > /dev/null || (apt-get update -q && apt-get install -qq --no-install-recommends slurm-wlm munge)
 	OMP_NUM_THREADS=1 pytest -m slurm tests/test_slurm.py
+
+# an S3 server from an environment of its own and Debian's PostgreSQL; needs root to install that
+test-services: env $(VENV)-services/.installed
+	ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || (apt-get update -q && apt-get install -qq --no-install-recommends postgresql)
+	PYTHONPATH=tests python -c "import services, sys; sys.exit(services.missing() or 0)"
+	OMP_NUM_THREADS=1 pytest -m services tests/test_services.py
+
+$(VENV)-services/.installed: envs/services.lock
+	$(PYTHON) -m venv $(VENV)-services
+	$(VENV)-services/bin/pip install --quiet --no-deps --require-hashes -r envs/services.lock
+	touch $@
 
 # kills, full disks, dead servers; root for the small disks. Hours with 100 kills of each engine; MMFUSE_KILLS=5 for less
 test-faults: env
@@ -50,13 +61,19 @@ $(VENV)/.installed: envs/requirements.lock envs/build.lock pyproject.toml
 	pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+# by a variable: everybody on the machine can read a command line, and an address may have a password
 ui: env
-	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} --host 127.0.0.1 --port 5000
+	@case "$$MLFLOW_TRACKING_URI" in http*) \
+		echo "the runs are on the server that MLFLOW_TRACKING_URI names: open it in a browser" >&2; exit 2;; esac
+	MLFLOW_BACKEND_STORE_URI=$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} mlflow ui --host 127.0.0.1 --port 5000
 
 # needs uv; the platform is the oldest Debian and glibc that the study is tested on
 lock:
 	uv pip compile envs/requirements.in --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
 		--generate-hashes --output-file envs/requirements.lock --custom-compile-command "make lock"
+	uv pip compile envs/services.in --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
+		--constraint envs/requirements.lock \
+		--generate-hashes --output-file envs/services.lock --custom-compile-command "make lock"
 	grep -E '^(setuptools|setuptools-scm|wheel|packaging|vcs-versioning)$$' envs/requirements.in | cat - \
 		| uv pip compile - --python-version 3.11 --constraint envs/requirements.lock \
 		--generate-hashes --output-file envs/build.lock --custom-compile-command "make lock"

@@ -6,10 +6,11 @@ import os
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from loopback import free_port, wait_for
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 # slurmctld and slurmd listen on loopback alone; without a default of memory one job would take the whole node
@@ -58,12 +59,6 @@ def _path() -> str:
     return f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 @contextmanager
 def node(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, str]]:
     """Start a node and yield the environment in which its commands find it."""
@@ -76,7 +71,7 @@ def node(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, str]]:
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
     configuration.write_text(
         CONFIGURATION.format(
-            name=socket.gethostname().partition(".")[0], folder=folder, controller=_free_port(), daemon=_free_port(),
+            name=socket.gethostname().partition(".")[0], folder=folder, controller=free_port(), daemon=free_port(),
             user="root", cores=os.cpu_count(), memory=pages * 3 // 4,
         )
     )  # fmt: skip
@@ -90,12 +85,12 @@ def node(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, str]]:
     for command in (munge, ["slurmctld", "-c"], ["slurmd"]):
         subprocess.run(command, env=found, check=True, capture_output=True)
     try:
-        _wait_for(lambda: "idle" in _say(found, "sinfo", "--noheader", "--format=%T"), "an idle node")
+        wait_for(lambda: "idle" in _say(found, "sinfo", "--noheader", "--format=%T"), "an idle node")
         yield found
     finally:
         _say(found, "scancel", "--user=root")
         _say(found, "scontrol", "shutdown")
-        _wait_for(lambda: not (folder / "slurmd.pid").exists(), "the node's end")
+        wait_for(lambda: not (folder / "slurmd.pid").exists(), "the node's end")
         pid = folder / "munge.pid"
         if pid.exists():
             os.kill(int(pid.read_text()), 15)
@@ -103,11 +98,3 @@ def node(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, str]]:
 
 def _say(environment: dict[str, str], *command: str) -> str:
     return subprocess.run(command, env=environment, check=False, capture_output=True, text=True).stdout
-
-
-def _wait_for(reached: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not reached():
-        if time.monotonic() > end:
-            raise TimeoutError(f"waited {seconds} s for {what}")
-        time.sleep(0.1)

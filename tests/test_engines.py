@@ -19,8 +19,9 @@ from mmfuse.files import checksum, sha256
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow/scripts"))
+SETTINGS = ("MMFUSE_", "MLFLOW_", "SNAKEMAKE", "AWS_")  # of whoever runs the tests
 ENVIRONMENT = {
-    **{key: value for key, value in os.environ.items() if not key.startswith(("MMFUSE_", "MLFLOW_", "SNAKEMAKE"))},
+    **{key: value for key, value in os.environ.items() if not key.startswith(SETTINGS)},
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     "DVC_NO_ANALYTICS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -29,8 +30,8 @@ ENVIRONMENT = {
 pytestmark = pytest.mark.engines
 
 
-def call(folder, *command, good=(0,)):
-    run = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+def call(folder, *command, good=(0,), environment=ENVIRONMENT):
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode in good, f"{command}: {run.returncode}\n{run.stdout[-4000:]}\n{run.stderr[-4000:]}"
     return run.stdout + run.stderr
 

@@ -55,12 +55,6 @@ def alone(small):
     return folder
 
 
-def on_cluster(folder, cluster, *command):
-    run = subprocess.run(command, cwd=folder, env=cluster, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, f"{run.stdout[-4000:]}\n{run.stderr[-4000:]}"
-    return run.stdout + run.stderr
-
-
 def jobs(cluster):
     """The names of the jobs that wait or run."""
     command = ("squeue", "--noheader", "--format=%i %T %k")
@@ -69,7 +63,7 @@ def jobs(cluster):
 
 def test_snakemake_on_slurm_makes_the_same_study(small, cluster, alone):
     folder = clone(small, "on_slurm")
-    said = on_cluster(folder, cluster, "snakemake", "all", *PROFILE, *QUICK)
+    said = call(folder, "snakemake", "all", *PROFILE, *QUICK, environment=cluster)
     assert "SLURM jobid" in said
     assert results(folder) == results(alone)
     assert plans_nothing(folder)
@@ -108,18 +102,18 @@ def test_dvc_in_a_job_and_in_several_at_once(small, cluster, alone):
     folder = clone(small, "dvc_on_slurm")
     target = "evaluate-synthetic_road-average-base-0"
     one_job = ("sbatch", "--wait", "--cpus-per-task=2", "--mem=2000", "--wrap", f"dvc repro --quiet {target}")
-    on_cluster(folder, cluster, *one_job)
+    call(folder, *one_job, environment=cluster)
     whole, part = results(alone), results(folder)
     assert 0 < len(part) < len(whole) and part.items() <= whole.items()
 
     script = (sys.executable, "workflow/scripts/dvc_slurm.py")
-    planned = on_cluster(folder, cluster, *script, "--dry-run")
+    planned = call(folder, *script, "--dry-run", environment=cluster)
     assert target not in planned and planned.count("job: ") == 4, planned
-    said = on_cluster(folder, cluster, *script, "--wait", "--", "--mem=1500")
+    said = call(folder, *script, "--wait", "--", "--mem=1500", environment=cluster)
     assert "submitted 4 jobs for 4 stages" in said
     assert results(folder) == whole
-    assert "up to date" in on_cluster(folder, cluster, "dvc", "status")
-    assert "nothing is out of date" in on_cluster(folder, cluster, *script)
+    assert "up to date" in call(folder, "dvc", "status", environment=cluster)
+    assert "nothing is out of date" in call(folder, *script, environment=cluster)
 
 
 def test_what_waits_for_a_failed_stage_is_not_run(cluster, alone):

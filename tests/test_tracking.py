@@ -16,8 +16,9 @@ from mlflow import MlflowClient
 from mmfuse.errors import UserError
 from mmfuse.files import checksum, sha256, write_text
 from mmfuse.jobs import Job, Running, execute
-from mmfuse.tracking import STUDY, SYSTEM, Parent, Tracker, default_uri, shown_uri
+from mmfuse.tracking import STUDY, SYSTEM, Parent, Tracker
 from mmfuse.tracking.reading import fetch_kept
+from mmfuse.tracking.servers import default_uri, shown_uri, without_secrets
 
 
 @pytest.fixture
@@ -307,6 +308,41 @@ def test_a_full_disk_is_no_obstacle(tmp_path, capsys):
     assert "No space left" in said
 
 
+@pytest.mark.usefixtures("database")
+def test_where_artifacts_cannot_be_kept_metrics_still_are(tmp_path, client, capsys, image):
+    (tmp_path / "mlruns").write_text("in the way of the folder")
+    with tracker(tmp_path) as run:
+        for step in (1, 2):
+            run.log_picture("x", image(1), step=step)
+            run.log_rows([{"step": step, "loss": 1.0}])
+        run.log_file(tmp_path / "mlruns")
+    said = capsys.readouterr().err
+    assert said.count("tracking:") == 1
+    assert "lost a picture; the job goes on without artifacts, its metrics are still tracked" in said
+    (found,) = runs(client)
+    assert found.info.status == "FINISHED"
+    assert [metric.step for metric in client.get_metric_history(run.run_id, "loss")] == [1, 2]
+
+
+@pytest.mark.parametrize("command", ["job", "compare"])
+def test_a_database_that_is_gone_is_not_asked_for_minutes(tmp_path, monkeypatch, capsys, command):
+    """Asked without a server between. MLflow alone tries ten times, for more than a minute and a half."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://somebody:secret@127.0.0.1:9/mlflow")
+    begin = time.monotonic()
+    if command == "job":
+        with tracker(tmp_path) as run:
+            run.log_metrics({"x": 1})
+        said = capsys.readouterr().err
+        assert said.count("tracking: postgresql://127.0.0.1:9/mlflow cannot be reached") == said.count("\n") == 1
+    else:
+        with pytest.raises(UserError, match="does not answer") as caught:
+            fetch_kept(tmp_path, "study-1", study=None, name="kept.txt", folder=tmp_path)
+        said = str(caught.value)
+        assert said.startswith("MLflow at postgresql://127.0.0.1:9/mlflow does not answer.")
+    assert time.monotonic() - begin < 30
+    assert "secret" not in said
+
+
 def test_errors_of_the_job_itself_pass(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(ZeroDivisionError), tracker(tmp_path):
@@ -326,12 +362,34 @@ def test_tracking_can_be_left_alone(tmp_path):
         ("https://me:secret@host.org:5000/path", "https://host.org:5000/path"),
         ("postgresql://me:se@cret@host/db", "postgresql://host/db"),
         ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("postgresql://host/db?user=me&password=secret", "postgresql://host/db"),
+        ("postgresql://me:se?cret@host/db?sslmode=require", "postgresql://host/db"),
+        ("postgresql://host/db?options=a@b&password=secret", "postgresql://b"),
         ("sqlite:///ROOT/mlflow.db", "sqlite:///mlflow.db"),
+        ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
         ("mlruns", "mlruns"),
     ],
 )
 def test_addresses_are_shown_without_a_login(tmp_path, uri, shown):
     assert shown_uri(uri.replace("ROOT", str(tmp_path.resolve())), tmp_path) == shown
+
+
+@pytest.mark.parametrize(
+    ("uri", "said", "shown"),
+    [
+        ("http://me:secret@host", "to http://me:secret@host/api failed", "to http://host/api failed"),
+        ("http://token@host", "http://token@host/api: token is old", "http://host/api: *** is old"),
+        ("http://me:a%2Fb@host", "a/b, that is a%2Fb, is wrong", "***, that is ***, is wrong"),
+        ("postgresql://host/db?password=secret&sslmode=require", "secret: no require", "***: no require"),
+        ("postgresql://me:se/cret@host/db", "invalid literal for int() with base 10: 'se'", "must stand there as %XX"),
+        ("http://host", "one line\n(Background on this error at: a page)", "one line"),
+        ("sqlite:///x.db", "unable to open database file", "unable to open database file"),
+        ("http://host", "HTTP 401: of-the-environment", "HTTP 401: ***"),
+    ],
+)
+def test_what_mlflow_says_is_shown_without_secrets(monkeypatch, uri, said, shown):
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "of-the-environment")
+    assert without_secrets(said, uri).endswith(shown)
 
 
 def test_the_default_is_a_database_in_the_projects_root(tmp_path, monkeypatch):

@@ -129,6 +129,6 @@ def _data(params: Path) -> str:
 
 
 def _tracking() -> str:
-    from mmfuse.tracking import default_uri, shown_uri
+    from mmfuse.tracking.servers import default_uri, shown_uri
 
     return shown_uri(default_uri(Path.cwd()), Path.cwd())

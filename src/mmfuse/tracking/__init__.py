@@ -8,7 +8,6 @@ Whatever goes wrong while a job is tracked (no server, a full disk, a locked dat
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import sys
@@ -24,16 +23,8 @@ from filelock import FileLock
 
 from mmfuse.images import Bytes
 from mmfuse.parameters import flatten
+from mmfuse.tracking.servers import connect, default_uri, keep_quiet, shown_uri, without_secrets
 
-# a dead server must not hold a job for minutes, and no host is asked for anything but tracking
-_QUIET = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
 _LIMIT = 1000  # metrics in one request
 _ALIVE, _JOB, _GROUP, PARENT_TAG = "mmfuse.process", "mmfuse.job", "mmfuse.group", "mlflow.parentRunId"
 STUDY, SYSTEM = "study", "system"  # the levels above a job: values of the tag `level`
@@ -56,11 +47,6 @@ class Parent:
     name: str
     tags: Mapping[str, Any]
     parameters: Mapping[str, Any]
-
-
-def default_uri(root: Path) -> str:
-    """Return where runs are tracked: `MLFLOW_TRACKING_URI`, else a sqlite file in the project's root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve()}/mlflow.db"
 
 
 class Tracker:
@@ -103,6 +89,7 @@ class Tracker:
         self._experiment = ""
         self._client: Any = None
         self._enabled = enabled
+        self._keeps = True  # artifacts, which lie in another place than runs and metrics
 
     def __enter__(self) -> Self:
         self._attempt("cannot be reached", self._open)
@@ -134,18 +121,18 @@ class Tracker:
                 self._client.log_artifact(self._above[level], str(Path(folder) / name))
 
         if level in self._above:
-            self._attempt(f"lost {name}", keep)
+            self._keep(name, keep)
 
     def log_picture(self, name: str, pixels: Bytes, step: int | None = None) -> None:
         """Log a picture under pictures/NAME.png, or one of a series that MLflow shows by step."""
         where: dict[str, Any] = (
             {"artifact_file": f"pictures/{name}.png"} if step is None else {"key": name, "step": step}
         )
-        self._attempt("lost a picture", lambda: self._client.log_image(self.run_id, pixels, **where))
+        self._keep("a picture", lambda: self._client.log_image(self.run_id, pixels, **where))
 
     def log_file(self, path: Path) -> None:
         """Log a file as an artifact."""
-        self._attempt("lost a file", lambda: self._client.log_artifact(self.run_id, str(path)))
+        self._keep(path.name, lambda: self._client.log_artifact(self.run_id, str(path)))
 
     def record(self) -> dict[str, str] | None:
         """Return what a run.json says of the run; None where nothing was tracked."""
@@ -155,13 +142,11 @@ class Tracker:
 
     def _open(self) -> None:
         keep_quiet()
-        from mlflow import MlflowClient
-
         # the first use of a new database creates its tables: two jobs at once would break it for good;
         # and two jobs at once would each create the runs above them
         with _lock(self.root):
             _make_database(self.uri)
-            self._client = MlflowClient(self.uri)
+            self._client = connect(self.uri)
             found = self._client.get_experiment_by_name(self.experiment)
             place = None if self.uri.startswith("http") else (self.root.resolve() / "mlruns").as_uri()
             self._experiment = found.experiment_id if found else self._client.create_experiment(self.experiment, place)
@@ -284,24 +269,25 @@ class Tracker:
             action()
         except Exception as error:
             self._enabled = False
-            reason = without_login(str(error), self.uri)
-            print(
-                f"tracking: {shown_uri(self.uri, self.root)} {what}; the job goes on without it ({reason})",
-                file=sys.stderr,
-            )
+            self._say(f"{what}; the job goes on without it", error)
 
+    def _keep(self, what: str, action: Callable[[], None]) -> None:
+        """Keep an artifact; where that fails and the server still answers, only artifacts are left off."""
 
-def without_login(text: str, uri: str) -> str:
-    """Return what MLflow says without the login of the address, which it quotes whole."""
-    login = uri.partition("://")[2].rpartition("@")[0]
-    return text.replace(f"{login}@", "") if login else text
+        def keep() -> None:
+            try:
+                action()
+            except Exception as error:
+                self._client.get_run(self.run_id)  # the server itself is gone: then its own error is said
+                self._keeps = False
+                self._say(f"lost {what}; the job goes on without artifacts, its metrics are still tracked", error)
 
+        if self._keeps:
+            self._attempt(f"lost {what}", keep)
 
-def keep_quiet() -> None:
-    """Let MLflow fail soon, and say nothing about itself."""
-    os.environ.update({key: os.environ.get(key, value) for key, value in _QUIET.items()})
-    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.utils.environment"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    def _say(self, what: str, error: Exception) -> None:
+        reason = without_secrets(str(error), self.uri)
+        print(f"tracking: {shown_uri(self.uri, self.root)} {what} ({reason})", file=sys.stderr)
 
 
 def _lock(root: Path) -> FileLock:
@@ -341,11 +327,3 @@ def _is_alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def shown_uri(uri: str, root: Path) -> str:
-    """Return an address that may be shown: without a login, and the default database relative to the project."""
-    if uri == f"sqlite:///{root.resolve()}/mlflow.db":
-        return "sqlite:///mlflow.db"
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else uri

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfuse.errors import UserError
-from mmfuse.tracking import Tracker, keep_quiet, shown_uri, without_login
+from mmfuse.tracking import Tracker
+from mmfuse.tracking.servers import answers_needed, keep_quiet, shown_uri
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,7 +51,6 @@ def register(
     logging.getLogger("mlflow.pytorch").setLevel(logging.ERROR)  # warns of pickles; so does the command
     import mlflow
     import mlflow.pytorch
-    from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
@@ -59,7 +59,7 @@ def register(
         inputs=Schema([TensorSpec(single, (-1, 2, -1, -1))]), outputs=Schema([TensorSpec(single, (-1, 1, -1, -1))])
     )
     mlflow.set_tracking_uri(tracker.uri)
-    try:
+    with answers_needed(f"MLflow at {shown} does not take the model.", tracker.uri):
         with mlflow.start_run(run_id=tracker.run_id):
             logged = mlflow.pytorch.log_model(
                 model,
@@ -75,8 +75,4 @@ def register(
         for key, value in tags.items():
             client.set_model_version_tag(name, version, key, value)
         client.set_registered_model_alias(name, ALIAS, version)
-    except (MlflowException, OSError) as error:
-        raise UserError(
-            f"MLflow at {shown} does not take the model.", found=without_login(str(error), tracker.uri)
-        ) from error
     return version

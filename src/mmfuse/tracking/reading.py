@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mmfuse.errors import UserError
-from mmfuse.tracking import PARENT_TAG, default_uri, keep_quiet, shown_uri, without_login
+from mmfuse.tracking import PARENT_TAG
+from mmfuse.tracking.servers import answers_needed, connect, default_uri, shown_uri
 
 
 def fetch_kept(root: Path, run: str, *, study: str | None, name: str, folder: Path) -> tuple[Path, str | None]:
@@ -34,12 +35,8 @@ def fetch_kept(root: Path, run: str, *, study: str | None, name: str, folder: Pa
             expected=f"a folder with results, a commit with them, or a run in {shown}",
             fix="name a folder, or run the command in the root of the project that tracked the run",
         )
-    keep_quiet()
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    client = MlflowClient(uri)
-    try:
+    with answers_needed(f"MLflow at {shown} does not answer.", uri):
+        client = connect(uri)
         found = _runs_called(client, run, study)
         if len(found) != 1:
             raise UserError(
@@ -58,8 +55,6 @@ def fetch_kept(root: Path, run: str, *, study: str | None, name: str, folder: Pa
                 fix="run the study to its end, or name the run of one that was",
             )
         path = Path(client.download_artifacts(top.info.run_id, name, str(folder)))
-    except MlflowException as error:
-        raise UserError(f"MLflow at {shown} does not answer.", found=without_login(str(error), uri)) from error
     tags = found[0].data.tags
     system = "{method}.{variant}.s{seed}".format(**tags) if {"method", "variant", "seed"} <= tags.keys() else None
     return path, system
