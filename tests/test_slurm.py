@@ -19,6 +19,7 @@ WEIGHTS = "data/checkpoints/ivif/lkc_funet/base/s0/net.safetensors"
 QUICK = (
     "--latency-wait", "5", "--slurm-init-seconds-before-status-checks", "1", "--slurm-status-command", "squeue",
     "--default-resources", "slurm_partition=main", "mem_mb=1500", "runtime=10", "--set-resources", "train:mem_mb=1500",
+    "--max-jobs-per-timespan", "100/1s",
 )  # fmt: skip
 
 
