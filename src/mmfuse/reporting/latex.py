@@ -40,7 +40,13 @@ _SPECIAL = {
     "\n": " ",
 }
 _PATTERN = re.compile("|".join(map(re.escape, _SPECIAL)))
-_MARKS = {"best": r"\textbf{%s}", "tied": r"$\approx$ %s", "second": r"\underline{%s}", "small": r"{\scriptsize %s}"}
+_MARKS = {
+    "best": r"\textbf{%s}",
+    "tied": r"$\approx$ %s",
+    "second": r"\underline{%s}",
+    "small": r"{\scriptsize %s}",
+    "below": r"\quad %s",
+}
 
 
 def escape(text: str) -> str:
@@ -49,7 +55,7 @@ def escape(text: str) -> str:
 
 
 def marked(text: str, mark: str = "") -> str:
-    """Return escaped text in the dress of a mark: best, tied, second, small, or none."""
+    """Return escaped text in the dress of a mark: best, tied, second, small, below (a row set in), or none."""
     return _MARKS.get(mark, "%s") % escape(text) if text else ""
 
 
