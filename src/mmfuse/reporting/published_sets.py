@@ -13,7 +13,7 @@ from mmfuse import plan
 from mmfuse.downstream import masks
 from mmfuse.errors import UserError
 from mmfuse.reporting.published import Beside, Line, Measured, asked, ending, metrics_of
-from mmfuse.reporting.seen import MEANS, Array, Seen, ends, mean
+from mmfuse.reporting.seen import MEANS, Array, Seen, ends, mean, set_name
 from mmfuse.reporting.study import Study
 
 # a column of a paper -> the measure by class; a class follows behind a blank
@@ -42,7 +42,7 @@ def build(entry: Mapping[str, Any], path: Path, parameters: Mapping[str, Any], s
     known = {_plain(name): number for number, name in enumerate(sets[0].classes)}
     places, missing = _places(metrics, entry, known, sets[0].goal, block["dataset"])
     scale = 100.0 if in_percent(number for row in table.values() for number in row.values()) else 1.0
-    labels = {_short(label): seen for label, seen in zip(plan.image_sets(parameters, protocol), sets, strict=True)}
+    labels = {set_name(label): seen for label, seen in zip(plan.image_sets(parameters, protocol), sets, strict=True)}
     lines = []
     for name, row in table.items():
         system = entry["rows"].get(name, "")
@@ -72,11 +72,6 @@ def in_percent(numbers: Iterable[str]) -> bool:
 def _plain(name: str) -> str:
     """Return a class's name without what is written in one way or another."""
     return name.lower().replace(" ", "").replace("_", "")
-
-
-def _short(label: str) -> str:
-    """Return the name of an image set in the parameters: `a`, `b` or METHOD.VARIANT, without the seed."""
-    return label if label in plan.MODALITIES else label.rpartition(".")[0]
 
 
 def _places(

@@ -6,7 +6,7 @@ Measures by class are called AP50, AP50_95, IoU and Acc; a measure of a set is t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,11 @@ class Seen:
 
     def values(self, key: str, on: str | None = None) -> Array:
         """Return a measure by seed; `on` names another set that was tested."""
-        return _numbers(summary["results"][on or self.label][key] for summary in self.summaries)
+        return numbers(summary["results"][on or self.label][key] for summary in self.summaries)
 
     def by_class(self, key: str, kind: str) -> Array:
         """Return a class's measure by seed, as the summaries state it."""
-        return _numbers(summary["results"][self.label][key][kind] for summary in self.summaries)
+        return numbers(summary["results"][self.label][key][kind] for summary in self.summaries)
 
     def measured(self, kind: str) -> Array:
         """Return a measure of each class on the test images as they are; (seeds, classes)."""
@@ -92,7 +92,8 @@ class Seen:
         return means
 
 
-def _numbers(values: Any) -> Array:
+def numbers(values: Iterable[float | None]) -> Array:
+    """Return the numbers of a summary, NaN where it has none."""
     return np.array([math.nan if value is None else value for value in values])
 
 
@@ -107,6 +108,11 @@ def _measure(found: Matched | NDArray[np.int64], kind: str, counts: NDArray[np.i
     whole = found.sum(0)[None] if counts is None else np.tensordot(counts, found, axes=1)
     iou, accuracy = masks.ratios(whole)
     return iou if kind == "IoU" else accuracy
+
+
+def set_name(label: str) -> str:
+    """Return the name of an image set in the parameters: `a`, `b` or METHOD.VARIANT, without the seed."""
+    return label if label in plan.MODALITIES else label.rpartition(".")[0]
 
 
 def ends(resampled: Array) -> tuple[float, float]:
