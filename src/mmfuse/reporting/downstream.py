@@ -234,7 +234,8 @@ def _latex(protocol: str, names: Sequence[str], rows: Sequence[tuple[Seen, Seque
     lines = []
     for seen, cells in rows:
         lines.append([latex.escape(seen.title), *(latex.marked(c.text, "best" if c.best else "") for c in cells)])
-        lines.append(["", *(latex.marked(" ".join(c.below), "small") for c in cells)])
+        for number in range(max(len(c.below) for c in cells)):
+            lines.append(["", *(latex.marked("".join(c.below[number : number + 1]), "small") for c in cells)])
     caption = f"Results of {protocol} by the images that were trained and tested on. Below the means: 95 % bootstrap "
     caption += "interval over the test images, and the standard deviation between seeds. Bold: best of the column."
     heads = [Head("Images"), *(Head(f"{name} ↑") for name in names)]

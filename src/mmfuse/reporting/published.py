@@ -264,5 +264,5 @@ def as_latex(table: Beside, caption: str, label: str) -> str:
         if line.system:
             ours = [beside(number, found) for number, found in line.cells]
             rows.append([latex.marked("measured", "below"), *(latex.escape("".join(words[:1])) for words in ours)])
-            rows.append(["", *(latex.marked(" ".join(words[1:]), "small") for words in ours)])
-    return latex.table(caption, f"tab:{label}", heads, rows)
+            rows += [["", *(latex.marked("".join(words[k : k + 1]), "small") for words in ours)] for k in (1, 2)]
+    return latex.table(caption, f"tab:{label}", heads, [row for row in rows if any(row)])
