@@ -67,6 +67,20 @@ def test_labels_have_number_ids(catalog):
     assert catalog["synthetic_road"].labels["boxes"].classes == catalog["m3fd"].labels["boxes"].classes
 
 
+def keys_of(value):
+    """Every key of nested blocks."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ()):
+        yield from [key] * isinstance(value, dict)
+        yield from keys_of(inner)
+
+
+def test_keys_are_text():
+    """`dvc params diff` reads the catalog too, and fails on a key that is a number."""
+    keys = list(keys_of(yaml.safe_load((ROOT / "data/catalog.yaml").read_text(encoding="utf-8"))))
+    assert len(keys) > 100
+    assert [key for key in keys if not isinstance(key, str)] == []
+
+
 def described(node, where=""):
     """Yield every property of a JSON Schema with its place."""
     if isinstance(node, dict):

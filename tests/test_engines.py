@@ -244,6 +244,7 @@ def test_dvc_mlflow_and_our_own_command_tell_the_same_story(by_snakemake):
     assert said("dvc", "params", "diff", "--json", "HEAD~1")["params.yaml"] == {
         key: {"old": 3.0, "new": 3.5, "diff": 0.5}
     }
+    assert "failed to load" not in call(by_snakemake, "dvc", "params", "diff", "HEAD~1"), "nor a complaint beside it"
     for metric, values in said("dvc", "metrics", "diff", "--json", "HEAD~1")["reports/metrics.json"].items():
         changed[metric] = values["new"] - values["old"]
     assert {metric.rpartition(".")[0] for metric in changed} == {"synthetic_road.mma_unet.base"}

@@ -60,8 +60,8 @@ def test_marks_dress_the_text():
 
 def test_a_latex_table_has_rules_and_spanning_heads():
     heads = [[Head(""), Head("a_b", 2), Head("c", 2)], [Head("Method"), *[Head(n) for n in ("x", "y", "x", "y")]]]
-    text = latex.table("50 %", "tab:x", heads, [["m", "1", "2", "3", "4"]])
-    assert r"\caption{50 \%}" in text
+    text = latex.table("50 % of a_b", "tab:x", heads, [["m", "1", "2", "3", "4"]])
+    assert r"\caption{50 \% of a\_\allowbreak{}b}" in text
     assert r"\begin{tabular}{lrrrr}" in text
     lines = text.splitlines()
     at = lines.index(r"\toprule")

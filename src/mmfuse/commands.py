@@ -365,7 +365,7 @@ def report(
     params: Params = DEFAULT_PARAMS,
 ) -> None:
     """Write the pages that sum up the study, with their tables and figures."""
-    from mmfuse.reporting.scores import study_means
+    from mmfuse.reporting.means import study_means
     from mmfuse.stages import report as stage
 
     parameters = load_parameters(params)
@@ -391,7 +391,7 @@ def report(
             analyses=analyses, downstream=downstream, out=out, catalog=Path("data/catalog.yaml"),
             printed=PUBLISHED,
         )  # fmt: skip
-        means = study_means(parameters, scores)
+        means = study_means(parameters, scores, downstream)
         write_json(out / "metrics.json", means)  # what `dvc metrics diff` compares
         running.tracker.log_above(STUDY, flatten(means, separator="/"))
         running.tracker.keep_above(STUDY, lambda file: results.pack(Path(), params, parameters, file), results.ARCHIVE)

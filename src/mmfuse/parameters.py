@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -204,19 +204,37 @@ def _check_sweeps(values: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_published(values: Mapping[str, Any], path: Path) -> None:
-    """Check the names under `report.published`: test datasets and systems of the study."""
+    """Check the names under `report.published`: test datasets and systems, or a protocol and its image sets."""
     scored = [(dataset, f"{s.method}.{s.variant}") for dataset, s in plan.scored_pairs(values)]
     for entry in values["report"].get("published", []):
-        for dataset in entry["datasets"]:
-            known = dict.fromkeys(system for name, system in scored if name == dataset)
-            other = next((system for system in entry["rows"].values() if system not in known), None)
-            if other is not None or not known:
-                raise UserError(
-                    f"{path}: report.published asks for what the study does not measure on {dataset}.",
-                    expected=", ".join(known) or "a test dataset of the study",
-                    found=other or dataset,
-                    fix="add it to the study, or take it from the table",
-                )
+        kinds = [key for key in ("datasets", "protocol") if key in entry]
+        misplaced = [key for key in ("classes", "means") if key in entry and "protocol" not in entry]
+        if len(kinds) != 1 or misplaced:
+            raise UserError(
+                f"{path}: report.published, Table {entry['table']} of {entry['paper']}: what is it measured on?",
+                expected="`datasets` for scores, or `protocol` (with `classes` and `means` at will) for detectors and "
+                "segmenters",
+                found=", ".join([*kinds, *misplaced]) or "neither",
+            )
+        if "protocol" in entry:
+            _check_rows(entry, values.get("downstream", {}).get(entry["protocol"], {}).get("sets", []), path)
+        for dataset in entry.get("datasets", []):
+            _check_rows(entry, [system for name, system in scored if name == dataset], path, dataset)
+
+
+def _check_rows(entry: Mapping[str, Any], measured: Sequence[str], path: Path, dataset: str = "") -> None:
+    """Check that a paper's table asks only for what the study measures."""
+    known = list(dict.fromkeys(measured))
+    other = next((system for system in entry["rows"].values() if system not in known), None)
+    if other is not None or not known:
+        where = dataset or entry["protocol"]
+        raise UserError(
+            f"{path}: report.published asks for what the study does not measure on {where}.",
+            expected=", ".join(known)
+            or ("a test dataset of the study" if dataset else "a protocol under `downstream`"),
+            found=other if known else where,
+            fix="add it to the study, or take it from the table",
+        )
 
 
 def _check_downstream(values: Mapping[str, Any], path: Path) -> None:

@@ -1,6 +1,7 @@
 """The results of a study, wherever they are: a folder, a commit of its repository, or a run in MLflow.
 
-Each is brought to one form, a folder laid out as a project: `params.yaml`, the scores and the jobs' records.
+Each is brought to one form, a folder laid out as a project: `params.yaml`, the scores, what detectors and segmenters
+found, and the jobs' records.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from mmfuse.tracking.reading import fetch_kept
 
 ARCHIVE = "study.zip"  # what the run of a study keeps in MLflow
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
+_ROOMS, _TEXTS = ("reports/scores/", "reports/downstream/"), {".csv", ".json"}
 _MOMENT = (1980, 1, 1, 0, 0, 0)  # equal results give equal archives
 
 
@@ -43,9 +45,11 @@ class Place:
 
 
 def small_files(parameters: Mapping[str, Any]) -> list[str]:
-    """Return the files that say what a study found and how: its scores and all records."""
+    """Return the files that say what a study found and how: what was measured, and all records."""
     found = plan.report_inputs(parameters)
-    return [f for f in found if f.endswith(".run.json") or f.endswith("/run.json") or f.startswith("reports/scores/")]
+    measured = [file for file in found if file.startswith(_ROOMS) and Path(file).suffix in _TEXTS]
+    records = [file for file in found if Path(file).name == "run.json" or file.endswith(".run.json")]
+    return list(dict.fromkeys([*measured, *records]))
 
 
 def pack(root: Path, params: Path, parameters: Mapping[str, Any], target: Path) -> None:

@@ -7,16 +7,17 @@ the mean difference has a bootstrap interval, and a paired test says whether it 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mmfuse import plan, results
+from mmfuse.comparing import downstream
+from mmfuse.comparing.runs import Row, Run, direction, pairs
 from mmfuse.errors import UserError
 from mmfuse.parameters import flatten
 from mmfuse.plain import read_yaml
@@ -25,52 +26,7 @@ from mmfuse.reporting import statistics
 from mmfuse.reporting.scores import Column, Group, grouped, read_scores
 from mmfuse.results import PARAMS, Place
 
-Array = NDArray[np.float64]
 Differences = dict[str, list[Any]]  # what differs, with its value in each run
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run: its parameters by dotted key, its records by path, its scores by dataset and METHOD.VARIANT."""
-
-    name: str
-    kind: str
-    parameters: dict[str, Any]
-    records: dict[str, dict[str, Any]]
-    groups: dict[str, dict[str, Group]]
-
-    @property
-    def commits(self) -> list[str]:
-        """The commits of the code that made it; `+` marks changes that were not committed."""
-        records = self.records.values()
-        return sorted({(r["commit"] or "no commit")[:9] + "+" * bool(r["dirty"]) for r in records})
-
-
-@dataclass(frozen=True)
-class Row:
-    """One metric of one system in one run, held against the first run; None where there is nothing to say.
-
-    `mean` and `reference` have 95 % intervals over images; `difference` is run minus first run, on the same images.
-    """
-
-    dataset: str
-    system: str
-    metric: str
-    definition: str
-    better: str
-    run: str
-    images: int
-    reference: float
-    reference_low: float
-    reference_high: float
-    mean: float
-    low: float
-    high: float
-    difference: float
-    difference_low: float | None = None
-    difference_high: float | None = None
-    p: float | None = None
-    verdict: str = "untested"
 
 
 @dataclass(frozen=True)
@@ -104,9 +60,10 @@ def compare(names: Sequence[str]) -> Comparison:
         runs = [_read(place) for place in places]
     rows, notes = [], []
     for other in runs[1:]:
-        found, said = _scores(runs[0], other)
-        rows += found
-        notes += said
+        for one in (_scores, downstream.rows):
+            found, said = one(runs[0], other)
+            rows += found
+            notes += said
     if not rows:
         raise UserError(
             "These runs have nothing in common that could be compared.",
@@ -153,7 +110,8 @@ def _read(place: Place) -> Run:
     texts = {path.as_posix(): place.root / path for path in records if (place.root / path).is_file()}
     kept = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in texts.items()}
     entries = {k: v for r in kept.values() for k, v in r["parameters"].items() if k.startswith("data/catalog.yaml:")}
-    return Run(place.name, place.kind, flatten(parameters) | flatten(entries), kept, groups)
+    sets = downstream.read(place, parameters)
+    return Run(place.name, place.kind, flatten(parameters) | flatten(entries), kept, groups, sets)
 
 
 def _named(summary: Path) -> tuple[str, System]:
@@ -163,7 +121,8 @@ def _named(summary: Path) -> tuple[str, System]:
 
 
 def _contents(run: Run) -> str:
-    return ", ".join(f"{', '.join(groups)} on {dataset}" for dataset, groups in run.groups.items()) or "no scores"
+    found = [(place, list(names)) for part in (run.groups, run.sets) for place, names in part.items()]
+    return ", ".join(f"{', '.join(names)} on {place}" for place, names in found) or "no scores"
 
 
 # --------------------------------------------------------------------------------------------------- what differs
@@ -219,7 +178,7 @@ def _scores(first: Run, other: Run) -> tuple[list[Row], list[str]]:
     """Return the rows of one run against the first, and what could not be compared."""
     rows, notes = [], []
     for dataset, groups in other.groups.items():
-        for one, two in _pairs(first.groups.get(dataset, {}), groups):
+        for one, two in pairs(first.groups.get(dataset, {}), groups):
             found = [c.name for c in one.members[0].metrics]
             kept, left_out = _same_metrics(one, two)
             paired, why = _paired(first, other, dataset, one, two)
@@ -236,14 +195,6 @@ def _scores(first: Run, other: Run) -> tuple[list[Row], list[str]]:
 
 def _label(group: Group) -> str:
     return f"{group.method}.{group.variant}"
-
-
-def _pairs(first: Mapping[str, Group], other: Mapping[str, Group]) -> Iterator[tuple[Group, Group]]:
-    """Yield the systems that both runs have; where each has a single one, these two, whatever they are."""
-    if len(first) == len(other) == 1:
-        yield next(iter(first.values())), next(iter(other.values()))
-        return
-    yield from ((first[name], other[name]) for name in first if name in other)
 
 
 def _same_metrics(one: Group, two: Group) -> tuple[list[Column], list[str]]:
@@ -312,21 +263,17 @@ def _rows(
                 difference_low=float(between[k, 0]),
                 difference_high=float(between[k, 1]),
                 p=p,
-                verdict=_direction(sign * column.sign) if moved[k].any() else "equal",
+                verdict=direction(sign * column.sign) if moved[k].any() else "equal",
             )
         rows.append(row)
     return rows
 
 
-def _direction(sign: int) -> str:
-    return {1: "better", -1: "worse"}.get(sign, "different")
-
-
 def _corrected(rows: Sequence[Row]) -> list[Row]:
-    """Correct p for the tests of one dataset and metric; what is equal on every image was no test."""
+    """Correct p for the tests of one dataset (or protocol) and metric; what is equal on every image was no test."""
     found = list(rows)
-    for key in dict.fromkeys((row.dataset, row.metric) for row in rows):
-        alike = [k for k, row in enumerate(rows) if (row.dataset, row.metric) == key]
+    for key in dict.fromkeys((row.dataset, row.protocol, row.metric) for row in rows):
+        alike = [k for k, row in enumerate(rows) if (row.dataset, row.protocol, row.metric) == key]
         tested = [k for k in alike if rows[k].p is not None and rows[k].verdict != "equal"]
         adjusted = statistics.holm(np.array([rows[k].p for k in tested], dtype=np.float64))
         for k, p in zip(tested, adjusted, strict=True):

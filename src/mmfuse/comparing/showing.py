@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from mmfuse.comparing import Comparison, Differences, Row
+from mmfuse.comparing import Comparison, Differences
+from mmfuse.comparing.runs import Row
+from mmfuse.reporting.seen import WORDS
 
 
 def as_json(found: Comparison) -> str:
@@ -43,13 +45,14 @@ def lines(found: Comparison) -> list[str]:
         said += _table([["", *head], *([key, *map(_value, v)] for key, v in differing.items())] if differing else [])
     jobs = len({job for run in found.runs for job in run.records})
     said += ["", f"jobs with other results: {len(found.jobs)} of {jobs}", *(f"  {job}" for job in found.jobs)]
-    for dataset in dict.fromkeys(row.dataset for row in found.rows):
-        said += ["", *_section([row for row in found.rows if row.dataset == dataset and "." not in row.metric])]
+    shown = [row for row in found.rows if "." not in row.metric]
+    for place in dict.fromkeys((row.dataset, row.protocol) for row in shown):
+        said += ["", *_section([row for row in shown if (row.dataset, row.protocol) == place])]
     return [*said, *([""] if found.notes else []), *(f"note: {note}" for note in found.notes)]
 
 
 def _section(rows: Sequence[Row]) -> list[str]:
-    """Return the lines of one dataset."""
+    """Return the lines of one dataset, or of one protocol."""
     moved = [row for row in rows if row.verdict != "equal"]
     same = dict.fromkeys((row.run, row.system) for row in rows)
     still = [key for key in same if key not in {(row.run, row.system) for row in moved}]
@@ -57,7 +60,7 @@ def _section(rows: Sequence[Row]) -> list[str]:
     body = [
         [
             row.system,
-            row.metric + {"higher": " ↑", "lower": " ↓"}.get(row.better, ""),
+            WORDS.get(row.metric, row.metric) + {"higher": " ↑", "lower": " ↓"}.get(row.better, ""),
             row.run,
             _interval(row.reference, row.reference_low, row.reference_high),
             _interval(row.mean, row.low, row.high),
@@ -68,7 +71,9 @@ def _section(rows: Sequence[Row]) -> list[str]:
         for row in moved
     ]
     counts = ", ".join(map(str, sorted({row.images for row in rows})))
-    said = [f"{rows[0].dataset}: {counts} images" if rows else "", *(_table([head, *body]) if body else [])]
+    of, protocol = rows[0].dataset, rows[0].protocol
+    said = [f"{protocol}: {counts} test images of {of}" if protocol else f"{of}: {counts} images"]
+    said += _table([head, *body]) if body else []
     return said + [
         f"  equal on every image in {run}: {', '.join(s for r, s in still if r == run)}" for run in _runs(still)
     ]

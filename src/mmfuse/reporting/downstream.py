@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfuse import plan
-from mmfuse.downstream import boxes, masks, results
+from mmfuse.downstream import boxes
 from mmfuse.images import read_image
 from mmfuse.reporting import latex, pictures, provenance, statistics, tables
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.pictures import PALETTE, Picture
-from mmfuse.reporting.scores import existing
+from mmfuse.reporting.seen import MEANS, WORDS, Seen, ends, mean
 from mmfuse.reporting.study import Page, Study
 from mmfuse.reporting.style import LINES, Album, Shown
 from mmfuse.reporting.tables import printed, printed_p
@@ -30,36 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = NDArray[np.float64]
-# ASSUME: the ends of an interval then move by a few hundredths of its width with another draw
-_RESAMPLES = 1000
 _DIGITS = 3
-_MAIN = {"detect": ("mAP50", "mAP50_95"), "segment": ("mIoU", "mAcc")}
 _BY_CLASS = {"detect": "AP50", "segment": "IoU"}
-_WORDS = {"mAP50": "mAP@0.5", "mAP50_95": "AP@[0.5:0.95]", "mIoU": "mIoU", "mAcc": "mAcc"}
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One image set: what its detectors or segmenters found, a summary for each seed.
-
-    `resampled` holds the main measure on resampled test images, averaged over the seeds.
-    """
-
-    label: str
-    title: str
-    summaries: tuple[Mapping[str, Any], ...]
-    anchors: tuple[str, ...]
-    resampled: Array
-
-    def values(self, key: str, on: str | None = None) -> Array:
-        """Return a measure by seed; `on` names another set that was tested."""
-        found = [summary["results"][on or self.label][key] for summary in self.summaries]
-        return np.array([math.nan if value is None else value for value in found])
-
-    def by_class(self, key: str, kind: str) -> Array:
-        """Return a class's measure by seed."""
-        found = [summary["results"][self.label][key][kind] for summary in self.summaries]
-        return np.array([math.nan if value is None else value for value in found])
 
 
 @dataclass(frozen=True)
@@ -81,20 +53,20 @@ def pages(study: Study) -> list[Page]:
     found = []
     for protocol, block in plan.protocols(study.parameters).items():
         title = f"{'Detection' if block['goal'] == 'detect' else 'Segmentation'}: {protocol}"
-        shown = _shown(study, protocol, study.catalog[block["dataset"]].roles)
+        shown = _shown(study, protocol)
         found.append(Page(provenance.anchor("downstream", protocol), title, "downstream.html.jinja", shown))
     return found
 
 
-def _shown(study: Study, protocol: str, roles: Mapping[str, str]) -> dict[str, Any]:
-    """Return one protocol's part of the page; `roles` are what `a` and `b` are, such as infrared and visible."""
+def _shown(study: Study, protocol: str) -> dict[str, Any]:
+    """Return one protocol's part of the page."""
     parameters, room = study.parameters, study.rooms.downstream
     block = parameters["downstream"][protocol]
     goal, key = block["goal"], _BY_CLASS[block["goal"]]
-    sets = [_seen(parameters, protocol, label, room, roles) for label in plan.image_sets(parameters, protocol)]
-    classes = sets[0].summaries[0]["classes"]
-    main = _MAIN[goal]
-    columns = [(_WORDS[name], [s.values(name) for s in sets]) for name in main]
+    sets = study.seen(protocol)
+    classes = sets[0].classes
+    main = tuple(MEANS[goal])
+    columns = [(WORDS[name], [s.values(name) for s in sets]) for name in main]
     columns += [(f"{kind}", [s.by_class(key, kind) for s in sets]) for kind in classes]
     rows = [
         (s, [_cell(s, values, number, place == 0) for place, (_, values) in enumerate(columns)])
@@ -104,7 +76,7 @@ def _shown(study: Study, protocol: str, roles: Mapping[str, str]) -> dict[str, A
     study.sheets[f"downstream.{protocol}.tex"] = _latex(protocol, [name for name, _ in columns], rows)
     tests = _tests(sets)
     transfer = _transfer(sets, main[0]) if block["transfer"] and len(sets) > 1 else []
-    measure = f"{protocol}: {_WORDS[main[0]]}"
+    measure = f"{protocol}: {WORDS[main[0]]}"
     names = ("Pair", "difference", "95 %", "adjusted p", "differs")
     _plain(study, f"downstream.{protocol}.tests", f"{measure}, differences", names, tests)
     heads = ("Trained on", *(f"tested on {s.title}" for s in sets))
@@ -119,7 +91,7 @@ def _shown(study: Study, protocol: str, roles: Mapping[str, str]) -> dict[str, A
         "divide": provenance.anchor("run", "divide", protocol),
         "unlabelled": block.get("unlabelled"),
         "seeds": block["seeds"],
-        "measure": _WORDS[main[0]],
+        "measure": WORDS[main[0]],
         "by_class": {"AP50": "AP@0.5", "IoU": "IoU"}[key],
         "heads": [name for name, _ in columns],
         "mains": len(main),
@@ -133,40 +105,16 @@ def _shown(study: Study, protocol: str, roles: Mapping[str, str]) -> dict[str, A
     }
 
 
-def _seen(parameters: Mapping[str, Any], protocol: str, label: str, room: Path, roles: Mapping[str, str]) -> Seen:
-    block = parameters["downstream"][protocol]
-    summaries, anchors, resampled = [], [], []
-    for seed in block["seeds"]:
-        path = room / protocol / f"{label}.seed{seed}"
-        existing(path.with_name(f"{path.name}.json"), block["goal"])
-        if block["goal"] == "detect":
-            summary, matched = results.read_detections(path)
-            counts = statistics.drawn(len(matched.objects), _RESAMPLES)
-            resampled.append(boxes.mean_precision(boxes.average_precision(matched, counts, thresholds=1)))
-        else:
-            summary, matrices = results.read_masks(path)
-            counts = statistics.drawn(len(matrices), _RESAMPLES)
-            iou, _ = masks.ratios(np.tensordot(counts, matrices, axes=1))
-            resampled.append(masks.mean(iou))
-        summaries.append(summary)
-        anchors.append(provenance.anchor("run", block["goal"], protocol, f"{label}.seed{seed}"))
-    system = plan.image_sets(parameters, protocol)[label]
-    title = f"{roles[label]} alone" if system is None else system.method
-    title += "" if system is None or system.variant == "base" else f".{system.variant}"
-    return Seen(label, title, tuple(summaries), tuple(anchors), np.mean(resampled, axis=0))
-
-
-def _mean(values: Array) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if known.size else math.nan
+def _interval(resampled: Array) -> str:
+    low, high = ends(resampled)
+    return f"[{printed(low, _DIGITS)}, {printed(high, _DIGITS)}]"
 
 
 def _cell(seen: Seen, columns: Sequence[Array], number: int, main: bool) -> Cell:
-    means = [_mean(values) for values in columns]
+    means = [mean(values) for values in columns]
     below = []
     if main:
-        low, high = np.nanquantile(seen.resampled, (statistics.LEVEL / 2, 1 - statistics.LEVEL / 2))
-        below.append(f"[{printed(low, _DIGITS)}, {printed(high, _DIGITS)}]")
+        below.append(_interval(seen.resampled()))
     if len(seen.summaries) > 1 and math.isfinite(means[number]):
         below.append(f"seeds ± {printed(float(np.std(columns[number], ddof=1)), _DIGITS)}")
     defined = [mean for mean in means if math.isfinite(mean)]
@@ -177,33 +125,32 @@ def _cell(seen: Seen, columns: Sequence[Array], number: int, main: bool) -> Cell
 def _tests(sets: Sequence[Seen]) -> list[tuple[str, str, str, str, str]]:
     """Return each pair of sets with the difference of their main measure, its interval, adjusted p, and the sign."""
     pairs = list(combinations(sets, 2))
-    apart = [one.resampled - other.resampled for one, other in pairs]
+    apart = [one.resampled() - other.resampled() for one, other in pairs]
     adjusted = statistics.holm(np.array([statistics.resampled_p(values) for values in apart]))
     found = []
     for (one, other), values, p in zip(pairs, apart, adjusted, strict=True):
-        low, high = np.nanquantile(values, (statistics.LEVEL / 2, 1 - statistics.LEVEL / 2))
-        middle = _mean(values)
+        middle = mean(values)
         sign = "" if not p < statistics.LEVEL else ("+" if middle > 0 else "−")
-        ends = f"[{printed(low, _DIGITS)}, {printed(high, _DIGITS)}]"
-        found.append((f"{one.title} – {other.title}", printed(middle, _DIGITS), ends, printed_p(p), sign))
+        pair = f"{one.title} – {other.title}"
+        found.append((pair, printed(middle, _DIGITS), _interval(values), printed_p(p), sign))
     return found
 
 
 def _transfer(sets: Sequence[Seen], key: str) -> list[tuple[str, list[str]]]:
     """Return, for each set that was trained on, the main measure on every set, mean over seeds."""
-    return [(s.title, [printed(_mean(s.values(key, other.label)), _DIGITS) for other in sets]) for s in sets]
+    return [(s.title, [printed(mean(s.values(key, other.label)), _DIGITS) for other in sets]) for s in sets]
 
 
 def _verdict(sets: Sequence[Seen], key: str) -> str:
     """Say in words which set is ahead, and whether by more than the seeds' spread."""
-    order = sorted(sets, key=lambda s: -_mean(s.values(key)))
-    words = ", ".join(f"{s.title} {printed(_mean(s.values(key)), _DIGITS)}" for s in order)
+    order = sorted(sets, key=lambda s: -mean(s.values(key)))
+    words = ", ".join(f"{s.title} {printed(mean(s.values(key)), _DIGITS)}" for s in order)
     alone = [s for s in sets if s.label in plan.MODALITIES]
     fused = [s for s in order if s not in alone]
-    text = f"{_WORDS[key]}, mean over the seeds: {words}."
+    text = f"{WORDS[key]}, mean over the seeds: {words}."
     if not alone or not fused:
         return text
-    ahead = _mean(fused[0].values(key)) - max(_mean(s.values(key)) for s in alone)
+    ahead = mean(fused[0].values(key)) - max(mean(s.values(key)) for s in alone)
     deviations = [float(np.std(s.values(key), ddof=1)) for s in (fused[0], *alone) if len(s.summaries) > 1]
     text += (
         f" The best fused set ({fused[0].title}) is {'ahead of' if ahead > 0 else 'behind'} the better modality alone"
@@ -265,32 +212,30 @@ def _grid(protocol: str, sets: Sequence[Seen], room: Path, width: int) -> list[t
 
 def _brief(sets: Sequence[Seen], key: str) -> dict[str, Any]:
     """Return what the overview says: the best fused set and the better modality, with intervals, and their test."""
-    order = sorted(sets, key=lambda s: -_mean(s.values(key)))
+    order = sorted(sets, key=lambda s: -mean(s.values(key)))
     fused = next((s for s in order if s.label not in plan.MODALITIES), None)
     alone = next((s for s in order if s.label in plan.MODALITIES), None)
     brief: dict[str, Any] = {"fused": fused and _told(fused, key), "alone": alone and _told(alone, key), "apart": ""}
     if fused and alone:
-        apart = fused.resampled - alone.resampled
-        low, high = np.nanquantile(apart, (statistics.LEVEL / 2, 1 - statistics.LEVEL / 2))
+        apart = fused.resampled() - alone.resampled()
         pair = {f"{fused.title} – {alone.title}", f"{alone.title} – {fused.title}"}
         p, sign = next(test[3:] for test in _tests(sets) if test[0] in pair)
-        brief["apart"] = f"{printed(_mean(apart), _DIGITS)} [{printed(low, _DIGITS)}, {printed(high, _DIGITS)}]"
+        brief["apart"] = f"{printed(mean(apart), _DIGITS)} {_interval(apart)}"
         brief["p"] = f"p {p}" if p.startswith("<") else f"p = {p}"
         brief["differs"] = bool(sign)
     return brief
 
 
 def _told(seen: Seen, key: str) -> str:
-    low, high = np.nanquantile(seen.resampled, (statistics.LEVEL / 2, 1 - statistics.LEVEL / 2))
-    ends = f"[{printed(low, _DIGITS)}, {printed(high, _DIGITS)}]"
-    return f"{seen.title} {printed(_mean(seen.values(key)), _DIGITS)} {ends}"
+    return f"{seen.title} {printed(mean(seen.values(key)), _DIGITS)} {_interval(seen.resampled())}"
 
 
 def _latex(protocol: str, names: Sequence[str], rows: Sequence[tuple[Seen, Sequence[Cell]]]) -> str:
     lines = []
     for seen, cells in rows:
         lines.append([latex.escape(seen.title), *(latex.marked(c.text, "best" if c.best else "") for c in cells)])
-        lines.append(["", *(latex.marked(" ".join(c.below), "small") for c in cells)])
+        for number in range(max(len(c.below) for c in cells)):
+            lines.append(["", *(latex.marked("".join(c.below[number : number + 1]), "small") for c in cells)])
     caption = f"Results of {protocol} by the images that were trained and tested on. Below the means: 95 % bootstrap "
     caption += "interval over the test images, and the standard deviation between seeds. Bold: best of the column."
     heads = [Head("Images"), *(Head(f"{name} ↑") for name in names)]

@@ -16,7 +16,7 @@ from mmfuse.reporting.provenance import Run, machine_of
 from mmfuse.reporting.scores import Array, Group
 from mmfuse.reporting.standing import Ranking
 from mmfuse.reporting.study import Page, Study
-from mmfuse.reporting.style import INK, MARKERS, Album, Shown
+from mmfuse.reporting.style import INK, MARKERS, Album, Shown, seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -171,8 +171,8 @@ def _histogram(groups: Sequence[Group], ranked: Ranking, costs: Sequence[Cost | 
     left.grid(visible=False)
     found = [(y, costs[i]) for y, i in enumerate(order)]
     timed = [(y, one.seconds) for y, one in found if one]
-    right.barh([y for y, _ in timed], [seconds for _, seconds in timed], color="#bbbbbb", edgecolor=INK, linewidth=0.6)
-    right.set(xscale="log", xlabel="seconds an image")
+    right.barh([y for y, _ in timed], [value for _, value in timed], color="#bbbbbb", edgecolor=INK, linewidth=0.6)
+    seconds(right, [value for _, value in timed])
     left.invert_yaxis()
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=5, fontsize=8)
 
@@ -212,7 +212,8 @@ def _times(points: Sequence[tuple[str, float, Cost]], systems: int, figure: Figu
             markeredgewidth=0.8,
             label=f"{label} ({counted(found.parameters)})",
         )
-    axes.set(xscale="log", ylim=(systems + 0.2, 0.8), xlabel="seconds an image", ylabel="mean rank (1 is best)")
+    seconds(axes, [found.seconds for _, _, found in points])
+    axes.set(ylim=(systems + 0.2, 0.8), ylabel="mean rank (1 is best)")
     axes.margins(x=0.15)
     figure.legend(
         loc="outside upper left", ncols=3, fontsize=8, title="system (numbers in its network)", alignment="left"

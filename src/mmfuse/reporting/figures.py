@@ -254,6 +254,9 @@ def _radar(sets: Mapping[str, Polygons], across: int, figure: Figure) -> None:
                 linewidth=1.3,
             )
         axes.set_xticks(angles, [f"{c.plain}{arrow(c)}" for c in one.columns], fontsize=8)
+        for angle, text in zip(angles, axes.get_xticklabels(), strict=True):  # begins behind the ring, not across it
+            side = round(math.sin(angle), 3)
+            text.set_horizontalalignment("center" if side == 0 else ("right" if side > 0 else "left"))
         axes.set(yticks=[0.25, 0.625, 1.0], yticklabels=[], ylim=(0, 1.04))
         axes.set_theta_zero_location("N")
         axes.set_title(dataset, y=1.13)  # above the labels of the axes

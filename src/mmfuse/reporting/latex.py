@@ -1,10 +1,11 @@
-"""Tables as LaTeX, for the package booktabs: escaped text, rules, spanning heads."""
+"""Tables as LaTeX: escaped text, rules, spanning heads, and sizes that fit on a page."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -40,7 +41,19 @@ _SPECIAL = {
     "\n": " ",
 }
 _PATTERN = re.compile("|".join(map(re.escape, _SPECIAL)))
-_MARKS = {"best": r"\textbf{%s}", "tied": r"$\approx$ %s", "second": r"\underline{%s}", "small": r"{\scriptsize %s}"}
+_NEEDS = r"% needs \usepackage{array,booktabs,graphicx,longtable} and \usepackage[T1]{fontenc}"
+# ASSUME: digits beside each other in a text's width: shrunk as far as can be read, and in small print
+_SHRUNK, _SMALL = 112.0, 86.0
+_GAP, _TEXT, _LONG = 1.8, 14.0, 36  # digits between columns, digits of a short text, rows on a page
+# no wider than the text, and no wider than it is
+_FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+_MARKS = {
+    "best": r"\textbf{%s}",
+    "tied": r"$\approx$ %s",
+    "second": r"\underline{%s}",
+    "small": r"{\scriptsize %s}",
+    "below": r"\quad %s",
+}
 
 
 def escape(text: str) -> str:
@@ -49,7 +62,7 @@ def escape(text: str) -> str:
 
 
 def marked(text: str, mark: str = "") -> str:
-    """Return escaped text in the dress of a mark: best, tied, second, small, or none."""
+    """Return escaped text in the dress of a mark: best, tied, second, small, below (a row set in), or none."""
     return _MARKS.get(mark, "%s") % escape(text) if text else ""
 
 
@@ -64,7 +77,7 @@ class Head:
 def table(
     caption: str, label: str, heads: Sequence[Sequence[Head]], rows: Iterable[Sequence[str]], *, left: int = 1
 ) -> str:
-    r"""Return a whole `table` environment.
+    r"""Return a table that fits on its page: wide ones in blocks below each other, long ones over several pages.
 
     Args:
         caption: Plain text.
@@ -73,28 +86,142 @@ def table(
         rows: Cells as LaTeX (see `escape` and `marked`).
         left: Number of columns that are set to the left; the others are set to the right.
     """
-    count = sum(head.span for head in heads[0])
-    lines = [
-        r"% needs \usepackage{booktabs} and \usepackage[T1]{fontenc}",
+    lines = [list(row) for row in rows]
+    columns = list(zip([head.text for head in heads[-1]], *lines, strict=True))
+    widths = [max(map(_width, cells)) for cells in columns]
+    spans = [head.span for head in heads[0]]
+    text_only = left == len(widths) and sum(widths) > _SMALL
+    blocks = [list(range(left))] if text_only else _blocks(spans, widths, left, _SHRUNK)
+    long = len(lines) * len(blocks) > _LONG
+    if long and not text_only:
+        blocks = _blocks(spans, widths, left, _SMALL)
+    kinds = _wrapped(columns) if text_only else ["l"] * left + ["r"] * (len(widths) - left)
+    specs = ["".join(kinds[place] for place in block) for block in blocks]
+    parts = [[_head_line(line, block) for line in heads] for block in blocks]
+    cut = [[_cut(row, kinds, block) for row in lines] for block in blocks]
+    bodies = [[" & ".join(cells) + r" \\" for cells in rows if any(cells)] for rows in cut]
+    if long:
+        return _pages(caption, label, specs, parts, bodies)
+    start, end = (r"\scriptsize\setlength{\tabcolsep}{3pt}", "") if text_only else (_FIT, "}")
+    text = [
+        _NEEDS,
         r"\begin{table}",
-        rf"\caption{{{escape(caption)}}}",
+        rf"\caption{{{_breaking(escape(caption))}}}",
         rf"\label{{{label}}}",
         r"\centering",
-        rf"\begin{{tabular}}{{{'l' * left}{'r' * (count - left)}}}",
-        r"\toprule",
     ]
-    for number, line in enumerate(heads):
-        lines.append(" & ".join(_head(head) for head in line) + r" \\")
-        if number < len(heads) - 1:
-            rules, place = [], 1
-            for head in line:
-                if head.span > 1:
-                    rules.append(rf"\cmidrule(lr){{{place}-{place + head.span - 1}}}")
-                place += head.span
-            lines += [" ".join(rules)] if rules else []
-    lines.append(r"\midrule")
-    lines += [" & ".join(row) + r" \\" for row in rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+    for spec, head, body in zip(specs, parts, bodies, strict=True):
+        text += [r"\par\medskip", start, rf"\begin{{tabular}}{{{spec}}}", r"\toprule", *_ruled(head), r"\midrule"]
+        text += [*body, r"\bottomrule", rf"\end{{tabular}}{end}"]
+    return "\n".join([*text, r"\end{table}", ""])
+
+
+def _pages(
+    caption: str,
+    label: str,
+    specs: Sequence[str],
+    heads: Sequence[Sequence[tuple[str, str]]],
+    bodies: Sequence[Sequence[str]],
+) -> str:
+    """Return a table over several pages, its blocks one after the other; only the first has the caption."""
+    text = [_NEEDS, r"\begingroup\scriptsize\setlength{\tabcolsep}{3pt}"]
+    for number, (spec, head, body) in enumerate(zip(specs, heads, bodies, strict=True)):
+        named = [rf"\caption{{{_breaking(escape(caption))}}}\label{{{label}}}\\"]
+        above = [r"\toprule", *_ruled(head), r"\midrule"]
+        text += [rf"\begin{{longtable}}{{{spec}}}", *([] if number else named), *above, r"\endfirsthead"]
+        text += [*above, r"\endhead", r"\bottomrule", r"\endfoot", *body, r"\end{longtable}"]
+        text += [r"\addtocounter{table}{-1}"] if number else []  # it counts each block
+    return "\n".join([*text, r"\endgroup", ""])
+
+
+def _width(text: str) -> float:
+    """Return about how wide a cell is printed, in digits and with the gap beside it."""
+    plain = re.sub(r"\\[A-Za-z]+ ?|[{}$]", "", text)
+    return len(plain) * (0.75 if text.startswith(r"{\scriptsize") else 1.0) + _GAP
+
+
+def _blocks(spans: Sequence[int], widths: Sequence[float], left: int, most: float) -> list[list[int]]:
+    """Return the columns of each block: the first ones in all of them, groups of the head kept together if they fit."""
+    room = most - sum(widths[:left])
+    blocks = _packed(spans, widths, left, room)
+    while len(blocks) > 1 and len(closer := _packed(spans, widths, left, 0.95 * room)) == len(blocks):
+        blocks, room = closer, 0.95 * room  # as many blocks, more alike in width
+    return [[*range(left), *block] for block in blocks]
+
+
+def _packed(spans: Sequence[int], widths: Sequence[float], left: int, room: float) -> list[list[int]]:
+    """Return the columns behind the first ones, in as many blocks as they need."""
+    blocks: list[list[int]] = [[]]
+    place = 0
+    for span in spans:
+        group = [column for column in range(place, place + span) if column >= left]
+        place += span
+        for piece in _pieces(group, widths, room):
+            if blocks[-1] and sum(widths[column] for column in (*blocks[-1], *piece)) > room:
+                blocks.append([])
+            blocks[-1] += piece
+    return blocks
+
+
+def _pieces(group: Sequence[int], widths: Sequence[float], room: float) -> list[Sequence[int]]:
+    """Return a group of columns in as few pieces as fit, of about equal numbers."""
+    for count in range(1, len(group) + 1):
+        each = -(-len(group) // count)
+        pieces = [group[start : start + each] for start in range(0, len(group), each)]
+        if all(sum(widths[column] for column in piece) <= room for piece in pieces):
+            return pieces
+    return [[column] for column in group]
+
+
+def _wrapped(columns: Sequence[Sequence[str]]) -> list[str]:
+    """Return the kinds of text columns that are too wide together: long ones in lines as wide as their words.
+
+    What the short ones and the longest words leave goes to the long ones by the length of their texts.
+    """
+    widths = [max(map(_width, cells)) for cells in columns]
+    words = [
+        max(_width(word) for cell in cells for word in re.split(r"[ /]|(?<=_)|\.(?=[A-Za-z])", cell))
+        for cells in columns
+    ]
+    least = [word if width > _TEXT else width for word, width in zip(words, widths, strict=True)]
+    more = [min(width, 4 * _TEXT) - low for width, low in zip(widths, least, strict=True)]
+    rest = max(0.0, _SMALL - sum(least)) / max(1.0, sum(max(0.0, one) for one in more))
+    return [
+        rf">{{\raggedright\arraybackslash}}p{{{(low + max(0.0, one) * rest - _GAP) / _SMALL:.3f}\linewidth}}"
+        if width > _TEXT
+        else "l"
+        for width, low, one in zip(widths, least, more, strict=True)
+    ]
+
+
+def _breaking(text: str) -> str:
+    """Return escaped text in which long names and paths may end a line behind a slash, an underscore or a dot."""
+    return re.sub(r"/|\\_|\.(?=[A-Za-z])", r"\g<0>\\allowbreak{}", text)
+
+
+def _cut(row: Sequence[str], kinds: Sequence[str], block: Sequence[int]) -> list[str]:
+    """Return a row's cells in one block."""
+    return [_breaking(row[place]) if "p{" in kinds[place] else row[place] for place in block]
+
+
+def _head_line(line: Sequence[Head], block: Sequence[int]) -> tuple[str, str]:
+    """Return one line of a block's head and the rules below what spans several columns."""
+    owners = [number for number, head in enumerate(line) for _ in range(head.span)]
+    cells, rules, place = [], [], 1
+    for number, alike in groupby(owners[column] for column in block):
+        span = len(list(alike))
+        cells.append(_head(Head(line[number].text, span)))
+        rules += [rf"\cmidrule(lr){{{place}-{place + span - 1}}}"] if span > 1 and line[number].text else []
+        place += span
+    return " & ".join(cells) + r" \\", " ".join(rules)
+
+
+def _ruled(lines: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the lines of a head, with rules between them where cells span several columns."""
+    found = []
+    for number, (text, rules) in enumerate(lines):
+        found += [text, *([rules] if rules and number < len(lines) - 1 else [])]
+    return found
 
 
 def _head(head: Head) -> str:

@@ -22,7 +22,7 @@ def page(study: Study, others: Sequence[Page]) -> Page:
     caption = "Which methods lead: mean rank over the metrics in brackets, 1 is best. Not told apart: within the "
     caption += "critical difference from the first (Nemenyi's test, level 0.05)."
     lines = [[latex.escape(str(text)) for text in _line(row)] for row in rows]
-    study.sheets["overview.tex"] = latex.table(caption, "tab:overview", [[Head(n) for n in names]], lines, left=2)
+    study.sheets["overview.tex"] = latex.table(caption, "tab:overview", [[Head(n) for n in names]], lines, left=7)
     ranked = {dataset: board.ranking for dataset, board in study.boards.items()}
     sets = {dataset: polygons(study.groups[dataset], found) for dataset, found in ranked.items() if found}
     counts = provenance.counted(study.runs)

@@ -13,8 +13,8 @@ from mmfuse.reporting import (
     efficiency,
     latex,
     overview,
+    papers,
     provenance,
-    published,
     tables,
     trainings,
 )
@@ -46,7 +46,7 @@ def _provenance(study: Study) -> list[Page]:
 
 BUILDERS: Sequence[Callable[[Study], list[Page]]] = (
     datasets.pages,
-    published.pages,
+    papers.pages,
     ablations.pages,
     downstream.pages,
     efficiency.pages,

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmfuse import plan
 from mmfuse.errors import UserError
 from mmfuse.plain import read_table
 from mmfuse.reporting import latex, statistics
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import Array, Group, Scores, average
-from mmfuse.reporting.study import Page, Study
-from mmfuse.reporting.tables import UNDEFINED, printed
+from mmfuse.reporting.tables import UNDEFINED, csv_text, digits, printed
 
 Printed = dict[str, dict[str, str]]  # row of a table -> metric -> number as printed
 TITLES = {"lkc_funet": "LKC-FUNet", "mma_unet": "MMA-UNet", "smfnet": "SMFNet"}
+_MEASURES = {"AP50": "AP@0.5", "AP50-95": "AP@[0.5:0.95]", "IoU": "IoU"}
+_MEANS = {"mAP50": ("AP@0.5", "mAP"), "mAP50-95": ("AP@[0.5:0.95]", "mAP"), "mIoU": ("IoU", "mIoU")}
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a paper's table: its name there, our system (or nothing), and a pair of numbers a metric."""
+    """One row of a paper's table: its name there, our system or image set (or nothing), a pair of numbers a metric."""
 
     name: str
     system: str
@@ -47,7 +45,21 @@ class Line:
 
 @dataclass(frozen=True)
 class Beside:
-    """One table of a paper with our numbers; `images` and `seeds` tell what ours are the mean of."""
+    """One table of a paper with our numbers.
+
+    Attributes:
+        paper: Its name in data/published.csv, as the next two.
+        table: Its number there.
+        of: Its dataset there.
+        datasets: Ours that stand for it.
+        convention: What our metrics follow: a convention, or the protocol of detectors or segmenters.
+        metrics: Its columns.
+        lines: Its rows.
+        images: How many test images ours are of.
+        seeds: How many seeds ours are the mean of.
+        missing: Columns that this study cannot measure, with the reason.
+        note: Why the numbers may differ.
+    """
 
     paper: str
     table: str
@@ -58,12 +70,31 @@ class Beside:
     lines: tuple[Line, ...]
     images: int
     seeds: int
+    missing: Mapping[str, str]
     note: str
 
     @property
     def title(self) -> str:
         """The heading in the report."""
         return f"{TITLES.get(self.paper, self.paper)}, Table {self.table}, {self.of}"
+
+    @property
+    def columns(self) -> list[tuple[str, str]]:
+        """The columns as printed: what a group of them measures (or nothing), and the name below."""
+        return [_column(metric) for metric in self.metrics]
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """What neighbouring columns measure alike, and how many they are."""
+        return [(name, len(list(alike))) for name, alike in groupby(group for group, _ in self.columns)]
+
+
+def _column(metric: str) -> tuple[str, str]:
+    """Return the group of a column and its name in there: `AP50 Car` is the car under AP@0.5."""
+    if metric in _MEANS:
+        return _MEANS[metric]
+    measure, _, kind = metric.partition(" ")
+    return (_MEASURES[measure], kind) if kind and measure in _MEASURES else ("", metric)
 
 
 def read(path: Path, paper: str, table: str, of: str) -> Printed:
@@ -88,6 +119,28 @@ def read(path: Path, paper: str, table: str, of: str) -> Printed:
     return found
 
 
+def asked(entry: Mapping[str, Any], path: Path) -> Printed:
+    """Return the printed table that an entry of `report.published` asks for.
+
+    Raises:
+        UserError: the table or one of its rows does not exist.
+    """
+    table = read(path, entry["paper"], entry["table"], entry["of"])
+    unknown = next((name for name in entry["rows"] if name not in table), None)
+    if unknown is not None:
+        raise UserError(
+            f"report.published: Table {entry['table']} of {entry['paper']} has no row {unknown!r}.",
+            expected=", ".join(table),
+            found=unknown,
+        )
+    return table
+
+
+def metrics_of(table: Printed) -> tuple[str, ...]:
+    """Return the columns of a printed table in its order."""
+    return tuple(dict.fromkeys(metric for row in table.values() for metric in row))
+
+
 def build(entry: Mapping[str, Any], path: Path, groups: Mapping[str, Sequence[Group]]) -> Beside:
     """Put our numbers beside the printed ones.
 
@@ -102,15 +155,8 @@ def build(entry: Mapping[str, Any], path: Path, groups: Mapping[str, Sequence[Gr
     Raises:
         UserError: the table or one of its rows does not exist.
     """
-    table = read(path, entry["paper"], entry["table"], entry["of"])
-    unknown = next((name for name in entry["rows"] if name not in table), None)
-    if unknown is not None:
-        raise UserError(
-            f"report.published: Table {entry['table']} of {entry['paper']} has no row {unknown!r}.",
-            expected=", ".join(table),
-            found=unknown,
-        )
-    metrics = tuple(dict.fromkeys(metric for row in table.values() for metric in row))
+    table = asked(entry, path)
+    metrics = metrics_of(table)
     lines, members = [], [groups[entry["datasets"][0]][0].members]
     for name, row in table.items():
         system = entry["rows"].get(name, "")
@@ -128,8 +174,15 @@ def build(entry: Mapping[str, Any], path: Path, groups: Mapping[str, Sequence[Gr
         tuple(lines),
         sum(groups[dataset][0].values.shape[1] for dataset in entry["datasets"]),
         max(len(seeds) for seeds in members[1:] or members),
+        _unmeasured(metrics, lines),
         entry["note"],
     )
+
+
+def _unmeasured(metrics: Sequence[str], lines: Sequence[Line]) -> dict[str, str]:
+    """Return the columns that no row of ours has."""
+    known = {metric for line in lines for metric, (_, ours) in zip(metrics, line.cells, strict=True) if ours}
+    return {metric: "not among evaluate.metrics" for metric in metrics if metric not in known}
 
 
 def _group(groups: Sequence[Group], system: str) -> Group:
@@ -174,75 +227,42 @@ def beside(number: str, found: Measured | None) -> tuple[str, ...]:
 
 
 def as_csv(tables: Sequence[Beside]) -> str:
-    """Return the tables with all digits: one line a row of the paper and metric."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    """Return the tables with all digits: one line a row of the paper and metric, in the paper's unit."""
     names = ["paper", "table", "dataset", "row", "metric", "printed", "system", "measured on", "convention"]
-    writer.writerow([*names, "images", "mean", "low", "high", "seeds", "seeds std"])
+    rows = [[*names, "images", "mean", "low", "high", "seeds", "seeds std", "not measured"]]
     for table in tables:
         for line in table.lines:
             for metric, (number, found) in zip(table.metrics, line.cells, strict=True):
                 start = [table.paper, table.table, table.of, line.name, metric, number]
                 if found is None:
-                    writer.writerow([*start, *[""] * 9])
+                    reason = table.missing.get(metric, "") if line.system else "a row that the study does not measure"
+                    rows.append([*start, *[""] * 9, reason])
                     continue
-                digits = [repr(v) if math.isfinite(v) else "" for v in (found.mean, found.low, found.high)]
-                spread = repr(found.seeds) if math.isfinite(found.seeds) else ""
-                ours = [line.system, " ".join(table.datasets), table.convention, table.images]
-                writer.writerow([*start, *ours, *digits, table.seeds, spread])
-    return text.getvalue()
+                ours = [line.system, " ".join(table.datasets), table.convention, str(table.images)]
+                mean, *others = digits((found.mean, found.low, found.high, found.seeds))
+                rows.append([*start, *ours, mean, *others[:2], str(table.seeds), others[2], ""])
+    return csv_text(rows)
 
 
-def pages(study: Study) -> list[Page]:
-    """Return a page for each paper of which the study re-makes a table."""
-    entries = study.settings.get("published", [])
-    tables = [build(entry, study.printed, study.groups) for entry in entries]
-    study.sheets["published.csv"] = as_csv(tables)
-    found = []
-    for paper in dict.fromkeys(table.paper for table in tables):
-        own = []
-        for table in (table for table in tables if table.paper == paper):
-            name = f"published.{paper}.{table.table}.{re.sub('[^a-z0-9]+', '_', table.of.lower()).strip('_')}"
-            caption = _caption(study, table)
-            study.sheets[f"{name}.tex"] = as_latex(table, caption, name)
-            study.sheets[f"{name}.csv"] = as_csv([table])
-            own.append({"table": table, "file": name, "caption": caption})
-        shown = {"paper": TITLES.get(paper, paper), "tables": own, "beside": beside}
-        title = f"Paper: {TITLES.get(paper, paper)}"
-        found.append(Page(f"paper-{paper}", title, "paper.html.jinja", shown))
-    return found
-
-
-def _caption(study: Study, table: Beside) -> str:
-    """Say what a table holds, on what ours was measured and trained, and why it may differ from the printed one."""
-    parts = []
-    for name in table.datasets:
-        count = study.groups[name][0].values.shape[1]
-        whole = study.catalog[name].pairs.get("test")
-        parts.append(f"{count}{f' of the {whole}' if whole and whole != count else ''} test pairs of {name}")
-    seeds = f", mean over {table.seeds} training seeds" if table.seeds > 1 else ", one training seed"
-    task = plan.task_of(study.parameters, table.datasets[0])
-    trained = ", ".join(study.parameters["study"]["tasks"][task]["train"])
-    text = f"{table.title}. Paper: as printed there. Measured: by this study on {' and '.join(parts)}, trained on "
-    text += f"{trained}{seeds}; metrics by the convention "
-    text += f"{table.convention}; in brackets the 95 % bootstrap interval of the mean over the images. "
-    missing = [m for n, m in enumerate(table.metrics) if all(line.cells[n][1] is None for line in table.lines)]
-    text += f"Not measured by this study: {', '.join(missing)}. " if missing else ""
-    return f"{text}Why they may differ: {table.note}"
+def ending(table: Beside) -> str:
+    """Return the end of a caption: what is not measured for which reason, and why the numbers may differ."""
+    reasons: dict[str, list[str]] = {}
+    for metric, reason in table.missing.items():
+        reasons.setdefault(reason, []).append(metric)
+    said = "; ".join(f"{', '.join(metrics)} ({reason})" for reason, metrics in reasons.items())
+    return (f"Not measured by this study: {said}. " if said else "") + f"Why they may differ: {table.note}"
 
 
 def as_latex(table: Beside, caption: str, label: str) -> str:
-    """Return one table as printed in the report: for each metric the paper's number and ours."""
-    first = [Head(""), *(Head(metric, 2) for metric in table.metrics)]
-    second = [Head("Method"), *(Head(text) for _ in table.metrics for text in ("paper", "measured"))]
+    """Return one table as printed in the report: the paper's rows, and ours below those that are measured."""
+    first = [Head(""), *(Head(name, span) for name, span in table.groups)]
+    heads = [first] if any(name for name, _ in table.groups) else []
+    heads.append([Head("Method"), *(Head(name) for _, name in table.columns)])
     rows = []
     for line in table.lines:
-        cells = [
-            (latex.escape(number), *(latex.escape(words) for words in beside(number, ours)[:1] or ("",)))
-            for number, ours in line.cells
-        ]
-        rows.append([latex.escape(line.name), *(text for pair in cells for text in pair)])
+        rows.append([latex.escape(line.name), *(latex.escape(number) for number, _ in line.cells)])
         if line.system:
-            ends = [("", latex.marked(" ".join(beside(number, ours)[1:]), "small")) for number, ours in line.cells]
-            rows.append(["", *(text for pair in ends for text in pair)])
-    return latex.table(caption, f"tab:{label}", [first, second], rows)
+            ours = [beside(number, found) for number, found in line.cells]
+            rows.append([latex.marked("measured", "below"), *(latex.escape("".join(words[:1])) for words in ours)])
+            rows += [["", *(latex.marked("".join(words[k : k + 1]), "small") for words in ours)] for k in (1, 2)]
+    return latex.table(caption, f"tab:{label}", heads, [row for row in rows if any(row)])

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfuse import plan
 from mmfuse.errors import UserError
 from mmfuse.plain import read_json, read_table
 from mmfuse.plan import System
@@ -152,23 +151,6 @@ def read_scores(folder: Path, dataset: str, system: System) -> Scores:
                 fix=again,
             )
     return Scores(system, str(summary["convention"]), metrics, tuple(names), values)
-
-
-def study_means(parameters: Mapping[str, Any], folder: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the mean of each metric of the main convention over images and seeds, by dataset and METHOD.VARIANT."""
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for dataset, system in plan.scored_pairs(parameters):
-        scores = read_scores(folder, dataset, system)
-        means = found.setdefault(dataset, {}).setdefault(f"{system.method}.{system.variant}", {})
-        for metric, values in zip(scores.metrics, scores.values, strict=True):
-            if metric.name == metric.plain:
-                means.setdefault(metric.name, []).append(average(values))
-    return {
-        dataset: {
-            name: {metric: float(np.mean(values)) for metric, values in means.items()} for name, means in of.items()
-        }
-        for dataset, of in found.items()
-    }
 
 
 def average(values: Array) -> float:

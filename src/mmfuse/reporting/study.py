@@ -14,6 +14,7 @@ from mmfuse.plan import System
 from mmfuse.reporting import provenance
 from mmfuse.reporting.provenance import Run
 from mmfuse.reporting.scores import Group, existing, grouped, read_scores
+from mmfuse.reporting.seen import Seen, read_sets
 from mmfuse.reporting.style import Album
 from mmfuse.reporting.tables import Table, build
 
@@ -56,6 +57,7 @@ class Study:
     runs: Sequence[Run]
     album: Album = field(default_factory=Album)
     sheets: dict[str, str] = field(default_factory=dict)
+    _seen: dict[str, list[Seen]] = field(default_factory=dict)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -66,6 +68,13 @@ class Study:
     def pack(self, dataset: str) -> Pack:
         """Return the test pairs of a dataset."""
         return Pack(existing(self.rooms.prepared / dataset / "test.safetensors", "prepare"))
+
+    def seen(self, protocol: str) -> list[Seen]:
+        """Return the image sets of a downstream protocol; they are read once."""
+        if protocol not in self._seen:
+            roles = self.catalog[self.parameters["downstream"][protocol]["dataset"]].roles
+            self._seen[protocol] = read_sets(self.parameters, protocol, self.rooms.downstream, roles)
+        return self._seen[protocol]
 
     def weights(self, system: System, part: str) -> Path:
         """Return the path of a part's weights."""

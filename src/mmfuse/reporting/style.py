@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from mmfuse.reporting.pictures import PALETTE
 from mmfuse.reporting.scores import Group
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK = "#333333"
@@ -65,6 +67,20 @@ def _files(paint: Paint, width: float, height: float) -> dict[str, bytes]:
             found[ending] = stream.getvalue()
             figure.set_layout_engine("none")  # all files show the same layout, found once
     return found
+
+
+def seconds(axes: Axes, values: Sequence[float]) -> None:
+    """Lay seconds along x on a logarithm, with as many plain numbers below as have room."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    known = [value for value in values if value > 0]
+    decades = math.log10(max(known) / min(known)) if known else 0.0
+    steps = (1.0,) if decades > 3 else ((1.0, 3.0) if decades > 1 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
+    axes.set(xscale="log", xlabel="seconds an image")
+    axes.xaxis.set_major_locator(LogLocator(subs=steps))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def inks(groups: Sequence[Group]) -> list[str]:

@@ -235,7 +235,7 @@ def as_latex(dataset: str, images: int, table: Table) -> str:
     caption += (
         "images. Bold: best mean of the column; ≈: not significantly worse than it; underlined: best of the rest."
     )
-    return latex.table(caption, f"tab:{dataset}", [first, second], rows)
+    return latex.table(caption, f"tab:{dataset}", [first, second], rows, left=2 if table.ranking else 1)
 
 
 def pairs_as_latex(dataset: str, table: Table) -> str:

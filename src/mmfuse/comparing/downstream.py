@@ -1,0 +1,137 @@
+"""What a change did to the detectors and segmenters of two runs: each image set of each protocol that both have.
+
+Average precision and IoU belong to a set of images and not to one, so intervals and tests resample the test images, the
+same draws for both runs, as in the report.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfuse import plan
+from mmfuse.comparing.runs import Row, Run, direction, pairs
+from mmfuse.downstream.boxes import Matched
+from mmfuse.reporting import statistics
+from mmfuse.reporting.seen import MEANS, Array, Seen, ends, mean, read_set, set_name
+from mmfuse.results import Place
+
+_ROOM = Path("reports/downstream")
+
+
+def read(place: Place, parameters: Mapping[str, Any]) -> dict[str, dict[str, Seen]]:
+    """Read the image sets of a run by protocol and name; what is not there is left out."""
+    stems: dict[tuple[str, str, str], list[Path]] = {}
+    for goal, protocol, label, stem in _named(place.root, parameters):
+        there = all((place.root / _ROOM / protocol / f"{stem}{end}").is_file() for end in (".json", ".csv"))
+        if there and place.system in {None, label}:
+            stems.setdefault((goal, protocol, label), []).append(place.root / _ROOM / protocol / stem)
+    found: dict[str, dict[str, Seen]] = {}
+    for (goal, protocol, label), paths in stems.items():
+        name = set_name(label)
+        found.setdefault(protocol, {})[name] = read_set(paths, goal, label, name)
+    return found
+
+
+def _named(root: Path, parameters: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Return goal, protocol, label and file name of each result: by the parameters, else whatever lies there."""
+    if parameters:
+        return [
+            (parameters["downstream"][protocol]["goal"], protocol, label, f"{label}.seed{seed}")
+            for protocol, label, seed in plan.downstream_jobs(parameters)
+        ]
+    found = []
+    for path in sorted((root / _ROOM).glob("*/*.seed*.json")):
+        if not path.name.endswith(".run.json"):
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            found.append((summary["goal"], path.parent.name, summary["set"], path.stem))
+    return found
+
+
+def rows(first: Run, other: Run) -> tuple[list[Row], list[str]]:
+    """Return the rows of one run against the first, and what could not be compared."""
+    found: list[Row] = []
+    notes = [
+        f"{protocol}: {run.name} lacks what its detectors or segmenters found: left out."
+        for run, held in ((first, other), (other, first))
+        for protocol in held.sets
+        if protocol not in run.sets and f"downstream.{protocol}.goal" in run.parameters
+    ]
+    for protocol, sets in other.sets.items():
+        for one, two in pairs(first.sets.get(protocol, {}), sets):
+            title = two.title if one.title == two.title else f"{one.title} -> {two.title}"
+            if (one.goal, one.classes) != (two.goal, two.classes):
+                notes.append(f"{protocol}, {title}: other classes in {other.name}: left out.")
+                continue
+            why = _unpaired(first, other, protocol, one, two)
+            if why:
+                notes.append(f"{protocol}, {title}: {why}")
+            pair = (one, one) if _same(one, two) else (one, two)  # drawn once
+            found += [_row(protocol, title, other.name, key, pair, not why) for key in MEANS[one.goal]]
+    return found, notes
+
+
+def _same(one: Seen, two: Seen) -> bool:
+    """Return whether two sets found the same on the same images."""
+    if one.images != two.images or len(one.found) != len(two.found):
+        return False
+    arrays = [
+        [list(vars(found).values()) if isinstance(found, Matched) else [found] for found in seen.found]
+        for seen in (one, two)
+    ]
+    return all(
+        np.array_equal(first, second) for pair in zip(*arrays, strict=True) for first, second in zip(*pair, strict=True)
+    )
+
+
+def _unpaired(first: Run, other: Run, protocol: str, one: Seen, two: Seen) -> str:
+    """Return why the test images are not the same ones; nothing if they are."""
+    end = "so neither an interval of the difference nor a test."
+    if one.images != two.images:
+        return f"other test images, {end}"
+    packs = [_packs(run, protocol, seen) for run, seen in ((first, one), (other, two))]
+    if packs[0] and packs[1] and packs[0] != packs[1]:
+        return f"test images of the same names but other content or labels, {end}"
+    return ""
+
+
+def _packs(run: Run, protocol: str, seen: Seen) -> set[str]:
+    """Return the checksums of the labelled pairs that the jobs of a set read."""
+    names = [f"{_ROOM}/{protocol}/{seen.label}.seed{summary['seed']}.run.json" for summary in seen.summaries]
+    inputs = [run.records.get(name, {}).get("inputs", {}) for name in names]
+    return {digest for read in inputs for path, digest in read.items() if path.endswith("/labelled.safetensors")}
+
+
+def _row(protocol: str, system: str, run: str, key: str, pair: tuple[Seen, Seen], paired: bool) -> Row:
+    by_class = MEANS[pair[0].goal][key]
+    drawn = [seen.resampled(key) for seen in pair]
+    reference, measured = (mean(seen.values(key)) for seen in pair)
+    intervals = [ends(values) for values in drawn]
+    found: dict[str, Any] = {}
+    if paired:
+        apart: Array = statistics.difference(drawn[1], drawn[0])
+        low, high = ends(apart)
+        verdict = direction(int(np.sign(mean(apart)))) if np.nan_to_num(apart).any() else "equal"
+        found = {"difference_low": low, "difference_high": high, "p": statistics.resampled_p(apart), "verdict": verdict}
+    return Row(
+        dataset=pair[1].summaries[0]["dataset"],
+        system=system,
+        metric=key,
+        definition=f"{by_class} of {', '.join(pair[1].classes)}",
+        better="higher",
+        run=run,
+        images=len(pair[1].images),
+        reference=reference,
+        reference_low=intervals[0][0],
+        reference_high=intervals[0][1],
+        mean=measured,
+        low=intervals[1][0],
+        high=intervals[1][1],
+        difference=measured - reference,
+        protocol=protocol,
+        **found,
+    )

@@ -1,0 +1,81 @@
+"""What a comparison is made of: runs, and the rows that hold one against another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from mmfuse.reporting.scores import Group
+from mmfuse.reporting.seen import Seen
+
+One = TypeVar("One")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+        name: What the user called it.
+        kind: `folder`, `commit` or `mlflow`.
+        parameters: By dotted key.
+        records: By path.
+        groups: Scores by dataset and METHOD.VARIANT.
+        sets: What detectors and segmenters found, by protocol and image set.
+    """
+
+    name: str
+    kind: str
+    parameters: dict[str, Any]
+    records: dict[str, dict[str, Any]]
+    groups: dict[str, dict[str, Group]]
+    sets: dict[str, dict[str, Seen]]
+
+    @property
+    def commits(self) -> list[str]:
+        """The commits of the code that made it; `+` marks changes that were not committed."""
+        records = self.records.values()
+        return sorted({(r["commit"] or "no commit")[:9] + "+" * bool(r["dirty"]) for r in records})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one system in one run, held against the first run; None where there is nothing to say.
+
+    `mean` and `reference` have 95 % intervals over images; `difference` is run minus first run, on the same images.
+    With a protocol, the system is an image set and the metric a measure of its detectors or segmenters.
+    """
+
+    dataset: str
+    system: str
+    metric: str
+    definition: str
+    better: str
+    run: str
+    images: int
+    reference: float
+    reference_low: float
+    reference_high: float
+    mean: float
+    low: float
+    high: float
+    difference: float
+    difference_low: float | None = None
+    difference_high: float | None = None
+    p: float | None = None
+    verdict: str = "untested"
+    protocol: str = ""
+
+
+def pairs(first: Mapping[str, One], other: Mapping[str, One]) -> Iterator[tuple[One, One]]:
+    """Yield the systems or image sets that both runs have; of a single one in each, these two, whatever they are."""
+    if len(first) == len(other) == 1:
+        yield next(iter(first.values())), next(iter(other.values()))
+        return
+    yield from ((first[name], other[name]) for name in first if name in other)
+
+
+def direction(sign: int) -> str:
+    """Return the verdict of a test that shows a difference; 1 is better, -1 worse."""
+    return {1: "better", -1: "worse"}.get(sign, "different")

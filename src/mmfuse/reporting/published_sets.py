@@ -1,0 +1,133 @@
+"""The papers' tables of detection and segmentation beside what the study's own detectors and segmenters found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfuse import plan
+from mmfuse.downstream import masks
+from mmfuse.errors import UserError
+from mmfuse.reporting.published import Beside, Line, Measured, asked, ending, metrics_of
+from mmfuse.reporting.seen import MEANS, Array, Seen, ends, mean, set_name
+from mmfuse.reporting.study import Study
+
+# a column of a paper -> the measure by class; a class follows behind a blank
+_BY_CLASS = {"AP50": "AP50", "AP50-95": "AP50_95", "IoU": "IoU"}
+_OVER_CLASSES = {"mAP50": "AP50", "mAP50-95": "AP50_95", "mIoU": "IoU", "mAcc": "Acc"}
+_GOALS = {"detect": "detectors", "segment": "segmenters"}
+
+
+def build(entry: Mapping[str, Any], path: Path, parameters: Mapping[str, Any], sets: Sequence[Seen]) -> Beside:
+    """Put what detectors or segmenters found in our image sets beside a table of a paper.
+
+    A class is found by its name, whatever its case, blanks and underscores, or as the entry's `classes` says. A mean
+    over classes is measured only if all classes of the table are: else it would be that of another list.
+
+    Args:
+        entry: One of `report.published` that names a protocol.
+        path: The printed tables.
+        parameters: The study's.
+        sets: The image sets of the protocol.
+
+    Raises:
+        UserError: the table, one of its rows or one of the named classes does not exist.
+    """
+    protocol, table = entry["protocol"], asked(entry, path)
+    metrics, block = metrics_of(table), parameters["downstream"][entry["protocol"]]
+    known = {_plain(name): number for number, name in enumerate(sets[0].classes)}
+    places, missing = _places(metrics, entry, known, sets[0].goal, block["dataset"])
+    scale = 100.0 if in_percent(number for row in table.values() for number in row.values()) else 1.0
+    labels = {set_name(label): seen for label, seen in zip(plan.image_sets(parameters, protocol), sets, strict=True)}
+    lines = []
+    for name, row in table.items():
+        system = entry["rows"].get(name, "")
+        seen = labels[system] if system else None
+        cells = ((row.get(m, ""), measure(seen, *places[m], scale) if seen and m in places else None) for m in metrics)
+        lines.append(Line(name, system, tuple(cells)))
+    return Beside(
+        entry["paper"],
+        entry["table"],
+        entry["of"],
+        (block["dataset"],),
+        f"protocol {protocol}",
+        metrics,
+        tuple(lines),
+        len(sets[0].images),
+        len(block["seeds"]),
+        missing,
+        entry["note"],
+    )
+
+
+def in_percent(numbers: Iterable[str]) -> bool:
+    """Return whether a table prints its shares in percent: some number is above 1."""
+    return any(float(number) > 1 for number in numbers if number)
+
+
+def _plain(name: str) -> str:
+    """Return a class's name without what is written in one way or another."""
+    return name.lower().replace(" ", "").replace("_", "")
+
+
+def _places(
+    metrics: Sequence[str], entry: Mapping[str, Any], known: Mapping[str, int], goal: str, dataset: str
+) -> tuple[dict[str, tuple[str, list[int]]], dict[str, str]]:
+    """Return the measure and the numbers of its classes for each column, and the other columns with the reason."""
+    named = entry.get("classes", {})
+    wrong = next((name for name in named.values() if _plain(name) not in known), None)
+    if wrong is not None:
+        raise UserError(
+            f"report.published: {dataset} has no class {wrong!r}, which `classes` of Table {entry['table']} names.",
+            expected=", ".join(known),
+            found=wrong,
+        )
+    measured = set(MEANS[goal].values())
+    places: dict[str, tuple[str, list[int]]] = {}
+    missing: dict[str, str] = {}
+    for metric in metrics:
+        measure, _, kind = metric.partition(" ")
+        kinds = [kind] if kind else [m.partition(" ")[2] for m in metrics if " " in m]
+        numbers = [known.get(_plain(named.get(name, name))) for name in dict.fromkeys(kinds)]
+        by_class = (_BY_CLASS if kind else _OVER_CLASSES).get(measure)
+        found = [number for number in numbers if number is not None]
+        if by_class not in measured:
+            missing[metric] = f"{_GOALS[goal]} are not measured by it"
+        elif len(found) < len(numbers):
+            missing[metric] = f"{dataset} has no such class" if kind else f"{dataset} has other classes"
+        else:
+            whole = not kind and entry.get("means", "all") == "all"
+            places[metric] = (str(by_class), list(known.values()) if whole else found)
+    return places, missing
+
+
+def measure(seen: Seen, kind: str, classes: Sequence[int], scale: float) -> Measured:
+    """Return the mean of a measure over classes: over the seeds, with the interval over the test images."""
+    by_seed: Array = scale * masks.mean(seen.measured(kind)[:, classes])
+    low, high = ends(scale * np.mean(masks.mean(seen.drawn(kind)[..., classes]), axis=0))
+    return Measured(mean(by_seed), low, high, float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else math.nan)
+
+
+def caption(study: Study, protocol: str, table: Beside) -> str:
+    """Say what a table holds, what was trained and tested on what, and why ours may differ from the printed one."""
+    block, (first, *_) = study.parameters["downstream"][protocol], study.seen(protocol)
+    summary = first.summaries[0]
+    unit = " in percent" if in_percent(number for line in table.lines for number, _ in line.cells) else ""
+    folds = summary["folds"]
+    seeds = f"mean over {table.seeds} seeds of that training" if table.seeds > 1 else "one seed of that training"
+    text = f"{table.title}. Paper: as printed there{',' if unit else ''}{unit}. Measured{unit}: by the protocol "
+    text += f"{protocol} of this study, {summary['model']} trained anew on each image set of {block['dataset']} "
+    text += (
+        f"({folds['train']} pairs to train, {folds['val']} to validate) and tested on {table.images} others; {seeds}"
+    )
+    text += "; fused images of the first seed of a trained fusion; "
+    text += {
+        "detect": "AP as the COCO evaluation counts it",
+        "segment": "IoU and accuracy from the pixels of all test images together",
+    }[first.goal]
+    text += "; in brackets the 95 % bootstrap interval over the test images. "
+    return text + ending(table)
