@@ -265,6 +265,60 @@ def test_side_by_side_moves_and_zooms_both_alike(study, show):
         assert drawn(page, side, 24, 12) == rgb(truth(study, "p4", layer), 24, 12)
 
 
+def hand(page: Any) -> Callable[..., None]:
+    """Return what puts fingers on the screen, moves them, or (`touchEnd`) leaves only these there."""
+    driver = page.context.new_cdp_session(page)  # one for all that the fingers do
+
+    def touch(kind: str, *fingers: tuple[float, float]) -> None:
+        points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(fingers)]
+        driver.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    return touch
+
+
+def two_fingers(
+    touch: Callable[..., None],
+    start: tuple[float, float],
+    end: tuple[float, float],
+    near: float,
+    far: float,
+    turn: int,
+) -> None:
+    """Spread two fingers around a place that moves; `turn` 0 holds them side by side, 1 one above the other."""
+    for step in range(7):
+        share = step / 6
+        middle = [a + share * (b - a) for a, b in zip(start, end, strict=True)]
+        apart = near + share * (far - near)
+        shift = (apart, 0) if turn == 0 else (0, apart)
+        fingers = [(middle[0] + sign * shift[0], middle[1] + sign * shift[1]) for sign in (-1, 1)]
+        touch("touchMove" if step else "touchStart", *fingers)
+
+
+@pytest.mark.parametrize(("view", "pane", "turn"), [("slider", 0, 0), ("side", 1, 1)], ids=["beside", "above"])
+def test_two_fingers_zoom(show, view, pane, turn):
+    """One above the other as well, where one finger would scroll the page, and on the second picture."""
+    page = show(f"dataset=road&image=p4&a=a&b={NET}&view={view}&at=5")
+    touch, before = hand(page), scale(page)
+    left, top = spot(page, 18, 9)
+    box = page.locator(".pane").nth(pane).bounding_box()
+    start = (box["x"] + left, box["y"] + top)
+    two_fingers(touch, start, (start[0] + 24, start[1] - 12), 40, 60, turn)
+    settle(page)
+    assert scale(page) == pytest.approx(1.5 * before, rel=0.02)
+
+
+def test_one_finger_moves_the_slider(show):
+    page = show(f"dataset=road&image=p1&a=b&b={MAXIMUM}&at=50")
+    touch, box = hand(page), page.locator(".pane").first.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    touch("touchStart", (box["x"] + box["width"] / 2 + 15, middle))
+    for share in (0.6, 0.7, 0.8):
+        touch("touchMove", (box["x"] + box["width"] * share, middle))
+    touch("touchEnd")
+    settle(page)
+    assert float(page.locator("#at").input_value()) == pytest.approx(80, abs=1)
+
+
 def test_difference_map(study, show):
     page = show(f"dataset=road&image=p1&a=b&b={MAXIMUM}&view=difference&gain=2")
     value = luminance(truth(study, "p1", "b")).astype(int) - luminance(truth(study, "p1", MAXIMUM)).astype(int)

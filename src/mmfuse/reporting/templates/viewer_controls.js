@@ -231,9 +231,18 @@ function movedPointer(event) {
 
 function pinch(other, before, now) {
   const away = ([x, y]) => Math.max(1, Math.hypot(x - other[0], y - other[1]));
-  const box = panes[0].getBoundingClientRect();
-  zoom(away(now) / away(before), (now[0] + other[0]) / 2 - box.left, (now[1] + other[1]) / 2 - box.top);
-  move((before[0] - now[0]) / 2, (before[1] - now[1]) / 2);
+  const [left, top] = [(now[0] + other[0]) / 2, (now[1] + other[1]) / 2];
+  const boxes = panes.map((pane) => pane.getBoundingClientRect());
+  const box = boxes.find((one) => left < one.right && top < one.bottom) ?? boxes[0]; // the pane between the fingers
+  const factor = away(now) / away(before);
+  if (state.scale === null && factor > 1) change({ scale: place().scale });
+  move((before[0] - now[0]) / 2, (before[1] - now[1]) / 2); // first, while both places are on one scale
+  zoom(factor, left - box.left, top - box.top);
+}
+
+/** Two fingers are ours, also where one may scroll the page. */
+function heldTouches(event) {
+  if (event.touches.length > 1 && event.cancelable) event.preventDefault();
 }
 
 function releasedPointer(event) {
@@ -284,6 +293,8 @@ function listen() {
   on("stage", "focus", draw);
   on("stage", "blur", draw);
   stage.addEventListener("wheel", turnedWheel, { passive: false });
+  stage.addEventListener("touchstart", heldTouches, { passive: false });
+  stage.addEventListener("touchmove", heldTouches, { passive: false });
   window.addEventListener("hashchange", () => change(read()));
   new ResizeObserver(draw).observe(stage);
 }
