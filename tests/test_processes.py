@@ -59,8 +59,9 @@ def test_two_processes_train_as_one_does(study, project):
         shared_history, shared = trained(study(launcher))
         pd.testing.assert_frame_equal(shared_history, history, rtol=1e-4)
         for name, values in weights.items():
-            # Adam makes a whole step of a gradient that is nothing but rounding
-            assert (shared[name] - values).norm() < 2e-3 * values.norm() + 1e-4, name
+            # Adam makes whole steps of a gradient that is nothing but rounding, such as that of a bias before a norm:
+            # in these six steps up to 1e-2, and what rounding makes of them depends on the processor
+            assert (shared[name] - values).norm() < 2e-3 * values.norm() + 1e-3 * values.numel() ** 0.5, name
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
     experiments = [found.experiment_id for found in client.search_experiments()]
     runs = [run for run in client.search_runs(experiments) if run.data.tags.get("stage") == "train"]
