@@ -61,7 +61,7 @@ def test_two_processes_train_as_one_does(study, project):
         for name, values in weights.items():
             # Adam makes whole steps of a gradient that is nothing but rounding, such as that of a bias before a norm:
             # in these six steps up to 1e-2, and what rounding makes of them depends on the processor
-            assert (shared[name] - values).norm() < 2e-3 * values.norm() + 1e-3 * values.numel() ** 0.5, name
+            assert (shared[name] - values).norm() < 2e-3 * values.norm() + 5e-4, name
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
     experiments = [found.experiment_id for found in client.search_experiments()]
     runs = [run for run in client.search_runs(experiments) if run.data.tags.get("stage") == "train"]
