@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,14 @@ def test_code_depends_one_way(path):
             assert below or (own, target) == ("methods", "nn"), f"{path} must not import {name}"
         assert first not in {"snakemake", "dvc"}, f"{path} imports {first}: the science knows no engine"
         assert first != "mlflow" or own == "tracking", f"{path} imports mlflow: only tracking does"
+
+
+def test_fusing_and_scoring_start_without_what_is_slow_to_import():
+    """A study has hundreds of such jobs, each of a few seconds."""
+    slow = ("torchvision", "torch._dynamo", "lightning_fabric", "mlflow", "matplotlib")
+    program = "import sys, mmfuse.stages.fuse, mmfuse.stages.evaluate; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {*slow} & {*run.stdout.split()}
 
 
 def room_of(path):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 import yaml
 from torch import nn
 
@@ -18,6 +19,7 @@ from mmfuse.errors import UserError
 from mmfuse.fusing import fuse_pair
 from mmfuse.methods.lkc_funet import MPAFM, BlockOptions, InitBlock, LKCBlock, LKDCBlock
 from mmfuse.nn.losses import strongest_gradient_loss, strongest_intensity_loss, two_source_ssim_loss
+from mmfuse.nn.stochastic_depth import StochasticDepth
 from mmfuse.stages.train import network_options
 from mmfuse.training import prepare_part
 
@@ -271,6 +273,8 @@ def test_options_of_training_change_the_loss_and_not_the_image(option):
         ({"width": 0}, "blocks"),
         ({"encoder_blocks": []}, "blocks"),
         ({"encoder_blocks": ["resnet"]}, "resnet"),
+        ({"dropout": -0.1}, "dropout"),
+        ({"drop_path": 1.0}, "drop_path"),
     ],
     ids=str,
 )
@@ -356,6 +360,18 @@ def test_a_dropped_path_leaves_the_image_as_it_is():
     kept = (block(x) == x).flatten(1).all(dim=1)
     assert 0 < kept.sum() < 16
     assert not (block.eval()(x) == x).flatten(1).all(dim=1).any()
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (16, 2, 3, 3)], ids=str)
+@pytest.mark.parametrize("training", [True, False])
+def test_stochastic_depth_is_what_torchvision_does(shape, training):
+    theirs, ours = torchvision.ops.StochasticDepth(0.3, "row").train(training), StochasticDepth(0.3).train(training)
+    x = torch.rand(shape)
+    torch.manual_seed(3)
+    expected = theirs(x)
+    torch.manual_seed(3)
+    assert torch.equal(ours(x), expected)
+    assert torch.equal(expected, x) != training
 
 
 # -------------------------------------------------------------------------------------------------------------- MPAFM

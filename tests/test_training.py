@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import RandomCrop
 
 from mmfuse import training
 from mmfuse.batches import TrainingPairs, validation_pairs
@@ -207,6 +208,16 @@ def test_crops_without_scale_are_pieces_of_the_image(tmp_path):
             hits = np.lib.stride_tricks.sliding_window_view(whole, (16, 24)) == straight
             assert hits.all(axis=(2, 3)).any()
         assert (5 < mirrored < 25) if flip else mirrored == 0
+
+
+def test_crops_are_drawn_as_torchvision_draws_them(tmp_path):
+    whole, pack = negatives(tmp_path)
+    crop = {"height": 16, "width": 24, "scale": None, "ratio": [1.0, 1.0]}
+    torch.manual_seed(4)
+    a, _ = TrainingPairs([pack], {**BLOCK, "crop": crop, "batch": 3, "flip": False}, 0).batch(0)
+    torch.manual_seed(4)
+    expected = torch.stack([RandomCrop((16, 24))(torch.from_numpy(whole)[None]) for _ in range(3)])
+    assert torch.equal(a, expected / 255)
 
 
 def test_images_smaller_than_the_crop(tmp_path):

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import RandomCrop, RandomResizedCrop
 
 from mmfuse.errors import UserError
 from mmfuse.packs import Pack
@@ -69,10 +68,13 @@ class TrainingPairs:
         """Return one random crop of both images and, where asked for, of their mask."""
         sample, crop = pack[number], self.settings["crop"]
         shape = (crop["height"], crop["width"])
-        full = torch.empty(1, *sample["a"].shape)  # torchvision asks an image for its shape alone
+        size = sample["a"].shape
         if crop["scale"] is None:
-            top, left, height, width = RandomCrop.get_params(_at_least(full, shape), shape)
+            top, left, height, width = _window(size, shape)
         else:
+            from torchvision.transforms import RandomResizedCrop  # slow to import, and most methods do without
+
+            full = torch.empty(1, *size)  # it asks an image for its shape alone
             top, left, height, width = RandomResizedCrop.get_params(full, crop["scale"], crop["ratio"])
         window = (slice(top, top + height), slice(left, left + width))
         layers = [sample["a"], sample["b"], *([_mask(pack, number)] if self.masks else [])]
@@ -99,15 +101,19 @@ def _mask(pack: Pack, number: int) -> NDArray[np.uint8]:
     return sample["mask"]
 
 
-def _at_least(image: Tensor, shape: tuple[int, int]) -> Tensor:
-    if image.shape[-2] < shape[0] or image.shape[-1] < shape[1]:
+def _window(size: tuple[int, ...], shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return top, left, height and width of a window anywhere in an image; draws from torch's global generator."""
+    if size[0] < shape[0] or size[1] < shape[1]:
         raise UserError(
             "A training image is smaller than the crop.",
             expected=f"at least {shape[0]} x {shape[1]}",
-            found=f"{image.shape[-2]} x {image.shape[-1]}",
+            found=f"{size[0]} x {size[1]}",
             fix="lower crop.height and crop.width, or set crop.scale to resize",
         )
-    return image
+    if size == shape:
+        return 0, 0, *shape
+    top, left = (int(torch.randint(0, full - part + 1, (1,))) for full, part in zip(size, shape, strict=True))
+    return top, left, *shape
 
 
 def validation_pairs(packs: Sequence[Pack], limit: int, side: int, *, masks: bool = False) -> list[Batch]:

@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from mmfuse.errors import UserError
 from mmfuse.methods.base import FusionMethod
 from mmfuse.nn.large_kernel import LargeKernelConv2d
 from mmfuse.nn.losses import strongest_gradient_loss, strongest_intensity_loss, two_source_ssim_loss
 from mmfuse.nn.padding import pad_to_multiple
+from mmfuse.nn.stochastic_depth import StochasticDepth
 
 CHOICES = {
     "init_norm": ("instance", "batch", "group", "none", "per_modality"),
@@ -137,7 +137,7 @@ class LKDCBlock(nn.Module):
             LargeKernelConv2d(hidden, hidden, kernel, groups=hidden),
             nn.ReLU(),
             nn.Conv2d(hidden, channels_out, 1),
-            StochasticDepth(options.drop_path, "row"),
+            StochasticDepth(options.drop_path),
         )
         self.shortcut = _shortcut(channels_in, channels_out)
 
@@ -355,6 +355,12 @@ class LKCFUNet(FusionMethod):
                 expected="width and channels from 1; odd kernels, one a level; blocks " + " and ".join(BLOCKS),
                 found=f"width {width}, channels {channels}, kernels {init_kernel}, {list(kernels)}, "
                 f"{bottleneck_kernel}, blocks {list(encoder_blocks)}, {list(decoder_blocks)}",
+            )
+        if not (0 <= dropout < 1 and 0 <= drop_path < 1):
+            raise UserError(
+                "LKC-FUNet cannot drop such a share.",
+                expected="dropout and drop_path from 0 to below 1",
+                found=f"dropout {dropout}, drop_path {drop_path}",
             )
         self.multiple, self.training_range, self.padding = 2 ** (len(kernels) - 1), training_range, padding
         options = BlockOptions(norm, groups, depthwise_groups, dropout, drop_path, expansion)

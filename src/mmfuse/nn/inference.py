@@ -14,12 +14,12 @@ from typing import TypeVar
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.ops import StochasticDepth
 
 from mmfuse.nn.banded import BANDED
 from mmfuse.nn.group_norm import StableGroupNorm
 from mmfuse.nn.large_kernel import LargeKernelConv2d
 from mmfuse.nn.small_kernel import SmallKernelConv2d
+from mmfuse.nn.stochastic_depth import StochasticDepth
 
 Network = TypeVar("Network", bound=nn.Module)
 _ONLY_IN_TRAINING = (nn.Dropout, nn.Dropout2d, StochasticDepth)
