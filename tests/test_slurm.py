@@ -1,9 +1,11 @@
 """The study on a real Slurm of one node: the same results as on this machine alone, and a cancelled job goes on."""
 
+import os
 import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +15,7 @@ from mmfuse.files import sha256
 from test_engines import ENVIRONMENT, call, clone, plans_nothing, results, template, write  # noqa: F401
 
 pytestmark = [pytest.mark.engines, pytest.mark.slurm]
+ROOT = Path(__file__).parents[1]
 PROFILE = ("--workflow-profile", "workflow/profiles/slurm")
 WEIGHTS = "data/checkpoints/ivif/lkc_funet/base/s0/net.safetensors"
 # a small cluster: short waits, and its partition has two cores
@@ -134,3 +137,22 @@ def test_what_waits_for_a_failed_stage_is_not_run(cluster, alone):
     said = {path.name.partition(".")[0] for path in (folder / "logs/slurm").glob("*.out")}
     assert said == {"train-ivif-lkc_funet-base-0-net"}
     assert not jobs(cluster), "Slurm takes what waits for a failed job out of the queue"
+
+
+@pytest.mark.skipif(
+    not os.environ.get("MMFUSE_DEMO"), reason="takes as long as the demo: make run, then MMFUSE_DEMO=1 make test-slurm"
+)
+def test_the_demo_on_slurm_comes_to_the_bytes_of_the_demo_here(cluster, tmp_path, capsys):
+    """`make run` has made the study of params.yaml in this folder; Slurm makes it in a clone."""
+    assert plans_nothing(ROOT), "make run comes first"
+    folder = tmp_path / "demo"
+    call(tmp_path, "git", "clone", "-q", str(ROOT), str(folder))
+    assert (folder / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+    begin = time.monotonic()
+    said = call(folder, "snakemake", "all", *PROFILE, *QUICK, environment=cluster)
+    made, expected = results(folder), results(ROOT)
+    assert made == expected
+    assert plans_nothing(folder)
+    submitted = said.count("SLURM jobid")
+    with capsys.disabled():
+        print(f"\n{submitted} Slurm jobs, {len(made)} equal checksums, {time.monotonic() - begin:.0f} s")
