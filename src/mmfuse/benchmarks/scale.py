@@ -144,6 +144,7 @@ def _call(command: Sequence[str], folder: Path, good: Sequence[int] = (0,)) -> t
     environment = os.environ | {
         "PATH": path,
         "DVC_NO_ANALYTICS": "1",
+        "OMP_NUM_THREADS": "1",  # a second thread that waits for a busy core counts as work
         "DVC_SITE_CACHE_DIR": str(folder.parent / "site"),
     }
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as wrong:
