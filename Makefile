@@ -21,7 +21,7 @@ TESTED := $(filter-out dvc.lock,$(wildcard $(shell git ls-files --cached --other
 
 $(VENV)/.tested: $(TESTED) $(VENV)/.installed
 	$(MAKE) check
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m "not slurm and not services and not faults"
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15 -m "not slurm and not services and not faults"
 	touch $@
 
 # a Slurm of one node from Debian's packages; needs root to install and to start it
@@ -33,7 +33,7 @@ test-slurm: env
 test-services: env $(VENV)-services/.installed
 	ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || (apt-get update -q && apt-get install -qq --no-install-recommends postgresql)
 	PYTHONPATH=tests python -c "import services, sys; sys.exit(services.missing() or 0)"
-	OMP_NUM_THREADS=1 pytest -m services tests/test_services.py
+	OMP_NUM_THREADS=1 pytest --durations 5 -m services tests/test_services.py
 
 $(VENV)-services/.installed: envs/services.lock
 	$(PYTHON) -m venv $(VENV)-services
