@@ -439,7 +439,7 @@ def test_kills_at_random_moments_change_nothing(study, undisturbed, engine, caps
             runs += 1
             running = start(folder, ENGINES[engine])
             try:
-                running.wait(draw.uniform(0, usual / 3) if survived < KILLS else None)
+                running.wait(draw.uniform(0, usual / 4) if survived < KILLS else None)
                 over = True
             except subprocess.TimeoutExpired:
                 kill_session(running)
