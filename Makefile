@@ -2,11 +2,12 @@
 PYTHON ?= python3.11
 CORES ?= all
 VENV := .venv
+PYTEST := OMP_NUM_THREADS=1 pytest
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: run test test-slurm test-services test-faults check env ui lock clean
+.PHONY: run test test-all test-slurm test-services test-faults slurm services check env ui lock clean
 
 run: env
 	mmfuse doctor
@@ -21,19 +22,28 @@ TESTED := $(filter-out dvc.lock,$(wildcard $(shell git ls-files --cached --other
 
 $(VENV)/.tested: $(TESTED) $(VENV)/.installed
 	$(MAKE) check
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15 -m "not slurm and not services and not faults"
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder --durations 15 -m "not slurm and not services and not faults"
 	touch $@
 
+# `make test` with the servers' and Slurm's tests, all at once
+test-all: env check services slurm
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder --durations 15 -m "not faults"
+
+test-slurm: env slurm
+	$(PYTEST) -m slurm tests/test_slurm.py
+
+test-services: env services
+	$(PYTEST) -m services tests/test_services.py
+
 # a Slurm of one node from Debian's packages; needs root to install and to start it
-test-slurm: env
+slurm: env
 	which slurmctld munged > /dev/null || (apt-get update -q && apt-get install -qq --no-install-recommends slurm-wlm munge)
-	OMP_NUM_THREADS=1 pytest -m slurm tests/test_slurm.py
+	PYTHONPATH=tests python -c "import slurm_node, sys; sys.exit(slurm_node.missing() or 0)"
 
 # an S3 server from an environment of its own and Debian's PostgreSQL; needs root to install that
-test-services: env $(VENV)-services/.installed
+services: env $(VENV)-services/.installed
 	ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || (apt-get update -q && apt-get install -qq --no-install-recommends postgresql)
 	PYTHONPATH=tests python -c "import services, sys; sys.exit(services.missing() or 0)"
-	OMP_NUM_THREADS=1 pytest --durations 5 -m services tests/test_services.py
 
 $(VENV)-services/.installed: envs/services.lock
 	$(PYTHON) -m venv $(VENV)-services
@@ -42,7 +52,7 @@ $(VENV)-services/.installed: envs/services.lock
 
 # kills, full disks, dead servers; root for the small disks. Hours with 100 kills of each engine; MMFUSE_KILLS=5 for less
 test-faults: env
-	MMFUSE_KILLS=$${MMFUSE_KILLS:-100} OMP_NUM_THREADS=1 pytest -m faults tests/test_faults.py
+	MMFUSE_KILLS=$${MMFUSE_KILLS:-100} $(PYTEST) -m faults tests/test_faults.py
 
 check: env
 	ruff check src tests workflow
