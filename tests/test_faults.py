@@ -392,6 +392,21 @@ def unlock(folder, engine):
         call(folder, "snakemake", "--unlock")
 
 
+def lock_is_cut_off(folder):
+    """Whether a kill met DVC while it wrote dvc.lock, which it does in place; all its commands then say so."""
+    said = call(folder, "dvc", "status", good=(0, 255))
+    return bool(re.search(r"'\S*dvc\.lock' validation failed|unable to read: '\S*dvc\.lock'", said))
+
+
+def without_lock(folder):
+    """What the documentation says of a lock that was cut off: without it DVC takes what ran from its run cache."""
+    (folder / "dvc.lock").write_text("")
+    assert lock_is_cut_off(folder)
+    (folder / "dvc.lock").unlink()
+    said = call(folder, "dvc", "repro")
+    assert "is cached - skipping run" in said and "Running stage" not in said
+
+
 def smallest(parameters):
     """The study of the engines' tests without what does not end in scores or weights."""
     tiny(parameters)
@@ -431,7 +446,7 @@ def test_kills_at_random_moments_change_nothing(study, undisturbed, engine, caps
     begin = time.monotonic()
     draw = random.Random(int(os.environ.get("MMFUSE_KILLS_SEED", "0")))
     expected, usual = undisturbed
-    survived = runs = finished = 0
+    survived = runs = finished = mended = 0
     while survived < KILLS or not finished:
         folder = clone(study, f"killed_{engine}_{finished}")
         over = False
@@ -440,13 +455,18 @@ def test_kills_at_random_moments_change_nothing(study, undisturbed, engine, caps
             running = start(folder, ENGINES[engine])
             try:
                 running.wait(draw.uniform(0, usual / 4) if survived < KILLS else None)
-                over = True
+                over = running.returncode == 0 or engine != "dvc" or not lock_is_cut_off(folder)
+                if not over:
+                    (folder / "dvc.lock").unlink()
+                    mended += 1
             except subprocess.TimeoutExpired:
                 kill_session(running)
                 survived += 1
                 unlock(folder, engine)
         ended(running, folder)
         finished += 1
+        if engine == "dvc" and finished == 1:
+            without_lock(folder)
         assert results(folder) == expected
         assert not list(folder.glob("data/resume/**/*.pt")), "the state of a finished training was left"
         assert not list(folder.glob("data/**/.*.part")), "a half-written file was left"
@@ -454,5 +474,6 @@ def test_kills_at_random_moments_change_nothing(study, undisturbed, engine, caps
     with capsys.disabled():
         print(
             f"\n{engine}: {survived} kills survived in {runs} runs, {finished} studies finished with the undisturbed "
-            f"run's bytes, {time.monotonic() - begin:.0f} s (undisturbed by snakemake: {usual:.0f} s)"
+            f"run's bytes, {mended} locks of DVC were cut off, {time.monotonic() - begin:.0f} s (undisturbed by "
+            f"snakemake: {usual:.0f} s)"
         )
