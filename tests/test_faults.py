@@ -394,7 +394,7 @@ def unlock(folder, engine):
 
 def lock_is_cut_off(folder):
     """Whether a kill met DVC while it wrote dvc.lock, which it does in place; all its commands then say so."""
-    said = call(folder, "dvc", "status", good=(0, 255))
+    said = call(folder, "dvc", "status", good=(0, 1, 255))
     return bool(re.search(r"'\S*dvc\.lock' validation failed|unable to read: '\S*dvc\.lock'", said))
 
 

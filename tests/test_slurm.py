@@ -18,9 +18,10 @@ pytestmark = [pytest.mark.engines, pytest.mark.slurm]
 ROOT = Path(__file__).parents[1]
 PROFILE = ("--workflow-profile", "workflow/profiles/slurm")
 WEIGHTS = "data/checkpoints/ivif/lkc_funet/base/s0/net.safetensors"
-# a small cluster: short waits, and its partition has two cores
+# a small cluster: short waits, and no more cores at once than its node has, which a group of jobs asks for as well
 QUICK = (
-    "--latency-wait", "5", "--slurm-init-seconds-before-status-checks", "1", "--slurm-status-command", "squeue",
+    "--cores", str(os.cpu_count()), "--latency-wait", "5",
+    "--slurm-init-seconds-before-status-checks", "1", "--slurm-status-command", "squeue",
     "--default-resources", "slurm_partition=main", "mem_mb=1500", "runtime=10", "--set-resources", "train:mem_mb=1500",
     "--max-jobs-per-timespan", "100/1s",
 )  # fmt: skip
