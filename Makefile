@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 CORES ?= all
 VENV := .venv
 PYTEST := OMP_NUM_THREADS=1 pytest
+# a file's tests stay together, and files stay in tests/conftest.py's order
+TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -22,12 +24,12 @@ TESTED := $(filter-out dvc.lock,$(wildcard $(shell git ls-files --cached --other
 
 $(VENV)/.tested: $(TESTED) $(VENV)/.installed
 	$(MAKE) check
-	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder --durations 15 -m "not slurm and not services and not faults"
+	$(PYTEST) $(TWO_WORKERS) -m "not slurm and not services and not faults"
 	touch $@
 
 # `make test` with the servers' and Slurm's tests, all at once
 test-all: env check services slurm
-	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder --durations 15 -m "not faults"
+	$(PYTEST) $(TWO_WORKERS) -m "not faults"
 
 test-slurm: env slurm
 	$(PYTEST) -m slurm tests/test_slurm.py
