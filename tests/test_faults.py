@@ -1,6 +1,7 @@
 """Failures in the middle of the work: what ran is kept, what was half is made again, and one message says what broke.
 
-`make test-faults` runs it; `MMFUSE_KILLS` says how often each engine is killed at a random moment.
+`make test-faults` runs it; `MMFUSE_KILLS` says how often each engine is killed at a random moment, and with
+`MMFUSE_DEMO=1`, after `make run`, the study that is killed is the one of params.yaml.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ from mmfuse.images import write_image
 from mmfuse.jobs import Job, execute
 from mmfuse.packs import write_pack
 from mmfuse.tracking import Tracker
-from test_engines import ENVIRONMENT, call, clone, results, template, tiny, write  # noqa: F401
+from test_engines import ENVIRONMENT, call, clone, demo, results, template, tiny, write  # noqa: F401
 
 pytestmark = pytest.mark.faults
 ROOT = Path(__file__).parents[1]
 KILLS = int(os.environ.get("MMFUSE_KILLS", "5"))
+DEMO = bool(os.environ.get("MMFUSE_DEMO"))
 ENGINES = {
     "snakemake": ("snakemake", "--cores", "2", "--rerun-incomplete", "all"),
     "dvc": ("dvc", "repro", "--quiet"),
@@ -420,6 +422,9 @@ def smallest(parameters):
 
 @pytest.fixture(scope="module")
 def study(template):  # noqa: F811
+    if DEMO:
+        demo(template.parent / "demo")
+        return template.parent / "demo"
     folder = clone(template, "smallest")
     write(folder, smallest(yaml.safe_load((ROOT / "params.yaml").read_text())))
     call(folder, "git", "config", "user.email", "test@example.org")
@@ -431,13 +436,15 @@ def study(template):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def undisturbed(study):
-    """What the study comes to when nobody disturbs it, and how long that takes."""
+    """What the study comes to when nobody disturbs it, and the longest pause before a kill, in seconds."""
+    if DEMO:
+        return results(ROOT), 60
     begin = time.monotonic()
     folder = clone(study, "undisturbed")
     running = start(folder, ENGINES["snakemake"])
     running.wait()
     ended(running, folder)
-    return results(folder), time.monotonic() - begin
+    return results(folder), (time.monotonic() - begin) / 4
 
 
 @pytest.mark.engines
@@ -449,7 +456,7 @@ def test_kills_at_random_moments_change_nothing(study, undisturbed, engine, caps
     """
     begin = time.monotonic()
     draw = random.Random(int(os.environ.get("MMFUSE_KILLS_SEED", "0")))
-    expected, usual = undisturbed
+    expected, pause = undisturbed
     survived = runs = finished = mended = 0
     while survived < KILLS or not finished:
         folder = clone(study, f"killed_{engine}_{finished}")
@@ -458,7 +465,7 @@ def test_kills_at_random_moments_change_nothing(study, undisturbed, engine, caps
             runs += 1
             running = start(folder, ENGINES[engine])
             try:
-                running.wait(draw.uniform(0, usual / 4) if survived < KILLS else None)
+                running.wait(draw.uniform(0, pause) if survived < KILLS else None)
                 broken = cut_off_by_a_kill(folder) if running.returncode and engine == "dvc" else None
                 over = broken is None
                 if broken:
@@ -479,6 +486,6 @@ def test_kills_at_random_moments_change_nothing(study, undisturbed, engine, caps
     with capsys.disabled():
         print(
             f"\n{engine}: {survived} kills survived in {runs} runs, {finished} studies finished with the undisturbed "
-            f"run's bytes, {mended} files of DVC's were cut off, {time.monotonic() - begin:.0f} s (undisturbed by "
-            f"snakemake: {usual:.0f} s)"
+            f"run's {len(expected)} checksums, {mended} files of DVC's were cut off, {time.monotonic() - begin:.0f} s, "
+            f"kills after at most {pause:.0f} s"
         )

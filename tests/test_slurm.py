@@ -5,17 +5,15 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
 
 import slurm_node
 from mmfuse.files import sha256
-from test_engines import ENVIRONMENT, call, clone, plans_nothing, results, template, write  # noqa: F401
+from test_engines import ENVIRONMENT, call, clone, demo, plans_nothing, results, template, write  # noqa: F401
 
 pytestmark = [pytest.mark.engines, pytest.mark.slurm]
-ROOT = Path(__file__).parents[1]
 PROFILE = ("--workflow-profile", "workflow/profiles/slurm")
 WEIGHTS = "data/checkpoints/ivif/lkc_funet/base/s0/net.safetensors"
 # a small cluster: short waits, and no more cores at once than its node has, which a group of jobs asks for as well
@@ -145,15 +143,12 @@ def test_what_waits_for_a_failed_stage_is_not_run(cluster, alone):
 )
 def test_the_demo_on_slurm_comes_to_the_bytes_of_the_demo_here(cluster, tmp_path, capsys):
     """`make run` has made the study of params.yaml in this folder; Slurm makes it in a clone."""
-    assert plans_nothing(ROOT), "make run comes first"
     folder = tmp_path / "demo"
-    call(tmp_path, "git", "clone", "-q", str(ROOT), str(folder))
-    assert (folder / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+    expected = demo(folder)
     begin = time.monotonic()
     said = call(folder, "snakemake", "all", *PROFILE, *QUICK, environment=cluster)
-    made, expected = results(folder), results(ROOT)
-    assert made == expected
+    assert results(folder) == expected
     assert plans_nothing(folder)
     submitted = said.count("SLURM jobid")
     with capsys.disabled():
-        print(f"\n{submitted} Slurm jobs, {len(made)} equal checksums, {time.monotonic() - begin:.0f} s")
+        print(f"\n{submitted} Slurm jobs, {len(expected)} equal checksums, {time.monotonic() - begin:.0f} s")
