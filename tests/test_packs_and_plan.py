@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,28 @@ def test_more_than_ten_samples_keep_their_order(tmp_path, image):
     pack = Pack(tmp_path / "x")
     assert [sample["name"] for sample in pack] == [f"{n}" for n in range(25)]
     assert all(np.array_equal(pack[n]["a"], image(n, 16, 17)) for n in range(25))
+
+
+def test_writing_holds_one_sample_at_a_time(tmp_path):
+    size = 100_000
+
+    def drawn():
+        for n in range(50):
+            yield {"name": f"{n}", "a": np.full((1, size), n, np.uint8), "b": np.full((1, size), 255 - n, np.uint8)}
+
+    tracemalloc.start()
+    write_pack(tmp_path / "x", drawn())
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10 * size
+    assert [int(sample["a"][0, -1]) + int(sample["b"][0, 0]) for sample in Pack(tmp_path / "x")] == [255] * 50
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_an_error_among_the_samples_leaves_no_pack(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        write_pack(tmp_path / "x", ({"name": "x", "a": np.zeros((1, n // n), np.uint8)} for n in (1, 0)))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_pack(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,29 @@ def test_an_empty_folder_is_said(dataset, tmp_path):
     assert "ir/{name}.png" in str(caught.value)
 
 
+def test_memory_does_not_grow_with_the_pairs(dataset, tmp_path, image):
+    height, width, count = 300, 400, 20
+    for side in ("ir", "vi"):
+        write_image(tmp_path / f"raw/{side}/n00.png", image(1, height, width, colour=side == "vi"))
+        for n in range(1, count):
+            os.link(tmp_path / f"raw/{side}/n00.png", tmp_path / f"raw/{side}/n{n:02}.png")
+    entry = dataset(splits={"by": "all", "to": "test"})
+    patches = {"height": 200, "width": 200, "stride": 50, "random": None, "low_contrast": None, "box_visible": 0.5}
+    made = []
+    for work in (
+        lambda: run(entry, tmp_path / "raw"),
+        lambda: crop.run(pack=tmp_path / "grey", out=tmp_path / "patches", patches=patches),
+    ):
+        tracemalloc.start()
+        work()
+        made.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        grey = ({"name": s["name"], "a": s["a"], "b": s["a"]} for s in Pack(tmp_path / "prepared/test.safetensors"))
+        write_pack(tmp_path / "grey", grey)
+    assert len(Pack(tmp_path / "patches")) == 15 * count
+    assert max(made) < count * height * width * 4 / 2, "half of what the pack holds"
+
+
 # ------------------------------------------------------------------------------------------------------ broken pairs
 
 
@@ -222,7 +246,7 @@ def test_all_faults_are_listed_at_once(dataset, broken, tmp_path):
         "skip_broken",
     ):
         assert words in said
-    assert not (tmp_path / "prepared").exists()
+    assert list((tmp_path / "prepared").iterdir()) == []
 
 
 def test_going_on_without_broken_pairs(dataset, broken):
@@ -347,6 +371,17 @@ def test_unreadable_boxes_are_named(dataset, raw, form, text):
     write_text(raw / f"boxes/n05.{suffix}", text)
     with pytest.raises(UserError, match=f"Unreadable boxes: .*n05.{suffix}"):
         run(labelled(dataset, suffix=suffix, form=form), raw)
+
+
+def test_boxes_that_may_not_be_read_are_named(dataset, raw, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    write_text(raw / "boxes/n05.txt", "1 0.5 0.25 0.1 0.2\n")
+    entry = labelled(dataset)
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(UserError, match=r"Unreadable boxes: .*n05\.txt.*Permission denied"):
+        run(entry, raw)
 
 
 def test_both_modalities_in_one_file(dataset, tmp_path, image):

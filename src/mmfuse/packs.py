@@ -6,8 +6,11 @@ has labels, `000000.mask` and `000000.boxes`; the names of the samples are in it
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterable, Iterator
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -36,17 +39,41 @@ class Sample(_Sample, total=False):
     boxes: NDArray[np.float32]
 
 
+@contextlib.contextmanager
+def pack_writer(path: Path) -> Iterator[Callable[[Sample], None]]:
+    """Give a function that adds a sample to a pack; the pack is written when the block ends without an error.
+
+    Samples go to a nameless file on the same disk first, so that memory holds one of them at a time, not all.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    names: list[str] = []
+    kept: list[tuple[str, np.dtype[Any], tuple[int, ...], int]] = []  # key, dtype, shape, and where it begins
+    with whole_file(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as spool:
+
+        def add(sample: Sample) -> None:
+            for key, value in sample.items():
+                if isinstance(value, np.ndarray):
+                    kept.append((f"{len(names):06d}.{key}", value.dtype, value.shape, spool.tell()))
+                    spool.write(np.ascontiguousarray(value).data)
+            names.append(sample["name"])
+
+        yield add
+        spool.flush()
+        stored = np.memmap(spool, np.uint8, "r") if spool.tell() else np.empty(0, np.uint8)
+        tensors = {
+            key: stored[begin : begin + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+            for key, dtype, shape, begin in kept
+        }
+        save_file(tensors, temporary, metadata={"names": json.dumps(names, ensure_ascii=False)})
+
+
 def write_pack(path: Path, samples: Iterable[Sample]) -> None:
     """Write a pack whole or not at all; equal samples give equal bytes."""
-    names: list[str] = []
-    tensors: dict[str, NDArray[Any]] = {}
-    for number, sample in enumerate(samples):
-        names.append(sample["name"])
-        for key, value in sample.items():
-            if isinstance(value, np.ndarray):
-                tensors[f"{number:06d}.{key}"] = np.ascontiguousarray(value)
-    with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata={"names": json.dumps(names, ensure_ascii=False)})
+    with pack_writer(path) as add:
+        for sample in samples:
+            add(sample)
 
 
 class Pack:

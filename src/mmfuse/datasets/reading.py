@@ -173,7 +173,7 @@ def _boxes(dataset: Dataset, path: Path, shape: tuple[int, ...]) -> NDArray[np.f
     labels = dataset.labels["boxes"]
     try:
         rows = list(_voc(path, labels.classes, shape)) if labels.format == "voc" else list(_yolo(path))
-    except (ValueError, OverflowError, ZeroDivisionError, ET.ParseError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, ArithmeticError, ET.ParseError, KeyError, AttributeError, TypeError) as error:
         raise UserError(
             f"Unreadable boxes: {path}", expected=f"{labels.format} format", found=error, fix="download it again"
         ) from error

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from mmfuse.errors import UserError
 from mmfuse.images import Bytes
-from mmfuse.packs import Pack, Sample, write_pack
+from mmfuse.packs import Pack, Sample, pack_writer
 
 
 def run(*, pack: Path, out: Path, patches: Mapping[str, Any]) -> None:
@@ -29,18 +29,20 @@ def run(*, pack: Path, out: Path, patches: Mapping[str, Any]) -> None:
         UserError: no image is large enough, or the filter leaves nothing.
     """
     source = Pack(pack)
-    kept = [
-        patch for sample in tqdm(source, desc="crop", mininterval=2, disable=None) for patch in _cut(sample, patches)
-    ]
-    if len(source) and not kept:
-        raise UserError(
-            f"The patch set leaves nothing of {pack}.",
-            expected=f"images of at least {patches['height']} x {patches['width']} with some contrast",
-            found=f"{len(source)} pairs, the first of {source[0]['a'].shape}",
-            fix="lower height and width, or loosen low_contrast, under prepare.patches",
-        )
-    write_pack(out, kept)
-    print(f"{len(kept)} patches of {patches['height']} x {patches['width']} from {len(source)} pairs")
+    count = 0
+    with pack_writer(out) as add:
+        for sample in tqdm(source, desc="crop", mininterval=2, disable=None):
+            for patch in _cut(sample, patches):
+                add(patch)
+                count += 1
+        if len(source) and not count:
+            raise UserError(
+                f"The patch set leaves nothing of {pack}.",
+                expected=f"images of at least {patches['height']} x {patches['width']} with some contrast",
+                found=f"{len(source)} pairs, the first of {source[0]['a'].shape}",
+                fix="lower height and width, or loosen low_contrast, under prepare.patches",
+            )
+    print(f"{count} patches of {patches['height']} x {patches['width']} from {len(source)} pairs")
 
 
 def _cut(sample: Sample, patches: Mapping[str, Any]) -> Iterator[Sample]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from mmfuse.datasets.reading import Files, find_pairs, read_pair
 from mmfuse.errors import UserError
 from mmfuse.files import write_text
 from mmfuse.images import luminance
-from mmfuse.packs import Sample, write_pack
+from mmfuse.packs import Sample, pack_writer
 
 SPLITS = ("train", "val", "test")
 _SHOWN = 10
@@ -59,23 +61,26 @@ def run(
     for split, count in (subset or {}).items():
         by_split[split] = _spread(by_split[split], count, f"{dataset.name}, split {split}")
     rows: list[dict[str, object]] = []
-    packs = {split: list(_read(dataset, by_split[split], split, raw, rows, problems)) for split in SPLITS}
-    if problems and not skip_broken:
-        more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-        raise UserError(
-            f"{len(problems)} pairs of {dataset.name} cannot be used.",
-            expected="both images of each pair, readable and of one size",
-            found="\n            ".join([*problems[:_SHOWN], *more]),
-            fix="download them again; or set prepare.skip_broken to true to go on without them (the report says so)",
-        )
+    with contextlib.ExitStack() as packs:
+        for split in SPLITS:
+            add = packs.enter_context(pack_writer(out / f"{split}.safetensors"))
+            for sample in _read(dataset, by_split[split], split, raw, rows, problems):
+                add(sample)
+        if problems and not skip_broken:
+            more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+            raise UserError(
+                f"{len(problems)} pairs of {dataset.name} cannot be used.",
+                expected="both images of each pair, readable and of one size",
+                found="\n            ".join([*problems[:_SHOWN], *more]),
+                fix="download them again, or set prepare.skip_broken to true to go on without them; the report says so",
+            )
+    counts = Counter(row["split"] for row in rows)
     rows += [{"name": problem, "split": "dropped"} for problem in problems]
-    for split, samples in packs.items():
-        write_pack(out / f"{split}.safetensors", samples)
     table = io.StringIO()
     frame = pd.DataFrame(rows, columns=["name", "split", "height", "width", "a", "b"])
     frame.astype({"height": "Int64", "width": "Int64"}).to_csv(table, index=False)
     write_text(out / "pairs.csv", table.getvalue())
-    print(f"{dataset.name}: " + ", ".join(f"{len(samples)} {split}" for split, samples in packs.items()))
+    print(f"{dataset.name}: " + ", ".join(f"{counts[split]} {split}" for split in SPLITS))
 
 
 def _spread(pairs: list[Files], count: int, what: str) -> list[Files]:
