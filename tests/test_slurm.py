@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import pytest
 import yaml
@@ -78,7 +80,7 @@ def test_a_cancelled_training_goes_on(cluster, alone):
     for folder in folders:
         shutil.copytree(alone, folder, symlinks=True)
         parameters = yaml.safe_load((folder / "params.yaml").read_text())
-        parameters["methods"]["lkc_funet"]["parts"]["net"]["steps"] = 400
+        parameters["methods"]["lkc_funet"]["parts"]["net"]["steps"] = 200
         write(folder, parameters)
     cancelled, undisturbed = folders
     state = cancelled / "data/resume/ivif/lkc_funet/base/s0/net.pt"
@@ -117,6 +119,30 @@ def test_dvc_in_a_job_and_in_several_at_once(small, cluster, alone):
     assert results(folder) == whole
     assert "up to date" in call(folder, "dvc", "status", environment=cluster)
     assert "nothing is out of date" in call(folder, *script, environment=cluster)
+
+
+def test_queued_experiments_in_a_job(small, cluster, alone):
+    """Two states of the parameters, each in a folder of its own that goes; runs stay, and one state is taken over."""
+    folder = clone(small, "queued")
+    tracked = cluster | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    stage = "train-ivif-lkc_funet-base-0-net"
+    for steps in (7, 8):
+        change = f"methods.lkc_funet.parts.net.steps={steps}"
+        call(folder, "dvc", "exp", "run", "--queue", "--name", f"steps-{steps}", "--set-param", change, stage)
+    queue = "dvc queue start --jobs 2 && while dvc queue status | grep -Eq 'Queued|Running'; do sleep 2; done"
+    call(folder, "sbatch", "--wait", "--cpus-per-task=2", "--mem=3000", "--wrap", queue, environment=tracked)
+    assert call(folder, "dvc", "queue", "status").count("Success") == 2
+    with closing(sqlite3.connect(folder / "mlflow.db")) as base:
+        runs = base.execute("SELECT name FROM runs WHERE name LIKE '%lkc_funet%' AND status = 'FINISHED'").fetchall()
+    assert len(runs) == 2
+    call(folder, "dvc", "exp", "apply", "steps-7")
+    plain = alone.parent / "seven"
+    shutil.copytree(alone, plain, symlinks=True)
+    parameters = yaml.safe_load((plain / "params.yaml").read_text())
+    parameters["methods"]["lkc_funet"]["parts"]["net"]["steps"] = 7
+    write(plain, parameters)
+    call(plain, "snakemake", "--cores", "1", WEIGHTS)
+    assert sha256(folder / WEIGHTS) == sha256(plain / WEIGHTS) != sha256(alone / WEIGHTS)
 
 
 def test_what_waits_for_a_failed_stage_is_not_run(cluster, alone):
