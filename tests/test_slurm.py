@@ -133,7 +133,7 @@ def test_queued_experiments_in_a_job(small, cluster, alone):
     call(folder, "sbatch", "--wait", "--cpus-per-task=2", "--mem=3000", "--wrap", queue, environment=tracked)
     assert call(folder, "dvc", "queue", "status").count("Success") == 2
     with closing(sqlite3.connect(folder / "mlflow.db")) as base:
-        runs = base.execute("SELECT name FROM runs WHERE name LIKE '%lkc_funet%' AND status = 'FINISHED'").fetchall()
+        runs = base.execute("SELECT name FROM runs WHERE name LIKE 'train %' AND status = 'FINISHED'").fetchall()
     assert len(runs) == 2
     call(folder, "dvc", "exp", "apply", "steps-7")
     plain = alone.parent / "seven"
