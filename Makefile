@@ -52,7 +52,7 @@ $(VENV)-services/.installed: envs/services.lock
 	$(VENV)-services/bin/pip install --quiet --no-deps --require-hashes -r envs/services.lock
 	touch $@
 
-# kills, full disks, dead servers; root for the small disks. Hours with 100 kills of each engine; MMFUSE_KILLS=5 for less
+# kills, full disks, dead servers; root for the small disks. An hour with 100 kills of each engine; MMFUSE_KILLS=5 for less
 test-faults: env
 	MMFUSE_KILLS=$${MMFUSE_KILLS:-100} $(PYTEST) -m faults tests/test_faults.py
 

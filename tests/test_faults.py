@@ -153,6 +153,7 @@ WRITERS = {
     "text": lambda path: write_text(path, "x" * (2 << 20)),
     "image": lambda path: write_image(path.with_suffix(".png"), NOISE),
     "pack": lambda path: write_pack(path, [{"name": "x", "a": NOISE, "b": NOISE}]),
+    "pack, its second copy": lambda path: write_pack(path, [{"name": "x", "a": NOISE[:350], "b": NOISE[:350]}]),
     "weights": lambda path: save_weights(path, {"w": torch.ones(1 << 19)}, CARD),
     "state": lambda path: save_state(path, {"w": torch.ones(1 << 19)}),
 }

@@ -135,7 +135,9 @@ def test_queued_experiments_in_a_job(small, cluster, alone):
     with closing(sqlite3.connect(folder / "mlflow.db")) as base:
         runs = base.execute("SELECT name FROM runs WHERE name LIKE 'train %' AND status = 'FINISHED'").fetchall()
     assert len(runs) == 2
+    assert len(list((folder / "mlruns").rglob("net.run.json"))) == 2, "artifacts stay as well"
     call(folder, "dvc", "exp", "apply", "steps-7", good=(255,))  # other stages have nothing yet
+    assert "steps: 7" in (folder / "params.yaml").read_text()
     plain = alone.parent / "seven"
     shutil.copytree(alone, plain, symlinks=True)
     parameters = yaml.safe_load((plain / "params.yaml").read_text())

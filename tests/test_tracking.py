@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -200,24 +201,31 @@ def test_a_changed_parameter_begins_a_new_state_that_says_so_and_an_old_one_is_f
     assert found["study-2 average.base.s0 ivif"].data.params == {"methods.average.loss": "2.5"}
 
 
-def test_jobs_that_start_at_once_share_the_runs_above_them(client, tmp_path):
+@pytest.mark.parametrize("roots", [("project", "project"), ("one", "other")])
+def test_jobs_that_start_at_once_share_database_and_runs_above_them(tmp_path, roots):
+    """Also in copies of the project, such as DVC's experiments, which go afterwards: what is kept lies elsewhere."""
     code = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_tracking import parents, tracker
-with tracker(Path(sys.argv[2]), fingerprint=sys.argv[3], parents=parents()):
-    pass
+root = Path(sys.argv[2])
+root.mkdir(exist_ok=True)
+with tracker(root, fingerprint=sys.argv[3], parents=parents()) as run:
+    run.log_file(Path(sys.argv[1]) / "conftest.py")
 """
-    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)]
-    jobs = [subprocess.Popen([*command, str(number)]) for number in range(2)]
+    command = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    jobs = [subprocess.Popen([*command, str(tmp_path / root), str(number)]) for number, root in enumerate(roots)]
     assert [job.wait() for job in jobs] == [0, 0]
-    found = runs(client)
+    for root in roots:
+        shutil.rmtree(tmp_path / root, ignore_errors=True)
+    found = runs(MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"))
     assert sorted(run.info.run_name for run in found if "mmfuse.group" in run.data.tags) == [
         "study-1", "study-1 average.base.s0 ivif",
     ]  # fmt: skip
     assert len(found) == 4
     assert {run.info.status for run in found} == {"FINISHED"}
+    assert len(list((tmp_path / "mlruns").rglob("conftest.py"))) == 2
 
 
 def test_after_a_kill_what_stands_above_is_closed_too(client, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -61,6 +62,7 @@ def pack_writer(path: Path) -> Iterator[Callable[[Sample], None]]:
 
         yield add
         spool.flush()
+        os.fsync(spool.fileno())  # a full network disk may say so only now, and what it lost cannot be mapped
         stored = np.memmap(spool, np.uint8, "r") if spool.tell() else np.empty(0, np.uint8)
         tensors = {
             key: stored[begin : begin + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)

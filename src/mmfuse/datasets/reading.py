@@ -175,7 +175,10 @@ def _boxes(dataset: Dataset, path: Path, shape: tuple[int, ...]) -> NDArray[np.f
         rows = list(_voc(path, labels.classes, shape)) if labels.format == "voc" else list(_yolo(path))
     except (OSError, ValueError, ArithmeticError, ET.ParseError, KeyError, AttributeError, TypeError) as error:
         raise UserError(
-            f"Unreadable boxes: {path}", expected=f"{labels.format} format", found=error, fix="download it again"
+            f"Unreadable boxes: {path}",
+            expected=f"{labels.format} format",
+            found=error,
+            fix="check its permissions, or download it again",
         ) from error
     return np.array(rows, np.float32).reshape(-1, 5)
 

@@ -72,7 +72,7 @@ def run(
                 f"{len(problems)} pairs of {dataset.name} cannot be used.",
                 expected="both images of each pair, readable and of one size",
                 found="\n            ".join([*problems[:_SHOWN], *more]),
-                fix="download them again, or set prepare.skip_broken to true to go on without them; the report says so",
+                fix="download them again; or set prepare.skip_broken to true to leave them out, which pairs.csv says",
             )
     counts = Counter(row["split"] for row in rows)
     rows += [{"name": problem, "split": "dropped"} for problem in problems]

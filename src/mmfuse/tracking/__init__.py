@@ -84,6 +84,7 @@ class Tracker:
         self.fingerprint, self.tags, self.parameters = fingerprint, tags, parameters
         self.parents, self.data = parents, data or {}
         self.uri = default_uri(root)
+        self.home = _home(self.uri, root)
         self.run_id: str | None = None
         self._above: dict[str, str] = {}  # run ids by level
         self._experiment = ""
@@ -144,11 +145,11 @@ class Tracker:
         keep_quiet()
         # the first use of a new database creates its tables: two jobs at once would break it for good;
         # and two jobs at once would each create the runs above them
-        with _lock(self.root):
+        with _lock(self.home):
             _make_database(self.uri)
             self._client = connect(self.uri)
             found = self._client.get_experiment_by_name(self.experiment)
-            place = None if self.uri.startswith("http") else (self.root.resolve() / "mlruns").as_uri()
+            place = None if self.uri.startswith("http") else (self.home / "mlruns").as_uri()
             self._experiment = found.experiment_id if found else self._client.create_experiment(self.experiment, place)
             self._close_orphans()
             for parent in self.parents:
@@ -174,7 +175,7 @@ class Tracker:
     def _close(self, status: str) -> None:
         self._client.set_terminated(self.run_id, status)
         if self._above:
-            with _lock(self.root):
+            with _lock(self.home):
                 self._settle(status)
 
     def _below(self) -> dict[str, str]:
@@ -290,9 +291,19 @@ class Tracker:
         print(f"tracking: {shown_uri(self.uri, self.root)} {what} ({reason})", file=sys.stderr)
 
 
-def _lock(root: Path) -> FileLock:
-    """Return the lock of everything that two jobs must not do at once in one project."""
-    folder = root / ".mmfuse"
+def _home(uri: str, root: Path) -> Path:
+    """Return the folder of the jobs' lock and of artifacts: beside a sqlite database, else the project's root.
+
+    Copies of a project share a database, such as DVC's experiments, which run in folders that go afterwards.
+    """
+    if uri.startswith("sqlite:///") and "?" not in uri:
+        return (root.resolve() / uri.removeprefix("sqlite:///")).parent
+    return root.resolve()
+
+
+def _lock(home: Path) -> FileLock:
+    """Return the lock of everything that two jobs must not do at once where they are tracked."""
+    folder = home / ".mmfuse"
     folder.mkdir(exist_ok=True)
     return FileLock(folder / "mlflow.lock")
 
