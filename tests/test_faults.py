@@ -438,7 +438,7 @@ def study(template):  # noqa: F811
 def undisturbed(study):
     """What the study comes to when nobody disturbs it, and the longest pause before a kill, in seconds."""
     if DEMO:
-        return results(ROOT), 120
+        return results(ROOT), 60
     begin = time.monotonic()
     folder = clone(study, "undisturbed")
     running = start(folder, ENGINES["snakemake"])

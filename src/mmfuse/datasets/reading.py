@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from mmfuse.catalog import Dataset
 from mmfuse.errors import UserError
@@ -19,6 +20,7 @@ from mmfuse.packs import Sample
 from mmfuse.pairs import check_equal_sizes
 
 SIDES = ("a", "b")
+_SHOWN = 10  # problems in one message
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,25 @@ def read_pair(dataset: Dataset, files: Files) -> Sample:
     if "boxes" in files.paths:
         sample["boxes"] = _boxes(dataset, files.paths["boxes"], images["a"].shape[:2])
     return sample
+
+
+def read_pairs(
+    dataset: Dataset, pairs: Sequence[Files], what: str, problems: list[str]
+) -> Iterator[tuple[Files, Sample]]:
+    """Read pairs one after the other with a progress bar; why one cannot be used is added to `problems`."""
+    for files in tqdm(pairs, desc=f"{dataset.name} {what}", mininterval=2, disable=None):
+        try:
+            sample = read_pair(dataset, files)
+        except UserError as error:
+            problems.append(f"{error.problem} ({error.found})")
+        else:
+            yield files, sample
+
+
+def first_of(problems: Sequence[str]) -> str:
+    """Return the first problems of a long list, a line each, for a message."""
+    more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+    return "\n            ".join([*problems[:_SHOWN], *more])
 
 
 def _image(dataset: Dataset, files: Files, side: str) -> Bytes:

@@ -7,15 +7,12 @@ from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from mmfuse.catalog import Dataset
-from mmfuse.datasets.reading import find_pairs, read_pair
+from mmfuse.datasets.reading import find_pairs, first_of, read_pairs
 from mmfuse.errors import UserError
 from mmfuse.files import write_text
 from mmfuse.packs import pack_writer
-
-_SHOWN = 10
 
 
 def run(dataset: Dataset, *, raw: Path, out: Path, splits: Collection[str], skip_broken: bool) -> None:
@@ -38,21 +35,15 @@ def run(dataset: Dataset, *, raw: Path, out: Path, splits: Collection[str], skip
     often, problems = Counter(files.name for files in pairs), list(found.problems)
     rows: list[dict[str, str]] = []
     with pack_writer(out) as add:
-        for files in tqdm(pairs, desc=f"{dataset.name} labelled", mininterval=2, disable=None):
-            try:
-                sample = read_pair(dataset, files)
-            except UserError as error:
-                problems.append(f"{error.problem} ({error.found})")
-                continue
+        for files, sample in read_pairs(dataset, pairs, "labelled", problems):
             sample["name"] = f"{files.split}_{files.name}" if often[files.name] > 1 else files.name
             add(sample)
             rows.append({"name": sample["name"], "split": files.split})
         if (problems and not skip_broken) or not rows:
-            more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
             raise UserError(
                 f"Labelled pairs of {dataset.name} cannot be used.",
                 expected=f"pairs in {', '.join(splits)}, with both images, readable and of one size",
-                found="\n            ".join([*problems[:_SHOWN], *more]) or "no pair",
+                found=first_of(problems) or "no pair",
                 fix="download them again, or set prepare.skip_broken to true to go on without them",
             )
     write_text(out.with_suffix(".csv"), pd.DataFrame(rows).to_csv(index=False))

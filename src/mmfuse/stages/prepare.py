@@ -10,17 +10,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from mmfuse.catalog import Dataset
-from mmfuse.datasets.reading import Files, find_pairs, read_pair
+from mmfuse.datasets.reading import Files, find_pairs, first_of, read_pairs
 from mmfuse.errors import UserError
 from mmfuse.files import write_text
 from mmfuse.images import luminance
 from mmfuse.packs import Sample, pack_writer
 
 SPLITS = ("train", "val", "test")
-_SHOWN = 10
 
 
 def run(
@@ -67,11 +65,10 @@ def run(
             for sample in _read(dataset, by_split[split], split, raw, rows, problems):
                 add(sample)
         if problems and not skip_broken:
-            more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
             raise UserError(
                 f"{len(problems)} pairs of {dataset.name} cannot be used.",
                 expected="both images of each pair, readable and of one size",
-                found="\n            ".join([*problems[:_SHOWN], *more]),
+                found=first_of(problems),
                 fix="download them again; or set prepare.skip_broken to true to leave them out, which pairs.csv says",
             )
     counts = Counter(row["split"] for row in rows)
@@ -103,12 +100,7 @@ def _unit(name: str) -> float:
 def _read(
     dataset: Dataset, pairs: list[Files], split: str, raw: Path, rows: list[dict[str, object]], problems: list[str]
 ) -> Iterator[Sample]:
-    for files in tqdm(pairs, desc=f"{dataset.name} {split}", mininterval=2, disable=None):
-        try:
-            sample = read_pair(dataset, files)
-        except UserError as error:
-            problems.append(f"{error.problem} ({error.found})")
-            continue
+    for files, sample in read_pairs(dataset, pairs, split, problems):
         if split != "test":
             sample["a"], sample["b"] = luminance(sample["a"]), luminance(sample["b"])
         height, width = sample["a"].shape[:2]
