@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 ADAPTIVE = "adaptive"  # the value of an option that a part finds from its training images
@@ -15,9 +16,10 @@ class FusionMethod(nn.Module):
 
     A subclass sets `summary` and `source`, takes its options as keyword arguments, and defines `forward`. A trained
     method also names its training `parts` in order (a study may leave out `optional_parts`, the last ones), the
-    `loss_terms` that each part's parameters must weight, and defines `part_modules` and `part_losses`; the training
-    loop, resume, validation and checkpoints are written once, in `mmfuse.training`. `adaptive_options` names options
-    that a study may leave to `found_options`.
+    `loss_terms` that each part's parameters must weight, and defines `part_modules`, `part_outputs` and `part_terms`;
+    the training loop, resume, validation and checkpoints are written once, in `mmfuse.training`. `adaptive_options`
+    names options that a study may leave to `found_options`. A method whose authors publish weights also defines
+    `published_options` and `published_names`, which `mmfuse import-weights` reads.
     """
 
     summary: ClassVar[str] = ""
@@ -27,6 +29,8 @@ class FusionMethod(nn.Module):
     optional_parts: ClassVar[tuple[str, ...]] = ()
     loss_terms: ClassVar[dict[str, tuple[str, ...]]] = {}
     adaptive_options: ClassVar[tuple[str, ...]] = ()
+    published_options: ClassVar[tuple[dict[str, Any], ...]] = ()  # of each network whose weights were published
+    published_extras: ClassVar[tuple[str, ...]] = ()  # patterns of names in published files that are no part of it
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Fuse two luminance images.
@@ -41,10 +45,50 @@ class FusionMethod(nn.Module):
         raise NotImplementedError
 
     def masked_parts(self) -> tuple[str, ...]:
-        """Return the parts whose `part_losses` take the masks of the training pairs as one more argument, `mask`."""
+        """Return the parts whose `part_terms` take the masks of the training pairs as one more argument, `mask`."""
         return ()
 
-    def part_losses(self, part: str, a: Tensor, b: Tensor, weights: dict[str, float]) -> dict[str, Tensor]:
+    def part_outputs(self, part: str, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        """Return what a part's loss looks at, by name: fused or restored images, features.
+
+        This is all of the network's work in training; it may run in mixed precision.
+
+        Args:
+            part: One of `parts`.
+            a: First modality, (B, 1, H, W) in [0, 1].
+            b: Second modality, likewise.
+        """
+        raise NotImplementedError
+
+    def part_terms(
+        self, part: str, outputs: Mapping[str, Tensor], a: Tensor, b: Tensor, mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return a part's loss terms before their weights, one scalar for each of its `loss_terms`.
+
+        Args:
+            part: One of `parts`.
+            outputs: What `part_outputs` gave.
+            a: First modality, (B, 1, H, W) in [0, 1].
+            b: Second modality, likewise.
+            mask: (B, H, W) int64, for `masked_parts` alone.
+        """
+        raise NotImplementedError
+
+    def full_precision_terms(
+        self, part: str, outputs: Mapping[str, Tensor], a: Tensor, b: Tensor, *mask: Tensor
+    ) -> dict[str, Tensor]:
+        """Return `part_terms` in single precision at least, whatever the precision of the network's work.
+
+        Losses are differences of nearly equal numbers: in bf16 the variance in SSIM is rounding alone, and the gradient
+        points elsewhere (docs/decisions/0020-precision.md).
+        """
+        with torch.autocast(a.device.type, enabled=False):
+            outputs = {name: _at_least_single(value) for name, value in outputs.items()}
+            return self.part_terms(part, outputs, _at_least_single(a), _at_least_single(b), *mask)
+
+    def part_losses(
+        self, part: str, a: Tensor, b: Tensor, weights: Mapping[str, float], *mask: Tensor
+    ) -> dict[str, Tensor]:
         """Return a part's weighted loss terms for a batch; their sum is minimised.
 
         Args:
@@ -52,8 +96,10 @@ class FusionMethod(nn.Module):
             a: First modality, (B, 1, H, W) in [0, 1].
             b: Second modality, likewise.
             weights: Weight of each of the part's `loss_terms`.
+            mask: (B, H, W) int64, for `masked_parts` alone.
         """
-        raise NotImplementedError
+        terms = self.full_precision_terms(part, self.part_outputs(part, a, b), a, b, *mask)
+        return {term: weights[term] * value for term, value in terms.items()}
 
     def found_options(self, names: Sequence[str], batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Any]:
         """Return the values of options that say `adaptive`, found from training images before a part is trained.
@@ -67,3 +113,16 @@ class FusionMethod(nn.Module):
     def deployed_modules(self) -> dict[str, nn.Module]:
         """Return the submodules that `forward` needs: what the last part's checkpoint holds."""
         return dict(self.named_children())
+
+    def published_names(self) -> dict[str, dict[str, str]]:
+        """Return how the authors' checkpoints call this network's tensors.
+
+        Returns:
+            For each group of tensors that the authors save together (a file, or an entry of one), the group's name and
+            a dictionary from the authors' name of a tensor, without a prefix `module.`, to its name in `state_dict()`.
+        """
+        return {}
+
+
+def _at_least_single(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

@@ -8,6 +8,13 @@ from torch.nn import functional as F
 
 from mmfuse.errors import UserError
 
+BORDERS = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate"}  # our names, torch's names
+
+
+def _extend(image: Tensor, reach: int, border: str) -> Tensor:
+    """Extend an image by `reach` pixels on each side: by zeros, by its reflection, or by its outermost pixels."""
+    return F.pad(image, (reach, reach, reach, reach), mode=BORDERS[border])
+
 
 def gaussian_window(length: int, sigma: float, like: Tensor) -> Tensor:
     """Return a normalised 1-D Gaussian of `length` taps with the dtype and device of `like`."""
@@ -16,89 +23,102 @@ def gaussian_window(length: int, sigma: float, like: Tensor) -> Tensor:
     return weights / weights.sum()
 
 
-def _blur(image: Tensor, window: Tensor) -> Tensor:
-    """Filter every channel with a separable window; the border is reflected, the size stays."""
-    channels, reach = image.shape[1], len(window) // 2
-    image = F.pad(image, (reach, reach, reach, reach), mode="reflect")
+def _blur(image: Tensor, window: Tensor, border: str) -> Tensor:
+    """Filter every channel with a separable window; the size stays."""
+    channels = image.shape[1]
+    image = _extend(image, len(window) // 2, border)
     image = F.conv2d(image, window.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
     return F.conv2d(image, window.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
 
 
-def ssim_map(x: Tensor, y: Tensor, *, length: int = 11, sigma: float = 1.5) -> Tensor:
-    """Structural similarity at every pixel, for images in [0, 1].
+def ssim_map(
+    x: Tensor, y: Tensor, *, border: str = "reflect", data_range: float = 1.0, length: int = 11, sigma: float = 1.5
+) -> Tensor:
+    """Structural similarity at every pixel.
 
-    Shape: x, y (B, C, H, W) with H, W > length // 2; returns the same shape.
+    Args:
+        x: Images, (B, C, H, W), in an interval of length `data_range`; H, W > length // 2 for a reflected border.
+        y: Images to compare them with, likewise.
+        border: zeros, reflect or replicate. With zeros, a window that leaves the image is not normalised again.
+        data_range: L of the constants (0.01 L)^2 and (0.03 L)^2.
+        length: Side of the Gaussian window in pixels.
+        sigma: Standard deviation of the window in pixels.
+
+    Shape: that of x.
     Range: [-1, 1].
     Source: Wang et al. 2004; MMA-UNet eq. 2.
     """
-    c1, c2 = 0.01**2, 0.03**2
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     window = gaussian_window(length, sigma, x)
-    mean_x, mean_y = _blur(x, window), _blur(y, window)
-    var_x = _blur(x * x, window) - mean_x**2
-    var_y = _blur(y * y, window) - mean_y**2
-    cov = _blur(x * y, window) - mean_x * mean_y
+    mean_x, mean_y = _blur(x, window, border), _blur(y, window, border)
+    var_x = _blur(x * x, window, border) - mean_x**2
+    var_y = _blur(y * y, window, border) - mean_y**2
+    cov = _blur(x * y, window, border) - mean_x * mean_y
     return ((2 * mean_x * mean_y + c1) * (2 * cov + c2)) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
 
 
-def ssim_loss(x: Tensor, y: Tensor) -> Tensor:
-    """Mean dissimilarity max(0, 1 - SSIM) / 2: the form that the published codes of MMA-UNet and SMFNet use.
+def ssim_loss(x: Tensor, y: Tensor, *, border: str = "reflect", data_range: float = 1.0) -> Tensor:
+    """Mean of clamp(1 - SSIM, 0, 1) / 2: the form that the published codes of MMA-UNet and SMFNet use.
 
-    Range: [0, 1/2]; no gradient where the similarity is negative enough to be clamped (SSIM < 0).
+    Range: [0, 1/2]; pixels with SSIM < 0 are clamped and have no gradient.
     """
-    return (1 - ssim_map(x, y)).clamp(0, 1).mean() / 2
+    return (1 - ssim_map(x, y, border=border, data_range=data_range)).clamp(0, 1).mean() / 2
 
 
-def two_source_ssim_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def two_source_ssim_loss(
+    fused: Tensor, a: Tensor, b: Tensor, *, border: str = "zeros", data_range: float = 1.0
+) -> Tensor:
     """One minus the mean similarity to both sources.
 
     Range: [0, 2].
     Source: LKC-FUNet eq. 6 (L9: the published code takes the mean of both similarities).
     """
-    return 1 - (ssim_map(fused, a).mean() + ssim_map(fused, b).mean()) / 2
+    similarity = [ssim_map(fused, source, border=border, data_range=data_range).mean() for source in (a, b)]
+    return 1 - torch.stack(similarity).mean()
 
 
 def strongest_intensity_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Mean absolute difference to the brighter source at each pixel.
 
-    Source: LKC-FUNet eq. 7.
+    Source: LKC-FUNet eq. 7; SMFNet eq. 28.
     """
     return F.l1_loss(fused, torch.maximum(a, b))
 
 
-def strongest_gradient_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def strongest_gradient_loss(fused: Tensor, a: Tensor, b: Tensor, *, border: str = "zeros") -> Tensor:
     """Mean absolute difference of the gradient strength to the stronger source's at each pixel.
 
-    Source: LKC-FUNet eq. 8.
+    Source: LKC-FUNet eq. 8; SMFNet eq. 29.
     """
-    return F.l1_loss(sobel_magnitude(fused), torch.maximum(sobel_magnitude(a), sobel_magnitude(b)))
+    strongest = torch.maximum(sobel_magnitude(a, border=border), sobel_magnitude(b, border=border))
+    return F.l1_loss(sobel_magnitude(fused, border=border), strongest)
 
 
-def sobel_magnitude(image: Tensor) -> Tensor:
-    """Gradient strength |gx| + |gy| with 3x3 Sobel filters, border repeated.
+def sobel_magnitude(image: Tensor, *, border: str = "zeros") -> Tensor:
+    """Gradient strength |gx| + |gy| with 3x3 Sobel filters, not normalised.
 
     Shape: (B, C, H, W) in and out.
     Range: [0, 8] for images in [0, 1].
     """
-    return _sobel(image).abs().sum(dim=2)
+    return _sobel(image, border).abs().sum(dim=2)
 
 
-def _sobel(image: Tensor) -> Tensor:
-    """Both Sobel responses of every channel, border repeated; (B, C, H, W) to (B, C, 2, H, W)."""
+def _sobel(image: Tensor, border: str) -> Tensor:
+    """Both Sobel responses of every channel; (B, C, H, W) to (B, C, 2, H, W)."""
     channels = image.shape[1]
     smooth = image.new_tensor([1.0, 2.0, 1.0]).view(1, 1, -1, 1)
     differ = image.new_tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, -1)
     kernel = torch.cat([smooth * differ, (smooth * differ).transpose(-1, -2)]).repeat(channels, 1, 1, 1)
-    padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
-    return F.conv2d(padded, kernel, groups=channels).unflatten(1, (channels, 2))
+    return F.conv2d(_extend(image, 1, border), kernel, groups=channels).unflatten(1, (channels, 2))
 
 
-def spatial_gradient(image: Tensor) -> Tensor:
-    """Signed gradients (gx, gy): 3x3 Sobel filters divided by 8, so that a ramp gives its slope; border repeated.
+def spatial_gradient(image: Tensor, *, border: str = "replicate") -> Tensor:
+    """Signed gradients (gx, gy): 3x3 Sobel filters divided by 8, so that a ramp gives its slope.
 
     Shape: (B, C, H, W) to (B, C, 2, H, W).
     Range: [-1/2, 1/2] for images in [0, 1].
     """
-    return _sobel(image) / 8
+    return _sobel(image, border) / 8
 
 
 def correlation(x: Tensor, y: Tensor) -> Tensor:
