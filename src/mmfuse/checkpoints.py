@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from mmfuse.methods.base import FusionMethod
 
 @dataclass(frozen=True)
 class Card:
-    """What a weights file says about itself."""
+    """What a weights file says about itself; `sources` are the SHA-256 of the files that imported weights came from."""
 
     method: str
     variant: str
@@ -34,6 +34,7 @@ class Card:
     part: str
     network: dict[str, Any]
     complete: bool
+    sources: dict[str, str] = field(default_factory=dict)
 
 
 def weights_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -47,8 +48,11 @@ def weights_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], card: Card) -> None:
     """Write weights whole or not at all; equal weights give equal bytes."""
+    said = asdict(card)
+    if not card.sources:
+        said.pop("sources")  # weights that were trained have none
     with whole_file(path) as temporary:
-        save_file(dict(weights), temporary, metadata={"mmfuse": json.dumps(asdict(card), sort_keys=True)})
+        save_file(dict(weights), temporary, metadata={"mmfuse": json.dumps(said, sort_keys=True)})
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], Card]:

@@ -18,6 +18,7 @@ import typer
 from mmfuse import __version__, commands
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.files import no_space
+from mmfuse.options import Task
 
 app = typer.Typer(
     help="A reproducible benchmark of multimodal image fusion.",
@@ -71,6 +72,27 @@ def fuse(
     from mmfuse.people import fuse_folders
 
     fuse_folders(a, b, out, weights=weights, method=method, allow_missing=allow_missing)
+
+
+@app.command()
+def import_weights(
+    method: Annotated[str, typer.Argument(help="Method; see `mmfuse list methods`.")],
+    files: Annotated[list[Path], typer.Argument(help="What its authors publish; in any order if several.")],
+    out: Annotated[Path, typer.Option(help="Weights to write, NAME.safetensors.")],
+    task: Annotated[Task | None, typer.Option(help="What they fuse; what the files suggest if left out.")] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE, an option that changes no tensor, as `stretch=false`."),
+    ] = None,
+    every_name: Annotated[bool, typer.Option(help="Name all tensors that do not fit, however many.")] = False,
+) -> None:
+    """Turn checkpoints that a method's authors publish into weights for `mmfuse fuse` and for a study."""
+    from mmfuse import importing
+    from mmfuse.options import assigned
+
+    changes = assigned(network or [])
+    for line in importing.run(method, files, out=out, task=task, changes=changes, every_name=every_name):
+        print(line)
 
 
 @app.command()

@@ -15,7 +15,7 @@ SOURCE = Path("src/mmfuse")
 # how a job is announced, recorded and tracked does not change its result
 PLUMBING = {
     "errors", "files", "jobs", "tracking", "parameters", "plan", "code", "cli", "commands", "downstream_commands",
-    "options", "people", "doctor", "lineage", "results", "comparing", "registering", "plain",
+    "options", "people", "doctor", "lineage", "results", "comparing", "registering", "plain", "importing",
 }  # fmt: skip
 
 

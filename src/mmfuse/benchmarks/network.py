@@ -72,8 +72,7 @@ def options_of(method: str, params: Path | None, variant: str, assignments: Sequ
     Raises:
         UserError: the parameters lack the variant, or an assignment has no `=`.
     """
-    import yaml
-
+    from mmfuse.options import assigned
     from mmfuse.parameters import load_parameters
     from mmfuse.plan import settings_of
     from mmfuse.stages.train import network_options, without_adaptive
@@ -81,12 +80,7 @@ def options_of(method: str, params: Path | None, variant: str, assignments: Sequ
     options: dict[str, Any] = {}
     if params is not None:
         options = without_adaptive(network_options(settings_of(load_parameters(params), method, variant)))
-    for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals:
-            raise UserError("An option has no value.", expected="KEY=VALUE", found=assignment)
-        options[key] = yaml.safe_load(value)
-    return options
+    return options | assigned(assignments)
 
 
 def run(case: Case) -> dict[str, Any]:

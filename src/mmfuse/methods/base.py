@@ -30,6 +30,8 @@ class FusionMethod(nn.Module):
     loss_terms: ClassVar[dict[str, tuple[str, ...]]] = {}
     adaptive_options: ClassVar[tuple[str, ...]] = ()
     published_options: ClassVar[tuple[dict[str, Any], ...]] = ()  # of each network whose weights were published
+    published_tasks: ClassVar[tuple[str, ...]] = ()  # the task of each of these, where it is known; else ivif
+    published_note: ClassVar[str] = ""  # one sentence: what the output is with these options
     published_extras: ClassVar[tuple[str, ...]] = ()  # patterns of names in published files that are no part of it
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
