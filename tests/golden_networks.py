@@ -32,6 +32,11 @@ def rows(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def shape_of(row: Mapping[str, str]) -> tuple[int, ...]:
+    """Return the shape in a row of a table, such as 1x64x48x64."""
+    return () if row["shape"] == "scalar" else tuple(map(int, row["shape"].split("x")))
+
+
 def generator(text: str) -> np.random.Generator:
     """Return the generator whose seed a text gives."""
     return np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")))
@@ -55,8 +60,7 @@ def checkpoint(stem: str, case: str = "alpha") -> dict[str, Tensor]:
     """Return all tensors of a checkpoint by the rule, under the authors' names."""
     made = {}
     for row in rows(f"{stem}.tensors.csv"):
-        shape = tuple(int(n) for n in row["shape"].replace("x", " ").split())
-        made[row["name"]] = tensor(stem, case, row["name"], shape, row["kind"])
+        made[row["name"]] = tensor(stem, case, row["name"], shape_of(row), row["kind"])
     return made
 
 
@@ -117,14 +121,23 @@ def published(
     return method
 
 
-def features(modules: Mapping[str, nn.Module], run: Callable[[], object]) -> dict[str, Tensor]:
-    """Return what each named module gives during a run; of several calls the last, of several outputs the first."""
+def features(
+    modules: Mapping[str, nn.Module], run: Callable[[], object], inputs: Mapping[str, nn.Module] | None = None
+) -> dict[str, Tensor]:
+    """Return what each named module gives during a run, and what each of `inputs` gets.
+
+    Of several calls the last counts, of several outputs the first.
+    """
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, object, object], None]:
         return lambda _module, _inputs, output: found.update({name: output[0] if isinstance(output, tuple) else output})
 
+    def keep_input(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _module, got: found.update({name: got[0]})
+
     hooks = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
+    hooks += [module.register_forward_pre_hook(keep_input(name)) for name, module in (inputs or {}).items()]
     with torch.no_grad():
         run()
     for hook in hooks:
@@ -145,7 +158,7 @@ def check_points(stem: str, found: Mapping[str, Tensor]) -> None:
 def check_point(name: str, value: Tensor, row: Mapping[str, str], outputs: Mapping[str, NDArray[np.floating]]) -> None:
     """Check one feature: shape, mean, deviation, and every value or its means over pixels and over channels."""
     deviation = float(row["std"])
-    assert tuple(value.shape) == tuple(int(n) for n in row["shape"].replace("x", " ").split()), name
+    assert tuple(value.shape) == shape_of(row), name
     values = value.numpy()
     near = {"rtol": 0.0, "atol": 1e-6 * deviation}
     np.testing.assert_allclose(values.mean(), float(row["mean"]), err_msg=name, **near)
@@ -160,3 +173,63 @@ def check_point(name: str, value: Tensor, row: Mapping[str, str], outputs: Mappi
             np.testing.assert_allclose(part.reshape(expected.shape), expected, err_msg=f"{name}{key}", **near)
             compared += 1
     assert compared, f"{name}: nothing to compare with"
+
+
+def check_terms(stem: str, stage: str, terms: Mapping[str, Tensor], tolerance: float = 1e-6) -> None:
+    """Check that each loss term of a stage has the expected value, and that no term is left out."""
+    expected = {row["term"]: float(row["value"]) for row in rows(f"{stem}.losses.csv") if row["stage"] == stage}
+    assert terms.keys() == expected.keys()
+    for name, value in terms.items():
+        assert float(value) == pytest.approx(expected[name], rel=tolerance, abs=tolerance), name
+
+
+def check_gradients(
+    stem: str, stage: str, terms: Mapping[str, Tensor], images: Mapping[str, Tensor], tolerance: float = 1e-5
+) -> None:
+    """Check the gradient of each term with respect to each image; where the table has none, it is zero."""
+    table = np.load(FOLDER / f"{stem}.losses.npz")
+    for term, value in terms.items():
+        found: list[Tensor | None] = [None] * len(images)
+        if value.requires_grad:
+            found = list(torch.autograd.grad(value, list(images.values()), retain_graph=True, allow_unused=True))
+        for (name, image), gradient in zip(images.items(), found, strict=True):
+            own = np.zeros(tuple(image.shape)) if gradient is None else gradient.numpy()
+            key = f"{stage}:{term}:d_{name}"
+            expected = table[key].astype(np.float64) if key in table else np.zeros_like(own)
+            np.testing.assert_allclose(own, expected, rtol=0, atol=tolerance * np.abs(expected).max(), err_msg=key)
+
+
+def check_training(
+    stem: str,
+    run: str,
+    loss: Tensor,
+    method: nn.Module,
+    names: Mapping[str, str],
+    parts: Mapping[str, list[nn.Parameter]],
+    tolerance: float,
+) -> None:
+    """Check a forward and backward pass in train mode: loss, norms of gradients and of running statistics.
+
+    Args:
+        stem: Whose table.
+        run: Which rows of it.
+        loss: The loss, after `backward`.
+        method: The network.
+        names: From TABLE/NAME of the authors to our name of a tensor.
+        parts: The parameters of each part, for the norm of all its gradients.
+        tolerance: Relative to each expected value.
+    """
+    state, gradients = method.state_dict(), {name: p.grad for name, p in method.named_parameters()}
+    found = {"loss": lambda _: float(loss)}
+    found["gradient_norm"] = lambda key: float(gradients[names[key]].norm())
+    found["gradient_norm_of_part"] = lambda key: float(
+        torch.stack([p.grad.norm() for p in parts[key] if p.grad is not None]).norm()
+    )
+    found["norm_after_step"] = lambda key: float(state[names[key]].double().norm())
+    compared = 0
+    for row in rows(f"{stem}.training.csv"):
+        if row["run"] == run and row["quantity"] in found:
+            value = found[row["quantity"]](row["tensor"])
+            assert value == pytest.approx(float(row["value"]), rel=tolerance), f"{row['quantity']} {row['tensor']}"
+            compared += 1
+    assert compared > 2, f"{stem}: no rows of {run}"

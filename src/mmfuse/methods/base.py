@@ -62,17 +62,16 @@ class FusionMethod(nn.Module):
         """
         raise NotImplementedError
 
-    def part_terms(
-        self, part: str, outputs: Mapping[str, Tensor], a: Tensor, b: Tensor, mask: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def part_terms(self, part: str, outputs: Mapping[str, Tensor], a: Tensor, b: Tensor) -> dict[str, Tensor]:
         """Return a part's loss terms before their weights, one scalar for each of its `loss_terms`.
+
+        A method with `masked_parts` takes one more argument, `mask`, (B, H, W) int64.
 
         Args:
             part: One of `parts`.
             outputs: What `part_outputs` gave.
             a: First modality, (B, 1, H, W) in [0, 1].
             b: Second modality, likewise.
-            mask: (B, H, W) int64, for `masked_parts` alone.
         """
         raise NotImplementedError
 

@@ -1,13 +1,13 @@
 """LKC-FUNet: a UNet of large kernels that normalises each image by itself, with attention in place of plain skips.
 
 Source: He et al., "Rethinking Normalization Strategies and Convolutional Kernels for Multimodal Image Fusion".
-One part, `net`. Where the paper and its published code differ, docs/decisions says what we chose; L1 to L11 below name
-the rows of that table.
+One part, `net`. Here `a` is infrared (or MRI) and `b` visible (or CT, PET, SPECT). L1 to L14 below name the rows of the
+table in docs/decisions/0012-lkc-funet.md, which says what we chose where the paper and its published code differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from mmfuse.errors import UserError
 from mmfuse.methods.base import FusionMethod
 from mmfuse.nn.large_kernel import LargeKernelConv2d
-from mmfuse.nn.losses import strongest_gradient_loss, strongest_intensity_loss, two_source_ssim_loss
+from mmfuse.nn.losses import BORDERS, strongest_gradient_loss, strongest_intensity_loss, two_source_ssim_loss
+from mmfuse.nn.mpafm import MPAFM, Concatenation
+from mmfuse.nn.normalisation import normalisation
 from mmfuse.nn.padding import pad_to_multiple
 from mmfuse.nn.stochastic_depth import StochasticDepth
 
@@ -26,39 +28,10 @@ CHOICES = {
     "norm": ("group", "batch", "none"),
     "skip": ("mpafm", "concat"),
     "training_range": ("unit", "symmetric"),
+    "ssim_border": tuple(BORDERS),
+    "gradient_border": tuple(BORDERS),
     "padding": ("reflect", "replicate", "constant"),
 }
-MPAFM_CHOICES = {
-    "norm": CHOICES["norm"],
-    "sides": ("paper", "code"),
-    "weighting": ("softmax", "sigmoid"),
-    "recalibrated": ("decoder", "encoder"),
-}
-
-
-def _norm(kind: str, channels: int, groups: int | str) -> nn.Module:
-    """Normalisation of a feature map; `groups` counts for the kind `group`, "channels" makes each channel a group."""
-    if kind in ("none", "per_modality"):
-        return nn.Identity()
-    if kind == "batch":
-        return nn.BatchNorm2d(channels)
-    count = channels if kind == "instance" or groups == "channels" else groups
-    if not isinstance(count, int) or count < 1 or channels % count:
-        raise UserError(
-            "LKC-FUNet cannot divide its channels into these groups.",
-            expected=f"a divisor of {channels}, or `channels`",
-            found=groups,
-            fix="choose groups that divide channels, twice the channels, and channels + width",
-        )
-    return nn.GroupNorm(count, channels)
-
-
-def _check_choices(allowed: dict[str, tuple[str, ...]], chosen: dict[str, Any]) -> None:
-    for option, names in allowed.items():
-        if chosen[option] not in names:
-            raise UserError(
-                f"LKC-FUNet does not know this {option}.", expected=", ".join(names), found=str(chosen[option])
-            )
 
 
 def _shortcut(channels_in: int, channels_out: int) -> nn.Module:
@@ -78,6 +51,16 @@ class BlockOptions:
     expansion: float
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """Kinds of block (lkc, lkdc) in the four places of the network."""
+
+    encoder: tuple[str, ...]
+    bottleneck: tuple[str, ...]
+    decoder: tuple[str, ...]
+    finest: tuple[str, ...]
+
+
 class InitBlock(nn.Module):
     """From the two images to the first features: 3x3, normalisation, ReLU, dropout, large kernel.
 
@@ -86,11 +69,14 @@ class InitBlock(nn.Module):
 
     def __init__(self, width: int, channels: int, kernel: int, norm: str, groups: int | str, dropout: float) -> None:
         super().__init__()
-        # the images themselves, each with its own mean and deviation: the paper's sentence taken by the word
-        self.images = nn.GroupNorm(2, 2) if norm == "per_modality" else nn.Identity()
-        self.thin = nn.Conv2d(2, width, 3, padding=1)
+        # the other reading of the paper's sentence: each image itself, with its own mean and deviation
+        self.images = normalisation("instance" if norm == "per_modality" else "none", 2)
+        self.thin = nn.Conv2d(2, width, 3, padding=1)  # L14: not in the paper
         self.wide = nn.Sequential(
-            _norm(norm, width, groups), nn.ReLU(), nn.Dropout(dropout), LargeKernelConv2d(width, channels, kernel)
+            normalisation("none" if norm == "per_modality" else norm, width, groups),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            LargeKernelConv2d(width, channels, kernel),
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,18 +88,17 @@ class InitBlock(nn.Module):
 class LKCBlock(nn.Module):
     """Twice normalisation, ReLU, dropout, large kernel, around a residual; (B, c, H, W) to (B, c', H, W).
 
-    Source: 3.2, LKCBLOCK; L6.
+    Source: 3.2, LKCBLOCK; L6: "optional Dropout" stands in the second unit alone.
     """
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, options: BlockOptions) -> None:
         super().__init__()
 
-        def unit(channels: int) -> nn.Sequential:
-            norm = _norm(options.norm, channels, options.groups)
-            convolution = LargeKernelConv2d(channels, channels_out, kernel)
-            return nn.Sequential(norm, nn.ReLU(), nn.Dropout(options.dropout), convolution)
+        def unit(channels: int, dropout: nn.Module) -> nn.Sequential:
+            norm = normalisation(options.norm, channels, options.groups)
+            return nn.Sequential(norm, nn.ReLU(), dropout, LargeKernelConv2d(channels, channels_out, kernel))
 
-        self.units = nn.Sequential(unit(channels_in), unit(channels_out))
+        self.units = nn.Sequential(unit(channels_in, nn.Identity()), unit(channels_out, nn.Dropout(options.dropout)))
         self.shortcut = _shortcut(channels_in, channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,21 +107,30 @@ class LKCBlock(nn.Module):
 
 
 class LKDCBlock(nn.Module):
-    """Normalisation, 1x1, depthwise large kernel, ReLU, 1x1, around a residual; (B, c, H, W) to (B, c', H, W).
+    """1x1 convolution, depthwise large kernel, 1x1 convolution, around a residual; (B, c, H, W) to (B, c', H, W).
 
-    Source: 3.2, LKDCBLOCK, after RepLKNet; L6.
+    Source: 3.2, LKDCBLOCK, after RepLKNet; order, widths and the four normalisations: L6.
     """
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, options: BlockOptions) -> None:
         super().__init__()
         hidden = int(options.expansion * channels_out)
-        self.units = nn.Sequential(
+        bias = options.norm == "none"  # a normalisation makes up for the bias of the convolution before it
+
+        def norm(channels: int) -> nn.Module:
             # PAPER: 3.2, one group: depthwise kernels see one channel each, and groups would set some channels apart
-            _norm(options.norm, channels_in, options.depthwise_groups),
-            nn.Conv2d(channels_in, hidden, 1),
-            LargeKernelConv2d(hidden, hidden, kernel, groups=hidden),
+            return normalisation(options.norm, channels, options.depthwise_groups)
+
+        self.units = nn.Sequential(
+            norm(channels_in),
+            nn.Conv2d(channels_in, hidden, 1, bias=bias),
+            norm(hidden),
             nn.ReLU(),
-            nn.Conv2d(hidden, channels_out, 1),
+            LargeKernelConv2d(hidden, hidden, kernel, groups=hidden, bias=bias),
+            norm(hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, channels_out, 1, bias=bias),
+            norm(channels_out),
             StochasticDepth(options.drop_path),
         )
         self.shortcut = _shortcut(channels_in, channels_out)
@@ -147,93 +141,6 @@ class LKDCBlock(nn.Module):
 
 
 BLOCKS = {"lkc": LKCBlock, "lkdc": LKDCBlock}
-
-
-class MPAFM(nn.Module):
-    """Multipath adaptive fusion: encoder and decoder features weighted, gated by each other, recalibrated.
-
-    Source: 3.3, eq. 1 to 5; L3, L4.
-
-    Args:
-        channels: Channels of both features.
-        norm: group, batch (as in the code) or none.
-        sides: `paper` weighs the encoder's channels and the decoder's places, `code` the other way round.
-        weighting: Whether the two weights of a place add up to one (softmax) or not (sigmoid).
-        residual: Whether the features are added to their weighted selves.
-        attention: Eq. 1 to 3; without it both features count in full.
-        gating: Eq. 4; without it they are added.
-        recalibration: Eq. 5; without it the fused features go on as they are.
-        recalibrated: The features that the pixel attention multiplies, decoder or encoder.
-        reduction: Divisor of the channels within the channel attention.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        *,
-        norm: str = "group",
-        sides: str = "paper",
-        weighting: str = "softmax",
-        residual: bool = True,
-        attention: bool = True,
-        gating: bool = True,
-        recalibration: bool = True,
-        recalibrated: str = "decoder",
-        reduction: int = 8,
-    ) -> None:
-        super().__init__()
-        chosen = {"norm": norm, "sides": sides, "weighting": weighting, "recalibrated": recalibrated}
-        _check_choices(MPAFM_CHOICES, chosen)
-        self.sides, self.weighting, self.recalibrated = sides, weighting, recalibrated
-        self.residual, self.attention, self.gating, self.recalibration = residual, attention, gating, recalibration
-        # ASSUME: no batch norm, as the paper says of the network; one group, which keeps the channels' order of weight
-        if attention:
-            hidden = max(4, channels // reduction)  # a narrower squeeze often starts dead in narrow networks
-            # ASSUME: channels are pooled by their mean and weighted by a sigmoid; the place's map has no activation
-            self.channel = nn.Sequential(
-                nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1),
-                nn.Sigmoid(),
-            )  # fmt: skip
-            self.spatial = nn.Sequential(nn.Conv2d(2, 1, 1, bias=norm == "none"), _norm(norm, 1, 1))
-            self.refine = nn.Sequential(_norm(norm, channels, 1), nn.Conv2d(channels, 2, 1))
-        if recalibration:
-            self.recalibrate = nn.Sequential(
-                nn.Conv2d(channels, channels, 1, bias=norm == "none"), _norm(norm, channels, 1), nn.Sigmoid()
-            )
-        self.out = nn.Conv2d(channels, 2 * channels, 1)
-
-    def weights(self, encoder: Tensor, decoder: Tensor) -> Tensor:
-        """Eq. 1: how much encoder and decoder count at each place.
-
-        Shape: encoder, decoder (B, c, H, W); returns (B, 2, H, W).
-        Range: (0, 1); both add up to 1 under softmax.
-        """
-        by_channel, by_place = (encoder, decoder) if self.sides == "paper" else (decoder, encoder)
-        places = torch.cat([by_place.mean(dim=1, keepdim=True), by_place.amax(dim=1, keepdim=True)], dim=1)
-        maps = self.refine(self.channel(by_channel) + self.spatial(places))  # (B, 2, H, W)
-        return maps.softmax(dim=1) if self.weighting == "softmax" else maps.sigmoid()
-
-    def forward(self, encoder: Tensor, decoder: Tensor) -> Tensor:
-        """Return what the decoder goes on with, (B, 2 c, H, W), from two features (B, c, H, W)."""
-        e, d = encoder, decoder
-        if self.attention:
-            weight_e, weight_d = self.weights(encoder, decoder).chunk(2, dim=1)  # (B, 1, H, W)
-            # L4: the code adds the features to their weighted selves, the paper's eq. 2 and 3 do not
-            e = weight_e * e + e if self.residual else weight_e * e
-            d = weight_d * d + d if self.residual else weight_d * d
-        fused = e.sigmoid() * d + d.sigmoid() * e if self.gating else e + d
-        if self.recalibration:
-            # PAPER: 3.3, a "pixel attention map" that serves to "recalibrate the features of the input decoder"
-            fused = self.recalibrate(fused) * (decoder if self.recalibrated == "decoder" else encoder)
-        return self.out(fused)
-
-
-class Concatenation(nn.Module):
-    """The plain skip of a UNet, in the place of MPAFM (ablation VI)."""
-
-    def forward(self, encoder: Tensor, decoder: Tensor) -> Tensor:
-        """Return both features, (B, 2 c, H, W)."""
-        return torch.cat([encoder, decoder], dim=1)
 
 
 class Network(nn.Module):
@@ -248,8 +155,7 @@ class Network(nn.Module):
         channels: int,
         kernels: Sequence[int],
         bottleneck_kernel: int,
-        encoder_blocks: Sequence[str],
-        decoder_blocks: Sequence[str],
+        blocks: Blocks,
         init: InitBlock,
         options: BlockOptions,
         mpafm: dict[str, Any] | None,
@@ -259,24 +165,24 @@ class Network(nn.Module):
         def block(kind: str, kernel: int, channels_in: int = channels) -> nn.Module:
             return BLOCKS[kind](channels_in, channels, kernel, options)
 
+        def decoder(kinds: Sequence[str], kernel: int) -> nn.Sequential:
+            inputs = [2 * channels] + [channels] * (len(kinds) - 1)
+            return nn.Sequential(*(block(kind, kernel, c) for kind, c in zip(kinds, inputs, strict=True)))
+
         self.init = init
-        self.encoder = nn.ModuleList(nn.Sequential(*(block(kind, k) for kind in encoder_blocks)) for k in kernels)
-        # ASSUME: neither the paper nor the facts on the code say how the resolution changes
+        self.encoder = nn.ModuleList(nn.Sequential(*(block(kind, k) for kind in blocks.encoder)) for k in kernels)
         self.downs = nn.ModuleList(nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in kernels[1:])
-        self.bottleneck = nn.Sequential(*(block(kind, bottleneck_kernel) for kind in encoder_blocks))
+        self.bottleneck = nn.Sequential(*(block(kind, bottleneck_kernel) for kind in blocks.bottleneck))
         self.skips = nn.ModuleList(Concatenation() if mpafm is None else MPAFM(channels, **mpafm) for _ in kernels)
-        inputs = [2 * channels] + [channels] * (len(decoder_blocks) - 1)
-        kinds = list(zip(decoder_blocks, inputs, strict=True))
-        levels = [nn.Sequential(*(block(kind, k, c) for kind, c in kinds)) for k in reversed(kernels[1:])]
-        finest = nn.Sequential(*(block(kind, kernels[0], c) for kind, c in kinds[:-1]))
-        self.decoder = nn.ModuleList([*levels, finest])
+        coarse = [decoder(blocks.decoder, kernel) for kernel in reversed(kernels[1:])]
+        self.decoder = nn.ModuleList([*coarse, decoder(blocks.finest[:-1], kernels[0])])
         self.ups = nn.ModuleList(
             nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(channels, channels, 3, padding=1)) for _ in kernels[1:]
         )
         # L5: the thin features of the first convolution join before the last block
-        self.last = block(decoder_blocks[-1], kernels[0], inputs[-1] + width)
+        self.last = block(blocks.finest[-1], kernels[0], channels * (2 if len(blocks.finest) == 1 else 1) + width)
         # L6: no activation at the end
-        norm = _norm(options.norm, channels, options.groups)
+        norm = normalisation(options.norm, channels, options.groups)
         self.out = nn.Sequential(norm, nn.ReLU(), nn.Conv2d(channels, 1, 3, padding=1))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -302,8 +208,10 @@ class LKCFUNet(FusionMethod):
         kernels: Kernel of each level, finest first; as many levels as kernels.
         bottleneck_kernel: Kernel between encoder and decoder.
         init_kernel: Kernel of the InitBlock.
-        encoder_blocks: Kinds of block (lkc, lkdc) at each level of the encoder and in the bottleneck.
-        decoder_blocks: Kinds of block at each level of the decoder.
+        encoder_blocks: Kinds of block (lkc, lkdc) at each level of the encoder.
+        bottleneck_blocks: Kinds of block between encoder and decoder.
+        decoder_blocks: Kinds of block at each level of the decoder but the finest.
+        finest_blocks: Kinds of block at the finest level of the decoder; the thin features join before the last one.
         init_norm: Normalisation in the InitBlock: instance, batch, group, none; per_modality normalises each image.
         norm: Normalisation elsewhere: group, batch, none.
         groups: Number of groups, or `channels` for one each.
@@ -314,6 +222,9 @@ class LKCFUNet(FusionMethod):
         skip: mpafm, or concat for plain skips.
         mpafm: Options of MPAFM that differ from its defaults.
         training_range: unit trains on [0, 1], symmetric on [-1, 1] as the published code does.
+        ssim_border: How the loss's similarity extends images: zeros (published code), reflect, replicate.
+        ssim_range: Length of the interval of intensities that its constants are made for; 1 (published code).
+        gradient_border: How the loss's gradient extends images: zeros (published code), reflect, replicate.
         padding: How images are extended to a size that divides: reflect, replicate, constant (zeros).
     """
 
@@ -321,6 +232,11 @@ class LKCFUNet(FusionMethod):
     source = "He et al., LKC-FUNet"
     parts = ("net",)
     loss_terms: ClassVar[dict[str, tuple[str, ...]]] = {"net": ("ssim", "intensity", "gradient")}
+    # best_VIF.pth has a batch norm in the InitBlock, best_MIF.pth the paper's instance norm
+    published_options: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"init_norm": "batch", "mpafm": {"norm": "batch", "sides": "code"}},
+        {"init_norm": "instance", "mpafm": {"norm": "batch", "sides": "code"}},
+    )
 
     def __init__(
         self,
@@ -331,7 +247,9 @@ class LKCFUNet(FusionMethod):
         bottleneck_kernel: int = 5,
         init_kernel: int = 15,
         encoder_blocks: Sequence[str] = ("lkc", "lkdc"),
-        decoder_blocks: Sequence[str] = ("lkc", "lkdc", "lkc"),
+        bottleneck_blocks: Sequence[str] = ("lkdc", "lkdc"),
+        decoder_blocks: Sequence[str] = ("lkc", "lkdc", "lkdc"),
+        finest_blocks: Sequence[str] = ("lkc", "lkdc", "lkc"),
         init_norm: str = "instance",
         norm: str = "group",
         groups: int | str = 32,
@@ -342,35 +260,32 @@ class LKCFUNet(FusionMethod):
         skip: str = "mpafm",
         mpafm: dict[str, Any] | None = None,
         training_range: str = "unit",
+        ssim_border: str = "zeros",
+        ssim_range: float = 1.0,
+        gradient_border: str = "zeros",
         padding: str = "reflect",
     ) -> None:
         super().__init__()
-        chosen = {"init_norm": init_norm, "norm": norm, "skip": skip}
-        _check_choices(CHOICES, chosen | {"training_range": training_range, "padding": padding})
-        odd = all(kernel % 2 for kernel in (*kernels, bottleneck_kernel, init_kernel))
-        known = {*encoder_blocks, *decoder_blocks} <= set(BLOCKS)
-        if not (odd and known and kernels and encoder_blocks and decoder_blocks and min(width, channels) > 0):
+        _check_choices(
+            init_norm=init_norm, norm=norm, skip=skip, training_range=training_range, ssim_border=ssim_border,
+            gradient_border=gradient_border, padding=padding,
+        )  # fmt: skip
+        blocks = Blocks(tuple(encoder_blocks), tuple(bottleneck_blocks), tuple(decoder_blocks), tuple(finest_blocks))
+        _check_blocks(width, channels, (*kernels, bottleneck_kernel, init_kernel), len(kernels), blocks)
+        if not (0 <= dropout < 1 and 0 <= drop_path < 1 and ssim_range > 0):
             raise UserError(
-                "LKC-FUNet cannot be built of these blocks.",
-                expected="width and channels from 1; odd kernels, one a level; blocks " + " and ".join(BLOCKS),
-                found=f"width {width}, channels {channels}, kernels {init_kernel}, {list(kernels)}, "
-                f"{bottleneck_kernel}, blocks {list(encoder_blocks)}, {list(decoder_blocks)}",
-            )
-        if not (0 <= dropout < 1 and 0 <= drop_path < 1):
-            raise UserError(
-                "LKC-FUNet cannot drop such a share.",
-                expected="dropout and drop_path from 0 to below 1",
-                found=f"dropout {dropout}, drop_path {drop_path}",
+                "LKC-FUNet cannot use these numbers.",
+                expected="dropout and drop_path from 0 to below 1, ssim_range above 0",
+                found=f"dropout {dropout}, drop_path {drop_path}, ssim_range {ssim_range}",
             )
         self.multiple, self.training_range, self.padding = 2 ** (len(kernels) - 1), training_range, padding
+        self.ssim_border, self.ssim_range, self.gradient_border = ssim_border, ssim_range, gradient_border
         options = BlockOptions(norm, groups, depthwise_groups, dropout, drop_path, expansion)
         # ASSUME: a group norm in the InitBlock has groups of as many channels as elsewhere
         init_groups = groups if isinstance(groups, str) else max(1, groups * width // channels)
         init = InitBlock(width, channels, init_kernel, init_norm, init_groups, dropout)
-        self.net = Network(
-            width, channels, kernels, bottleneck_kernel, encoder_blocks, decoder_blocks, init, options,
-            (mpafm or {}) if skip == "mpafm" else None,
-        )  # fmt: skip
+        chosen = (mpafm or {}) if skip == "mpafm" else None
+        self.net = Network(width, channels, kernels, bottleneck_kernel, blocks, init, options, chosen)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """See `FusionMethod.forward`."""
@@ -379,25 +294,104 @@ class LKCFUNet(FusionMethod):
     def _fuse(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the fused image before clamping, at the size of its sources."""
         height, width = a.shape[-2:]
-        images = pad_to_multiple(torch.cat([a, b], dim=1), self.multiple, self.padding)
+        images = pad_to_multiple(torch.cat([b, a], dim=1), self.multiple, self.padding)  # L14: visible first
         return self.net(images)[..., :height, :width]
 
     def part_modules(self, part: str) -> dict[str, nn.Module]:
         """See `FusionMethod.part_modules`."""
         return {part: getattr(self, part)}
 
-    def part_losses(self, part: str, a: Tensor, b: Tensor, weights: dict[str, float]) -> dict[str, Tensor]:
+    def part_outputs(self, part: str, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        """Return `fused`, (B, 1, H, W), in the range of the training."""
+        assert part == "net"
+        return {"fused": self._fuse(self._in_training_range(a), self._in_training_range(b))}
+
+    def part_terms(self, part: str, outputs: Mapping[str, Tensor], a: Tensor, b: Tensor) -> dict[str, Tensor]:
         """Structure, intensity and gradient (eq. 6 to 8)."""
         assert part == "net"
-        if self.training_range == "symmetric":
-            # ASSUME: L8, the published code trains on [-1, 1]; its similarity keeps the constants of a range of 1
-            a, b = 2 * a - 1, 2 * b - 1
-        fused = self._fuse(a, b)
+        fused, a, b = outputs["fused"], self._in_training_range(a), self._in_training_range(b)
         return {
-            "ssim": weights["ssim"] * two_source_ssim_loss(fused, a, b),
-            "intensity": weights["intensity"] * strongest_intensity_loss(fused, a, b),
-            "gradient": weights["gradient"] * strongest_gradient_loss(fused, a, b),
+            "ssim": two_source_ssim_loss(fused, a, b, border=self.ssim_border, data_range=self.ssim_range),
+            "intensity": strongest_intensity_loss(fused, a, b),
+            "gradient": strongest_gradient_loss(fused, a, b, border=self.gradient_border),
         }
+
+    def _in_training_range(self, image: Tensor) -> Tensor:
+        """L8: the published code trains on [-1, 1], and applies what it trained to [0, 1]."""
+        return 2 * image - 1 if self.training_range == "symmetric" else image
+
+    def published_names(self) -> dict[str, dict[str, str]]:
+        """See `FusionMethod.published_names`; one file, one group."""
+        own = self.state_dict()
+        names: dict[str, str] = {}
+        for theirs, ours in self._published_modules():
+            names |= {f"{theirs}{key.removeprefix(ours)}": key for key in own if key.startswith(f"{ours}.")}
+        return {"net": names}
+
+    def _published_modules(self) -> Iterator[tuple[str, str]]:
+        """Yield the authors' and our name of every module with weights."""
+        yield "model.init_conv", "net.init.thin"
+        yield from ((f"model.IN_conv.{layer}", f"net.init.wide.{layer}") for layer in (0, 3))
+        number = 0
+        for level, blocks in enumerate(map(list, map(nn.Module.children, self.net.encoder))):
+            for place, block in enumerate(blocks):
+                yield from _published_block(f"model.downs.{number + place}", f"net.encoder.{level}.{place}", block)
+            number += len(blocks) + 1
+            if level < len(self.net.downs):
+                yield f"model.downs.{number - 1}.conv", f"net.downs.{level}"
+        for place, block in enumerate(self.net.bottleneck):
+            yield from _published_block(f"model.mid.{place}", f"net.bottleneck.{place}", block)
+        number = 0
+        for step, blocks in enumerate(map(list, map(nn.Module.children, self.net.decoder))):
+            yield from ((f"model.ups.{number}.{t}", f"net.skips.{step}.{o}") for t, o in PUBLISHED_MPAFM.items())
+            for place, block in enumerate(blocks, start=1):
+                yield from _published_block(f"model.ups.{number + place}", f"net.decoder.{step}.{place - 1}", block)
+            number += len(blocks) + 1
+            if step < len(self.net.ups):
+                yield f"model.ups.{number}.conv", f"net.ups.{step}.1"
+                number += 1
+        yield from _published_block(f"model.ups.{number}", "net.last", self.net.last)
+        yield from ((f"model.final_conv.block.{t}", f"net.out.{o}") for t, o in ((0, 0), (3, 2)))
+
+
+PUBLISHED_LKC = {f"block{unit + 1}.block.{layer}": f"units.{unit}.{layer}" for unit in (0, 1) for layer in (0, 3)} | {
+    "res_conv": "shortcut"
+}
+PUBLISHED_LKDC = {
+    "prelkb_bn": "units.0", "pw1.conv": "units.1", "pw1.bn": "units.2", "large_kernel.lkb_origin.conv": "units.4",
+    "large_kernel.lkb_origin.bn": "units.5", "pw2.conv": "units.7", "pw2.bn": "units.8",
+}  # fmt: skip
+PUBLISHED_MPAFM = {
+    "multi.local.ca.0": "channel.1", "multi.local.ca.2": "channel.3", "multi.global_.proj.0": "spatial.0",
+    "multi.global_.proj.1": "spatial.1", "multi.bn": "refine.0", "selection": "refine.1", "proj": "recalibrate.0",
+    "bn": "recalibrate.1", "conv_block.0": "out",
+}  # fmt: skip
+
+
+def _published_block(theirs: str, ours: str, block: nn.Module) -> Iterator[tuple[str, str]]:
+    layers = PUBLISHED_LKC if isinstance(block, LKCBlock) else PUBLISHED_LKDC
+    yield from ((f"{theirs}.res_block.{their}", f"{ours}.{our}") for their, our in layers.items())
+
+
+def _check_choices(**chosen: str) -> None:
+    for option, value in chosen.items():
+        if value not in CHOICES[option]:
+            raise UserError(
+                f"LKC-FUNet does not know this {option}.", expected=", ".join(CHOICES[option]), found=str(value)
+            )
+
+
+def _check_blocks(width: int, channels: int, kernels: Sequence[int], levels: int, blocks: Blocks) -> None:
+    """Refuse sizes and blocks that the network cannot be built of."""
+    kinds = [*blocks.encoder, *blocks.bottleneck, *blocks.decoder, *blocks.finest]
+    known = set(kinds) <= set(BLOCKS) and blocks.encoder and blocks.decoder and blocks.finest
+    if not (known and levels and all(kernel % 2 for kernel in kernels) and min(width, channels) > 0):
+        raise UserError(
+            "LKC-FUNet cannot be built of these blocks.",
+            expected="width and channels from 1; odd kernels, one a level; at every level blocks "
+            + " and ".join(BLOCKS),
+            found=f"width {width}, channels {channels}, kernels {list(kernels)}, blocks {blocks}",
+        )
 
 
 METHOD = LKCFUNet
