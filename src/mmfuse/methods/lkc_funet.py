@@ -237,6 +237,8 @@ class LKCFUNet(FusionMethod):
         {"init_norm": "batch", "mpafm": {"norm": "batch", "sides": "code"}},
         {"init_norm": "instance", "mpafm": {"norm": "batch", "sides": "code"}},
     )
+    published_tasks = ("ivif", "mif")
+    published_note = "The network's output is clipped to [0, 1] and nothing else, as in the authors' test code."
 
     def __init__(
         self,
