@@ -59,7 +59,7 @@ class Match:
         placed: The dictionaries that fit each group; one each if all is well.
         strangers: The dictionaries that fit none.
         problems: What is wrong in each placed dictionary: its group, the kind of the problem, and the names.
-        absent: The names of groups that no dictionary fits.
+        absent: The number of names in groups that no dictionary fits.
     """
 
     placed: dict[str, list[Dictionary]]
@@ -68,9 +68,10 @@ class Match:
     absent: int = 0
 
     @property
-    def distance(self) -> int:
-        """The number of names that are wrong or lack a file: 0 for a complete fit."""
-        return self.absent + sum(len(names) for *_, names in self.problems)
+    def distance(self) -> tuple[int, int]:
+        """How far the dictionaries are from the form: the names that are wrong, then those without a file."""
+        strange = sum(len(dictionary.tensors) for dictionary in self.strangers)
+        return strange + sum(len(names) for *_, names in self.problems), self.absent
 
 
 def run(
