@@ -164,7 +164,7 @@ def check_point(name: str, value: Tensor, row: Mapping[str, str], outputs: Mappi
     np.testing.assert_allclose(values.mean(), float(row["mean"]), err_msg=name, **near)
     np.testing.assert_allclose(values.std(), deviation, err_msg=name, **near)
     compared = 0
-    parts = {"": values, ":first": values[0, 0].reshape(-1)[:16]}
+    parts = {"": values, ":first": (values[0, 0] if values.ndim == 4 else values[0]).reshape(-1)[:16]}
     if values.ndim == 4:
         parts |= {":per_channel": values.mean(axis=(2, 3)), ":over_channels": values.mean(axis=1)}
     for key, part in parts.items():

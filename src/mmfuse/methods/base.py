@@ -124,6 +124,16 @@ class FusionMethod(nn.Module):
         """
         return {}
 
+    def names_below(self, modules: Iterable[tuple[str, str]]) -> dict[str, str]:
+        """Return the authors' name and ours of every tensor below modules that are named (theirs, ours)."""
+        own = self.state_dict()
+        return {
+            f"{theirs}{key.removeprefix(ours)}": key
+            for theirs, ours in modules
+            for key in own
+            if key.startswith(f"{ours}.")
+        }
+
 
 def _at_least_single(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

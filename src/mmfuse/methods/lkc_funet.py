@@ -324,11 +324,7 @@ class LKCFUNet(FusionMethod):
 
     def published_names(self) -> dict[str, dict[str, str]]:
         """See `FusionMethod.published_names`; one file, one group."""
-        own = self.state_dict()
-        names: dict[str, str] = {}
-        for theirs, ours in self._published_modules():
-            names |= {f"{theirs}{key.removeprefix(ours)}": key for key in own if key.startswith(f"{ours}.")}
-        return {"net": names}
+        return {"net": self.names_below(self._published_modules())}
 
     def _published_modules(self) -> Iterator[tuple[str, str]]:
         """Yield the authors' and our name of every module with weights."""

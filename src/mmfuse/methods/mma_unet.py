@@ -3,12 +3,13 @@
 Source: Huang et al., "MMA-UNet: A Multi-Modal Asymmetric UNet Architecture for Infrared and Visible Image Fusion".
 Stage I trains `vi_unet` to reproduce the visible image, then `ir_unet` to reproduce the infrared image while the frozen
 visible encoder guides it. Stage II (`fusion`) keeps both encoders frozen and trains the attention and the decoder.
-Here `a` is infrared (or MRI) and `b` visible (or CT, PET, SPECT).
+Here `a` is infrared (or MRI) and `b` visible (or CT, PET, SPECT). M1 to M13 below name the rows of the table in
+docs/decisions/0006-mma-unet.md, which says what we chose where the paper and its published code differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -17,93 +18,22 @@ from torch.nn import functional as F
 
 from mmfuse.errors import UserError
 from mmfuse.methods.base import FusionMethod
-from mmfuse.nn.attention import SqueezeExcite
 from mmfuse.nn.cka import SMALLEST_BATCH, Alignment, best_pairing, centred_gram
 from mmfuse.nn.levels import LevelFusion, SoftLevelFusion
-from mmfuse.nn.losses import sobel_magnitude, ssim_loss
+from mmfuse.nn.losses import BORDERS, sobel_magnitude, ssim_loss
 from mmfuse.nn.padding import pad_to_multiple
+from mmfuse.nn.unet import OUTPUTS, DoubleConv, UNet, fitted
 
-OUTPUTS = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "linear": nn.Identity}
-ATTENTIONS = ("mixed", "pooled", "channel_spatial")
+CHOICES = {
+    "output": tuple(OUTPUTS),
+    "attention": ("mixed", "pooled", "channel_spatial"),
+    "channel": ("mean", "first"),
+    "padding": ("reflect", "published"),
+    "ssim_border": tuple(BORDERS),
+    "gradient_border": tuple(BORDERS),
+}
 LEARNED = "learned"
 PAPER_PAIRING = ((1, 2), (2, 3), (3, 4), (4, 5))  # PAPER: first four visible levels with last four infrared levels
-
-
-class DoubleConv(nn.Sequential):
-    """Twice convolution 3x3, batch norm, ReLU; (B, c, H, W) to (B, c', H, W)."""
-
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(
-            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels_out),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels_out),
-            nn.ReLU(inplace=True),
-        )
-
-
-class Encoder(nn.Module):
-    """UNet encoder of five levels; level l has width * 2^(l-1) channels at 1/2^(l-1) of the resolution.
-
-    Args:
-        channels: Channels of the input image.
-        width: Channels of the first level; 64 in the paper.
-        guided: Whether each level is multiplied by weights taken from another encoder's level.
-    """
-
-    def __init__(self, channels: int, width: int, *, guided: bool) -> None:
-        super().__init__()
-        widths = [width * 2**level for level in range(5)]
-        self.blocks = nn.ModuleList(DoubleConv(c, d) for c, d in zip([channels, *widths], widths, strict=False))
-        # PAPER: 3.1, squeeze-and-excitation of the visible features, at every level (M5: reduction 16, no bias)
-        self.guides = nn.ModuleList(SqueezeExcite(c, 16) for c in widths) if guided else None
-
-    def forward(self, x: Tensor, guidance: list[Tensor] | None = None) -> list[Tensor]:
-        """Return the features of levels 1 to 5.
-
-        Shape: x (B, channels, H, W) with H, W multiples of 16; guidance as this method returns it.
-        """
-        features: list[Tensor] = []
-        for level, block in enumerate(self.blocks):
-            x = block(x if level == 0 else F.max_pool2d(x, 2))  # (B, width * 2^level, H / 2^level, W / 2^level)
-            if self.guides is not None and guidance is not None:
-                x = x * self.guides[level](guidance[level])
-            features.append(x)
-        return features
-
-
-class Decoder(nn.Module):
-    """UNet decoder back to the image: transposed convolution, concatenation, double convolution."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        widths = [width * 2**level for level in range(5)]
-        self.ups = nn.ModuleList(nn.ConvTranspose2d(2 * c, c, 2, stride=2) for c in reversed(widths[:-1]))
-        self.blocks = nn.ModuleList(DoubleConv(2 * c, c) for c in reversed(widths[:-1]))
-        self.out = nn.Conv2d(width, channels, 1)
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        """Return the reconstructed image, (B, channels, H, W), before the output activation."""
-        x = features[-1]
-        for up, block, skip in zip(self.ups, self.blocks, reversed(features[:-1]), strict=True):
-            x = block(torch.cat([skip, up(x)], dim=1))
-        return self.out(x)
-
-
-class UNet(nn.Module):
-    """The autoencoder of one modality (stage I)."""
-
-    def __init__(self, channels: int, width: int, output: str, *, guided: bool) -> None:
-        super().__init__()
-        self.encoder = Encoder(channels, width, guided=guided)
-        self.decoder = Decoder(channels, width)
-        # M6: the published code ends in tanh although the targets lie in [0, 1]
-        self.activation = OUTPUTS[output]()
-
-    def forward(self, x: Tensor, guidance: list[Tensor] | None = None) -> Tensor:
-        """Reproduce the image; shapes as in `Encoder.forward`."""
-        return self.activation(self.decoder(self.encoder(x, guidance)))
 
 
 class ShuffleUp(nn.Sequential):
@@ -124,14 +54,15 @@ class FusionDecoder(nn.Module):
         joins = [level for level in levels if level < max(levels)]
         self.joins = nn.ModuleDict({str(level): DoubleConv(2 * widths[level], widths[level]) for level in joins})
         # M4: three convolutions to the image, no activation at the end; the paper's text has a 1x1 kernel in the last
+        half, quarter = max(1, width // 2), max(1, width // 4)
         self.out = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
+            nn.Conv2d(width, half, 3, padding=1),
+            nn.BatchNorm2d(half),
             nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
+            nn.Conv2d(half, quarter, 3, padding=1),
+            nn.BatchNorm2d(quarter),
             nn.ReLU(inplace=True),
-            nn.Conv2d(width, channels, last_kernel, padding=last_kernel // 2),
+            nn.Conv2d(quarter, channels, last_kernel, padding=last_kernel // 2),
         )
 
     def forward(self, fused: list[Tensor]) -> Tensor:
@@ -143,7 +74,7 @@ class FusionDecoder(nn.Module):
             x = self.ups[str(level)](x)
             level -= 1
             if level in features:
-                x = self.joins[str(level)](torch.cat([features[level], x], dim=1))
+                x = self.joins[str(level)](torch.cat([features[level], fitted(x, features[level])], dim=1))
         return self.out(x)
 
 
@@ -214,7 +145,13 @@ class MMAUNet(FusionMethod):
             weight for each pair along with stage II. A study may say adaptive, see `found_options`.
         last_kernel: Kernel of the last convolution: 3 (published code) or 1 (paper).
         attention: Attention of the fused levels: mixed (published code), or pooled or channel_spatial for all of them.
+        ssim_border: How the loss's similarity extends images: reflect (published code), zeros, replicate.
+        ssim_range: Length of the interval of intensities that its constants are made for.
+        gradient_border: How the loss's gradient extends images: zeros (published code), reflect, replicate.
         stretch: Whether `forward` stretches each image to the full range, as the published test code does.
+        channel: What `forward` makes of the three fused channels: their mean, or the first alone (published code).
+        padding: How `forward` treats sides that do not divide by 16: reflect extends the images; published drops and
+            pads rows within the network and resizes its result.
     """
 
     summary = "asymmetric fusion of a visible UNet and an infrared UNet that it guides"
@@ -228,6 +165,11 @@ class MMAUNet(FusionMethod):
         "fusion": ("mse", "ssim", "detail"),
         "joint": ("mse", "ssim", "detail"),
     }
+    published_options: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"stretch": True, "channel": "first", "padding": "published"},
+    )
+    # the loss's filters, which the published code saves along where it was trained without a GPU
+    published_extras = (r"(fusionloss\.)?sobelconv\.weight[xy]",)
 
     def __init__(
         self,
@@ -239,20 +181,27 @@ class MMAUNet(FusionMethod):
         pairing: list[list[int]] | str | None = None,
         last_kernel: int = 3,
         attention: str = "mixed",
+        ssim_border: str = "reflect",
+        ssim_range: float = 1.0,
+        gradient_border: str = "zeros",
         stretch: bool = False,
+        channel: str = "mean",
+        padding: str = "reflect",
     ) -> None:
         super().__init__()
         pairs = [(v, i) for v, i in PAPER_PAIRING] if pairing is None else _checked(pairing)
-        known = output in OUTPUTS and attention in ATTENTIONS
-        if not known or min(width, channels) < 1 or last_kernel % 2 == 0:
+        _check_choices(
+            output=output, attention=attention, channel=channel, padding=padding, ssim_border=ssim_border,
+            gradient_border=gradient_border,
+        )  # fmt: skip
+        if min(width, channels) < 1 or last_kernel % 2 == 0 or ssim_range <= 0:
             raise UserError(
-                "MMA-UNet cannot use these options.",
-                expected=f"output {', '.join(OUTPUTS)}; attention {', '.join(ATTENTIONS)}; width and channels from 1; "
-                "an odd last_kernel",
-                found=f"output {output}, attention {attention}, width {width}, channels {channels}, last_kernel "
-                f"{last_kernel}",
+                "MMA-UNet cannot use these numbers.",
+                expected="width and channels from 1, an odd last_kernel, ssim_range above 0",
+                found=f"width {width}, channels {channels}, last_kernel {last_kernel}, ssim_range {ssim_range}",
             )
-        self.channels, self.stretch = channels, stretch
+        self.channels, self.stretch, self.channel, self.padding = channels, stretch, channel, padding
+        self.ssim_border, self.ssim_range, self.gradient_border = ssim_border, ssim_range, gradient_border
         self.vi_unet = UNet(channels, width, output, guided=False)
         self.ir_unet = UNet(channels, width, output, guided=guidance)
         self.fusion = FusionNetwork(pairs, width, channels, last_kernel, attention)
@@ -260,16 +209,20 @@ class MMAUNet(FusionMethod):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """See `FusionMethod.forward`."""
         height, width = a.shape[-2:]
-        fused = self._fuse(pad_to_multiple(a, 16), pad_to_multiple(b, 16))
-        # M10: the published code keeps one of three channels that have the same target; the mean is less noisy
-        fused = fused.mean(dim=1, keepdim=True)[..., :height, :width]
+        if self.padding == "reflect":
+            a, b = pad_to_multiple(a, 16), pad_to_multiple(b, 16)
+        fused = self._fuse(a, b)[..., :height, :width]
         if self.stretch:
-            low, high = fused.amin(dim=(2, 3), keepdim=True), fused.amax(dim=(2, 3), keepdim=True)
+            low, high = (f(fused, dim=(1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
             fused = (fused - low) / (high - low).clamp_min(1e-6)
+        # M10: the published code keeps one of three channels that have the same target; the mean is less noisy
+        fused = fused[:, :1] if self.channel == "first" else fused.mean(dim=1, keepdim=True)
+        if fused.shape[-2:] != (height, width):
+            fused = F.interpolate(fused, (height, width), mode="bicubic", antialias=True)
         return fused.clamp(0, 1)
 
     def _fuse(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the fused image before averaging and clamping, (B, channels, H, W)."""
+        """Return the fused image as the fusion network gives it, (B, channels, H, W)."""
         return self.fusion(*self._encode(a, b))
 
     def _encode(self, a: Tensor, b: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -311,8 +264,8 @@ class MMAUNet(FusionMethod):
         pairs = best_pairing(alignment.matrix()[:5, 5:], len(PAPER_PAIRING))
         return {"pairing": [list(pair) for pair in pairs]}
 
-    def part_losses(self, part: str, a: Tensor, b: Tensor, weights: dict[str, float]) -> dict[str, Tensor]:
-        """MSE in stage I (eq. 1); MSE, SSIM and detail in stage II (eq. 5).
+    def part_outputs(self, part: str, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        """Return `restored` in stage I, `fused` in stage II, (B, channels, H, W) each.
 
         Raises:
             UserError: the sides do not divide by 16.
@@ -324,26 +277,69 @@ class MMAUNet(FusionMethod):
                 fix="choose such a height and width for crop; validation images need at least 32 pixels a side",
             )
         if part == "vi_unet":
-            visible = self._repeat(b)
-            return {"mse": weights["mse"] * F.mse_loss(self.vi_unet(visible), visible)}
+            return {"restored": self.vi_unet(self._repeat(b))}
         if part == "ir_unet":
-            infrared = self._repeat(a)
             with torch.no_grad():
                 guidance = self.vi_unet.encoder(self._repeat(b))
-            return {"mse": weights["mse"] * F.mse_loss(self.ir_unet(infrared, guidance), infrared)}
-        return self._fusion_losses(a, b, weights)
+            return {"restored": self.ir_unet(self._repeat(a), guidance)}
+        return {"fused": self._fuse(a, b)}
 
-    def _fusion_losses(self, a: Tensor, b: Tensor, weights: dict[str, float]) -> dict[str, Tensor]:
-        """Stage II: eq. 3 to 5 with the weights of the published code (M7: 10 x detail, 0.5 x SSIM)."""
-        fused = self._fuse(a, b)
+    def part_terms(self, part: str, outputs: Mapping[str, Tensor], a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        """MSE in stage I (eq. 1); MSE, SSIM and detail in stage II (eq. 3 to 5)."""
         a, b = self._repeat(a), self._repeat(b)
-        # M7: square of the mean absolute difference, where eq. 4 leaves the norm open
-        gap = (sobel_magnitude(fused) - torch.maximum(sobel_magnitude(a), sobel_magnitude(b))).abs().mean()
+        if part in ("vi_unet", "ir_unet"):
+            return {"mse": F.mse_loss(outputs["restored"], b if part == "vi_unet" else a)}
+        fused = outputs["fused"]
+        strengths = (sobel_magnitude(image, border=self.gradient_border) for image in (fused, a, b))
+        of_fused, of_a, of_b = strengths
+        similarity = (ssim_loss(fused, x, border=self.ssim_border, data_range=self.ssim_range) for x in (a, b))
         return {
-            "mse": weights["mse"] * F.mse_loss(fused, (a + b) / 2),
-            "ssim": weights["ssim"] * (ssim_loss(fused, a) + ssim_loss(fused, b)),
-            "detail": weights["detail"] * gap**2,
+            "mse": F.mse_loss(fused, (a + b) / 2),
+            # M7: eq. 3 adds the similarity itself, which would reward unlike images
+            "ssim": torch.stack(list(similarity)).sum(),
+            # M7: square of the mean absolute difference, where eq. 4 leaves the norm open
+            "detail": (of_fused - torch.maximum(of_a, of_b)).abs().mean() ** 2,
         }
+
+    def published_names(self) -> dict[str, dict[str, str]]:
+        """See `FusionMethod.published_names`; three files, one group each."""
+        groups = {"vi": _published_unet("vi_unet"), "ir": _published_unet("ir_unet"), "fusion": _published_fusion()}
+        return {group: self.names_below(modules) for group, modules in groups.items()}
+
+
+def _published_unet(ours: str) -> Iterator[tuple[str, str]]:
+    """Yield the authors' and our name of every module with weights in a network of stage I."""
+    yield "inc.double_conv", f"{ours}.encoder.blocks.0"
+    for number in range(1, 5):
+        yield f"down{number}.maxpool_conv.1.double_conv", f"{ours}.encoder.blocks.{number}"
+        yield f"up{number}.up", f"{ours}.decoder.ups.{number - 1}"
+        yield f"up{number}.conv.double_conv", f"{ours}.decoder.blocks.{number - 1}"
+    for number in range(1, 6):
+        yield f"attention{number}.fc.0", f"{ours}.encoder.guides.{number - 1}.squeeze"
+        yield f"attention{number}.fc.2", f"{ours}.encoder.guides.{number - 1}.excite"
+    yield "outc.conv", f"{ours}.decoder.out"
+
+
+def _published_fusion() -> Iterator[tuple[str, str]]:
+    """Yield the authors' and our name of every module with weights in the fusion network with the paper's pairing."""
+    for number in range(4):
+        theirs, ours = f"fusion_encoder.ca{number + 1}", f"fusion.pairs.{number}.attention"
+        yield f"fusion_encoder.down{number + 1}.maxpool_conv.1", f"fusion.pairs.{number}.visible.1"
+        yield f"{theirs}.conv", f"{ours}.mix"
+        yield f"{theirs}.cSE.fc1", f"{ours}.channel.squeeze"
+        yield f"{theirs}.cSE.fc2", f"{ours}.channel.excite"
+        yield f"{theirs}.sSE.conv", f"{ours}.spatial"
+    for number in range(1, 4):
+        yield f"decoder.up{number}.up.body.0", f"fusion.decoder.ups.{6 - number}.0"
+        yield f"decoder.up{number}.conv.double_conv", f"fusion.decoder.joins.{5 - number}"
+    yield "decoder.up4.body.0", "fusion.decoder.ups.2.0"
+    yield "decoder.outc.output", "fusion.decoder.out"
+
+
+def _check_choices(**chosen: str) -> None:
+    for option, value in chosen.items():
+        if value not in CHOICES[option]:
+            raise UserError(f"MMA-UNet does not know this {option}.", expected=", ".join(CHOICES[option]), found=value)
 
 
 METHOD = MMAUNet

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,40 +15,47 @@ class SqueezeExcite(nn.Module):
     Source: Hu et al. 2018; MMA-UNet 3.1 (weights of the visible features for the infrared ones).
     """
 
-    def __init__(self, channels: int, reduction: int) -> None:
+    def __init__(self, channels: int, reduction: int, *, bias: bool = False) -> None:
         super().__init__()
         hidden = max(1, channels // reduction)
-        self.squeeze = nn.Conv2d(channels, hidden, 1, bias=False)
-        self.excite = nn.Conv2d(hidden, channels, 1, bias=False)
+        self.squeeze = nn.Linear(channels, hidden, bias=bias)
+        self.excite = nn.Linear(hidden, channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the weight of every channel."""
-        return torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean(dim=(2, 3), keepdim=True)))))
+        weights = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean(dim=(2, 3))))))  # (B, c)
+        return weights[..., None, None]
 
 
 class PooledConvAttention(nn.Module):
-    """Channel attention for shallow levels: one 1-D convolution over the pooled channels (mean and maximum, added)."""
+    """Channel attention for shallow levels: one 1-D convolution over the pooled channels (mean and maximum, added).
+
+    Source: Wang et al. 2020 (ECA-Net), eq. 12, for the number of taps; M3 of docs/decisions/0006-mma-unet.md.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        # ASSUME: neither the paper nor the facts on the code give the kernel's length
-        self.mix = nn.Conv1d(1, 1, 3, padding=1, bias=False)
-        self.channels = channels
+        taps = int((math.log2(channels) + 1) / 2)
+        taps += 1 - taps % 2  # 5 at 128 and at 256 channels
+        self.mix = nn.Conv1d(1, 1, taps, padding=taps // 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the weighted features; (B, c, H, W) in and out."""
         mean, maximum = x.mean(dim=(2, 3)), x.amax(dim=(2, 3))  # (B, c)
         weight = torch.sigmoid(self.mix(mean[:, None]) + self.mix(maximum[:, None]))  # (B, 1, c)
-        return x * weight.view(-1, self.channels, 1, 1)
+        return x * weight[:, 0, :, None, None]
 
 
 class ChannelSpatialAttention(nn.Module):
-    """Attention for deep levels: the larger of channel-weighted and pixel-weighted features (reduction 2)."""
+    """Attention for deep levels: the larger of channel-weighted and pixel-weighted features (reduction 2).
+
+    Source: Roy et al. 2018 (concurrent squeeze and excitation); M3 of docs/decisions/0006-mma-unet.md.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.channel = SqueezeExcite(channels, 2)
-        self.spatial = nn.Conv2d(channels, 1, 1, bias=False)
+        self.channel = SqueezeExcite(channels, 2, bias=True)
+        self.spatial = nn.Conv2d(channels, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the weighted features; (B, c, H, W) in and out."""
