@@ -34,7 +34,7 @@ class Toy(FusionMethod):
     published_options = ({"width": 3}, {"width": 3, "norm": False})
     published_tasks = ("ivif", "mif")
     published_note = "The output is half of the sum."
-    published_extras = ("sobel*",)
+    published_extras = (r"sobel\..*",)
 
     def __init__(self, *, width: int = 2, norm: bool = True, stretch: bool = True) -> None:
         super().__init__()
@@ -391,7 +391,8 @@ def test_imported_weights_make_the_authors_picture(tmp_path, mmfuse, name, form,
     expected = saved_picture(name, stem)
     assert np.ptp(expected) > 20, "a picture, not a grey field"
     assert np.abs(found - expected).max() <= 1
-    assert (found == expected).mean() > 0.9
+    cut = name == "mma_unet"  # the authors cut to whole grey levels where we round
+    assert (found - expected).min() == 0 if cut else (found == expected).mean() > 0.99
 
 
 @needs_golden

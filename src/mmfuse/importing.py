@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Form:
         options: These options.
         own: All of its tensors by our names, on the device `meta`.
         groups: The authors' names of each group, each with ours.
-        extras: Patterns of names that may stand in the files and are no part of it.
+        extras: Regular expressions of names that may stand in the files and are no part of it.
         counted: Our names of the tensors that are parameters.
     """
 
@@ -112,9 +112,11 @@ def run(
     chosen = dict(form.options) | _harmless(name, form, changes or {})
     alone = len({file.name for file in files}) == len(files)
     sources = {file.name if alone else file.as_posix(): sha256(file) for file in files}
-    known = methods.load(name).published_tasks
+    method = methods.load(name)
+    known = method.published_tasks
     assumed = known[form.number] if form.number < len(known) else "ivif"
-    card = Card(name, VARIANT, task or assumed, 0, methods.load(name).parts[-1], chosen, complete=True, sources=sources)
+    part = next(part for part in reversed(method.parts) if part not in method.optional_parts)
+    card = Card(name, VARIANT, task or assumed, 0, part, chosen, complete=True, sources=sources)
     weights = {
         ours: _converted(match.placed[group][0].tensors[theirs], form.own[ours])
         for group, names in form.groups.items()
@@ -185,7 +187,7 @@ def _closest(form: Form, dictionary: Dictionary) -> tuple[str, int]:
 
 
 def _is_extra(form: Form, name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in form.extras)
+    return any(re.fullmatch(pattern, name) for pattern in form.extras)
 
 
 def _problems(form: Form, group: str, dictionary: Dictionary) -> Iterator[tuple[Dictionary, str, str, list[str]]]:

@@ -32,7 +32,9 @@ class FusionMethod(nn.Module):
     published_options: ClassVar[tuple[dict[str, Any], ...]] = ()  # of each network whose weights were published
     published_tasks: ClassVar[tuple[str, ...]] = ()  # the task of each of these, where it is known; else ivif
     published_note: ClassVar[str] = ""  # one sentence: what the output is with these options
-    published_extras: ClassVar[tuple[str, ...]] = ()  # patterns of names in published files that are no part of it
+    published_extras: ClassVar[
+        tuple[str, ...]
+    ] = ()  # regular expressions of names in these files that are no part of it
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Fuse two luminance images.

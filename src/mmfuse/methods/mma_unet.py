@@ -168,6 +168,10 @@ class MMAUNet(FusionMethod):
     published_options: ClassVar[tuple[dict[str, Any], ...]] = (
         {"stretch": True, "channel": "first", "padding": "published"},
     )
+    published_note = (
+        "Each picture is stretched over its three channels to the full range and its first channel kept, "
+        "as in the authors' test code."
+    )
     # the loss's filters, which the published code saves along where it was trained without a GPU
     published_extras = (r"(fusionloss\.)?sobelconv\.weight[xy]",)
 
