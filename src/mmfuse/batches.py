@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmfuse.errors import UserError
-from mmfuse.packs import Pack
+from mmfuse.packs import Pack, pair_of, spread
 from mmfuse.seeding import derived_seed
 
 Batch = tuple[Tensor, ...]  # a, b (B, 1, h, w) in [0, 1]; then, where it was asked for, mask (B, h, w) int64
@@ -26,15 +26,22 @@ class TrainingPairs:
         packs: Packs of luminance pairs.
         settings: The part's block of the parameters: `batch`, `crop`, `flip` and `repeat`.
         seed: Seed of order and crops.
+        pairs_of: How many pairs of a dataset are taken, spread evenly over its names; all of those not named.
+
+    Raises:
+        UserError: there are no pairs, or fewer than are asked for.
     """
 
-    def __init__(self, packs: Sequence[Pack], settings: Mapping[str, Any], seed: int) -> None:
-        repeat = settings.get("repeat", {})
+    def __init__(
+        self, packs: Sequence[Pack], settings: Mapping[str, Any], seed: int, pairs_of: Mapping[str, int] | None = None
+    ) -> None:
+        repeat, counts = settings.get("repeat", {}), pairs_of or {}
+        datasets = [pack.path.parent.name for pack in packs]  # data/prepared/DATASET/…
         self.index = [
             (pack, number)
-            for pack in packs
-            for _ in range(repeat.get(pack.path.parent.name, 1))  # data/prepared/DATASET/…
-            for number in range(len(pack))
+            for pack, dataset in zip(packs, datasets, strict=True)
+            for _ in range(repeat.get(dataset, 1))
+            for number in _taken(pack, counts.get(dataset))
         ]
         self.settings, self.seed = settings, seed
         self.masks = False  # whether a batch holds the masks too
@@ -44,7 +51,7 @@ class TrainingPairs:
                 "There is nothing to train on.",
                 expected="at least one training pair",
                 found=", ".join(str(pack.path) for pack in packs),
-                fix="name another dataset under study.tasks.TASK.train, or loosen the filter of the patch set",
+                fix="name another dataset in the training set, or loosen the filter of the patch set",
             )
 
     def __len__(self) -> int:
@@ -87,6 +94,18 @@ class TrainingPairs:
             pair = F.interpolate(pair, shape, mode="bilinear", antialias=True, align_corners=False)
             mask = F.interpolate(mask, shape, mode="nearest-exact") if self.masks else mask
         return pair[0, :1], pair[0, 1:], *mask[0].long()
+
+
+def _taken(pack: Pack, count: int | None) -> Sequence[int]:
+    """Return the places of the samples of `count` pairs, spread evenly over the names; of all pairs where it is None.
+
+    The patches of a pair come or stay away together.
+    """
+    if count is None:
+        return range(len(pack))
+    names = [pair_of(name) for name in pack.names] if pack.path.name.startswith("patches.") else pack.names
+    chosen = set(spread(list(dict.fromkeys(names)), count, str(pack.path), "`pairs` of the training set"))
+    return [number for number, name in enumerate(names) if name in chosen]
 
 
 def _mask(pack: Pack, number: int) -> NDArray[np.uint8]:

@@ -154,7 +154,7 @@ def train_part(
         settings: The part's block of the parameters.
         loop: The `train` block of the parameters.
         pairs: Training pairs.
-        validation: Pairs for the validation loss.
+        validation: Pairs for the validation loss; none leaves validation out, and the last weights count.
         seed: Seed of everything.
         resume: Where the state lies between saves.
         fingerprint: Identifies the job; a state of another fingerprint is ignored.
@@ -191,7 +191,7 @@ def train_part(
             bar.set_postfix(loss=f"{row['train/total']:.4g}", refresh=False)
             at_end = progress.step == steps
             stop = _over_processes(fabric, {"asked": float(stopping())})["asked"] > 0
-            if at_end or progress.step % loop["validate_every"] == 0:
+            if validation and (at_end or progress.step % loop["validate_every"] == 0):
                 with _evaluating(method, part):
                     row |= _validate(fabric, wrapped, validation)
                     on_validation(progress.step)
@@ -209,7 +209,10 @@ def train_part(
                     f"Asked to stop after step {progress.step} of {steps}; run the same command to go on."
                 )
     on_rows(progress.history[logged:])
-    return Outcome(progress.best_weights, progress.best_step, weights_of(modules), progress.history)
+    last = weights_of(modules)
+    if not validation:
+        return Outcome(last, progress.step, last, progress.history)
+    return Outcome(progress.best_weights, progress.best_step, last, progress.history)
 
 
 def _optimiser(method: FusionMethod, part: str, settings: Mapping[str, Any]) -> torch.optim.Optimizer:

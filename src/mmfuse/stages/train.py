@@ -40,6 +40,7 @@ def run(
     out: Path,
     resume: Path,
     running: Running,
+    pairs_of: Mapping[str, int] | None = None,
 ) -> None:
     """Train one part and write OUT (best weights), its .last.safetensors and its .history.csv.
 
@@ -51,18 +52,19 @@ def run(
         settings: The method's block with its variant laid over it.
         loop: The `train` block of the parameters.
         train: Packs to train on.
-        val: Packs for the validation loss.
+        val: Packs for the validation loss; none leaves validation out.
         start: Weights of the earlier parts.
         out: The best weights.
         resume: Where the state of an unfinished training lies.
         running: The job's MLflow run and fingerprint.
+        pairs_of: How many pairs of a dataset are taken; all of those that it does not name.
 
     Raises:
         UserError: the options do not fit the method, or there is nothing to train on or to validate with.
     """
     fabric = make_fabric(loop)
     block = settings["parts"][part]
-    pairs = TrainingPairs([Pack(path) for path in train], block, system.seed)
+    pairs = TrainingPairs([Pack(path) for path in train], block, system.seed, pairs_of)
     network = _settled(network_options(settings, part), system, block, pairs, start)
     seed_everything(system.seed, _WEIGHTS)
     method = build(system.method, network)
@@ -72,12 +74,16 @@ def run(
     packs = [Pack(path) for path in val]
     pairs.masks = part in method.masked_parts()
     validation = validation_pairs(packs, loop["validation_images"], loop["validation_side"], masks=pairs.masks)
-    if not validation:
+    if val and not validation:
         raise UserError(
-            "There is nothing to validate with.", found=", ".join(map(str, val)), fix="raise prepare.val_fraction"
+            "There is nothing to validate with.",
+            expected="validation pairs in one of the packs, or no pack at all",
+            found=", ".join(map(str, val)),
+            fix="hold pairs back by prepare.val_fraction or prepare.val_pairs, or take a set without `val`",
         )
     complete = part == list(settings["parts"])[-1]
-    shown = _pictured(step_count(block, len(pairs)), loop) if complete and fabric.is_global_zero else set()
+    watched = complete and fabric.is_global_zero and bool(validation)
+    shown = _pictured(step_count(block, len(pairs)), loop) if watched else set()
     outcome = train_part(
         fabric,
         method,
