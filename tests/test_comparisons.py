@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmfuse import plan
 from mmfuse.errors import UserError
 from mmfuse.parameters import _check_sweeps
 from mmfuse.plan import System
 from mmfuse.reporting import comparisons
 from mmfuse.reporting.scores import Column, Group, Scores
 from mmfuse.reporting.style import Album, Shown
+from mmfuse.settings import place
 
 COLUMNS = (Column("SD", "sd", "higher", "c"), Column("AG", "ag", "higher", "c"))
 LINES = {"IN+GN": ["in_3", "base"], "BN": ["bn_3", "bn"]}
@@ -69,11 +69,11 @@ def test_grey_levels_are_counted_and_their_deviation_is_that_within_an_image():
 
 
 def test_a_variant_stands_at_its_largest_number(study):
-    assert [plan.place(study, "net", v, "kernels") for v in ("base", "in_3", "bn")] == [15, 3, 15]
-    assert plan.place(study, "net", "base", "width") == 8
+    assert [place(study, "net", v, "kernels") for v in ("base", "in_3", "bn")] == [15, 3, 15]
+    assert place(study, "net", "base", "width") == 8
     for option in ("norm", "depth"):
         with pytest.raises(UserError, match=rf"net.base has no number at the option '{option}'"):
-            plan.place(study, "net", "base", option)
+            place(study, "net", "base", option)
 
 
 def test_a_sweep_has_a_line_for_each_series_of_variants(study, monkeypatch):

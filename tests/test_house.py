@@ -30,7 +30,7 @@ ROOMS = (
 # what may be imported: a module's own floor and the floors below it
 FLOORS = (
     {"errors", "seeding", "code"},
-    {"files", "plain", "methods"},
+    {"files", "plain", "methods", "settings"},
     {"plan", "images", "packs"},
     {"parameters", "batches"},
     {"catalog", "pairs", "archives", "downloads", "nn"},

@@ -15,6 +15,7 @@ from mmfuse import plan
 from mmfuse.errors import UserError
 from mmfuse.packs import Pack, write_pack
 from mmfuse.plan import System
+from mmfuse.settings import merged
 
 # ------------------------------------------------------------------------------------------------------------ packs
 
@@ -170,10 +171,10 @@ def test_a_variant_is_laid_over_block_by_block(study):
 def test_merging():
     base = {"a": {"b": 1, "c": [1, 2]}, "d": None}
     before = copy.deepcopy(base)
-    assert plan.merged(base, {"a": {"c": [3]}, "d": {"e": 1}, "f": 2}) == {
+    assert merged(base, {"a": {"c": [3]}, "d": {"e": 1}, "f": 2}) == {
         "a": {"b": 1, "c": [3]}, "d": {"e": 1}, "f": 2,
     }  # fmt: skip
-    assert plan.merged(base, {"a": None}) == {"a": None, "d": None}
+    assert merged(base, {"a": None}) == {"a": None, "d": None}
     assert base == before
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mmfuse import cli, plan
+from mmfuse import cli, plan, settings
 from mmfuse.benchmarks import scale, scale_steps, simulated
 from mmfuse.benchmarks.scale import Measurement, Size
 from mmfuse.catalog import load_catalog
@@ -80,13 +80,13 @@ def test_pairing_is_linear(study):
 
 @pytest.mark.parametrize(("few", "many"), [((4, 1), (32, 1)), ((2, 2), (2, 16))])
 def test_the_plan_is_linear_in_systems_and_datasets(study, monkeypatch, few, many):
-    merged, counts = plan.merged, []
+    merged, counts = settings.merged, []
 
     def counted(*arguments):
         counts[-1] += 1
         return merged(*arguments)
 
-    monkeypatch.setattr(plan, "merged", counted)
+    monkeypatch.setattr(settings, "merged", counted)
     found = []
     for systems, datasets in (few, many):
         study(1, systems, datasets)

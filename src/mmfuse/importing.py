@@ -17,7 +17,7 @@ from mmfuse.errors import UserError
 from mmfuse.files import sha256
 from mmfuse.foreign import Dictionary, dictionaries
 from mmfuse.methods.base import FusionMethod
-from mmfuse.plan import merged
+from mmfuse.settings import merged
 
 VARIANT = "as_published"  # of imported weights
 GUIDE = "docs/how-to/import-published-weights.md"

@@ -15,7 +15,8 @@ from mmfuse import methods, plan
 from mmfuse.code import PACKAGE
 from mmfuse.errors import UserError, closest
 from mmfuse.plain import read_yaml
-from mmfuse.set_checks import check_sets
+from mmfuse.set_checks import check_sets, check_weights
+from mmfuse.settings import place
 
 SCHEMA = Path("workflow/schemas/params.schema.yaml")
 FORBIDDEN_KEYS = {"size", "nfiles"}  # DVC leaves nested keys of these names out of its run cache (its issue 10296)
@@ -95,6 +96,7 @@ def load_parameters(path: Path) -> dict[str, Any]:
     _check_methods(values, schema, path)
     _check_study(values, path)
     check_sets(values, path, project_root(path.parent))
+    check_weights(values, path, project_root(path.parent))
     _check_prepared(values, path)
     _check_analyses(values, path)
     _check_sweeps(values, path)
@@ -174,8 +176,12 @@ def _check_analyses(values: Mapping[str, Any], path: Path) -> None:
             raise UserError(f"{path}: there is no analysis {name!r}.", found=name, fix="see `mmfuse list analyses`")
         for dataset in block["datasets"]:
             task = plan.task_of(values, dataset)
-            trained = [s for s in plan.systems_of(values, task) if plan.parts_of(values, s.method)]
-            known = {(system.method, system.variant) for system in trained}
+            # networks, trained here or given with their weights
+            known = {
+                (s.method, s.variant)
+                for s in plan.systems_of(values, task)
+                if plan.is_trained(values, s) or plan.given_weights(values, s)
+            }
             other = next((e for e in block["systems"] if (e["method"], e["variant"]) not in known), None)
             if other is not None or dataset not in values["study"]["tasks"][task]["test"]:
                 raise UserError(
@@ -207,7 +213,7 @@ def _check_sweeps(values: Mapping[str, Any], path: Path) -> None:
                 found=metric,
             )
         for variant in variants:
-            plan.place(values, entry["method"], variant, entry["x"])
+            place(values, entry["method"], variant, entry["x"])
 
 
 def _check_published(values: Mapping[str, Any], path: Path) -> None:

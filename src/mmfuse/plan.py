@@ -7,11 +7,12 @@ the same files. No torch in here: the engines read it at every start.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmfuse.errors import UserError
+from mmfuse.settings import settings_of
 from mmfuse.training_sets import chosen, training_set, training_sets
 
 Parameters = Mapping[str, Any]
@@ -56,53 +57,31 @@ def parts_of(parameters: Parameters, method: str) -> list[str]:
 
 
 def systems_of(parameters: Parameters, task: str) -> list[System]:
-    """Return the systems that the study measures on a task; a weight-free method counts once, whatever the seeds."""
-    found = []
-    for entry in parameters["study"]["systems"]:
-        if task in entry["tasks"]:
-            seeds = parameters["study"]["seeds"] if parts_of(parameters, entry["method"]) else [0]
-            found += [System(entry["method"], entry["variant"], task, seed) for seed in seeds]
-    return found
+    """Return the systems that the study measures on a task; what it does not train counts once, whatever the seeds."""
+    named = [System(e["method"], e["variant"], task, 0) for e in parameters["study"]["systems"] if task in e["tasks"]]
+    return [seeded for system in named for seeded in seeds_of(parameters, system)]
 
 
-def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with `changes` laid over it, block by block."""
-    result = dict(base)
-    for key, value in changes.items():
-        old = result.get(key)
-        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return result
+def seeds_of(parameters: Parameters, system: System) -> list[System]:
+    """Return a system with each seed of the study; with seed 0 alone if it is not trained."""
+    seeds = parameters["study"]["seeds"] if is_trained(parameters, system) else [0]
+    return [replace(system, seed=seed) for seed in seeds]
 
 
-def settings_of(parameters: Parameters, method: str, variant: str) -> dict[str, Any]:
-    """Return a method's block with the changes of one variant laid over it.
-
-    Raises:
-        UserError: the method has no such variant.
-    """
-    block = dict(parameters["methods"].get(method, {}))
-    variants = block.pop("variants", {"base": {}})
-    if variant not in variants:
-        raise UserError(f"Unknown variant {variant!r} of {method}.", expected=", ".join(variants), found=variant)
-    return merged(block, variants[variant])
+def given_weights(parameters: Parameters, system: System) -> Path | None:
+    """Return the file of weights that a system takes in place of a training; None where it has none."""
+    block = parameters["methods"].get(system.method, {})
+    if "weights" not in block and "weights" not in block.get("variants", {}).get(system.variant, {}):
+        return None  # so it is for most, and asked often
+    given = settings_of(parameters, system.method, system.variant)["weights"]
+    file = given.get(system.task) if isinstance(given, Mapping) else given
+    return Path(file) if file else None
 
 
-def place(parameters: Parameters, method: str, variant: str, option: str) -> float:
-    """Return where a variant stands along an option of its network: the number, or the largest of several.
-
-    Raises:
-        UserError: the method's block does not give the option, or not as a number.
-    """
-    value = settings_of(parameters, method, variant).get("network", {}).get(option)
-    numbers = value if isinstance(value, list) else [value]
-    if not numbers or not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
-        raise UserError(
-            f"report.sweeps: {method}.{variant} has no number at the option {option!r}.",
-            expected=f"an option under methods.{method}.network that is a number or a list of numbers",
-            found=value,
-            fix="correct `x` of the sweep",
-        )
-    return float(max(numbers))
+def is_trained(parameters: Parameters, system: System) -> bool:
+    """Whether the study trains a system: neither a formula, nor images or weights from elsewhere."""
+    elsewhere = system.variant == EXTERNAL or given_weights(parameters, system) is not None
+    return not elsewhere and bool(parts_of(parameters, system.method))
 
 
 def origin(parameters: Parameters, method: str, variant: str, part: str) -> str:
@@ -159,6 +138,14 @@ def checkpoint(
     return weights(parameters, checkpoints, trained_on=name, **system, seed=seed, part=part)
 
 
+def complete_weights(parameters: Parameters, checkpoints: Path, system: System) -> Path | None:
+    """Return the file that holds a system's whole network: weights from elsewhere, or those of its last part."""
+    if not is_trained(parameters, system):
+        return given_weights(parameters, system)
+    part = parts_of(parameters, system.method)[-1]
+    return checkpoint(parameters, checkpoints, **asdict(system), part=part)
+
+
 def earlier_parts(parameters: Parameters, method: str, part: str) -> list[str]:
     """Return the parts whose weights this part starts from, in order."""
     parts = parts_of(parameters, method)
@@ -200,13 +187,12 @@ def scored_pairs(parameters: Parameters) -> list[tuple[str, System]]:
 
 def analysed(parameters: Parameters) -> list[tuple[str, str, System]]:
     """Return every (analysis, dataset, system) of the study, in the order of the parameters."""
-    seeds = parameters["study"]["seeds"]
     return [
-        (name, dataset, System(entry["method"], entry["variant"], task_of(parameters, dataset), seed))
+        (name, dataset, system)
         for name, block in parameters.get("analyse", {}).items()
         for dataset in block["datasets"]
-        for entry in block["systems"]
-        for seed in seeds
+        for e in block["systems"]
+        for system in seeds_of(parameters, System(e["method"], e["variant"], task_of(parameters, dataset), 0))
     ]
 
 
@@ -230,8 +216,7 @@ def image_set(parameters: Parameters, protocol: str, name: str) -> System | None
         return None
     method, _, variant = name.partition(".")
     task = task_of(parameters, parameters["downstream"][protocol]["dataset"])
-    trained = variant != EXTERNAL and parts_of(parameters, method)
-    return System(method, variant, task, parameters["study"]["seeds"][0] if trained else 0)
+    return seeds_of(parameters, System(method, variant, task, 0))[0]
 
 
 def image_sets(parameters: Parameters, protocol: str) -> dict[str, System | None]:
@@ -309,7 +294,7 @@ def trainings(parameters: Parameters) -> list[Training]:
     found: dict[Training, None] = {}
     shared: dict[tuple[str, str], dict[str, str]] = {}
     for task in parameters["study"]["tasks"]:
-        for system in systems_of(parameters, task):
+        for system in (system for system in systems_of(parameters, task) if is_trained(parameters, system)):
             for part in parts_of(parameters, system.method):
                 if (system.method, part) not in shared:
                     shared[system.method, part] = origins(parameters, system.method, part)
@@ -334,6 +319,8 @@ def report_inputs(parameters: Parameters) -> list[str]:
     for dataset, system in scored_pairs(parameters):
         files += [f"data/fused/{dataset}/{system.label}{end}" for end in ("", ".run.json")]
         files += [f"reports/scores/{dataset}/{system.label}{end}" for end in (".csv", ".json", ".run.json")]
+        given = given_weights(parameters, system)
+        files += [given.as_posix()] if given else []
     for name, dataset, system in analysed(parameters):
         path = Path("reports/analysis") / dataset / analysis_file(name, system)
         files += [path.as_posix(), path.with_suffix(".run.json").as_posix()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def register(params: Path, *, dataset: str, metric: str, name: str | None, study
             f"{params} is not the study {study}.", expected=study, found=own, fix="name its file by --params"
         )
     system, mean, means = best(parameters, dataset, metric)
-    weights = _weights(parameters, system)
+    part = plan.parts_of(parameters, system.method)[-1]
+    weights = plan.checkpoint(parameters, CHECKPOINTS, **asdict(system), part=part)
     _check_made_by(system, dataset, weights)
     method, card = load_method(weights)
     pair = Pack(Path("data/prepared") / dataset / "test.safetensors")[0]
@@ -81,11 +83,12 @@ def best(parameters: dict[str, Any], dataset: str, metric: str) -> tuple[System,
     Raises:
         UserError: the study does not test on the dataset, trains nothing for it, or has no such metric.
     """
-    systems = [s for name, s in plan.scored_pairs(parameters) if name == dataset and _trained(parameters, s)]
+    trained = [(name, s) for name, s in plan.scored_pairs(parameters) if plan.is_trained(parameters, s)]
+    systems = [system for name, system in trained if name == dataset]
     if not systems:
         raise UserError(
             f"The study has no trained system that is measured on {dataset!r}.",
-            expected=", ".join(dict.fromkeys(d for d, s in plan.scored_pairs(parameters) if _trained(parameters, s))),
+            expected=", ".join(dict.fromkeys(name for name, _ in trained)),
             found=dataset,
         )
     found: dict[System, float] = {}
@@ -97,10 +100,6 @@ def best(parameters: dict[str, Any], dataset: str, metric: str) -> tuple[System,
     return order[0], found[order[0]], {system.label: found[system] for system in order}
 
 
-def _trained(parameters: dict[str, Any], system: System) -> bool:
-    return system.variant != plan.EXTERNAL and bool(plan.parts_of(parameters, system.method))
-
-
 def _column(columns: tuple[Column, ...], metric: str) -> Column:
     column = next((column for column in columns if column.name == metric), None)
     if column is None or not column.sign:
@@ -110,13 +109,6 @@ def _column(columns: tuple[Column, ...], metric: str) -> Column:
             found=metric if column is None else f"{metric}, of which neither more nor less is better",
         )
     return column
-
-
-def _weights(parameters: dict[str, Any], system: System) -> Path:
-    return plan.checkpoint(
-        parameters, CHECKPOINTS, task=system.task, method=system.method, variant=system.variant, seed=system.seed,
-        part=plan.parts_of(parameters, system.method)[-1],
-    )  # fmt: skip
 
 
 def _check_made_by(system: System, dataset: str, weights: Path) -> None:

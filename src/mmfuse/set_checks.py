@@ -1,4 +1,4 @@
-"""What is refused about training sets: when the parameters are read, and when a training is started."""
+"""What is refused about training sets and given weights: as parameters are read, and as a training is started."""
 
 from __future__ import annotations
 
@@ -33,6 +33,39 @@ def check_sets(values: Mapping[str, Any], path: Path, root: Path) -> None:
             _check_datasets(known[name], catalog, path)
     for training in plan.trainings(values):
         _check_training(values, training, known[training.trained_on], path)
+
+
+def check_weights(values: Mapping[str, Any], path: Path, root: Path) -> None:
+    """Check that the weights are there that systems take in place of a training.
+
+    Args:
+        values: The study's parameters.
+        path: The file that they stand in.
+        root: The project's root, below which the weights lie.
+
+    Raises:
+        UserError: a variant names no weights for a task that the study asks of it, or a file that is not there.
+    """
+    for system in (system for task in values["study"]["tasks"] for system in plan.systems_of(values, task)):
+        given = plan.settings_of(values, system.method, system.variant).get("weights")
+        if given is None:
+            continue
+        key = f"{path}: methods.{system.method}, variant {system.variant}: weights"
+        file = plan.given_weights(values, system)
+        if file is None:
+            raise UserError(
+                f"{key} has no file for {system.task}, on which the study measures the system.",
+                expected=f"{system.task}: FILE",
+                found=", ".join(given),
+                fix=f"name its file, or take {system.task} from the system's tasks in study.systems",
+            )
+        if not (root / file).is_file():
+            raise UserError(
+                f"{key} names a file that is not there.",
+                expected="a file that `mmfuse import-weights` or a training wrote",
+                found=file,
+                fix="put it there (docs/how-to/import-published-weights.md), or take the system from study.systems",
+            )
 
 
 def _check_training(values: Mapping[str, Any], training: plan.Training, used: TrainingSet, path: Path) -> None:

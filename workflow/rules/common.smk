@@ -36,11 +36,6 @@ def watch(stage, **fixed):
     return lambda wildcards: pick_all(STUDY, plan.watched(STUDY, stage, **fixed, **wildcards), WATCHED_FILES)
 
 
-@cache
-def checkpoint(**part):
-    return plan.checkpoint(STUDY, Path("data/checkpoints"), **part).as_posix()
-
-
 def options(name, files):
     """The same option once for each file."""
     return " ".join(f"--{name} {file}" for file in files)
@@ -119,15 +114,7 @@ def labelled_images(wildcards):
 
 
 def complete_weights(wildcards):
-    """The last part's weights hold the whole network; weight-free methods have none."""
-    parts = [] if wildcards.variant == plan.EXTERNAL else plan.parts_of(STUDY, wildcards.method)
-    if not parts:
-        return []
-    task = plan.task_of(STUDY, wildcards.dataset)
-    system = dict(
-        task=task,
-        method=wildcards.method,
-        variant=wildcards.variant,
-        seed=wildcards.seed,
-    )
-    return [checkpoint(part=parts[-1], **system)]
+    """The file with the whole network, trained here or given; weight-free methods have none."""
+    system = plan.System(wildcards.method, wildcards.variant, plan.task_of(STUDY, wildcards.dataset), int(wildcards.seed))
+    file = plan.complete_weights(STUDY, Path("data/checkpoints"), system)
+    return [file.as_posix()] if file else []

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmfuse import plan
 from mmfuse.images import luminance
 from mmfuse.packs import Sample
 from mmfuse.reporting import statistics
@@ -17,6 +16,7 @@ from mmfuse.reporting.figures import arrow
 from mmfuse.reporting.pictures import PALETTE
 from mmfuse.reporting.scores import Array, Column, Group, average
 from mmfuse.reporting.style import LINES, MARKERS, Album, Shown
+from mmfuse.settings import place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +93,7 @@ def sweep(
     if not all(variant in known for variants in entry["lines"].values() for variant in variants):
         return None
     lines = {
-        label: [(plan.place(parameters, entry["method"], v, entry["x"]), known[v]) for v in variants]
+        label: [(place(parameters, entry["method"], v, entry["x"]), known[v]) for v in variants]
         for label, variants in entry["lines"].items()
     }
     columns = [column for column in groups[0].members[0].metrics if column.name in entry["metrics"]]

@@ -17,7 +17,7 @@ def pages(study: Study) -> list[Page]:
     trained: dict[tuple[str, str, str], list[System]] = {}
     for task in parameters["study"]["tasks"]:
         for system in plan.systems_of(parameters, task):
-            if plan.parts_of(parameters, system.method):
+            if plan.is_trained(parameters, system):
                 trained.setdefault((task, system.method, system.variant), []).append(system)
     shown = [_entry(study, *what, systems) for what, systems in trained.items()]
     several = len(parameters["study"]["seeds"]) > 1
