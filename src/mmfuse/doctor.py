@@ -82,7 +82,7 @@ def _parameters(params: Path) -> str:
 
 def _methods(params: Path) -> str:
     """Build every method and variant of the study once, and look its metrics up."""
-    from mmfuse.checkpoints import build
+    from mmfuse.checkpoints import build, load_method
     from mmfuse.metrics import resolve
     from mmfuse.stages.train import check_parts, network_options, without_adaptive
 
@@ -92,8 +92,10 @@ def _methods(params: Path) -> str:
     sizes = {}
     for entry in parameters["study"]["systems"]:
         settings = plan.settings_of(parameters, entry["method"], entry["variant"])
-        method = build(entry["method"], without_adaptive(network_options(settings)))
-        if method.parts:
+        systems = [plan.System(entry["method"], entry["variant"], task, 0) for task in entry["tasks"]]
+        given = next(filter(None, (plan.given_weights(parameters, system) for system in systems)), None)
+        method = load_method(given)[0] if given else build(entry["method"], without_adaptive(network_options(settings)))
+        if method.parts and not given:
             check_parts(method, settings)
         count = sum(p.numel() for module in method.deployed_modules().values() for p in module.parameters())
         sizes[f"{entry['method']}.{entry['variant']}"] = f"{count / 1e6:.3g} M parameters"

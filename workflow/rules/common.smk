@@ -115,6 +115,8 @@ def labelled_images(wildcards):
 
 def complete_weights(wildcards):
     """The file with the whole network, trained here or given; weight-free methods have none."""
-    system = plan.System(wildcards.method, wildcards.variant, plan.task_of(STUDY, wildcards.dataset), int(wildcards.seed))
+    system = plan.System(
+        wildcards.method, wildcards.variant, plan.task_of(STUDY, wildcards.dataset), int(wildcards.seed)
+    )
     file = plan.complete_weights(STUDY, Path("data/checkpoints"), system)
     return [file.as_posix()] if file else []

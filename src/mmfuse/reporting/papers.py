@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from mmfuse import plan
-from mmfuse.reporting import published, published_sets, trained
+from mmfuse.reporting import given, published, published_sets, trained
 from mmfuse.reporting.study import Page, Study
 
 
@@ -46,6 +46,7 @@ def _caption(study: Study, table: published.Beside, systems: Sequence[trained.Tr
     task = plan.task_of(study.parameters, table.datasets[0])
     rows = {line.name: line.system for line in table.lines}
     text = f"{table.title}. Paper: as printed there. Measured: by this study on {' and '.join(parts)}"
-    text += f"{trained.behind(systems, rows, task)}{seeds}; metrics by the convention "
-    text += f"{table.convention}; in brackets the 95 % bootstrap interval of the mean over the images. "
+    text += f"{trained.behind(systems, rows, task)}{given.behind(given.read(study), rows, task)}{seeds}"
+    text += f"; metrics by the convention {table.convention}"
+    text += "; in brackets the 95 % bootstrap interval of the mean over the images. "
     return text + published.ending(table)

@@ -12,6 +12,7 @@ import numpy as np
 from mmfuse import plan
 from mmfuse.downstream import masks
 from mmfuse.errors import UserError
+from mmfuse.reporting import given
 from mmfuse.reporting.published import Beside, Line, Measured, asked, ending, metrics_of
 from mmfuse.reporting.seen import MEANS, Array, Seen, ends, mean, set_name
 from mmfuse.reporting.study import Study
@@ -126,7 +127,8 @@ def caption(study: Study, protocol: str, table: Beside, systems: Sequence[Traine
         f"({folds['train']} pairs to train, {folds['val']} to validate) and tested on {table.images} others; {seeds}"
     )
     rows = {line.name: line.system for line in table.lines}
-    fused = behind(systems, rows, plan.task_of(study.parameters, block["dataset"]))
+    task = plan.task_of(study.parameters, block["dataset"])
+    fused = behind(systems, rows, task) + given.behind(given.read(study), rows, task)
     text += f"; fused images of the first seed of a trained fusion{fused}; "
     text += {
         "detect": "AP as the COCO evaluation counts it",

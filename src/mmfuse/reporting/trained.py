@@ -51,10 +51,9 @@ def read(study: Study) -> list[Trained]:
     counts: dict[str, Counter[str]] = {}
     found = []
     for task, entry in study.parameters["study"]["tasks"].items():
-        named = [(s.method, s.variant) for s in plan.systems_of(study.parameters, task)]
-        for method, variant in dict.fromkeys(named):
-            if plan.parts_of(study.parameters, method):
-                found.append(_one(study, task, method, variant, entry["test"], counts))
+        systems = [s for s in plan.systems_of(study.parameters, task) if plan.is_trained(study.parameters, s)]
+        for method, variant in dict.fromkeys((system.method, system.variant) for system in systems):
+            found.append(_one(study, task, method, variant, entry["test"], counts))
     return found
 
 

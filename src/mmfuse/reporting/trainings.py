@@ -7,14 +7,14 @@ from typing import Any
 
 from mmfuse import plan
 from mmfuse.plan import System
-from mmfuse.reporting import cards, figures
+from mmfuse.reporting import cards, figures, given
 from mmfuse.reporting import trained as trained_on
 from mmfuse.reporting.scores import existing
 from mmfuse.reporting.study import Page, Study
 
 
 def pages(study: Study) -> list[Page]:
-    """Return the page of the trainings, if the study trains anything."""
+    """Return the page of the trainings, if the study trains anything or has weights from elsewhere."""
     parameters = study.parameters
     trained: dict[tuple[str, str, str], list[System]] = {}
     for task in parameters["study"]["tasks"]:
@@ -23,9 +23,11 @@ def pages(study: Study) -> list[Page]:
                 trained.setdefault((task, system.method, system.variant), []).append(system)
     shown = [_entry(study, *what, systems) for what, systems in trained.items()]
     several = len(parameters["study"]["seeds"]) > 1
-    if not shown:
+    elsewhere = given.shown(study, given.read(study))
+    if not shown and not elsewhere:
         return []
-    found = {"trained": shown, "several": several, "sets": trained_on.shown(study, trained_on.read(study))}
+    sets = trained_on.shown(study, trained_on.read(study)) if shown else []
+    found = {"trained": shown, "several": several, "sets": sets, "given": elsewhere}
     return [Page("training", "Training", "training.html.jinja", found)]
 
 

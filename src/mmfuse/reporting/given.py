@@ -1,0 +1,121 @@
+"""Systems whose weights come from a file in place of a training: which file, and what it was made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from mmfuse import plan
+from mmfuse.errors import UserError
+from mmfuse.files import sha256
+from mmfuse.reporting import cards, latex, tables
+from mmfuse.reporting.latex import Head
+from mmfuse.reporting.study import Study
+
+
+@dataclass(frozen=True)
+class Given:
+    """One system on one task, with its file of weights.
+
+    Attributes:
+        method: Its method.
+        variant: Its variant.
+        task: The task on which it is measured.
+        file: The file, below the project's root.
+        digest: Its SHA-256.
+        sources: The SHA-256 of each file that it was imported from; none where a training wrote it.
+        options: The network's options.
+    """
+
+    method: str
+    variant: str
+    task: str
+    file: str
+    digest: str
+    sources: Mapping[str, str]
+    options: Mapping[str, Any]
+
+    @property
+    def system(self) -> str:
+        """METHOD.VARIANT."""
+        return f"{self.method}.{self.variant}"
+
+
+def read(study: Study) -> list[Given]:
+    """Return the systems with weights from elsewhere, task by task.
+
+    Raises:
+        UserError: a file is missing or says nothing about itself.
+    """
+    systems = {system: None for _, system in plan.scored_pairs(study.parameters)}
+    found = ((system, plan.given_weights(study.parameters, system)) for system in systems)
+    return [_one(system, file) for system, file in found if file is not None]
+
+
+def _one(system: plan.System, file: Path) -> Given:
+    try:
+        with safe_open(file, framework="numpy") as weights:
+            card = json.loads(weights.metadata()["mmfuse"])
+            sources, options = dict(card.get("sources", {})), dict(card["network"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"Not a readable weights file: {file}", found=error, fix="import the weights again, or train them"
+        ) from error
+    return Given(system.method, system.variant, system.task, file.as_posix(), sha256(file), sources, options)
+
+
+def on_dataset(found: Sequence[Given], task: str) -> str:
+    """Say which systems on a task have weights from elsewhere; nothing where there are none."""
+    names = ", ".join(one.system for one in found if one.task == task)
+    return (
+        f"With weights from elsewhere, of which the study does not know the training pairs: {names}." if names else ""
+    )
+
+
+def behind(found: Sequence[Given], rows: Mapping[str, str], task: str) -> str:
+    """Say which rows of a table have weights from elsewhere, and from which file."""
+    files = {one.system: one.file for one in found if one.task == task}
+    return "".join(f", {row} with weights from {files[system]}" for row, system in rows.items() if system in files)
+
+
+def shown(study: Study, found: Sequence[Given]) -> list[dict[str, Any]]:
+    """Return the rows of the page's table; leave them as files."""
+    if found:
+        study.sheets["given.csv"] = _csv(found)
+        study.sheets["given.tex"] = _latex(found)
+    return [
+        {
+            "system": one.system,
+            "task": cards.TASKS.get(one.task, one.task),
+            "file": one.file,
+            "digest": one.digest,
+            "sources": one.sources,
+            "options": ", ".join(f"{key}={value}" for key, value in one.options.items()),
+        }
+        for one in found
+    ]
+
+
+def _csv(found: Sequence[Given]) -> str:
+    lines = [["method", "variant", "task", "weights", "SHA-256", "made from", "their SHA-256", "options"]]
+    for one in found:
+        options = json.dumps(one.options, sort_keys=True)
+        sources = [" ".join(one.sources), " ".join(one.sources.values())]
+        lines.append([one.method, one.variant, one.task, one.file, one.digest, *sources, options])
+    return tables.csv_text(lines)
+
+
+def _latex(found: Sequence[Given]) -> str:
+    rows = []
+    for one in found:
+        sources = ", ".join(f"{name} ({digest[:12]})" for name, digest in one.sources.items()) or "a training"
+        cells = [one.system, cards.TASKS.get(one.task, one.task), f"{one.file} ({one.digest[:12]})", sources]
+        rows.append([latex.escape(cell) for cell in cells])
+    names = ("System", "Task", "Weights", "Made from")
+    caption = "Systems with weights from elsewhere; in brackets the first digits of the files' SHA-256."
+    return latex.table(caption, "tab:given", [[Head(name) for name in names]], rows, left=len(names))
