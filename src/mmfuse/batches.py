@@ -24,7 +24,8 @@ class TrainingPairs:
 
     Args:
         packs: Packs of luminance pairs.
-        settings: The part's block of the parameters: `batch`, `crop`, `flip` and `repeat`.
+        settings: The part's block of the parameters: `batch`, `crop`, `flip`, `vertical_flip`, `drop_last` and
+            `repeat`.
         seed: Seed of order and crops.
         pairs_of: How many pairs of a dataset are taken, spread evenly over its names; all of those not named.
 
@@ -64,8 +65,8 @@ class TrainingPairs:
         return tuple(torch.stack(kind) for kind in zip(*crops, strict=True))
 
     def _position(self, draw: int) -> int:
-        """Return the pair for the n-th draw: every pair once in each epoch, in a new order."""
-        epoch, place = divmod(draw, len(self.index))
+        """Return the pair for the n-th draw: every pair at most once in each epoch, in a new order."""
+        epoch, place = divmod(draw, pairs_of_an_epoch(self.settings, len(self.index)))
         if epoch != self._epoch:
             order = np.random.default_rng(derived_seed(self.seed, _ORDER, epoch))
             self._epoch, self._order = epoch, order.permutation(len(self.index))
@@ -88,12 +89,32 @@ class TrainingPairs:
         pixels = np.stack([layer[window] for layer in layers])  # (2 or 3, height, width)
         if self.settings["flip"] and torch.rand(()) < 0.5:
             pixels = pixels[..., ::-1]
+        if self.settings.get("vertical_flip") and torch.rand(()) < 0.5:
+            pixels = pixels[..., ::-1, :]
         values = torch.from_numpy(np.ascontiguousarray(pixels)).float()[None]
         pair, mask = values[:, :2] / 255, values[:, 2:]
         if values.shape[-2:] != shape:
             pair = F.interpolate(pair, shape, mode="bilinear", antialias=True, align_corners=False)
             mask = F.interpolate(mask, shape, mode="nearest-exact") if self.masks else mask
         return pair[0, :1], pair[0, 1:], *mask[0].long()
+
+
+def pairs_of_an_epoch(settings: Mapping[str, Any], pairs: int) -> int:
+    """Return how many pairs an epoch takes: all, or with `drop_last` as many as fill whole batches.
+
+    Raises:
+        UserError: with `drop_last`, there are fewer pairs than one batch takes.
+    """
+    if not settings.get("drop_last"):
+        return pairs
+    if pairs < settings["batch"]:
+        raise UserError(
+            "There are too few pairs for one batch, and drop_last drops what does not fill one.",
+            expected=f"at least {settings['batch']} training pairs",
+            found=pairs,
+            fix="lower batch, or leave drop_last out",
+        )
+    return pairs - pairs % int(settings["batch"])
 
 
 def _taken(pack: Pack, count: int | None) -> Sequence[int]:

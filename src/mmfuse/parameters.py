@@ -305,6 +305,27 @@ def _check_methods(values: Mapping[str, Any], schema: Mapping[str, Any], path: P
             check_against_schema(settings, one, what)
             for part, chosen in settings.get("parts", {}).items():
                 _check_patches(values, part, chosen["patches"], what)
+            _check_moments(settings.get("parts", {}), what)
+
+
+def _check_moments(parts: Mapping[str, Any], what: str) -> None:
+    """Check that an optimiser that shall go on finds what the part before kept, and that it fits the weights kept."""
+    before: Mapping[str, Any] = {}
+    for part, chosen in parts.items():
+        if chosen.get("keep_moments") and chosen.get("weights", "best") != "last":
+            raise UserError(
+                f"{what}: parts.{part} keeps moments that do not belong to its weights.",
+                expected="`weights: last` beside `keep_moments: true`",
+                found=f"weights: {chosen.get('weights', 'best')}",
+            )
+        if chosen.get("moments") == "continued" and not before.get("keep_moments"):
+            raise UserError(
+                f"{what}: parts.{part} asks for moments that the part before it does not keep.",
+                expected="`keep_moments: true` in the part before",
+                found="no part before" if not before else "no keep_moments there",
+                fix="set it there, or set `moments: fresh`",
+            )
+        before = chosen
 
 
 def _check_patches(values: Mapping[str, Any], part: str, patches: str, what: str) -> None:

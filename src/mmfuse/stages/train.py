@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from mmfuse.batches import Batch, TrainingPairs, validation_pairs
-from mmfuse.checkpoints import Card, build, load_into, read_weights, save_weights, weights_of
+from mmfuse.checkpoints import Card, build, load_into, read_moments, read_weights, save_weights, weights_of
 from mmfuse.errors import UserError
 from mmfuse.files import write_text
 from mmfuse.fusing import fuse_pair, strip
@@ -42,7 +42,7 @@ def run(
     running: Running,
     pairs_of: Mapping[str, int] | None = None,
 ) -> None:
-    """Train one part and write OUT (best weights), its .last.safetensors and its .history.csv.
+    """Train one part and write OUT (best weights, or the last ones), its .last.safetensors and its .history.csv.
 
     The last part's files hold everything that inference needs.
 
@@ -97,10 +97,11 @@ def run(
         fingerprint=f"{running.fingerprint} of {fabric.world_size}",
         on_rows=running.tracker.log_rows,
         on_validation=lambda step: _watch(fabric, method, validation[0], step, running) if step in shown else None,
+        moments=read_moments(start[-1]) if block.get("moments") == "continued" else None,
     )
     if fabric.is_global_zero:
         card = Card(system.method, system.variant, system.task, system.seed, part, network, complete)
-        _write(method.cpu(), outcome, card, out)
+        _write(method.cpu(), outcome, card, out, keep=block.get("weights", "best"))
         running.tracker.log_metrics({"best/step": outcome.best_step})
         if complete:
             _show(method, packs, running)
@@ -198,11 +199,13 @@ def check_parts(method: FusionMethod, settings: Mapping[str, Any]) -> None:
             )
 
 
-def _write(method: FusionMethod, outcome: Outcome, card: Card, out: Path) -> None:
-    for path, weights in ((out.with_suffix(".last.safetensors"), outcome.last), (out, outcome.best)):
+def _write(method: FusionMethod, outcome: Outcome, card: Card, out: Path, *, keep: str) -> None:
+    """Write both files of weights and the history; `keep` says which weights, best or last, are the part's result."""
+    result = outcome.last if keep == "last" else outcome.best
+    for path, weights in ((out.with_suffix(".last.safetensors"), outcome.last), (out, result)):
         method.load_state_dict(weights, strict=False)
         modules = method.deployed_modules() if card.complete else method.part_modules(card.part)
-        save_weights(path, weights_of(modules), card)
+        save_weights(path, weights_of(modules) | (outcome.moments if path == out else {}), card)
     table = io.StringIO()
     pd.DataFrame(outcome.history).astype({"step": int}).to_csv(table, index=False)
     write_text(out.with_suffix(".history.csv"), table.getvalue())
