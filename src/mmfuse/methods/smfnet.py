@@ -107,6 +107,7 @@ class SMFNet(FusionMethod):
             "unused": True,
         },
     )
+    published_note = "Each picture is stretched to the full range, as in the authors' test code."
 
     def __init__(
         self,
