@@ -341,6 +341,43 @@ def test_images_fused_elsewhere_join_the_study(by_snakemake):
     assert (scores / "u2.external.s0.csv").read_bytes() != (scores / "average.base.s0.csv").read_bytes()
 
 
+def test_weights_from_elsewhere_join_the_study(by_snakemake):
+    folder = by_snakemake.parent / "given"
+    shutil.copytree(by_snakemake, folder)
+    file = folder / "data/external/weights/theirs.safetensors"
+    parameters = yaml.safe_load((folder / "params.yaml").read_text())
+    parameters["methods"]["mma_unet"]["variants"]["given"] = {"weights": file.relative_to(folder).as_posix()}
+    parameters["study"]["systems"].append({"method": "mma_unet", "variant": "given", "tasks": ["ivif"]})
+    parameters["downstream"]["road_boxes"]["sets"] = ["average.base", "mma_unet.given"]
+    write(folder, parameters)
+    for engine in ("snakemake --dry-run --cores 1", "mmfuse sync --write-dvc"):
+        assert "names a file that is not there" in call(folder, *engine.split(), good=(1, 2)), engine
+    file.parent.mkdir(parents=True)
+    shutil.copyfile(folder / "data/checkpoints/ivif/mma_unet/base/s0/fusion.safetensors", file)
+    moment = time.time()
+    call(folder, "snakemake", "--cores", "2", "all")
+    own = {f"{stage}/synthetic_road.mma_unet.given.s0.log" for stage in ("fuse", "evaluate")}
+    own |= {"fuse/synthetic_road.labelled.mma_unet.given.s0.log", "detect/road_boxes.mma_unet.given.s0.seed0.log"}
+    own |= {"detect/road_boxes.average.base.s0.seed0.log", "report.log"}  # detectors are run on each other's images
+    assert since(folder, moment) == own
+    scores = folder / "reports/scores/synthetic_road"
+    assert (scores / "mma_unet.given.s0.csv").read_bytes() == (scores / "mma_unet.base.s0.csv").read_bytes()
+    assert "mma_unet,given" in (folder / "reports/tables/synthetic_road.csv").read_text()
+    page = (folder / "reports/index.html").read_text()
+    assert "Weights from elsewhere" in page
+    assert sha256(file) in page
+    call(folder, "mmfuse", "sync")
+    assert "up to date" in call(folder, "dvc", "status")
+
+    other = "from pathlib import Path; from mmfuse.checkpoints import *; from sys import argv; path = Path(argv[1]);"
+    other += "weights, card = read_weights(path); save_weights(path, {k: v * 1.01 for k, v in weights.items()}, card)"
+    call(folder, sys.executable, "-c", other, str(file))
+    moment = time.time()
+    call(folder, "dvc", "repro", "--quiet")
+    assert since(folder, moment) == own
+    assert (scores / "mma_unet.given.s0.csv").read_bytes() != (scores / "mma_unet.base.s0.csv").read_bytes()
+
+
 def test_a_kill_in_stage_two_changes_nothing(template):
     """Kill -9 while the fusion part trains; the next run goes on from the saved state and ends with the same bytes."""
     undisturbed, killed = clone(template, "undisturbed"), clone(template, "killed")
