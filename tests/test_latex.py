@@ -42,7 +42,17 @@ def tables(tmp_path_factory):
 
 def test_the_study_has_a_table_of_every_kind(tables):
     kinds = {name.partition(".")[0] for name in tables}
-    expected = {"ablations", "data", "downstream", "efficiency", "overview", "provenance", "published", "road"}
+    expected = {
+        "ablations",
+        "data",
+        "downstream",
+        "efficiency",
+        "overview",
+        "provenance",
+        "published",
+        "road",
+        "trained",
+    }
     assert kinds == expected
     assert len(tables) == 19
     whole = "".join(path.read_text(encoding="utf-8") for path in tables.values())
