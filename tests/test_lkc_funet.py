@@ -181,7 +181,6 @@ COUNTS = {
     "groups_channels": count(),
     "kernels_15_7_5_5": count((15, 7, 5, 5)),
     "as_published": count(),
-    "long": count(),
 }
 
 
