@@ -166,8 +166,8 @@ class Network(nn.Module):
             return BLOCKS[kind](channels_in, channels, kernel, options)
 
         def decoder(kinds: Sequence[str], kernel: int) -> nn.Sequential:
-            inputs = [2 * channels] + [channels] * (len(kinds) - 1)
-            return nn.Sequential(*(block(kind, kernel, c) for kind, c in zip(kinds, inputs, strict=True)))
+            inputs = [2 * channels] + [channels] * len(kinds)  # there may be no block, before the last one
+            return nn.Sequential(*(block(kind, kernel, c) for kind, c in zip(kinds, inputs, strict=False)))
 
         self.init = init
         self.encoder = nn.ModuleList(nn.Sequential(*(block(kind, k) for kind in blocks.encoder)) for k in kernels)
