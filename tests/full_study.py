@@ -102,14 +102,13 @@ def _data(root: Path, random: np.random.Generator) -> None:
 
 
 def _trained(root: Path) -> None:
-    for system, part in plan.trainings(PARAMETERS):
-        room = root / f"checkpoints/ivif/{system.method}/{system.variant}/s{system.seed}"
-        room.mkdir(parents=True, exist_ok=True)
-        weights = room / f"{part}.safetensors"
-        weights.write_bytes(part.encode())
-        rows = [f"{i},0.1,{1 / i + 0.1 * system.seed},{1 / i if i % 5 == 0 else ''}" for i in range(1, 21)]
+    for training in plan.trainings(PARAMETERS):
+        weights = root / f"checkpoints/{training.stem}.safetensors"
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        weights.write_bytes(training.part.encode())
+        rows = [f"{i},0.1,{1 / i + 0.1 * training.seed},{1 / i if i % 5 == 0 else ''}" for i in range(1, 21)]
         history = "\n".join(["step,lr,train/total,val/total", *rows])
-        weights.with_name(f"{part}.history.csv").write_text(history, encoding="utf-8")
+        weights.with_name(f"{training.part}.history.csv").write_text(history, encoding="utf-8")
         _record(weights.with_suffix(".run.json"), "train", root, [], [weights])
 
 

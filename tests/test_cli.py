@@ -341,7 +341,7 @@ def train_all(mmfuse, part):
     earlier = ["vi_unet", "ir_unet", "fusion"][: ["vi_unet", "ir_unet", "fusion"].index(part)]
     start = [word for name in earlier for word in ("--start", f"{folder}/{name}.safetensors")]
     return mmfuse(
-        "stage", "train", "--task", "ivif", *SYSTEM, "--part", part, "--train", f"{ROAD}/train.safetensors",
+        "stage", "train", "--trained-on", "ivif", *SYSTEM, "--part", part, "--train", f"{ROAD}/train.safetensors",
         "--val", f"{ROAD}/val.safetensors", *start, "--out", f"{folder}/{part}.safetensors",
     )  # fmt: skip
 

@@ -423,6 +423,25 @@ def test_resolve():
         resolve("cdd_fuse", ["EN"])
 
 
+def test_resolve_a_metric_that_only_another_convention_has():
+    found = resolve("lkc_funet", ["EN", "Qcb.mma_unet", "SSIM", "SSIM.cddfuse"], ["mma_unet"])
+    assert {name: metric.name for name, metric in found.items()} == {
+        "EN": "en", "SSIM": "ssim_gauss_mean_l255", "SSIM.mma_unet": "ssim_gauss_mean_l255", "Qcb.mma_unet": "qcb_liu",
+        "SSIM.cddfuse": "ssim_uniform_sum_l2",
+    }  # fmt: skip
+    assert list(found)[:2] == ["EN", "SSIM"], "the main convention comes first"
+    with pytest.raises(UserError, match=r"'Qcb'(.|\n)*name the convention too: Qcb.mma_unet, Qcb.vifb"):
+        resolve("lkc_funet", ["EN", "Qcb"])
+    with pytest.raises(UserError, match=r"'Qc.mma_unet'(.|\n)*did you mean Qcb.mma_unet"):
+        resolve("lkc_funet", ["EN", "Qc.mma_unet"])
+    with pytest.raises(UserError, match=r"Unknown convention: 'mma_une'(.|\n)*did you mean mma_unet"):
+        resolve("lkc_funet", ["EN", "Qcb.mma_une"])
+    with pytest.raises(UserError, match=r"EN\.lkc_funet is of the main convention"):
+        resolve("lkc_funet", ["EN", "EN.lkc_funet"])
+    with pytest.raises(UserError, match="a plain name such as EN"):
+        resolve("lkc_funet", ["Qcb.mma_unet"])
+
+
 def test_resolve_with_conventions_beside():
     found = resolve("lkc_funet", ["SSIM", "EN", "SF"], ["cddfuse", "mma_unet"])
     assert list(found) == ["SSIM", "EN", "SF", "SSIM.cddfuse", "EN.cddfuse", "SF.cddfuse", "SSIM.mma_unet"]

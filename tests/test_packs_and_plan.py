@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import tracemalloc
 from pathlib import Path
@@ -218,7 +219,7 @@ def test_variants_share_with_each_other_what_base_does_not_have(study):
     }
     study["study"]["systems"] = [{"method": "mma_unet", "variant": v, "tasks": ["ivif"]} for v in ("e3", "e4")]
     study["study"]["seeds"] = [0]
-    assert [(s.variant, part) for s, part in plan.trainings(study)] == [
+    assert [(training.variant, training.part) for training in plan.trainings(study)] == [
         ("base", "vi_unet"), ("e2a", "ir_unet"), ("e3", "fusion"), ("base", "ir_unet"), ("e4", "fusion"),
     ]  # fmt: skip
 
@@ -231,28 +232,170 @@ def test_weights_of_one_task_serve_another_without_a_training_of_their_own(study
         {"method": "mma_unet", "variant": "from_ivif", "tasks": ["mif"]},
     ]
     study["study"]["seeds"] = [3]
-    assert {system.task for system, _ in plan.trainings(study)} == {"ivif", "mif"}
+    assert {training.trained_on for training in plan.trainings(study)} == {"ivif", "mif"}
     assert len(plan.trainings(study)) == 6, "the transferred system trains nothing"
     path = plan.checkpoint(
         study, Path("c"), task="mif", method="mma_unet", variant="from_ivif", seed=3, part="fusion"
     )  # fmt: skip
     assert path == Path("c/ivif/mma_unet/base/s3/fusion.safetensors")
     del study["study"]["systems"][0]
-    assert {(system.task, system.variant) for system, _ in plan.trainings(study)} == {("ivif", "base")}
+    assert {(one.trained_on, one.variant) for one in plan.trainings(study)} == {("ivif", "base")}
+
+
+@pytest.fixture
+def sets(study):
+    """Three training sets beside those of the tasks, of which one method uses two and another one the third."""
+    study["study"]["seeds"] = [0]
+    study["study"]["tasks"]["ivif"] = {"train": ["synthetic_road"], "test": ["synthetic_road", "tno"]}
+    study["study"]["training_sets"] = {
+        "night": {"task": "ivif", "train": ["msrs"], "val": []},
+        "both": {"task": "ivif", "train": ["m3fd", "msrs"], "val": ["roadscene"], "pairs": {"m3fd": 7}},
+        "forty": {"task": "mif", "train": ["harvard_ct_mri"], "val": ["harvard_ct_mri"]},
+    }
+    study["methods"]["lkc_funet"]["trained_on"] = {"ivif": "night"}
+    study["methods"]["mma_unet"]["trained_on"] = {"ivif": "both", "mif": "forty"}
+    study["methods"]["mma_unet"]["variants"] = {
+        "base": {},
+        "late": {"trained_on": {"ivif": "night"}, "parts": {"fusion": {"loss": {"ssim": 0.0}}}},
+        "own": {"trained_on": "ivif"},
+    }
+    study["study"]["systems"] = [
+        {"method": "average", "variant": "base", "tasks": ["ivif", "mif"]},
+        {"method": "lkc_funet", "variant": "base", "tasks": ["ivif", "mif"]},
+        {"method": "mma_unet", "variant": "base", "tasks": ["ivif", "mif"]},
+        {"method": "mma_unet", "variant": "late", "tasks": ["ivif", "mif"]},
+        {"method": "mma_unet", "variant": "own", "tasks": ["mif"]},
+    ]
+    return study
+
+
+def test_each_system_is_trained_on_its_own_set(sets):
+    chosen = {
+        (system.method, system.variant, task): plan.trained_on(sets, system.method, system.variant, task)
+        for task in ("ivif", "mif")
+        for system in plan.systems_of(sets, task)
+        if system.method != "average"
+    }
+    assert chosen == {
+        ("lkc_funet", "base", "ivif"): "night",
+        ("lkc_funet", "base", "mif"): "mif",
+        ("mma_unet", "base", "ivif"): "both",
+        ("mma_unet", "base", "mif"): "forty",
+        ("mma_unet", "late", "ivif"): "night",
+        ("mma_unet", "late", "mif"): "forty",  # the variant changes one task alone
+        ("mma_unet", "own", "mif"): "ivif",  # trained on the pairs of a task, applied to the other's
+    }
+
+
+def test_weights_lie_below_the_name_of_their_training_set(sets):
+    found = {training.stem for training in plan.trainings(sets)}
+    units = ("vi_unet", "ir_unet")
+    assert found == {
+        "night/lkc_funet/base/s0/net",
+        "mif/lkc_funet/base/s0/net",
+        *(f"both/mma_unet/base/s0/{part}" for part in (*units, "fusion")),
+        *(f"forty/mma_unet/base/s0/{part}" for part in (*units, "fusion")),
+        *(f"night/mma_unet/base/s0/{part}" for part in units),  # what `late` shares with `base`, on its own pairs
+        "night/mma_unet/late/s0/fusion",
+        "forty/mma_unet/late/s0/fusion",
+        *(f"ivif/mma_unet/base/s0/{part}" for part in (*units, "fusion")),
+    }
+    assert len(plan.trainings(sets)) == len(found)
+    late = {"method": "mma_unet", "variant": "late", "seed": 0, "part": "vi_unet"}
+    assert plan.checkpoint(sets, Path("c"), task="ivif", **late) == Path("c/night/mma_unet/base/s0/vi_unet.safetensors")
+    assert plan.checkpoint(sets, Path("c"), task="mif", **late) == Path("c/forty/mma_unet/base/s0/vi_unet.safetensors")
+    # what a training starts from comes from its own set, whichever set the variant that it shares with has
+    shared = Path("c/night/mma_unet/base/s0/vi_unet.safetensors")
+    assert plan.weights(sets, Path("c"), trained_on="night", **late | {"variant": "base"}) == shared
+
+
+def test_a_training_reads_the_packs_of_its_set(sets):
+    packs = {}
+    for training in plan.trainings(sets):
+        reads = plan.training_packs(sets, Path("p"), training), plan.validation_packs(sets, Path("p"), training)
+        packs[training.trained_on] = [[path.as_posix() for path in one] for one in reads]
+    assert packs == {
+        "night": [["p/msrs/train.safetensors"], []],
+        "both": [["p/m3fd/train.safetensors", "p/msrs/train.safetensors"], ["p/roadscene/val.safetensors"]],
+        "forty": [["p/harvard_ct_mri/train.safetensors"], ["p/harvard_ct_mri/val.safetensors"]],
+        "ivif": [["p/synthetic_road/train.safetensors"], ["p/synthetic_road/val.safetensors"]],
+        "mif": [["p/synthetic_brain/train.safetensors"], ["p/synthetic_brain/val.safetensors"]],
+    }
+    assert plan.datasets_of(sets) == [
+        "synthetic_road", "tno", "synthetic_brain", "msrs", "m3fd", "roadscene", "harvard_ct_mri",
+    ]  # fmt: skip
+    assert plan.task_of(sets, "roadscene") == "ivif"
+    assert plan.task_of(sets, "harvard_ct_mri") == "mif"
+    files = plan.report_inputs(sets)
+    assert len(files) == len(set(files))
+    assert {"data/prepared/m3fd/pairs.csv", "data/checkpoints/night/lkc_funet/base/s0/net.run.json"} <= set(files)
+
+
+def test_a_changed_training_set_reruns_the_trainings_that_use_it_and_no_other(sets):
+    def rerun(change):
+        return {
+            training.stem
+            for training in plan.trainings(sets)
+            if changes(sets, "train", change, **dataclasses.asdict(training))
+        }
+
+    of = {
+        name: {one.stem for one in plan.trainings(sets) if one.trained_on == name} for name in ("night", "ivif", "mif")
+    }
+    assert rerun(lambda p: p["study"]["training_sets"]["night"].update(pairs={"msrs": 4})) == of["night"]
+    assert rerun(lambda p: p["study"]["tasks"]["ivif"].update(train=["msrs"])) == of["ivif"]
+    assert rerun(lambda p: p["study"]["tasks"]["mif"]["train"].append("harvard_ct_mri")) == of["mif"]
+    assert rerun(lambda p: p["study"]["tasks"]["ivif"].update(test=["msrs"])) == set()
+    assert rerun(lambda p: p["study"]["training_sets"].update(more=p["study"]["training_sets"]["night"])) == set()
+
+
+def test_a_training_on_other_packs_than_its_set_has_is_refused(sets):
+    """What a dvc.yaml would ask for that was written before the training set changed."""
+    from mmfuse.set_checks import check_inputs
+
+    net = plan.Training("night", "lkc_funet", "base", 0, "net")
+    msrs = [Path("/project/data/prepared/msrs/train.safetensors")]
+    check_inputs(sets, net, train=msrs, val=[], start=[])
+    for train, val, words in [
+        (msrs * 2, [], "train on other packs"),
+        ([msrs[0].with_name("test.safetensors")], [], "train on other packs"),
+        (msrs, [msrs[0].with_name("val.safetensors")], "be validated with other packs"),
+    ]:
+        with pytest.raises(UserError, match=words) as caught:
+            check_inputs(sets, net, train=train, val=val, start=[])
+        assert "mmfuse sync --write-dvc" in str(caught.value)
+    both = plan.Training("both", "mma_unet", "base", 0, "fusion")
+    packs = plan.training_packs(sets, Path("p"), both), plan.validation_packs(sets, Path("p"), both)
+    start = [Path(f"c/night/mma_unet/base/s0/{part}.safetensors") for part in ("vi_unet", "ir_unet")]
+    with pytest.raises(UserError, match="does not share these weights"):
+        check_inputs(sets, both, train=packs[0], val=packs[1], start=start)
+
+
+@pytest.mark.usefixtures("project")
+def test_runs_say_what_a_system_was_trained_on(sets):
+    from mmfuse.lineage import parents
+
+    _, system = parents(sets, System("mma_unet", "late", "mif", 0))
+    assert system.tags["trained_on"] == "forty"
+    assert system.parameters["study"]["training_sets"] == {"forty": sets["study"]["training_sets"]["forty"]}
+    _, system = parents(sets, System("average", "base", "ivif", 0))
+    assert "trained_on" not in system.tags
+    assert list(system.parameters["study"]) == ["tasks"]
 
 
 def test_a_training_from_weights_that_its_variant_no_longer_shares_is_refused(study):
     """What a dvc.yaml would ask for that was written before the variant changed."""
-    from mmfuse.commands import _check_start
+    from mmfuse.set_checks import check_inputs
 
-    late = System("mma_unet", "late", "ivif", 7)
+    late = plan.Training("ivif", "mma_unet", "late", 7, "fusion")
+    train, val = ([Path(f"data/prepared/synthetic_road/{split}.safetensors")] for split in ("train", "val"))
     start = [
         Path(f"/project/data/checkpoints/ivif/mma_unet/base/s7/{part}.safetensors") for part in ("vi_unet", "ir_unet")
     ]
-    _check_start(study, late, "fusion", start)
+    check_inputs(study, late, train=train, val=val, start=start)
     study["methods"]["mma_unet"]["variants"]["late"]["parts"]["ir_unet"] = {"steps": 7}
     with pytest.raises(UserError, match="does not share these weights") as caught:
-        _check_start(study, late, "fusion", start)
+        check_inputs(study, late, train=train, val=val, start=start)
     assert "late/s7/ir_unet" in str(caught.value)
 
 
@@ -260,14 +403,14 @@ def test_every_shared_part_is_trained_once(study):
     trainings = plan.trainings(study)
     assert len(trainings) == len(set(trainings)) == 2 * (3 + 1 + 2 + 3)
     # what a training starts from is trained as well
-    for system, part in trainings:
-        for earlier in plan.earlier_parts(study, system.method, part):
-            source = plan.origin(study, system.method, system.variant, earlier)
-            assert (System(system.method, source, system.task, system.seed), earlier) in trainings
+    for training in trainings:
+        for earlier in plan.earlier_parts(study, training.method, training.part):
+            source = plan.origin(study, training.method, training.variant, earlier)
+            assert dataclasses.replace(training, variant=source, part=earlier) in trainings
 
 
-def training_pack(study, variant, part):
-    return plan.training_pack(study, Path("p"), "d", method="mma_unet", variant=variant, part=part)
+def training_packs(study, variant, part):
+    return plan.training_packs(study, Path("p"), plan.Training("ivif", "mma_unet", variant, 0, part))
 
 
 def test_parts_and_packs(study):
@@ -276,10 +419,10 @@ def test_parts_and_packs(study):
     assert plan.earlier_parts(study, "mma_unet", "fusion") == ["vi_unet", "ir_unet"]
     assert plan.earlier_parts(study, "mma_unet", "vi_unet") == []
     for part in ("vi_unet", "fusion"):
-        assert training_pack(study, "late", part) == Path("p/d/train.safetensors")
+        assert training_packs(study, "late", part) == [Path("p/synthetic_road/train.safetensors")]
     study["methods"]["mma_unet"]["variants"]["late"]["parts"]["fusion"]["patches"] = "square"
-    assert training_pack(study, "late", "fusion") == Path("p/d/patches.square.safetensors")
-    assert training_pack(study, "base", "fusion") == Path("p/d/train.safetensors")
+    assert training_packs(study, "late", "fusion") == [Path("p/synthetic_road/patches.square.safetensors")]
+    assert training_packs(study, "base", "fusion") == [Path("p/synthetic_road/train.safetensors")]
 
 
 def test_datasets_and_tasks(study):
@@ -315,7 +458,7 @@ def changes(study, stage, change, **what):
 
 
 def test_a_job_watches_what_its_result_depends_on(study):
-    fusion = {"method": "mma_unet", "variant": "late", "part": "fusion"}
+    fusion = {"trained_on": "ivif", "method": "mma_unet", "variant": "late", "part": "fusion"}
 
     def rate(part):
         return lambda p: p["methods"]["mma_unet"]["parts"][part].update(learning_rate=0.5)
@@ -330,8 +473,12 @@ def test_a_job_watches_what_its_result_depends_on(study):
     assert changes(study, "evaluate", lambda p: p["evaluate"].update(metrics=["EN"]))
     assert changes(study, "evaluate", lambda p: p["evaluate"].update(beside=["vifb"]))
     assert not changes(study, "evaluate", lambda p: p["evaluate"].update(workers=9))
-    assert changes(study, "prepare", lambda p: p["prepare"].update(val_fraction=0.3), dataset="synthetic_road")
     road = {"dataset": "synthetic_road"}
+    assert changes(study, "prepare", lambda p: p["prepare"].update(val_fraction=0.3), **road)
+    study["prepare"]["val_pairs"] = {"synthetic_road": 2}
+    assert changes(study, "prepare", lambda p: p["prepare"]["val_pairs"].update(synthetic_road=3), **road)
+    assert not changes(study, "prepare", lambda p: p["prepare"].update(val_fraction=0.3), **road)
+    assert not changes(study, "prepare", lambda p: p["prepare"]["val_pairs"].clear(), dataset="synthetic_brain")
     study["prepare"]["subset"] = {"synthetic_road": {"train": 9}}
     assert changes(study, "prepare", lambda p: p["prepare"]["subset"]["synthetic_road"].update(test=3), **road)
     assert not changes(study, "prepare", lambda p: p["prepare"]["subset"].clear(), dataset="synthetic_brain")

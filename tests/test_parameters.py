@@ -9,11 +9,13 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from mmfuse import plan
 from mmfuse.errors import UserError
 from mmfuse.parameters import flatten, load_parameters, pick, pick_all, project_root
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = ROOT / "workflow/schemas/params.schema.yaml"
+CATALOG = yaml.safe_load((ROOT / "data/catalog.yaml").read_text(encoding="utf-8"))["datasets"]
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "workflow/configs").glob("*.yaml"))]
 
 
@@ -164,6 +166,77 @@ def test_a_variant_is_checked_as_the_block_it_changes(project, changes, words):
     said = refused(project, lambda v: v["methods"]["mma_unet"]["variants"].update(mine=changes))
     for word in ["mma_unet", "mine", *words]:
         assert word in said
+
+
+@pytest.fixture
+def with_sets(project):
+    """A project in which MMA-UNet is trained on a set of its own for each task."""
+    path = project / "params.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values["study"]["training_sets"] = {
+        "road": {"task": "ivif", "train": ["msrs"], "val": ["roadscene"], "pairs": {"msrs": 9}},
+        "brain": {"task": "mif", "train": ["harvard_ct_mri"], "val": ["harvard_ct_mri"]},
+    }
+    values["methods"]["mma_unet"]["trained_on"] = {"ivif": "road", "mif": "brain"}
+    values["prepare"]["val_pairs"] = {"roadscene": 50, "msrs": 0}
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    load_parameters(path)
+    return project
+
+
+def road(values):
+    return values["study"]["training_sets"]["road"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda v: road(v).update(trian=["msrs"]), ["'trian'", "training_sets.road", "did you mean 'train'"]),
+        (lambda v: road(v).pop("val"), ["training_sets.road", "'val' is a required property"]),
+        (lambda v: road(v).update(train=[]), ["training_sets.road.train"]),
+        (lambda v: road(v)["pairs"].update(msrs=0), ["training_sets.road.pairs.msrs", "0"]),
+        (lambda v: road(v).update(train=["msr"], pairs={}), ["training_sets.road", "catalog", "did you mean 'msrs'"]),
+        (lambda v: road(v).update(val=["roadscen"]), ["training_sets.road", "catalog", "did you mean 'roadscene'"]),
+        (
+            lambda v: road(v).update(val=["harvard_ct_mri"]),
+            ["training_sets.road", "dataset of the task mif", "datasets of the task ivif", "roadscene"],
+        ),
+        (lambda v: road(v).update(train=["tno"], pairs={}), ["'tno'", "test pairs alone", "msrs, m3fd"]),
+        (lambda v: road(v).update(pairs={"msr": 3}), ["road.pairs", "'msr'", "did you mean 'msrs'"]),
+        (lambda v: road(v).update(pairs={"msrs": 1084}), ["road.pairs", "at most 1083", "1084"]),
+        (
+            lambda v: v["methods"]["mma_unet"]["trained_on"].update(ivif="raod"),
+            ["mma_unet.base", "did you mean 'road'"],
+        ),
+        (lambda v: v["methods"]["mma_unet"].update(trained_on="roads"), ["'roads'", "ivif, mif, road, brain"]),
+        (lambda v: v["methods"]["mma_unet"].update(trained_on={"vis": "road"}), ["trained_on"]),
+        (lambda v: v["study"]["training_sets"].update(ivif=road(v)), ["no training set may be called 'ivif'"]),
+        (lambda v: road(v).update(val=[]), ["part vi_unet", "'road' has no validation pairs", "weights to last"]),
+        (
+            lambda v: v["prepare"]["val_pairs"].update(roadscene=0),
+            ["part vi_unet", "'road' has no validation pairs", "roadscene (prepare.val_pairs: 0)"],
+        ),
+        (lambda v: v["prepare"]["val_pairs"].update(m3fd=3), ["prepare.val_pairs", "not part of the study", "m3fd"]),
+        (lambda v: v["prepare"]["val_pairs"].update(roadscen=3), ["prepare.val_pairs", "did you mean 'roadscene'"]),
+        (lambda v: v["prepare"]["val_pairs"].update(msrs=-1), ["prepare.val_pairs.msrs", "-1"]),
+        (
+            lambda v: (v["methods"]["mma_unet"].pop("trained_on"), v["study"]["tasks"]["ivif"].update(train=[])),
+            ["mma_unet", "'ivif'", "study.tasks.ivif.train"],
+        ),
+    ],
+)
+def test_a_wrong_training_set_is_named(with_sets, change, words):
+    said = refused(with_sets, change)
+    for word in words:
+        assert word in said
+
+
+def test_a_training_set_that_no_system_uses_asks_for_no_dataset(with_sets):
+    path = with_sets / "params.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values["study"]["training_sets"]["spare"] = {"task": "ivif", "train": ["m3fd"], "val": []}
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    assert {"msrs", "roadscene"} <= set(plan.datasets_of(load_parameters(path))) <= set(CATALOG) - {"m3fd"}
 
 
 def test_a_file_that_is_no_yaml_or_not_there(project):

@@ -57,9 +57,11 @@ def raw(tmp_path, image):
     return tmp_path / "raw"
 
 
-def run(entry, raw, *, val_fraction=0.0, skip_broken=False, subset=None):
+def run(entry, raw, *, val_fraction=0.0, val_pairs=None, skip_broken=False, subset=None):
     out = raw.parent / "prepared"
-    prepare.run(entry, raw=raw, out=out, val_fraction=val_fraction, skip_broken=skip_broken, subset=subset)
+    prepare.run(
+        entry, raw=raw, out=out, val_fraction=val_fraction, val_pairs=val_pairs, skip_broken=skip_broken, subset=subset
+    )
     packs = {split: Pack(out / f"{split}.safetensors") for split in ("train", "val", "test")}
     return packs, pd.read_csv(out / "pairs.csv", dtype={"name": str})
 
@@ -135,6 +137,27 @@ def test_a_split_of_its_own_is_not_divided_again(dataset, raw):
     assert packs["test"].names == ["n01", "n02"]
     assert len(packs["train"]) == 9
     assert table["split"].value_counts().to_dict() == {"train": 9, "test": 2, "val": 1}
+
+
+def test_a_number_of_pairs_is_held_back_exactly(dataset, raw):
+    packs, table = run(dataset(), raw, val_fraction=0.4, val_pairs=5)
+    assert [len(packs[split]) for split in ("train", "val")] == [7, 5]
+    assert not set(packs["train"].names) & set(packs["val"].names)
+    assert table["split"].value_counts().to_dict() == {"train": 7, "val": 5}
+    more, _ = run(dataset(), raw, val_fraction=0.4, val_pairs=6)
+    assert set(packs["val"].names) < set(more["val"].names)
+    none, table = run(dataset(), raw, val_fraction=0.4, val_pairs=0)
+    assert [len(none[split]) for split in ("train", "val", "test")] == [12, 0, 0]
+    assert table["split"].value_counts().to_dict() == {"train": 12}
+    with pytest.raises(UserError, match=r"cannot hold 13 pairs of madeup back(.|\n)*at most 12"):
+        run(dataset(), raw, val_pairs=13)
+
+
+def test_no_number_is_held_back_beside_a_split_of_its_own(dataset, raw):
+    write_text(raw / "val.txt", "n03\n")
+    lists = {"by": "list", "lists": {"val": "val.txt"}, "rest": "train"}
+    with pytest.raises(UserError, match=r"validation split of its own(.|\n)*`val` of a training set"):
+        run(dataset(splits=lists), raw, val_pairs=0)
 
 
 def test_test_pairs_never_validate(dataset, raw):

@@ -18,6 +18,7 @@ from mmfuse.checkpoints import build, load_state, read_weights
 from mmfuse.files import sha256
 from mmfuse.packs import write_pack
 
+ROAD = "data/prepared/synthetic_road"
 OUT = Path("data/checkpoints/ivif/lkc_funet/base/s0/net.safetensors")
 RESUME = Path("data/resume/ivif/lkc_funet/base/s0/net.pt")
 MMFUSE = (sys.executable, "-m", "mmfuse")
@@ -29,7 +30,7 @@ def study(project, image, parameters):
     """Start a training of LKC-FUNet, whose norms look at one image at a time."""
     for split, count in (("train", 6), ("val", 2)):
         samples = [{"name": f"n{n}", "a": image(n, 48, 64), "b": image(n + 9, 48, 64)} for n in range(count)]
-        write_pack(project / f"packs/{split}.safetensors", samples)
+        write_pack(project / f"{ROAD}/{split}.safetensors", samples)
     block = parameters["methods"]["lkc_funet"]["parts"]["net"]
 
     def start(launcher=MMFUSE, *, devices=2, batch=4, steps=6):
@@ -37,8 +38,9 @@ def study(project, image, parameters):
         parameters["train"].update(devices=devices)
         Path("params.yaml").write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")
         command = [
-            *launcher, "stage", "train", "--task", "ivif", "--method", "lkc_funet", "--variant", "base", "--seed", "0",
-            "--part", "net", "--train", "packs/train.safetensors", "--val", "packs/val.safetensors", "--out", str(OUT),
+            *launcher, "stage", "train", "--trained-on", "ivif", "--method", "lkc_funet", "--variant", "base",
+            "--seed", "0", "--part", "net", "--train", f"{ROAD}/train.safetensors", "--val", f"{ROAD}/val.safetensors",
+            "--out", str(OUT),
         ]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": f"sqlite:///{project}/mlflow.db"}
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

@@ -24,6 +24,7 @@ from mmfuse.checkpoints import Card, build, load_state, read_weights, save_state
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.packs import Pack, write_pack
 from mmfuse.seeding import derived_seed, seed_everything
+from mmfuse.stages import crop
 from mmfuse.stages.train import _pictured, _write
 from mmfuse.training import learning_rate, make_fabric, step_count, train_part
 
@@ -57,6 +58,7 @@ def train(fabric, make_pack, tmp_path):
         fingerprint="job",
         loop=None,
         look=None,
+        validation=None,
         **k,
     ):
         if method is None:
@@ -66,7 +68,8 @@ def train(fabric, make_pack, tmp_path):
         settings["loss"] = dict.fromkeys(method.loss_terms[part], 1.0)
         return train_part(
             fabric, method, part, settings=settings, loop={**LOOP, **(loop or {})},
-            pairs=TrainingPairs(packs, settings, 0), validation=validation_pairs(packs, 2, 32), seed=0,
+            pairs=TrainingPairs(packs, settings, 0), seed=0,
+            validation=validation_pairs(packs, 2, 32) if validation is None else validation,
             resume=tmp_path / "resume/state.pt", fingerprint=fingerprint, on_rows=on_rows,
             on_validation=look or (lambda _: None),
         )  # fmt: skip
@@ -128,6 +131,52 @@ def test_the_pairs_of_a_repeated_dataset_come_more_often(make_pack, tmp_path):
     drawn = [pairs.index[pairs._position(k)] for k in range(11)]
     counts = Counter((pack.path.parent.name, number) for pack, number in drawn)
     assert counts == {("large", n): 1 for n in range(5)} | {("little", n): 3 for n in range(2)}
+
+
+def placed(make_pack, tmp_path, dataset, count, file="train"):
+    """Return a pack of as many pairs where `prepare` would write it."""
+    path = tmp_path / dataset / f"{file}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(make_pack(count, 96, 96), path)
+    return path
+
+
+def test_a_number_of_pairs_is_spread_over_the_names_of_a_dataset(make_pack, tmp_path):
+    packs = [Pack(placed(make_pack, tmp_path, name, count)) for name, count in (("large", 9), ("little", 2))]
+    pairs = TrainingPairs(packs, BLOCK, 0, {"large": 4})
+    assert [(pack.path.parent.name, pack.names[number]) for pack, number in pairs.index] == [
+        ("large", "p0"), ("large", "p2"), ("large", "p4"), ("large", "p6"), ("little", "p0"), ("little", "p1"),
+    ]  # fmt: skip
+    assert TrainingPairs(packs, BLOCK, 0, {"large": 9}).index == TrainingPairs(packs, BLOCK, 0).index
+    repeated = TrainingPairs(packs, BLOCK | {"repeat": {"large": 2}}, 0, {"large": 4})
+    assert len(repeated) == 2 * 4 + 2
+    with pytest.raises(UserError, match=r"little(.|\n)*fewer pairs(.|\n)*at least 3(.|\n)*found: +2"):
+        TrainingPairs(packs, BLOCK, 0, {"little": 3})
+
+
+def test_the_patches_of_a_chosen_pair_come_together(make_pack, tmp_path):
+    out = tmp_path / "large/patches.square.safetensors"
+    square = {"height": 32, "width": 32, "stride": 32, "random": None, "low_contrast": None, "box_visible": 0.5}
+    crop.run(pack=placed(make_pack, tmp_path, "large", 5), out=out, patches=square)
+    pack = Pack(out)
+    assert len(pack) == 5 * 9
+    chosen = [pack.names[number] for _, number in TrainingPairs([pack], BLOCK, 0, {"large": 2}).index]
+    corners = [f"{top},{left}" for top in (0, 32, 64) for left in (0, 32, 64)]
+    assert chosen == [f"{name}@{corner}" for name in ("p0", "p2") for corner in corners]
+
+
+def test_without_validation_pairs_the_last_weights_count(train):
+    looked = []
+    outcome = train(validation=[], weights="last", look=looked.append)
+    assert outcome.best_step == 6
+    assert not looked
+    assert all(torch.equal(outcome.best[key], value) for key, value in outcome.last.items())
+    assert [row["step"] for row in outcome.history] == [1, 2, 3, 4, 5, 6]
+    assert not any(key.startswith("val/") for row in outcome.history for key in row)
+    validated = train(weights="last", fingerprint="another job")
+    assert all(torch.equal(outcome.last[key], value) for key, value in validated.last.items()), (
+        "validation changed the training"
+    )
 
 
 def test_a_batch_depends_on_its_step_alone(make_pack):

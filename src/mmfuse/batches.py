@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmfuse.errors import UserError
-from mmfuse.packs import Pack
+from mmfuse.packs import Pack, pair_of, spread
 from mmfuse.seeding import derived_seed
 
 Batch = tuple[Tensor, ...]  # a, b (B, 1, h, w) in [0, 1]; then, where it was asked for, mask (B, h, w) int64
@@ -24,17 +24,25 @@ class TrainingPairs:
 
     Args:
         packs: Packs of luminance pairs.
-        settings: The part's block of the parameters: `batch`, `crop`, `flip` and `repeat`.
+        settings: The part's block of the parameters: `batch`, `crop`, `flip`, `vertical_flip`, `drop_last` and
+            `repeat`.
         seed: Seed of order and crops.
+        pairs_of: How many pairs of a dataset are taken, spread evenly over its names; all of those not named.
+
+    Raises:
+        UserError: there are no pairs, or fewer than are asked for.
     """
 
-    def __init__(self, packs: Sequence[Pack], settings: Mapping[str, Any], seed: int) -> None:
-        repeat = settings.get("repeat", {})
+    def __init__(
+        self, packs: Sequence[Pack], settings: Mapping[str, Any], seed: int, pairs_of: Mapping[str, int] | None = None
+    ) -> None:
+        repeat, counts = settings.get("repeat", {}), pairs_of or {}
+        datasets = [pack.path.parent.name for pack in packs]  # data/prepared/DATASET/…
         self.index = [
             (pack, number)
-            for pack in packs
-            for _ in range(repeat.get(pack.path.parent.name, 1))  # data/prepared/DATASET/…
-            for number in range(len(pack))
+            for pack, dataset in zip(packs, datasets, strict=True)
+            for _ in range(repeat.get(dataset, 1))
+            for number in _taken(pack, counts.get(dataset))
         ]
         self.settings, self.seed = settings, seed
         self.masks = False  # whether a batch holds the masks too
@@ -44,7 +52,7 @@ class TrainingPairs:
                 "There is nothing to train on.",
                 expected="at least one training pair",
                 found=", ".join(str(pack.path) for pack in packs),
-                fix="name another dataset under study.tasks.TASK.train, or loosen the filter of the patch set",
+                fix="name another dataset in the training set, or loosen the filter of the patch set",
             )
 
     def __len__(self) -> int:
@@ -57,8 +65,8 @@ class TrainingPairs:
         return tuple(torch.stack(kind) for kind in zip(*crops, strict=True))
 
     def _position(self, draw: int) -> int:
-        """Return the pair for the n-th draw: every pair once in each epoch, in a new order."""
-        epoch, place = divmod(draw, len(self.index))
+        """Return the pair for the n-th draw: every pair at most once in each epoch, in a new order."""
+        epoch, place = divmod(draw, pairs_of_an_epoch(self.settings, len(self.index)))
         if epoch != self._epoch:
             order = np.random.default_rng(derived_seed(self.seed, _ORDER, epoch))
             self._epoch, self._order = epoch, order.permutation(len(self.index))
@@ -81,12 +89,44 @@ class TrainingPairs:
         pixels = np.stack([layer[window] for layer in layers])  # (2 or 3, height, width)
         if self.settings["flip"] and torch.rand(()) < 0.5:
             pixels = pixels[..., ::-1]
+        if self.settings.get("vertical_flip") and torch.rand(()) < 0.5:
+            pixels = pixels[..., ::-1, :]
         values = torch.from_numpy(np.ascontiguousarray(pixels)).float()[None]
         pair, mask = values[:, :2] / 255, values[:, 2:]
         if values.shape[-2:] != shape:
             pair = F.interpolate(pair, shape, mode="bilinear", antialias=True, align_corners=False)
             mask = F.interpolate(mask, shape, mode="nearest-exact") if self.masks else mask
         return pair[0, :1], pair[0, 1:], *mask[0].long()
+
+
+def pairs_of_an_epoch(settings: Mapping[str, Any], pairs: int) -> int:
+    """Return how many pairs an epoch takes: all, or with `drop_last` as many as fill whole batches.
+
+    Raises:
+        UserError: with `drop_last`, there are fewer pairs than one batch takes.
+    """
+    if not settings.get("drop_last"):
+        return pairs
+    if pairs < settings["batch"]:
+        raise UserError(
+            "There are too few pairs for one batch, and drop_last drops what does not fill one.",
+            expected=f"at least {settings['batch']} training pairs",
+            found=pairs,
+            fix="lower batch, or leave drop_last out",
+        )
+    return pairs - pairs % int(settings["batch"])
+
+
+def _taken(pack: Pack, count: int | None) -> Sequence[int]:
+    """Return the places of the samples of `count` pairs, spread evenly over the names; of all pairs where it is None.
+
+    The patches of a pair come or stay away together.
+    """
+    if count is None:
+        return range(len(pack))
+    names = [pair_of(name) for name in pack.names] if pack.path.name.startswith("patches.") else pack.names
+    chosen = set(spread(list(dict.fromkeys(names)), count, str(pack.path), "`pairs` of the training set"))
+    return [number for number, name in enumerate(names) if name in chosen]
 
 
 def _mask(pack: Pack, number: int) -> NDArray[np.uint8]:

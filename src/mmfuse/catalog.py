@@ -58,6 +58,11 @@ class Splits:
     step: int
     remainder: int
 
+    @property
+    def can_train(self) -> bool:
+        """Whether any pair may belong to the split `train`."""
+        return self.by == "every" or "train" in (*self.folders, *self.lists, self.rest, self.to)
+
     def assign(self, names: Iterable[str], folder: Path) -> dict[str, str]:
         """Map each name to its split; names that belong to none are left out.
 

@@ -7,7 +7,7 @@ killed job needs to go on exactly; `torch.load(weights_only=True)` reads it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from mmfuse import methods
 from mmfuse.errors import UserError
 from mmfuse.files import remove_leftovers, whole_file
 from mmfuse.methods.base import FusionMethod
+
+_MOMENTS = "optimiser."  # before the names of an optimiser's tensors in a weights file
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Card]:
     try:
         with safe_open(path, framework="pt") as file:
             card = Card(**json.loads(file.metadata()["mmfuse"]))
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            weights = {key: file.get_tensor(key) for key in file.keys() if not key.startswith(_MOMENTS)}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"Not a readable weights file: {path}",
@@ -79,6 +81,57 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Card]:
             fix="delete it and train again, or name another file",
         )
     return weights, card
+
+
+def read_moments(path: Path) -> dict[str, Tensor]:
+    """Return what the optimiser knew at the end of a part's training, by name; see `moments_of`.
+
+    Raises:
+        UserError: the part did not keep it, or the file cannot be read.
+    """
+    read_weights(path)
+    with safe_open(path, framework="pt") as file:
+        found = {key: file.get_tensor(key) for key in file.keys() if key.startswith(_MOMENTS)}  # noqa: SIM118
+    if not found:
+        raise UserError(
+            f"{path} holds no moments of an optimiser to go on with.",
+            expected="weights of a part that was trained with `keep_moments: true`",
+            fix="set it in that part, and train it again",
+        )
+    return found
+
+
+def moments_of(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Tensor]:
+    """Return what an optimiser's state says of each parameter, as CPU copies under flat names.
+
+    Args:
+        state: The optimiser's `state_dict()`.
+        names: The names of its parameters, in its order.
+    """
+    return {
+        f"{_MOMENTS}{kind}.{names[index]}": torch.as_tensor(value).detach().cpu().clone()
+        for index, values in state["state"].items()
+        for kind, value in values.items()
+    }
+
+
+def with_moments(state: Mapping[str, Any], names: Sequence[str], moments: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return an optimiser's state with the moments of those of its parameters that have some; others start anew.
+
+    Raises:
+        UserError: none of the parameters has moments.
+    """
+    kinds = {key.removeprefix(_MOMENTS).partition(".")[0] for key in moments}
+    known = {
+        index: {kind: moments[f"{_MOMENTS}{kind}.{name}"] for kind in kinds}
+        for index, name in enumerate(names)
+        if f"{_MOMENTS}{min(kinds)}.{name}" in moments
+    }
+    if not known:
+        raise UserError(
+            "No parameter of this part has moments to go on with.", expected="one of " + ", ".join(names[:3])
+        )
+    return {**state, "state": known}
 
 
 def load_into(method: FusionMethod, path: Path) -> Card:

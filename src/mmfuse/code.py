@@ -16,6 +16,7 @@ SOURCE = Path("src/mmfuse")
 PLUMBING = {
     "errors", "files", "jobs", "tracking", "parameters", "plan", "code", "cli", "commands", "downstream_commands",
     "options", "people", "doctor", "lineage", "results", "comparing", "registering", "plain",
+    "training_sets", "set_checks",
 }  # fmt: skip
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -29,7 +30,9 @@ from mmfuse.options import (
 from mmfuse.options import sources as _sources
 from mmfuse.options import watched as _watched
 from mmfuse.parameters import flatten, load_parameters
+from mmfuse.set_checks import check_inputs
 from mmfuse.tracking import STUDY
+from mmfuse.training_sets import training_set
 
 app = typer.Typer(help="One stage of the study, as the engines run it.", no_args_is_help=True)
 PUBLISHED = Path("data/published.csv")  # what the papers print
@@ -99,6 +102,7 @@ def prepare(
             raw=raw,
             out=out,
             val_fraction=block["val_fraction"],
+            val_pairs=block.get("val_pairs", {}).get(dataset),
             skip_broken=block["skip_broken"],
             subset=block.get("subset", {}).get(dataset),
         ),
@@ -131,32 +135,18 @@ def crop(
     execute(job, lambda _: stage.run(pack=pack, out=out, patches=parameters["prepare"]["patches"][patches]))
 
 
-def _check_start(parameters: dict[str, Any], system: plan.System, part: str, start: list[Path]) -> None:
-    """Check that a training starts from the weights that its variant shares by now.
-
-    Raises:
-        UserError: dvc.yaml was written for other parameters, in which it shared those of another variant.
-    """
-    for path, earlier in zip(start, plan.earlier_parts(parameters, system.method, part), strict=False):
-        expected = plan.checkpoint(
-            parameters, Path("data/checkpoints"), task=system.task, method=system.method, variant=system.variant,
-            seed=system.seed, part=earlier,
-        )  # fmt: skip
-        if path.parts[-5:] != expected.parts[-5:]:
-            raise UserError(
-                f"{system.label} does not share these weights.", expected=expected, found=path,
-                fix="run `mmfuse sync --write-dvc`: the variants in params.yaml have changed",
-            )  # fmt: skip
-
-
 @app.command()
 def train(
-    task: Annotated[str, typer.Option("--task", help="ivif or mif.")],
+    trained_on: Annotated[
+        str, typer.Option("--trained-on", help="Training set: ivif or mif for a task's own, or another by name.")
+    ],
     method: MethodName,
     part: Annotated[str, typer.Option("--part", help="Training part of the method.")],
     train: Annotated[list[Path], typer.Option("--train", help="Pack to train on; may be given several times.")],
-    val: Annotated[list[Path], typer.Option("--val", help="Pack to validate with; may be given several times.")],
     out: Out,
+    val: Annotated[
+        list[Path] | None, typer.Option("--val", help="Pack to validate with; may be given several times.")
+    ] = None,
     variant: Variant = "base",
     seed: Seed = 0,
     start: Annotated[
@@ -168,22 +158,24 @@ def train(
     from mmfuse.stages import train as stage
 
     parameters = load_parameters(params)
-    system = plan.System(method, variant, task, seed)
-    start = start or []
-    _check_start(parameters, system, part, start)
+    used = training_set(parameters, trained_on)
+    system = plan.System(method, variant, used.task, seed)
+    training = plan.Training(trained_on, method, variant, seed, part)
+    val, start = val or [], start or []
+    check_inputs(parameters, training, train=train, val=val, start=start)
     job = Job(
         stage="train",
-        name=f"{task}/{system.label}/{part}",
+        name=f"{trained_on}/{system.label}/{part}",
         inputs=[*_sources("train", f"methods.{method}"), *train, *val, *start],
         outputs=[out, out.with_suffix(".last.safetensors"), out.with_suffix(".history.csv")],
         record=out.with_suffix(".run.json"),
-        parameters=_watched(parameters, "train", method=method, variant=variant, part=part),
-        tags={"task": task, "method": method, "variant": variant, "seed": seed, "part": part},
+        parameters=_watched(parameters, "train", **asdict(training)),
+        tags={"task": used.task, **asdict(training)},
         study=parameters["study"]["name"],
         parents=parents(parameters, system),
     )
     # outside the declared outputs: both engines delete those before they start a job again
-    resume = Path("data/resume") / task / method / variant / f"s{seed}" / f"{part}.pt"
+    resume = Path(f"data/resume/{training.stem}.pt")
 
     def work(running: Running) -> None:
         stage.run(
@@ -192,6 +184,7 @@ def train(
             settings=plan.settings_of(parameters, method, variant),
             loop=parameters["train"],
             train=train,
+            pairs_of=used.pairs,
             val=val,
             start=start,
             out=out,

@@ -3,6 +3,11 @@
 Exit codes of the command line: 2 for the user's mistakes (`UserError`), 1 for ours (anything else).
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 _SHOWN = 4000  # characters of a value in a message
 
 
@@ -37,6 +42,12 @@ def _shortened(value: object) -> str:
     """Return what a message shows of a value: a stranger's file may hold a very long one."""
     text = str(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
+
+
+def closest(name: str, known: Iterable[str], otherwise: str) -> str:
+    """Return what to do about an unknown name: take the closest known one, or `otherwise` if none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else otherwise
 
 
 class MmfuseWarning(UserWarning):

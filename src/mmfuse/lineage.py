@@ -32,6 +32,8 @@ def parents(parameters: Mapping[str, Any], system: plan.System | None = None) ->
     found = [Parent(STUDY, state, name, {}, settings)]
     if system is not None:
         tags = {"task": system.task, "method": system.method, "variant": system.variant, "seed": system.seed}
+        if _is_trained(parameters, system):
+            tags["trained_on"] = plan.trained_on(parameters, system.method, system.variant, system.task)
         label = f"{system.label} {system.task}"
         found.append(Parent(SYSTEM, _digest([state, label]), label, tags, _settings(parameters, system)))
     return found
@@ -39,13 +41,25 @@ def parents(parameters: Mapping[str, Any], system: plan.System | None = None) ->
 
 def _settings(parameters: Mapping[str, Any], system: plan.System) -> dict[str, Any]:
     """Return the parameters that one system's scores depend on, under the names that they have in the study."""
-    names = {"prepare": ("val_fraction", "skip_broken", "subset", "patches"), "evaluate": ("convention", "beside")}
+    names = {
+        "prepare": ("val_fraction", "val_pairs", "skip_broken", "subset", "patches"),
+        "evaluate": ("convention", "beside"),
+    }
     chosen = {block: {k: parameters[block][k] for k in keys if k in parameters[block]} for block, keys in names.items()}
-    task = {"study": {"tasks": {system.task: parameters["study"]["tasks"][system.task]}}}
+    study: dict[str, Any] = {"tasks": {system.task: parameters["study"]["tasks"][system.task]}}
+    if _is_trained(parameters, system):
+        name = plan.trained_on(parameters, system.method, system.variant, system.task)
+        block = "tasks" if name in parameters["study"]["tasks"] else "training_sets"
+        study = plan.merged(study, {block: {name: parameters["study"][block][name]}})
+    task = {"study": study}
     if system.variant == plan.EXTERNAL:
         return {**task, **chosen}
     own = plan.settings_of(parameters, system.method, system.variant)
     return {**task, **chosen, "train": parameters["train"], "methods": {system.method: own}}
+
+
+def _is_trained(parameters: Mapping[str, Any], system: plan.System) -> bool:
+    return system.variant != plan.EXTERNAL and bool(plan.parts_of(parameters, system.method))
 
 
 @cache

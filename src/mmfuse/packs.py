@@ -11,9 +11,9 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 from mmfuse.errors import UserError
 from mmfuse.files import whole_file
 
+T = TypeVar("T")
 _DTYPES = {"U8": np.uint8, "F32": np.float32}
 _KINDS = (("a", "U8", (2, 3)), ("b", "U8", (2, 3)), ("mask", "U8", (2,)), ("boxes", "F32", (2,)))  # and numbers of axes
 
@@ -38,6 +39,38 @@ class Sample(_Sample, total=False):
 
     mask: NDArray[np.uint8]
     boxes: NDArray[np.float32]
+
+
+def patch_name(name: str, top: int, left: int) -> str:
+    """Return the name of a patch: that of its pair and where its top left corner lies."""
+    return f"{name}@{top},{left}"
+
+
+def pair_of(patch: str) -> str:
+    """Return the name of the pair that a patch was cut from."""
+    return patch.rpartition("@")[0]
+
+
+def spread(items: Sequence[T], count: int, what: str, asked: str) -> list[T]:
+    """Return `count` of the items, evenly spread over their order, so that every case or scene has its share.
+
+    Args:
+        items: What to choose from.
+        count: How many.
+        what: What they are pairs of, for the message.
+        asked: The key of the parameters that asks for so many.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if count > len(items):
+        raise UserError(
+            f"{what}: there are fewer pairs than {asked} asks for.",
+            expected=f"at least {count}",
+            found=len(items),
+            fix="lower the number in params.yaml, or take it out to use all pairs",
+        )
+    return [items[number * len(items) // count] for number in range(count)]
 
 
 @contextlib.contextmanager

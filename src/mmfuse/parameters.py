@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +13,9 @@ from jsonschema.exceptions import ValidationError, best_match
 
 from mmfuse import methods, plan
 from mmfuse.code import PACKAGE
-from mmfuse.errors import UserError
+from mmfuse.errors import UserError, closest
 from mmfuse.plain import read_yaml
+from mmfuse.set_checks import check_sets
 
 SCHEMA = Path("workflow/schemas/params.schema.yaml")
 FORBIDDEN_KEYS = {"size", "nfiles"}  # DVC leaves nested keys of these names out of its run cache (its issue 10296)
@@ -62,12 +62,11 @@ def _unknown_key(block: Mapping[str, Any], schema: Mapping[str, Any], where: str
     known, patterns = list(schema.get("properties", {})), list(schema.get("patternProperties", {}))
     unknown = next(k for k in map(str, block) if k not in known and not any(re.search(p, k) for p in patterns))
     known += patterns
-    close = difflib.get_close_matches(unknown, known, n=1)
     return UserError(
         f"{what}: unknown key {unknown!r} in {where}.",
         expected=", ".join(known),
         found=unknown,
-        fix=f"did you mean {close[0]!r}?" if close else "remove it",
+        fix=closest(unknown, known, "remove it"),
     )
 
 
@@ -95,6 +94,8 @@ def load_parameters(path: Path) -> dict[str, Any]:
     check_against_schema(values, schema, str(path))
     _check_methods(values, schema, path)
     _check_study(values, path)
+    check_sets(values, path, project_root(path.parent))
+    _check_prepared(values, path)
     _check_analyses(values, path)
     _check_sweeps(values, path)
     _check_published(values, path)
@@ -130,25 +131,17 @@ def _check_keys(value: Any, path: Path, where: str = "") -> None:
 
 
 def _check_study(values: Mapping[str, Any], path: Path) -> None:
-    """Check the names of the study: methods, their variants and tasks, and the datasets of which it takes a part."""
+    """Check the names of the study: methods, their variants and tasks."""
     for entry in values["study"]["systems"]:
         _check_name(entry["method"], f"{path}: study.systems")
-        trained_on = [plan.settings_of(values, entry["method"], entry["variant"]).get("trained_on")]
-        for task in [*entry["tasks"], *filter(None, trained_on)]:
+        plan.settings_of(values, entry["method"], entry["variant"])  # refuses an unknown one
+        for task in entry["tasks"]:
             if task not in values["study"]["tasks"]:
                 raise UserError(
                     f"{path}: study.systems asks for task {task!r}.",
                     expected=", ".join(values["study"]["tasks"]),
                     found=task,
                 )
-    known = plan.datasets_of(values)
-    for dataset in values["prepare"].get("subset", {}):
-        if dataset not in known:
-            raise UserError(
-                f"{path}: prepare.subset names a dataset that is not part of the study.",
-                expected=", ".join(known),
-                found=dataset,
-            )
     tested = [name for task in values["study"]["tasks"].values() for name in task["test"]]
     for method, datasets in values["study"].get(plan.EXTERNAL, {}).items():
         unknown = next((name for name in datasets if name not in tested), None)
@@ -157,6 +150,20 @@ def _check_study(values: Mapping[str, Any], path: Path) -> None:
                 f"{path}: study.external.{method} names {unknown!r}, on which the study does not test.",
                 expected=", ".join(tested),
                 found=unknown,
+            )
+
+
+def _check_prepared(values: Mapping[str, Any], path: Path) -> None:
+    """Check the names of the datasets of which not all pairs are used, or a number of them is held back."""
+    known = plan.datasets_of(values)
+    for block in ("subset", "val_pairs"):
+        other = next((dataset for dataset in values["prepare"].get(block, {}) if dataset not in known), None)
+        if other is not None:
+            raise UserError(
+                f"{path}: prepare.{block} names a dataset that is not part of the study.",
+                expected=", ".join(known),
+                found=other,
+                fix=closest(other, known, "take it out"),
             )
 
 
@@ -267,12 +274,11 @@ def _check_downstream(values: Mapping[str, Any], path: Path) -> None:
 
 def _check_name(method: str, what: str) -> None:
     if method not in methods.available():
-        close = difflib.get_close_matches(method, methods.available(), n=1)
         raise UserError(
             f"{what} names the method {method!r}, which there is not.",
             expected=", ".join(methods.available()),
             found=method,
-            fix=f"did you mean {close[0]!r}?" if close else "see `mmfuse list methods`",
+            fix=closest(method, methods.available(), "see `mmfuse list methods`"),
         )
 
 
@@ -293,6 +299,27 @@ def _check_methods(values: Mapping[str, Any], schema: Mapping[str, Any], path: P
             check_against_schema(settings, one, what)
             for part, chosen in settings.get("parts", {}).items():
                 _check_patches(values, part, chosen["patches"], what)
+            _check_moments(settings.get("parts", {}), what)
+
+
+def _check_moments(parts: Mapping[str, Any], what: str) -> None:
+    """Check that an optimiser that shall go on finds what the part before kept, and that it fits the weights kept."""
+    before: Mapping[str, Any] = {}
+    for part, chosen in parts.items():
+        if chosen.get("keep_moments") and chosen.get("weights", "best") != "last":
+            raise UserError(
+                f"{what}: parts.{part} keeps moments that do not belong to its weights.",
+                expected="`weights: last` beside `keep_moments: true`",
+                found=f"weights: {chosen.get('weights', 'best')}",
+            )
+        if chosen.get("moments") == "continued" and not before.get("keep_moments"):
+            raise UserError(
+                f"{what}: parts.{part} asks for moments that the part before it does not keep.",
+                expected="`keep_moments: true` in the part before",
+                found="no part before" if not before else "no keep_moments there",
+                fix="set it there, or set `moments: fresh`",
+            )
+        before = chosen
 
 
 def _check_patches(values: Mapping[str, Any], part: str, patches: str, what: str) -> None:

@@ -7,11 +7,12 @@ the same files. No torch in here: the engines read it at every start.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmfuse.errors import UserError
+from mmfuse.training_sets import chosen, training_set, training_sets
 
 Parameters = Mapping[str, Any]
 MODALITIES = ("a", "b")  # image sets of a downstream protocol that are no fused images
@@ -31,6 +32,22 @@ class System:
     def label(self) -> str:
         """The name in paths and tables: METHOD.VARIANT.sSEED."""
         return f"{self.method}.{self.variant}.s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One part of a method as it is trained once: on which training set, in which variant, with which seed."""
+
+    trained_on: str
+    method: str
+    variant: str
+    seed: int
+    part: str
+
+    @property
+    def stem(self) -> str:
+        """Its place below data/checkpoints, without the endings of its files."""
+        return f"{self.trained_on}/{self.method}/{self.variant}/s{self.seed}/{self.part}"
 
 
 def parts_of(parameters: Parameters, method: str) -> list[str]:
@@ -121,18 +138,25 @@ def _up_to(parameters: Parameters, method: str, variant: str, part: str) -> dict
     return settings | {"parts": {name: settings["parts"][name] for name in needed}}
 
 
-def training_task(parameters: Parameters, method: str, variant: str, task: str) -> str:
-    """Return the task whose pairs a variant is trained on where it serves `task`: another one if it says so."""
-    return str(settings_of(parameters, method, variant).get("trained_on", task))
+def trained_on(parameters: Parameters, method: str, variant: str, task: str) -> str:
+    """Return the name of the training set of a variant where it serves `task`: the task's own unless it says so."""
+    return chosen(settings_of(parameters, method, variant), task)
+
+
+def weights(
+    parameters: Parameters, checkpoints: Path, *, trained_on: str, method: str, variant: str, seed: int, part: str
+) -> Path:
+    """Return the path of a part's weights from one training set; variants that share a part share the file."""
+    training = Training(trained_on, method, origin(parameters, method, variant, part), seed, part)
+    return checkpoints / f"{training.stem}.safetensors"
 
 
 def checkpoint(
     parameters: Parameters, checkpoints: Path, *, task: str, method: str, variant: str, seed: int, part: str
 ) -> Path:
-    """Return the path of a part's best weights; variants that share a part share the file."""
-    source = origin(parameters, method, variant, part)
-    task = training_task(parameters, method, variant, task)
-    return checkpoints / task / method / source / f"s{seed}" / f"{part}.safetensors"
+    """Return the path of a part's weights as they serve a task, from the training set that the variant has there."""
+    name, system = trained_on(parameters, method, variant, task), {"method": method, "variant": variant}
+    return weights(parameters, checkpoints, trained_on=name, **system, seed=seed, part=part)
 
 
 def earlier_parts(parameters: Parameters, method: str, part: str) -> list[str]:
@@ -141,12 +165,16 @@ def earlier_parts(parameters: Parameters, method: str, part: str) -> list[str]:
     return parts[: parts.index(part)]
 
 
-def training_pack(
-    parameters: Parameters, prepared: Path, dataset: str, *, method: str, variant: str, part: str
-) -> Path:
-    """Return the pack a part trains on: the whole images, or the patch set that the part names."""
-    patches = settings_of(parameters, method, variant)["parts"][part]["patches"]
-    return prepared / dataset / ("train.safetensors" if patches == "whole" else f"patches.{patches}.safetensors")
+def training_packs(parameters: Parameters, prepared: Path, training: Training) -> list[Path]:
+    """Return the packs a training reads: of whole images, or the patch set that the part names."""
+    patches = settings_of(parameters, training.method, training.variant)["parts"][training.part]["patches"]
+    file = "train.safetensors" if patches == "whole" else f"patches.{patches}.safetensors"
+    return [prepared / name / file for name in training_set(parameters, training.trained_on).train]
+
+
+def validation_packs(parameters: Parameters, prepared: Path, training: Training) -> list[Path]:
+    """Return the packs a training is validated with; none where its training set names no dataset for that."""
+    return [prepared / name / "val.safetensors" for name in training_set(parameters, training.trained_on).val]
 
 
 def external_systems(parameters: Parameters, task: str, dataset: str) -> list[System]:
@@ -254,6 +282,9 @@ def _downstream_inputs(parameters: Parameters) -> list[str]:
 def datasets_of(parameters: Parameters) -> list[str]:
     """Return every dataset of the study once, in the order of the study."""
     named = [d for entry in parameters["study"]["tasks"].values() for d in (*entry["train"], *entry["test"])]
+    if "training_sets" in parameters["study"]:
+        used = dict.fromkeys(training.trained_on for training in trainings(parameters))
+        named += [dataset for name in used for dataset in training_set(parameters, name).datasets]
     return list(dict.fromkeys(named))
 
 
@@ -262,6 +293,9 @@ def task_of(parameters: Parameters, dataset: str) -> str:
     for task, entry in parameters["study"]["tasks"].items():
         if dataset in (*entry["train"], *entry["test"]):
             return str(task)
+    for one in training_sets(parameters).values():
+        if dataset in one.datasets:
+            return one.task
     raise UserError(
         f"Dataset {dataset!r} is not part of the study.",
         expected=", ".join(datasets_of(parameters)),
@@ -270,9 +304,9 @@ def task_of(parameters: Parameters, dataset: str) -> str:
     )
 
 
-def trainings(parameters: Parameters) -> list[tuple[System, str]]:
-    """Return every (system, part) that the study trains, each once: shared parts under the variant they belong to."""
-    found: dict[tuple[System, str], None] = {}
+def trainings(parameters: Parameters) -> list[Training]:
+    """Return every training of the study, each once: shared parts under the variant they belong to."""
+    found: dict[Training, None] = {}
     shared: dict[tuple[str, str], dict[str, str]] = {}
     for task in parameters["study"]["tasks"]:
         for system in systems_of(parameters, task):
@@ -280,8 +314,8 @@ def trainings(parameters: Parameters) -> list[tuple[System, str]]:
                 if (system.method, part) not in shared:
                     shared[system.method, part] = origins(parameters, system.method, part)
                 source = shared[system.method, part][system.variant]
-                trained_on = training_task(parameters, system.method, system.variant, task)
-                found[replace(system, variant=source, task=trained_on), part] = None
+                name = trained_on(parameters, system.method, system.variant, task)
+                found[Training(name, system.method, source, system.seed, part)] = None
     return list(found)
 
 
@@ -292,12 +326,10 @@ def report_inputs(parameters: Parameters) -> list[str]:
         packs = [f"data/prepared/{dataset}/{split}.safetensors" for split in ("train", "val", "test")]
         files += [f"data/raw/{dataset}.run.json", *packs]
         files += [f"data/prepared/{dataset}/{name}" for name in ("pairs.csv", "run.json")]
-    for system, part in trainings(parameters):
-        patches = settings_of(parameters, system.method, system.variant)["parts"][part]["patches"]
-        if patches != "whole":
-            names = parameters["study"]["tasks"][system.task]["train"]
-            files += [f"data/prepared/{name}/patches.{patches}.run.json" for name in names]
-        stem = f"data/checkpoints/{system.task}/{system.method}/{system.variant}/s{system.seed}/{part}"
+    for training in trainings(parameters):
+        packs = [path.as_posix() for path in training_packs(parameters, Path("data/prepared"), training)]
+        files += [pack.replace(".safetensors", ".run.json") for pack in packs if "/patches." in pack]
+        stem = f"data/checkpoints/{training.stem}"
         files += [f"{stem}.safetensors", f"{stem}.history.csv", f"{stem}.run.json"]
     for dataset, system in scored_pairs(parameters):
         files += [f"data/fused/{dataset}/{system.label}{end}" for end in ("", ".run.json")]
@@ -317,7 +349,7 @@ def watched(parameters: Parameters, stage: str, **what: Any) -> list[str]:
     Args:
         parameters: The study's parameters.
         stage: The stage's name.
-        **what: The job: dataset, patches, method, variant, part, analysis, protocol, as far as the stage has them.
+        **what: What tells the job from others: dataset, patches, trained_on, method, variant, part, analysis, protocol.
     """
     dataset, method = what.get("dataset"), f"methods.{what.get('method')}"
     entry, block = f"data/catalog.yaml:datasets.{dataset}", parameters["methods"].get(what.get("method"), {})
@@ -325,7 +357,7 @@ def watched(parameters: Parameters, stage: str, **what: Any) -> list[str]:
         return _watched_downstream(parameters, stage, dataset, what.get("protocol"))
     keys = {
         "download": [entry],
-        "prepare": [entry, "prepare.val_fraction", "prepare.skip_broken"],
+        "prepare": [entry, "prepare.skip_broken"],
         "crop": [f"prepare.patches.{what.get('patches')}"],
         "train": [f"{method}.network", f"{method}.parts.{what.get('part')}", "train"],
         "fuse": ["fuse"],
@@ -337,8 +369,12 @@ def watched(parameters: Parameters, stage: str, **what: Any) -> list[str]:
         keys += [f"data/catalog.yaml:datasets.{name}" for name in datasets_of(parameters)]
     if stage == "download" and dataset in parameters["generate"]:
         keys.append(f"generate.{dataset}")
-    if stage == "prepare" and dataset in parameters["prepare"].get("subset", {}):
-        keys.append(f"prepare.subset.{dataset}")
+    if stage == "prepare":
+        held = dataset in parameters["prepare"].get("val_pairs", {})
+        keys.append(f"prepare.val_pairs.{dataset}" if held else "prepare.val_fraction")
+        keys += [f"prepare.subset.{dataset}"] if dataset in parameters["prepare"].get("subset", {}) else []
+    if stage == "train":
+        keys.append(training_set(parameters, what["trained_on"]).key)
     if stage == "fuse" and what.get("variant") == EXTERNAL:
         return keys
     weight_free = stage == "fuse" and "parts" not in block  # a trained network's options come with its weights

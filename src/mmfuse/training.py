@@ -22,8 +22,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mmfuse.batches import Batch, TrainingPairs
-from mmfuse.checkpoints import load_state, save_state, weights_of
+from mmfuse.batches import Batch, TrainingPairs, pairs_of_an_epoch
+from mmfuse.checkpoints import load_state, moments_of, save_state, weights_of, with_moments
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.methods.base import FusionMethod
 from mmfuse.nn.workspace import keep_freed_memory
@@ -46,19 +46,23 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training leaves: best and last weights of the part's modules, and one row a logged step."""
+    """What a training leaves: best and last weights of the part's modules, and one row a logged step.
+
+    `moments` is what the optimiser knows at the end, by `checkpoints.moment_name`, if the part keeps it.
+    """
 
     best: dict[str, Tensor]
     best_step: int
     last: dict[str, Tensor]
     history: list[Row]
+    moments: dict[str, Tensor] = field(default_factory=dict)
 
 
 def step_count(settings: Mapping[str, Any], pairs: int) -> int:
     """Return the number of steps: as given, or enough for the given epochs."""
     if "steps" in settings:
         return int(settings["steps"])
-    return math.ceil(settings["epochs"] * pairs / settings["batch"])
+    return math.ceil(settings["epochs"] * pairs_of_an_epoch(settings, pairs) / settings["batch"])
 
 
 def learning_rate(step: int, steps: int, settings: Mapping[str, Any], epoch: float = 0) -> float:
@@ -97,11 +101,15 @@ def prepare_part(method: FusionMethod, part: str) -> list[nn.Parameter]:
 
 
 def make_fabric(settings: Mapping[str, Any]) -> Fabric:
-    """Return the device plumbing: automatic devices; bf16 where `auto` finds a GPU that has it, else fp32."""
+    """Return the device plumbing: automatic devices; bf16 where `auto` finds a GPU that has it, else fp32.
+
+    Losses are computed in fp32 whatever the precision (`FusionMethod.full_precision_terms`).
+    """
     torch.set_num_threads(settings["threads"])
     keep_freed_memory()
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = settings.get("tf32", False)
     precision = settings["precision"]
     if precision == "auto":
         precision = "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
@@ -144,6 +152,7 @@ def train_part(
     fingerprint: str,
     on_rows: Callable[[list[Row]], None],
     on_validation: Callable[[int], None] = lambda _: None,
+    moments: Mapping[str, Tensor] | None = None,
 ) -> Outcome:
     """Train one part of a method, going on from a saved state of the same job if there is one.
 
@@ -154,12 +163,13 @@ def train_part(
         settings: The part's block of the parameters.
         loop: The `train` block of the parameters.
         pairs: Training pairs.
-        validation: Pairs for the validation loss.
+        validation: Pairs for the validation loss; none leaves validation out, and the last weights count.
         seed: Seed of everything.
         resume: Where the state lies between saves.
         fingerprint: Identifies the job; a state of another fingerprint is ignored.
         on_rows: Called with new history rows at each save.
         on_validation: Called with the step after each validation, while the method is in eval mode.
+        moments: What the optimiser of an earlier part knew at its end, to go on with; without it all moments are zero.
 
     Raises:
         UserError: the processes cannot share a batch evenly.
@@ -173,6 +183,9 @@ def train_part(
     objective = _PartObjective(method, part, settings["loss"])
     optimiser = _optimiser(method, part, settings)
     wrapped, optimiser = fabric.setup(objective, optimiser)
+    names = _optimised(method, part)
+    if moments:
+        optimiser.load_state_dict(with_moments(optimiser.state_dict(), names, moments))
     progress = _restore(load_state(resume), fingerprint, modules, optimiser)
     steps = step_count(settings, len(pairs))
     logged = len(progress.history)
@@ -191,7 +204,7 @@ def train_part(
             bar.set_postfix(loss=f"{row['train/total']:.4g}", refresh=False)
             at_end = progress.step == steps
             stop = _over_processes(fabric, {"asked": float(stopping())})["asked"] > 0
-            if at_end or progress.step % loop["validate_every"] == 0:
+            if validation and (at_end or progress.step % loop["validate_every"] == 0):
                 with _evaluating(method, part):
                     row |= _validate(fabric, wrapped, validation)
                     on_validation(progress.step)
@@ -209,7 +222,11 @@ def train_part(
                     f"Asked to stop after step {progress.step} of {steps}; run the same command to go on."
                 )
     on_rows(progress.history[logged:])
-    return Outcome(progress.best_weights, progress.best_step, weights_of(modules), progress.history)
+    last = weights_of(modules)
+    kept = moments_of(optimiser.state_dict(), names) if settings.get("keep_moments") else {}
+    if not validation:
+        return Outcome(last, progress.step, last, progress.history, kept)
+    return Outcome(progress.best_weights, progress.best_step, last, progress.history, kept)
 
 
 def _optimiser(method: FusionMethod, part: str, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
@@ -225,6 +242,11 @@ def _optimiser(method: FusionMethod, part: str, settings: Mapping[str, Any]) -> 
     return kinds[settings["optimiser"]](groups, lr=settings["learning_rate"], weight_decay=settings["weight_decay"])
 
 
+def _optimised(method: FusionMethod, part: str) -> list[str]:
+    """Return the names of the parameters in the order in which the optimiser has them."""
+    return [f"{name}.{key}" for name, m in method.part_modules(part).items() for key, _ in m.named_parameters()]
+
+
 def _one_step(
     fabric: Fabric,
     objective: nn.Module,
@@ -238,7 +260,7 @@ def _one_step(
     """Do one optimiser step and return its history row."""
     seed_everything(seed, _STEP, step)
     batch = [_own_share(kind, fabric) for kind in pairs.batch(step)]
-    epoch = step * settings["batch"] / len(pairs)
+    epoch = step * settings["batch"] / pairs_of_an_epoch(settings, len(pairs))
     rate = learning_rate(step, steps, settings, epoch)
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(step, steps, settings, epoch + group["ahead"])

@@ -20,7 +20,7 @@ STUDY_FILES = ["reports/index.html", *plan.report_inputs(STUDY)]
 
 wildcard_constraints:
     dataset="[a-z0-9_]+",
-    task="ivif|mif",
+    trained_on="[a-z0-9_]+",
     method="[a-z0-9_]+",
     variant="[a-z0-9_]+",
     seed="[0-9]+",
@@ -57,25 +57,23 @@ def manifest(wildcards):
 
 
 def training_packs(wildcards):
-    names = STUDY["study"]["tasks"][wildcards.task]["train"]
-    system = dict(method=wildcards.method, variant=wildcards.variant, part=wildcards.part)
-    return [plan.training_pack(STUDY, Path("data/prepared"), name, **system).as_posix() for name in names]
+    packs = plan.training_packs(STUDY, Path("data/prepared"), plan.Training(**wildcards))
+    return [pack.as_posix() for pack in packs]
 
 
 def validation_packs(wildcards):
-    names = STUDY["study"]["tasks"][wildcards.task]["train"]
-    return [f"data/prepared/{name}/val.safetensors" for name in names]
+    packs = plan.validation_packs(STUDY, Path("data/prepared"), plan.Training(**wildcards))
+    return [pack.as_posix() for pack in packs]
+
+
+@cache
+def weights(**part):
+    return plan.weights(STUDY, Path("data/checkpoints"), **part).as_posix()
 
 
 def earlier_weights(wildcards):
-    system = dict(
-        task=wildcards.task,
-        method=wildcards.method,
-        variant=wildcards.variant,
-        seed=wildcards.seed,
-    )
     parts = plan.earlier_parts(STUDY, wildcards.method, wildcards.part)
-    return [checkpoint(part=part, **system) for part in parts]
+    return [weights(**{**wildcards, "part": part}) for part in parts]
 
 
 def fuse_code(wildcards):

@@ -8,12 +8,12 @@ rule train:
         start=earlier_weights,
         code=lambda wildcards: code_of("train", f"methods.{wildcards.method}"),
     output:
-        best="data/checkpoints/{task}/{method}/{variant}/s{seed}/{part}.safetensors",
-        last="data/checkpoints/{task}/{method}/{variant}/s{seed}/{part}.last.safetensors",
-        history="data/checkpoints/{task}/{method}/{variant}/s{seed}/{part}.history.csv",
-        record="data/checkpoints/{task}/{method}/{variant}/s{seed}/{part}.run.json",
+        best="data/checkpoints/{trained_on}/{method}/{variant}/s{seed}/{part}.safetensors",
+        last="data/checkpoints/{trained_on}/{method}/{variant}/s{seed}/{part}.last.safetensors",
+        history="data/checkpoints/{trained_on}/{method}/{variant}/s{seed}/{part}.history.csv",
+        record="data/checkpoints/{trained_on}/{method}/{variant}/s{seed}/{part}.run.json",
     log:
-        "logs/train/{task}.{method}.{variant}.s{seed}.{part}.log",
+        "logs/train/{trained_on}.{method}.{variant}.s{seed}.{part}.log",
     conda:
         ENVIRONMENT
     threads: STUDY["train"]["threads"]
@@ -22,6 +22,6 @@ rule train:
         packs=lambda wildcards, input: f"{options('train', input.train)} {options('val', input.val)}",
         start=lambda wildcards, input: "".join(f" --start {file}" for file in input.start),
     shell:
-        "mmfuse --log {log} stage train --task {wildcards.task} --method {wildcards.method}"
+        "mmfuse --log {log} stage train --trained-on {wildcards.trained_on} --method {wildcards.method}"
         " --variant {wildcards.variant} --seed {wildcards.seed} --part {wildcards.part}"
         " {params.packs}{params.start} --out {output.best}"

@@ -33,7 +33,7 @@ class Job:
             "dataset",
             "pairs",
             "patches",
-            "task",
+            "trained-on",
             "method",
             "variant",
             "seed",

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,8 +67,7 @@ def plan_all() -> list[Any]:
     """Return everything that a plan says of a study: files, and the watched keys of each job."""
     parameters = load_parameters(Path("params.yaml"))
     found: list[Any] = [plan.report_inputs(parameters)]
-    for system, part in plan.trainings(parameters):
-        found.append(plan.watched(parameters, "train", method=system.method, variant=system.variant, part=part))
+    found += [plan.watched(parameters, "train", **asdict(training)) for training in plan.trainings(parameters)]
     for dataset, system in plan.scored_pairs(parameters):
         what = {"dataset": dataset, "method": system.method, "variant": system.variant}
         found += [plan.watched(parameters, stage, **what) for stage in ("fuse", "evaluate")]

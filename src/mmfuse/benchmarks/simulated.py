@@ -107,8 +107,8 @@ def make_results(size: Size, folder: Path) -> None:
         write_pack(room / "test.safetensors", ({"name": name, "a": pixels[0], "b": pixels[1]} for name in names))
         lines = ["name,split,height,width,a,b", *(f"{name},test,{_SIDE},{_SIDE},a,b" for name in names)]
         (room / "pairs.csv").write_text("\n".join(lines), encoding="utf-8")
-    for system, part in plan.trainings(values):
-        history = folder / f"data/checkpoints/ivif/{METHOD}/{system.variant}/s0/{part}.history.csv"
+    for training in plan.trainings(values):
+        history = folder / f"data/checkpoints/{training.stem}.history.csv"
         history.parent.mkdir(parents=True, exist_ok=True)
         rows = [f"{step},0.1,{1 / step},{1 / step if step % 5 == 0 else ''}" for step in range(1, 21)]
         history.write_text("\n".join(["step,lr,train/total,val/total", *rows]), encoding="utf-8")

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from mmfuse.nn.precision import at_least_single
+
 ADAPTIVE = "adaptive"  # the value of an option that a part finds from its training images
 
 
@@ -82,8 +84,8 @@ class FusionMethod(nn.Module):
         points elsewhere (docs/decisions/0020-precision.md).
         """
         with torch.autocast(a.device.type, enabled=False):
-            outputs = {name: _at_least_single(value) for name, value in outputs.items()}
-            return self.part_terms(part, outputs, _at_least_single(a), _at_least_single(b), *mask)
+            outputs = {name: at_least_single(value) for name, value in outputs.items()}
+            return self.part_terms(part, outputs, at_least_single(a), at_least_single(b), *mask)
 
     def part_losses(
         self, part: str, a: Tensor, b: Tensor, weights: Mapping[str, float], *mask: Tensor
@@ -131,7 +133,3 @@ class FusionMethod(nn.Module):
             for key in own
             if key.startswith(f"{ours}.")
         }
-
-
-def _at_least_single(values: Tensor) -> Tensor:
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

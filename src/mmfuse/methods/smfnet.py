@@ -8,8 +8,8 @@ What paper and published code leave open or say differently: docs/decisions/0013
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from mmfuse.errors import UserError
 from mmfuse.methods.base import FusionMethod
-from mmfuse.nn.graph import NODES, GraphReasoning
-from mmfuse.nn.invertible import InvertibleBlocks
+from mmfuse.nn.graph import NODES, REASONING
 from mmfuse.nn.losses import (
+    BORDERS,
     correlation,
     gram_matrix,
     lovasz_jaccard,
@@ -27,154 +27,68 @@ from mmfuse.nn.losses import (
     sobel_magnitude,
     spatial_gradient,
     ssim_loss,
+    ssim_map,
+    strongest_gradient_loss,
+    strongest_intensity_loss,
 )
-from mmfuse.nn.transformer import CrossAttention, ResidualTransformer, transformer
+from mmfuse.nn.smfnet_parts import Decoder, DetailBranch, DetailFusion, Encoder, Features, Graph, labeller
+from mmfuse.nn.smfnet_published import UnusedTensors, authors_names
+from mmfuse.nn.transformer import BaseBranch, transformer
 
 SOFTNESS = 0.1  # ASSUME: scale of the sigmoid around the threshold, for images in [0, 1]
 CHOICES = {
     "nodes": tuple(NODES),
+    "reasoning": REASONING,
     "join": ("sum", "concat"),
     "decomposition": ("by_channel", "detached"),
+    "interaction": ("graph", "detail"),
     "semantic": ("threshold", "labels", "constant"),
     "gram": ("image", "features"),
+    "gram_norm": ("squared", "plain"),
+    "similarity": ("halved", "plain"),
     "spatial": ("visible", "both"),
-    "interaction": ("graph", "detail"),
+    "ssim_border": tuple(BORDERS),
+    "sobel_border": tuple(BORDERS),
+    "spatial_border": tuple(BORDERS),
 }
-
-
-class Features(NamedTuple):
-    """What a decoder gets: (B, dim, H, W) each; no graph features in a network without graph."""
-
-    base: Tensor
-    detail: Tensor
-    graph: Tensor | None
-
-
-class DetailBranch(nn.Module):
-    """Cross attention between the halves of the channels, then invertible blocks; (B, dim, H, W) in and out.
-
-    Source: SMFNet 2.2.1 (CAI).
-    """
-
-    def __init__(self, dim: int, heads: int, layers: int, *, cross_attention: bool) -> None:
-        super().__init__()
-        self.cross = CrossAttention(dim // 2, heads) if cross_attention else None
-        self.blocks = InvertibleBlocks(dim, layers, scale_both=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the detail features."""
-        if self.cross is not None:
-            x = torch.cat(self.cross(*x.chunk(2, dim=1)), dim=1)
-        return self.blocks(x)
-
-
-class Encoder(nn.Module):
-    """Shallow features of one image, and the base and detail features that come from them."""
-
-    def __init__(self, shallow: nn.Sequential, base: nn.Module, detail: nn.Module) -> None:
-        super().__init__()
-        self.shallow, self.base, self.detail = shallow, base, detail
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return shallow, base and detail features; (B, 1, H, W) to (B, dim, H, W) each."""
-        shallow = self.shallow(image)
-        return shallow, self.base(shallow), self.detail(shallow)
-
-
-class Decoder(nn.Module):
-    """From base, detail and graph features to an image: transformer, two convolutions, sigmoid."""
-
-    def __init__(self, dim: int, branches: int, layers: nn.Sequential, join: str) -> None:
-        super().__init__()
-        # S9: the published code adds the features where the paper's text concatenates them
-        self.join = nn.Conv2d(branches * dim, dim, 1) if join == "concat" else None
-        self.layers = layers
-        self.out = nn.Sequential(
-            nn.Conv2d(dim, dim // 2, 3, padding=1, padding_mode="reflect"),
-            nn.LeakyReLU(inplace=True),
-            nn.Conv2d(dim // 2, 1, 3, padding=1, padding_mode="reflect"),
-            nn.Sigmoid(),
-        )
-
-    def forward(self, features: Features) -> Tensor:
-        """Return the image, (B, 1, H, W) in (0, 1)."""
-        parts = [part for part in features if part is not None]
-        x = sum(parts[1:], start=parts[0]) if self.join is None else self.join(torch.cat(parts, dim=1))
-        return self.out(self.layers(x))
-
-
-class GradientDenseBlock(nn.Module):
-    """Densely connected convolutions beside the strength of the gradient; (B, dim, H, W) in and out.
-
-    Source: Tang et al. 2022 (SeAFusion), gradient residual dense block, which SMFNet takes its losses from too.
-    """
-
-    def __init__(self, dim: int, *, train_sobel: bool) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(dim, dim, 3, padding=1)
-        self.second = nn.Conv2d(2 * dim, dim, 3, padding=1)
-        self.merge = nn.Conv2d(3 * dim, dim, 1)
-        differ = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
-        kernel = torch.stack([differ, differ.T]).repeat(dim, 1, 1)[:, None]  # (2 dim, 1, 3, 3): gx, gy of each channel
-        self.sobel: Tensor
-        if train_sobel:  # S8: the published code starts from Sobel filters and trains them along
-            self.sobel = nn.Parameter(kernel)
-        else:
-            self.register_buffer("sobel", kernel)
-        self.gradient = nn.Conv2d(dim, dim, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the enhanced features."""
-        first = F.leaky_relu(self.first(x))
-        second = F.leaky_relu(self.second(torch.cat([x, first], dim=1)))
-        responses = F.conv2d(x, self.sobel, padding=1, groups=x.shape[1])  # (B, 2 dim, H, W)
-        strength = responses.unflatten(1, (-1, 2)).abs().sum(dim=2)
-        return self.merge(torch.cat([x, first, second], dim=1)) + self.gradient(strength)
-
-
-class DetailFusion(nn.Module):
-    """Gradient dense block, then invertible blocks run backwards; (B, dim, H, W) in and out.
-
-    Source: SMFNet eq. 7 and 8.
-    """
-
-    def __init__(self, dim: int, layers: int, *, train_sobel: bool) -> None:
-        super().__init__()
-        self.dense = GradientDenseBlock(dim, train_sobel=train_sobel)
-        self.blocks = InvertibleBlocks(dim, layers, scale_both=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the fused detail features."""
-        return self.blocks.inverse(self.dense(x))
 
 
 class SMFNet(FusionMethod):
     """The whole network.
 
     Args:
-        dim: Channels of all features; 64 in the published code.
+        dim: Channels of all features; 64 in the published code, as are the other numbers here.
         heads: Heads of every attention.
-        blocks: Transformer blocks of the shallow encoder and of the decoder.
-        base_layers: Transformer blocks of the base branch and of the base fusion layer.
-        expansion: Widening inside the feed-forward networks.
-        invertible: Invertible blocks of the detail branch and of the detail fusion layer.
+        blocks: Transformer blocks of the shallow encoder, of the base fusion layer and of the decoder.
+        base_groups: Groups of the base branch, each with its shortcut.
+        base_pairs: Transformer blocks of both kinds in a group.
+        expansion: Widening inside the LeFF.
+        invertible: Invertible blocks of the detail branch.
+        fusion_invertible: Invertible blocks of the detail fusion layer.
         scales: Scales of the graph's nodes, in pixels.
         iterations: Rounds of messages in the graph.
         nodes: How nodes are made: dilated (published code) or pooled (eq. 11).
+        reasoning: How nodes tell each other: published (published code) or printed (eq. 12 to 16).
         join: How the decoder joins its features: sum (published code) or concat (text).
         cross_attention: Whether the detail branch has its cross attention (Table 5: CAI->INN).
-        residual: Whether the base branch has its convolution and shortcut (Table 5: w/o residual transformer).
+        residual: Whether the base branch has convolutions and shortcuts (Table 5: w/o residual transformer).
         graph: Whether there is a graph (Table 5: w/o GNN).
+        exchange: Whether the two fusion layers change places (Table 5: INN<->transformer).
+        train_sobel: Whether the gradient filters are trained.
         decomposition: Correlation by_channel (paper), or detached, one number without gradient (published code).
+        both_stages: Whether stage I's decomposition has the graph's correlation too (Table 5: both cc_G).
+        interaction: Second correlation of stage II: graph (paper) or detail once more (published code).
         semantic: Regions by threshold, labels (the dataset's masks), or constant, without gradient (published code).
         classes: Number of classes in the masks, for `labels`.
         gram: Gram matrix of the image (published code) or of its shallow features.
+        gram_norm: Distance of Gram matrices: squared (published code) or plain (eq. 20).
+        similarity: SSIM loss: halved, clamp(1 - SSIM, 0, 1) / 2 (published code), or plain, 1 - SSIM (paper).
         spatial: Which images the spatial gradient is for: visible (published code) or both.
-        both_stages: Whether stage I's decomposition has the graph's correlation too (Table 5: both cc_G).
-        interaction: Second correlation of stage II: graph (paper) or detail once more (published code).
-        exchange: Whether the two fusion layers change places (Table 5: INN<->transformer).
-        train_sobel: Whether the gradient filters of the detail fusion layer are trained.
+        ssim_border: Border of the SSIM's window: zeros, reflect or replicate.
+        sobel_border: Border of the gradient's strength, likewise.
+        spatial_border: Border of the spatial gradient, likewise.
         stretch: Whether `forward` stretches each image to the full range, as the published test code does.
+        unused: Whether the network holds the tensors that the published one holds and never uses.
     """
 
     summary = "base, detail and graph features, trained to restore and then to fuse"
@@ -184,202 +98,252 @@ class SMFNet(FusionMethod):
         "reconstruction": ("ssim", "semantic", "intensity", "gradient", "spatial", "decomposition"),
         "fusion": ("intensity", "gradient", "decomposition"),
     }
+    published_options: ClassVar[tuple[dict[str, Any], ...]] = (
+        {
+            "decomposition": "detached",
+            "interaction": "detail",
+            "semantic": "constant",
+            "stretch": True,
+            "unused": True,
+        },
+    )
 
     def __init__(
         self,
         *,
         dim: int = 64,
         heads: int = 8,
-        blocks: int = 4,
-        base_layers: int = 2,
-        expansion: int = 4,
-        invertible: int = 2,
+        blocks: int = 1,
+        base_groups: int = 2,
+        base_pairs: int = 2,
+        expansion: int = 1,
+        invertible: int = 1,
+        fusion_invertible: int = 2,
         scales: Sequence[int] = (4, 8, 16),
         iterations: int = 2,
         nodes: str = "dilated",
+        reasoning: str = "published",
         join: str = "sum",
         cross_attention: bool = True,
         residual: bool = True,
         graph: bool = True,
+        exchange: bool = False,
+        train_sobel: bool = True,
         decomposition: str = "by_channel",
+        both_stages: bool = False,
+        interaction: str = "graph",
         semantic: str = "threshold",
         classes: int = 9,
         gram: str = "image",
+        gram_norm: str = "squared",
+        similarity: str = "halved",
         spatial: str = "visible",
-        both_stages: bool = False,
-        interaction: str = "graph",
-        exchange: bool = False,
-        train_sobel: bool = True,
+        ssim_border: str = "reflect",
+        sobel_border: str = "zeros",
+        spatial_border: str = "replicate",
         stretch: bool = False,
+        unused: bool = False,
     ) -> None:
         super().__init__()
-        chosen = (nodes, join, decomposition, semantic, gram, spatial, interaction)
-        _check(dim, heads, list(scales), dict(zip(CHOICES, chosen, strict=True)))
-        self.decomposition, self.semantic, self.gram, self.spatial = decomposition, semantic, gram, spatial
-        self.both_stages, self.interaction, self.stretch = both_stages, interaction, stretch
+        chosen = (
+            nodes, reasoning, join, decomposition, interaction, semantic, gram, gram_norm, similarity, spatial,
+            ssim_border, sobel_border, spatial_border,
+        )  # fmt: skip
+        counts = {
+            "blocks": blocks, "base_groups": base_groups, "base_pairs": base_pairs, "expansion": expansion,
+            "invertible": invertible, "fusion_invertible": fusion_invertible, "iterations": iterations,
+        }  # fmt: skip
+        _check(dim, heads, list(scales), counts, dict(zip(CHOICES, chosen, strict=True)))
+        self.decomposition, self.both_stages, self.interaction = decomposition, both_stages, interaction
+        self.semantic, self.gram, self.gram_norm = semantic, gram, gram_norm
+        self.similarity, self.spatial, self.stretch = similarity, spatial, stretch
+        self.ssim_border, self.sobel_border, self.spatial_border = ssim_border, sobel_border, spatial_border
 
-        def stack(layers: int) -> nn.Sequential:
-            return transformer(dim, heads, expansion, layers)
+        def stack() -> nn.Sequential:
+            return transformer(dim, heads, expansion, blocks)
 
         # PAPER: shallow features come from a depthwise convolution, which for one channel is an ordinary one
-        shallow = nn.Sequential(nn.Conv2d(1, dim, 3, padding=1, padding_mode="reflect"), stack(blocks))
-        base = ResidualTransformer(dim, heads, expansion, base_layers) if residual else stack(base_layers)
-        self.encoder = Encoder(shallow, base, DetailBranch(dim, heads, invertible, cross_attention=cross_attention))
-        self.graph = GraphReasoning(dim, scales, iterations, nodes) if graph else None
-        self.decoder = Decoder(dim, 3 if graph else 2, stack(blocks), join)
-        base_layer, detail_layer = stack(base_layers), DetailFusion(dim, invertible, train_sobel=train_sobel)
+        shallow = nn.Sequential(nn.Conv2d(1, dim, 3, padding=1, bias=False), stack())
+        base = BaseBranch(dim, heads, expansion, base_groups, base_pairs, residual=residual)
+        detail = DetailBranch(dim, heads, invertible, cross_attention=cross_attention, train_sobel=train_sobel)
+        self.encoder = Encoder(shallow, base, detail)
+        self.graph = Graph(dim, scales, iterations, nodes, reasoning) if graph else None
+        self.decoder = Decoder(dim, 3 if graph else 2, stack(), join)
+        base_layer, detail_layer = stack(), DetailFusion(dim, fusion_invertible, train_sobel=train_sobel)
         self.base_fusion: nn.Module = detail_layer if exchange else base_layer
         self.detail_fusion: nn.Module = base_layer if exchange else detail_layer
-        self.labeller = _labeller(dim, classes) if semantic == "labels" else None
+        # what follows is drawn last, so that the rest starts alike with and without it
+        self.labeller = labeller(dim, classes) if semantic == "labels" else None
+        self.unused = UnusedTensors(dim, len(scales)) if unused else None
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """See `FusionMethod.forward`."""
-        _, features = self._features(torch.cat([a, b]))
-        fused = self._fuse(features)
+        fused = self._fuse(self._features(a, b)[1])
         if self.stretch:
             low, high = fused.amin(dim=(2, 3), keepdim=True), fused.amax(dim=(2, 3), keepdim=True)
             fused = (fused - low) / (high - low).clamp_min(1e-6)
         return fused.clamp(0, 1)
 
-    def _features(self, images: Tensor) -> tuple[Tensor, Features]:
-        """Return shallow and further features of the first images of a batch and, after them, of the second ones.
+    def _features(self, a: Tensor, b: Tensor) -> tuple[Tensor, Features]:
+        """Return shallow and further features of the infrared images and, after them, of the visible ones.
 
-        Shape: images (2 B, 1, H, W); all features (2 B, dim, H, W).
+        Shape: a, b (B, 1, H, W); all features (2 B, dim, H, W).
         """
-        shallow, base, detail = self.encoder(images)
-        graph = None if self.graph is None else torch.cat(self.graph(*shallow.chunk(2)))
+        shallow, base, detail = self.encoder(torch.cat([a, b]))
+        graph = None if self.graph is None else torch.cat(self.graph.reasoning(*shallow.chunk(2)))
         return shallow, Features(base, detail, graph)
 
     def _fuse(self, features: Features) -> Tensor:
         """Return the fused image, (B, 1, H, W) in (0, 1)."""
-        # PAPER: 2.1, base and detail features are aggregated, then enhanced; S8: no fusion layer for the graph's
-        base, detail = (first + second for first, second in (part.chunk(2) for part in features[:2]))
-        graph = None if features.graph is None else torch.stack(features.graph.chunk(2)).sum(dim=0)
+        # PAPER: 2.1, base and detail features are aggregated, then enhanced
+        base, detail = (infrared + visible for infrared, visible in (part.chunk(2) for part in features[:2]))
+        graph = None
+        if self.graph is not None and features.graph is not None:
+            graph = self.graph.join(torch.cat(features.graph.chunk(2), dim=1))  # (B, 2 dim, H, W) to (B, dim, H, W)
         return self.decoder(Features(self.base_fusion(base), self.detail_fusion(detail), graph))
 
     def part_modules(self, part: str) -> dict[str, nn.Module]:
         """See `FusionMethod.part_modules`; S10: stage II goes on with everything that stage I trained."""
-        other = {"labeller"} if part == "fusion" else {"base_fusion", "detail_fusion"}
-        return {name: module for name, module in self.named_children() if name not in other}
+        modules = {name: module for name, module in self.named_children() if name != "unused"}
+        if part == "fusion":
+            modules.pop("labeller", None)
+            return modules
+        del modules["base_fusion"], modules["detail_fusion"]
+        if self.graph is not None:  # each image is restored from its own graph features: nothing is joined
+            del modules["graph"]
+            modules["graph.reasoning"] = self.graph.reasoning
+        return modules
 
     def deployed_modules(self) -> dict[str, nn.Module]:
         """See `FusionMethod.deployed_modules`."""
-        return self.part_modules("fusion")
+        return {name: module for name, module in self.named_children() if name != "labeller"}
 
     def masked_parts(self) -> tuple[str, ...]:
         """See `FusionMethod.masked_parts`."""
         return ("reconstruction",) if self.semantic == "labels" else ()
 
-    def part_losses(
-        self, part: str, a: Tensor, b: Tensor, weights: dict[str, float], mask: Tensor | None = None
+    def part_outputs(self, part: str, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        """Return features of both modalities, and the restored images in stage I or the fused one in stage II."""
+        shallow, features = self._features(a, b)
+        outputs = {}
+        for name, both in features._asdict().items():
+            if both is not None:
+                outputs[f"{name}_infrared"], outputs[f"{name}_visible"] = both.chunk(2)
+        if part == "fusion":
+            return outputs | {"fused": self._fuse(features)}
+        outputs["infrared"], outputs["visible"] = self.decoder(features).chunk(2)
+        if self.gram == "features":
+            outputs["shallow_infrared"], _ = shallow.chunk(2)
+            outputs["shallow_restored"] = self.encoder.shallow(outputs["infrared"])
+        if self.labeller is not None:
+            outputs["scores"] = self.labeller(outputs["visible"])  # (B, classes, H, W)
+        return outputs
+
+    def part_terms(
+        self, part: str, outputs: Mapping[str, Tensor], a: Tensor, b: Tensor, mask: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Eq. 17 to 26 in stage I, with `mask` (B, H, W) int64 for `labels`; eq. 27 to 30 in stage II."""
-        losses = self._reconstruction_losses(a, b, mask) if part == "reconstruction" else self._fusion_losses(a, b)
-        return {term: weights[term] * value for term, value in losses.items()}
-
-    def _reconstruction_losses(self, a: Tensor, b: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """Stage I, eq. 17 to 26."""
-        images = torch.cat([a, b])
-        shallow, features = self._features(images)
-        restored = self.decoder(features)
-        infrared, visible = restored.chunk(2)
-        compared = (infrared, a) if self.gram == "image" else (self.encoder.shallow(infrared), shallow[: len(a)])
+        if part == "fusion":
+            return {
+                "intensity": strongest_intensity_loss(outputs["fused"], a, b),  # eq. 29
+                "gradient": strongest_gradient_loss(outputs["fused"], a, b, border=self.sobel_border),  # eq. 30
+                "decomposition": self._decomposition_loss(outputs, self.interaction),  # eq. 27
+            }
+        infrared, visible = outputs["infrared"], outputs["visible"]
+        both = ((infrared, a), (visible, b))
         # S4: as published, the gradient that alpha_2 weights is the visible image's alone
-        pairs = [(visible, b), (infrared, a)][: 2 if self.spatial == "both" else 1]
-        with _single_precision(a):
-            restored, visible = restored.float(), visible.float()
-            slopes = [F.l1_loss(spatial_gradient(x.float()), spatial_gradient(y)) for x, y in pairs]
-            return {
-                # S4: half of the paper's 1 - SSIM; like the gradient, it sums over both images
-                "ssim": 2 * ssim_loss(restored, images),
-                "semantic": self._semantic_loss(visible, b, mask),
-                "intensity": _gram_distance(*compared),
-                "gradient": 2 * F.l1_loss(sobel_magnitude(restored), sobel_magnitude(images)),
-                "spatial": torch.stack(slopes).sum(),
-                "decomposition": self._decomposition_loss(features, "graph" if self.both_stages else None),
-            }
+        sloped = both if self.spatial == "both" else both[1:]
+        return {
+            "ssim": _sum(self._ssim_loss(restored, image) for restored, image in both),
+            "semantic": self._semantic_loss(outputs, b, mask),
+            "intensity": self._gram_loss(outputs, a),  # eq. 20
+            "gradient": _sum(self._gradient_loss(restored, image) for restored, image in both),
+            "spatial": _sum(self._slope_loss(restored, image) for restored, image in sloped),
+            "decomposition": self._decomposition_loss(outputs, "graph" if self.both_stages else None),  # eq. 26
+        }
 
-    def _fusion_losses(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        """Stage II, eq. 27 to 30."""
-        _, features = self._features(torch.cat([a, b]))
-        fused = self._fuse(features)
-        with _single_precision(a):
-            fused = fused.float()
-            strongest = torch.maximum(sobel_magnitude(a), sobel_magnitude(b))
-            return {
-                "intensity": F.l1_loss(fused, torch.maximum(a, b)),
-                "gradient": F.l1_loss(sobel_magnitude(fused), strongest),
-                "decomposition": self._decomposition_loss(features, self.interaction),
-            }
+    def _ssim_loss(self, restored: Tensor, image: Tensor) -> Tensor:
+        if self.similarity == "plain":
+            return 1 - ssim_map(restored, image, border=self.ssim_border).mean()
+        return ssim_loss(restored, image, border=self.ssim_border)  # S4: half of the paper's 1 - SSIM
 
-    def _semantic_loss(self, restored: Tensor, image: Tensor, mask: Tensor | None = None) -> Tensor:
+    def _gradient_loss(self, restored: Tensor, image: Tensor) -> Tensor:
+        restored, image = (sobel_magnitude(x, border=self.sobel_border) for x in (restored, image))
+        return F.l1_loss(restored, image)
+
+    def _slope_loss(self, restored: Tensor, image: Tensor) -> Tensor:
+        restored, image = (spatial_gradient(x, border=self.spatial_border) for x in (restored, image))
+        return F.l1_loss(restored, image)
+
+    def _gram_loss(self, outputs: Mapping[str, Tensor], image: Tensor) -> Tensor:
+        """Distance of two Gram matrices (eq. 20), mean over the batch."""
+        if self.gram == "features":
+            restored, image = outputs["shallow_restored"], outputs["shallow_infrared"]
+        else:
+            restored = outputs["infrared"]
+        difference = gram_matrix(restored) - gram_matrix(image)  # (B, 1, 1) of images
+        # S6: the published code squares where the paper prints a 2-norm
+        return (
+            difference.square().mean() if self.gram_norm == "squared" else torch.linalg.matrix_norm(difference).mean()
+        )
+
+    def _semantic_loss(self, outputs: Mapping[str, Tensor], image: Tensor, mask: Tensor | None) -> Tensor:
         """How badly the regions of the image overlap with those of its restoration (eq. 21 to 25)."""
-        if self.labeller is not None:
+        if self.semantic == "labels":
             assert mask is not None
-            return lovasz_softmax(self.labeller(restored), mask)
+            return lovasz_softmax(outputs["scores"], mask)
         if self.semantic == "constant":
             # S5: softmax over one channel is one everywhere, and the labels are compared with zero: what is left of the
-            # loss is the share of pixels that are not black
-            return (image != 0).float().mean()
+            # loss is the share of pixels that are not black, if any is
+            lit = (image != 0).to(image.dtype).mean()
+            return torch.where(lit < 1, lit, 0)
         # ASSUME: images have no labels, so the bright region, above the image's mean, stands for the object
-        image, restored = image.flatten(1), restored.flatten(1)
+        image, restored = image.flatten(1), outputs["visible"].flatten(1)
         threshold = image.mean(dim=1, keepdim=True)
         labels = image > threshold
         bright = torch.sigmoid((restored - threshold) / SOFTNESS)
         return lovasz_jaccard(torch.where(labels, 1 - bright, bright), labels).mean()  # PAPER: eq. 22
 
-    def _decomposition_loss(self, features: Features, second: str | None) -> Tensor:
+    def _decomposition_loss(self, outputs: Mapping[str, Tensor], second: str | None) -> Tensor:
         """Unlike details, like bases (eq. 26 and 27); `second` names the other features that shall be unlike."""
-        alike = self._correlation(features.detail) ** 2
+        alike = self._correlation(outputs, "detail") ** 2
         if second == "detail":  # S2: the published code squares the details' correlation twice
             alike = 2 * alike
-        elif second == "graph" and features.graph is not None:
-            alike = alike + self._correlation(features.graph) ** 2
-        return alike / (self._correlation(features.base) + 1.01)
+        elif second == "graph" and self.graph is not None:
+            alike = alike + self._correlation(outputs, "graph") ** 2
+        return alike / (self._correlation(outputs, "base") + 1.01)
 
-    def _correlation(self, features: Tensor) -> Tensor:
+    def _correlation(self, outputs: Mapping[str, Tensor], name: str) -> Tensor:
         """Correlation of both modalities' features, one number."""
-        a, b = features.float().chunk(2)
+        infrared, visible = outputs[f"{name}_infrared"], outputs[f"{name}_visible"]
         if self.decomposition == "detached":  # S1: as published, over everything at once and without gradient
-            return correlation(a.flatten(), b.flatten()).detach()
-        return correlation(a.flatten(2), b.flatten(2)).mean()
+            return correlation(infrared.flatten(), visible.flatten()).detach()
+        return correlation(infrared.flatten(2), visible.flatten(2)).mean()
+
+    def published_names(self) -> dict[str, dict[str, str]]:
+        """See `FusionMethod.published_names`."""
+        return authors_names(self.state_dict())
 
 
-def _labeller(dim: int, classes: int) -> nn.Module:
-    """Return a small network that tells the classes of a restored image's pixels; only training needs it.
-
-    ASSUME: the paper compares the one-channel restoration itself with labels, which can name no more than two classes.
-    """
-    return nn.Sequential(
-        nn.Conv2d(1, dim, 3, padding=1),
-        nn.LeakyReLU(inplace=True),
-        nn.Conv2d(dim, dim, 3, padding=2, dilation=2),
-        nn.LeakyReLU(inplace=True),
-        nn.Conv2d(dim, classes, 3, padding=4, dilation=4),
-    )
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(terms)).sum()
 
 
-def _single_precision(image: Tensor) -> torch.autocast:
-    """Losses are differences of small numbers: no mixed precision in them."""
-    return torch.autocast(image.device.type, enabled=False)
-
-
-def _gram_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Distance of two Gram matrices (eq. 20), mean over the batch."""
-    return torch.linalg.matrix_norm(gram_matrix(x.float()) - gram_matrix(y.float())).mean()
-
-
-def _check(dim: int, heads: int, scales: list[int], chosen: dict[str, str]) -> None:
+def _check(dim: int, heads: int, scales: list[int], counts: dict[str, int], chosen: dict[str, str]) -> None:
     """Refuse options that the network cannot be built with."""
     wrong = [f"{name} {value}" for name, value in chosen.items() if value not in CHOICES[name]]
-    if not wrong and min(dim, heads, *(scales or [0])) > 0 and dim % (2 * heads) == 0:
-        return
-    raise UserError(
-        "SMFNet cannot use these options.",
-        expected="; ".join(f"{name} {', '.join(known)}" for name, known in CHOICES.items())
-        + "; a dim that divides by twice the heads; scales from 1",
-        found=", ".join(wrong) or f"dim {dim}, heads {heads}, scales {scales}",
-    )
+    wrong += [f"{name} {value}" for name, value in counts.items() if value < 1]
+    if min(dim, heads) < 1 or dim % 4 or dim % (2 * heads):
+        wrong.append(f"dim {dim}, heads {heads}")
+    if len(scales) < 2 or min(scales) < 1:
+        wrong.append(f"scales {scales}")
+    if wrong:
+        raise UserError(
+            "SMFNet cannot use these options.",
+            expected="; ".join(f"{name} {', '.join(known)}" for name, known in CHOICES.items())
+            + f"; {', '.join(counts)} from 1; a dim that divides by 4 and by twice the heads; two scales or more",
+            found=", ".join(wrong),
+        )
 
 
 METHOD = SMFNet

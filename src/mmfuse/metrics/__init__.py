@@ -41,27 +41,45 @@ def variants() -> dict[str, Metric]:
 def resolve(convention: str, names: Iterable[str], beside: Iterable[str] = ()) -> dict[str, Metric]:
     """Return the variants behind plain names such as EN or SSIM, in the order of the names.
 
-    Each convention in `beside` adds its own variants of the names that it has, under NAME.CONVENTION (SSIM.cddfuse).
+    Each convention in `beside` adds its own variants of the plain names that it has, under NAME.CONVENTION
+    (SSIM.cddfuse). A single one is asked for by that name, also where the main convention has no such metric
+    (Qcb.mma_unet).
 
     Raises:
-        UserError: an unknown convention or plain name, or a convention beside that adds nothing.
+        UserError: an unknown convention or name, no plain name, or a convention beside that adds nothing.
     """
-    names, meaning = list(names), _meaning(convention)
-    resolved = {}
-    for name in names:
+    asked, meaning = list(names), _meaning(convention)
+    plain = [name for name in asked if "." not in name]
+    if not plain:
+        raise UserError(f"No metric is asked for by the convention {convention}.", expected="a plain name such as EN")
+    for name in plain:
         if name not in meaning:
-            raise _unknown("metric", name, meaning)
-        resolved[name] = variants()[meaning[name]]
+            raise _unknown("metric", name, meaning, _elsewhere(name))
+    resolved = {name: variants()[meaning[name]] for name in plain}
     for other in beside:
         theirs = _meaning(other)
-        if other == convention or not set(names) & set(theirs):
+        if other == convention or not set(plain) & set(theirs):
             raise UserError(
                 f"The convention {other} cannot stand beside {convention}.",
-                expected=f"another one that has one of {', '.join(names)}",
+                expected=f"another one that has one of {', '.join(plain)}",
                 found="the same one" if other == convention else f"{other} has {', '.join(theirs)}",
             )
-        resolved.update({f"{name}.{other}": variants()[theirs[name]] for name in names if name in theirs})
+        resolved.update({f"{name}.{other}": variants()[theirs[name]] for name in plain if name in theirs})
+    for name in (name for name in asked if "." in name):
+        single, _, other = name.partition(".")
+        theirs = _meaning(other)
+        if other == convention:
+            raise UserError(f"{name} is of the main convention.", expected=single, found=name)
+        if single not in theirs:
+            raise _unknown("metric", name, [f"{known}.{other}" for known in theirs])
+        resolved[name] = variants()[theirs[single]]
     return resolved
+
+
+def _elsewhere(name: str) -> str | None:
+    """Return how a name that the main convention lacks can be asked for; None if no convention has it."""
+    others = [f"{name}.{other}" for other, theirs in CONVENTIONS.items() if name in theirs]
+    return f"name the convention too: {', '.join(others)}" if others else None
 
 
 def _meaning(convention: str) -> Mapping[str, str]:
@@ -70,13 +88,13 @@ def _meaning(convention: str) -> Mapping[str, str]:
     return CONVENTIONS[convention]
 
 
-def _unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+def _unknown(kind: str, name: str, known: Iterable[str], otherwise: str | None = None) -> UserError:
     by_lower_case = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
     return UserError(
         f"Unknown {kind}: {name!r}.",
         expected=f"one of {', '.join(by_lower_case.values())}",
-        fix=f"did you mean {by_lower_case[close[0]]}?" if close else None,
+        fix=otherwise or (f"did you mean {by_lower_case[close[0]]}?" if close else None),
     )
 
 

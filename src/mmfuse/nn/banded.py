@@ -1,9 +1,9 @@
 """Blocks of `transformer`, `invertible` and `graph` for inference on a CPU, band by band.
 
 Between their convolutions these blocks have features several times as wide as their input. Whole, such features are
-written to memory and read again for each activation, and that takes longer than all products. Here they exist for a
-band of rows or pixels at a time, which stays in a processor's cache. The functions are those of the readable blocks,
-the weights the same tensors; channels are last in memory, so that a convolution 1x1 is a matrix product.
+written to memory and read again for each activation, which takes much of the time and most of the memory. Here they
+exist for a band of rows or pixels at a time. The functions are those of the readable blocks, the weights the same
+tensors; channels are last in memory, so that a convolution 1x1 is a matrix product.
 """
 
 from __future__ import annotations
@@ -14,14 +14,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmfuse.nn.graph import Delivery, GraphReasoning
+from mmfuse.nn.graph import GatedUpdate, GraphReasoning, WithinModality
 from mmfuse.nn.invertible import Bottleneck
-from mmfuse.nn.transformer import ChannelSelfAttention, LocalFeedForward, TransformerBlock
+from mmfuse.nn.transformer import (
+    ChannelSelfAttention,
+    DenseTransformerBlock,
+    FeedForward,
+    LocalFeedForward,
+    TransformerBlock,
+)
 from mmfuse.nn.workspace import buffer
 
 # of the widest features of a band: what a cache holds, with room for what is made of them
 _BAND_BYTES = 3 * 2**19
 _GRAPH_BYTES = 2**22
+_DENSE_BYTES = (
+    2**25
+)  # of what a dense convolution gets for one band: large enough for its tiles, small beside the image
 
 Expand = Callable[[int, int, Tensor], None]
 
@@ -41,12 +50,15 @@ def _matrix(convolution: nn.Conv2d) -> Tensor:
     return convolution.weight[:, :, 0, 0].T
 
 
-def _bias(convolution: nn.Conv2d) -> Tensor:
-    assert convolution.bias is not None
-    return convolution.bias
+def _multiply(pixels: Tensor, convolution: nn.Conv2d, out: Tensor) -> None:
+    """Do a convolution 1x1; (n, in) and (n, out)."""
+    if convolution.bias is None:
+        torch.mm(pixels, _matrix(convolution), out=out)
+    else:
+        torch.addmm(convolution.bias, pixels, _matrix(convolution), out=out)
 
 
-def _activate(features: Tensor) -> None:
+def _gelu(features: Tensor) -> None:
     F.gelu(features, out=features)  # type: ignore[call-arg] # it has one, but its stub does not say so
 
 
@@ -88,6 +100,7 @@ class BandedFeedForward(nn.Module):
     def __init__(self, block: LocalFeedForward | Bottleneck) -> None:
         super().__init__()
         self.widen, self.depthwise, self.narrow = (_convolution(block, number) for number in (0, 2, 4))
+        self.local = isinstance(block, LocalFeedForward)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the new features."""
@@ -105,35 +118,45 @@ class BandedFeedForward(nn.Module):
                 return one[first:last]
 
             for rows, features in self.bands(inputs, one):
-                torch.addmm(_bias(self.narrow), features, _matrix(self.narrow), out=_pixels(target[rows]))
+                _multiply(features, self.narrow, _pixels(target[rows]))
+                if self.local:
+                    _gelu(target[rows])
+                    target[rows] += one[rows]
         return out.permute(0, 3, 1, 2)
 
     def bands(self, inputs: Callable[[int, int], Tensor], like: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield rows and their wide features after both activations, (pixels, C), from rows of inputs."""
 
         def expand(first: int, last: int, out: Tensor) -> None:
-            torch.addmm(_bias(self.widen), _pixels(inputs(first, last)), _matrix(self.widen), out=_pixels(out))
-            _activate(out)
+            _multiply(_pixels(inputs(first, last)), self.widen, _pixels(out))
+            self._activate(out)
 
         for rows, features in _depthwise(expand, self.depthwise, like.shape[0], like.shape[1], like.dtype):
-            _activate(features)
+            self._activate(features)
             yield rows, _pixels(features)
+
+    def _activate(self, features: Tensor) -> None:
+        if self.local:
+            _gelu(features)
+        else:
+            features.clamp_(0, 6)
 
 
 class BandedTransformerBlock(nn.Module):
-    """`transformer.TransformerBlock`; (B, c, H, W) in and out."""
+    """`transformer.TransformerBlock` or `transformer.DenseTransformerBlock`; (B, c, H, W) in and out."""
 
-    def __init__(self, block: TransformerBlock) -> None:
+    def __init__(self, block: TransformerBlock | DenseTransformerBlock) -> None:
         super().__init__()
         (norm, attention), (norm_forward, feed_forward) = block.attention, block.feed_forward
         assert isinstance(norm, nn.LayerNorm)
         assert isinstance(norm_forward, nn.LayerNorm)
         assert isinstance(attention, ChannelSelfAttention)
-        assert isinstance(feed_forward, LocalFeedForward)
+        assert isinstance(feed_forward, LocalFeedForward | FeedForward)
         self.norm, self.norm_forward = norm, norm_forward
-        self.widen, self.depthwise = (_convolution(attention.project, number) for number in (0, 1))
+        self.widen, self.local = (_convolution(attention.project, number) for number in (0, 1))
         self.temperature, self.out = attention.temperature, attention.out
-        self.feed_forward = BandedFeedForward(feed_forward)
+        self.feed_forward = BandedFeedForward(feed_forward) if isinstance(feed_forward, LocalFeedForward) else None
+        self.pointwise = feed_forward if isinstance(feed_forward, FeedForward) else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features after one block."""
@@ -141,42 +164,80 @@ class BandedTransformerBlock(nn.Module):
         out = torch.empty_like(image)
         for one, target in zip(image, out, strict=True):
             values, mixing = self._attend(one)
-
-            def inputs(
-                first: int, last: int, one: Tensor = one, target: Tensor = target, values: Tensor = values,
-                mixing: Tensor = mixing,
-            ) -> Tensor:  # fmt: skip
-                new = target[first:last]
-                torch.addmm(_pixels(one[first:last]), _pixels(values[first:last]), mixing, out=_pixels(new))
-                return _normalised(new, self.norm_forward)
-
-            narrow = self.feed_forward.narrow
-            for rows, features in self.feed_forward.bands(inputs, one):
-                _pixels(target[rows]).add_(_bias(narrow)).addmm_(features, _matrix(narrow))
+            if self.feed_forward is not None:
+                self._forward_locally(self.feed_forward, one, values, mixing, target)
+            elif self.pointwise is not None:
+                self._forward_pointwise(self.pointwise, one, values, mixing, target)
         return out.permute(0, 3, 1, 2)
+
+    def _forward_locally(
+        self, layers: BandedFeedForward, one: Tensor, values: Tensor, mixing: Tensor, target: Tensor
+    ) -> None:
+        """Write what attention and the LeFF make of an image to `target`; all (H, W, c) but mixing, (c, c)."""
+
+        def inputs(first: int, last: int) -> Tensor:
+            new = target[first:last]
+            torch.addmm(_pixels(one[first:last]), _pixels(values[first:last]), mixing, out=_pixels(new))
+            return _normalised(new, self.norm_forward)
+
+        for rows, features in layers.bands(inputs, one):
+            narrow = torch.empty_like(target[rows])
+            _multiply(features, layers.narrow, _pixels(narrow))
+            _gelu(narrow)
+            narrow += _normalised(target[rows], self.norm_forward)
+            target[rows] += narrow
+
+    def _forward_pointwise(
+        self, layers: FeedForward, one: Tensor, values: Tensor, mixing: Tensor, target: Tensor
+    ) -> None:
+        """As `_forward_locally`, for a feed-forward network that looks at single pixels."""
+        widen, narrow = (_convolution(layers, number) for number in (0, 2))
+        step = max(64, _BAND_BYTES // (widen.out_channels * one.itemsize))
+        for old, value, new in zip(*(_pixels(x).split(step) for x in (one, values, target)), strict=True):
+            torch.addmm(old, value, mixing, out=new)
+            wide = buffer("features", (len(new), widen.out_channels), new.dtype)
+            _multiply(_normalised(new, self.norm_forward), widen, wide)
+            _gelu(wide)
+            new.addmm_(wide, _matrix(narrow))
 
     def _attend(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the values, (H, W, c), and the matrix that their channels are mixed with, (c, c)."""
         height, width, channels = image.shape
-
-        def expand(first: int, last: int, out: Tensor) -> None:
-            torch.mm(_pixels(_normalised(image[first:last], self.norm)), _matrix(self.widen), out=_pixels(out))
-
         values = buffer("values", (height, width, channels), image.dtype)
         products = image.new_zeros(channels, channels)
         squares = image.new_zeros(2 * channels)
-        for rows, projected in _depthwise(expand, self.depthwise, height, width, image.dtype):
+        for rows, projected in self._projected(image):
             query, key, value = _pixels(projected).chunk(3, dim=1)
             products.addmm_(query.T, key)
             squares += _pixels(projected)[:, : 2 * channels].square().sum(dim=0)
             values[rows] = value.view(values[rows].shape)
         heads = len(self.temperature)
         each = channels // heads
-        query_length, key_length = squares.sqrt().view(2, heads, each)
+        query_length, key_length = squares.sqrt().clamp_min(1e-12).view(2, heads, each)
         blocks = products.view(heads, each, heads, each).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-        likeness = blocks / (query_length[:, :, None] * key_length[:, None]).clamp_min(1e-6)
+        likeness = blocks / (query_length[:, :, None] * key_length[:, None])
         weights = (likeness * self.temperature).softmax(dim=-1)  # (heads, each, each)
         return values, torch.block_diag(*weights).T @ _matrix(self.out)
+
+    def _projected(self, image: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield bands of rows and their queries, keys and values, (rows, W, 3 c)."""
+
+        def expand(first: int, last: int, out: Tensor) -> None:
+            _multiply(_pixels(_normalised(image[first:last], self.norm)), self.widen, _pixels(out))
+
+        height, width, _ = image.shape
+        if self.local.groups > 1:
+            yield from _depthwise(expand, self.local, height, width, image.dtype)
+            return
+        channels = self.local.in_channels
+        step = max(8, _DENSE_BYTES // (width * channels * image.itemsize))
+        for first in range(0, height, step):
+            last = min(height, first + step)
+            top, bottom = max(0, first - 1), min(height, last + 1)  # beyond the image there are zeros
+            wide = buffer("features", (bottom - top, width, channels), image.dtype)
+            expand(top, bottom, wide)
+            found = self.local(wide.permute(2, 0, 1)[None])[0].permute(1, 2, 0)  # (bottom - top, W, 3 c)
+            yield slice(first, last), found[first - top : last - top].contiguous()
 
 
 def _normalised(image: Tensor, norm: nn.LayerNorm) -> Tensor:
@@ -184,75 +245,100 @@ def _normalised(image: Tensor, norm: nn.LayerNorm) -> Tensor:
 
 
 class BandedGraphReasoning(nn.Module):
-    """`graph.GraphReasoning`: once the nodes are made, each pixel is by itself; (B, c, H, W) twice, in and out."""
+    """`graph.GraphReasoning` as published: once the nodes are made, and until they are merged, each pixel is by itself.
+
+    Shape: (B, c, H, W) twice, in and out.
+    """
 
     def __init__(self, graph: GraphReasoning) -> None:
         super().__init__()
         self.iterations, self.nodes, self.merge = graph.iterations, graph.nodes, graph.merge
         self.across, self.within = graph.across, graph.within
-        self.gamma = graph.gamma
 
-    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, infrared: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """Return the reasoned features of both modalities."""
-        both = torch.cat([first, second])
-        batch, channels, height, width = first.shape
-        maps = [x.permute(0, 2, 3, 1).reshape(2, batch, -1, channels) for x in [both, *(n(both) for n in self.nodes)]]
-        out = torch.empty(2, batch, height * width, channels, dtype=both.dtype)
-        step = max(64, _GRAPH_BYTES // (14 * len(self.nodes) * channels * both.itemsize))
+        batch, channels, height, width = infrared.shape
+        images = (infrared, visible)
+        count = len(list(self.nodes[0].children()))
+        joined = torch.empty(2, batch, height * width, count, channels, dtype=infrared.dtype)
+        for image, nodes, target in zip(images, self.nodes, joined, strict=True):
+            for number, node in enumerate(nodes.children()):
+                target[:, :, number] = node(image).permute(0, 2, 3, 1).reshape(batch, -1, channels)
+        step = max(64, _GRAPH_BYTES // (14 * count * channels * joined.itemsize))
         for one in range(batch):
             for start in range(0, height * width, step):
-                band = slice(start, start + step)
-                features, *nodes = (x[:, one, band] for x in maps)
-                out[:, one, band] = self._reason(features, torch.stack(nodes))
-        merged = out.view(2, batch, height, width, channels).permute(0, 1, 4, 2, 3)
+                band = joined[:, one, start : start + step]  # (2, n, nodes, c)
+                band.copy_(self._reason(band.transpose(1, 2).contiguous()).transpose(1, 2))
+        merged = [
+            merge(both.view(batch, height, width, -1).permute(0, 3, 1, 2))
+            for merge, both in zip(self.merge, joined, strict=True)
+        ]
         return merged[0], merged[1]
 
-    def _reason(self, features: Tensor, nodes: Tensor) -> Tensor:
-        """Return the features of both modalities, (2, n, c), from them and their nodes, (scales, 2, n, c)."""
-        channels = nodes.shape[-1]
-        joint = nodes.new_empty(*nodes.shape[:-1], 2 * channels)  # messages and nodes
-        messages = joint[..., :channels]
+    def _reason(self, nodes: Tensor) -> Tensor:
+        """Return the nodes of both modalities after all messages, (2, nodes, n, c) in and out."""
+        across = torch.stack([layer.weight[0, :, 0, 0] for layer in (self.across.to_visible, self.across.to_infrared)])
         for _ in range(self.iterations):
-            edges, bias = _edges(self.across, nodes), _bias(self.across.edge)
-            difference = edges[:, 0] - edges[:, 1]
-            torch.mul((difference + bias).sigmoid_(), nodes[:, 1], out=messages[:, 0])
-            torch.mul(torch.sub(bias, difference, out=difference).sigmoid_(), nodes[:, 0], out=messages[:, 1])
-            nodes = _updated(self.across, nodes, joint)
-            edges, bias = _edges(self.within, nodes), _bias(self.within.edge)
-            messages.zero_()
-            for k in range(len(nodes)):
-                for other in range(len(nodes)):
-                    if other != k:
-                        weight = (edges[k] - edges[other]).add_(bias).sigmoid_()
-                        messages[k].addcmul_(weight, nodes[other])
-            nodes = nodes.lerp(_updated(self.within, nodes, joint), self.gamma)
-        of_features, of_nodes = _matrix(self.merge).split(channels)
-        merged = torch.addmm(_bias(self.merge), _pixels(features), of_features)
-        return merged.addmm_(_pixels(nodes.mean(dim=0)), of_nodes).view(features.shape)
+            edges = (_pixels(nodes) @ across.T).view(*nodes.shape[:-1], 2)  # an edge is linear in the nodes
+            to_visible, to_infrared = (edges[0] - edges[1]).split(1, dim=-1)  # (nodes, n, 1)
+            infrared, visible = nodes
+            nodes = torch.stack(
+                [
+                    torch.addcmul(infrared, visible, to_infrared.neg().sigmoid_()),
+                    torch.addcmul(visible, infrared, to_visible.sigmoid()),
+                ]
+            )
+        joint = nodes.new_empty(*nodes.shape[1:-1], 2 * nodes.shape[-1])  # messages and nodes
+        for within, own in zip(self.within, nodes, strict=True):
+            assert isinstance(within, WithinModality)
+            for _ in range(self.iterations):
+                _tell(within, own, joint)
+        return nodes
 
 
-def _edges(delivery: Delivery, nodes: Tensor) -> Tensor:
-    """Return the nodes as edges see them: a difference's edge is the difference of two of these, plus the bias."""
-    return torch.mm(_pixels(nodes), _matrix(delivery.edge)).view(nodes.shape)
+def _tell(within: WithinModality, nodes: Tensor, joint: Tensor) -> None:
+    """Do as `WithinModality`, in place; (nodes, n, c), and room for twice the channels."""
+    count, pixels, channels = nodes.shape
+    neighbours = count - 1
+    edges = (_pixels(nodes) @ within.edges.weight[:, :, 0, 0].T).view(count, pixels, neighbours)
+    messages = joint[..., :channels]
+    torch.sub(nodes.sum(dim=0), nodes, out=messages)  # of all neighbours, before their gates
+    for number in range(count):
+        others = [other for other in range(count) if other != number]
+        gates = torch.stack([edges[number, :, k] - edges[other, :, k] for k, other in enumerate(others)], dim=-1)
+        messages[number].unflatten(-1, (-1, neighbours)).mul_(gates.sigmoid_()[:, None])
+    assert within.gamma is not None
+    nodes.add_(_updated(within.update, nodes, joint), alpha=float(within.gamma))
 
 
-def _updated(delivery: Delivery, nodes: Tensor, joint: Tensor) -> Tensor:
-    """Do as `Delivery._update`; `joint` holds the messages, and room for what is beside them."""
-    channels = nodes.shape[-1]
-    beside = joint[..., channels:]
+def _updated(update: GatedUpdate, nodes: Tensor, joint: Tensor) -> Tensor:
+    """Do as `GatedUpdate`; `joint` holds the messages, and room for what is beside them."""
+    beside = joint[..., nodes.shape[-1] :]
     beside.copy_(nodes)
-    gates = torch.addmm(_bias(delivery.gates), _pixels(joint), _matrix(delivery.gates)).sigmoid_().view(joint.shape)
-    update, reset = gates.chunk(2, dim=-1)
+    gates = torch.empty_like(joint)
+    _multiply(_pixels(joint), update.gates, _pixels(gates))
+    reset, share = gates.sigmoid_().chunk(2, dim=-1)
     beside.mul_(reset)
-    candidate = torch.addmm(_bias(delivery.candidate), _pixels(joint), _matrix(delivery.candidate))
+    candidate = torch.empty_like(nodes)
+    _multiply(_pixels(joint), update.candidate, _pixels(candidate))
     # tanh x = 2 sigmoid(2 x) - 1, and torch's sigmoid is six times as fast
     candidate.mul_(2).sigmoid_().mul_(2).sub_(1)
-    return nodes.lerp(candidate.view(nodes.shape), update)
+    return nodes.lerp(candidate, share)
+
+
+def _banded_graph(graph: GraphReasoning) -> nn.Module:
+    """Return the graph in bands if it is as published and its gates fall on the same channels for all neighbours."""
+    within = graph.within[0]
+    assert isinstance(within, WithinModality)
+    if within.gamma is None or within.update.candidate.out_channels % within.edges.groups:
+        return graph
+    return BandedGraphReasoning(graph)
 
 
 BANDED: dict[type[nn.Module], Callable[..., nn.Module]] = {
     TransformerBlock: BandedTransformerBlock,
+    DenseTransformerBlock: BandedTransformerBlock,
     LocalFeedForward: BandedFeedForward,
     Bottleneck: BandedFeedForward,
-    GraphReasoning: BandedGraphReasoning,
+    GraphReasoning: _banded_graph,
 }

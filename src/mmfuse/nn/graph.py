@@ -1,4 +1,4 @@
-"""Graph reasoning between two modalities: nodes are feature maps, one for each modality and scale."""
+"""Graph reasoning between two modalities: nodes are feature maps, some for each modality."""
 
 from __future__ import annotations
 
@@ -9,95 +9,174 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+REASONING = ("published", "printed")
+
+
+class DilatedNode(nn.Sequential):
+    """Convolution 3x3 with holes of `scale` pixels, batch norm, ReLU; (B, c, H, W) in and out."""
+
+    def __init__(self, channels: int, scale: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels, channels, 3, padding=scale, dilation=scale, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+        )
+
 
 class PooledNode(nn.Module):
-    """Mean pooling over cells of `scale` pixels, convolution 3x3, batch norm, and back to the size of the input."""
+    """Mean pooling over cells of `scale` pixels, convolution 3x3, and back to the size of the input.
+
+    Shape: (B, c, H, W) in and out.
+    Source: SMFNet eq. 11.
+    """
 
     def __init__(self, channels: int, scale: int) -> None:
         super().__init__()
         self.scale = scale
-        self.embed = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+        self.embed = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the node; (B, c, H, W) in and out."""
+        """Return the node."""
         height, width = x.shape[-2:]
         cells = (math.ceil(height / self.scale), math.ceil(width / self.scale))
         x = self.embed(F.adaptive_avg_pool2d(x, cells))  # (B, c, H / scale, W / scale)
-        return F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
-
-
-class DilatedNode(nn.Sequential):
-    """Convolution 3x3 with holes of `scale` pixels, batch norm; (B, c, H, W) in and out."""
-
-    def __init__(self, channels: int, scale: int) -> None:
-        super().__init__(
-            nn.Conv2d(channels, channels, 3, padding=scale, dilation=scale, bias=False), nn.BatchNorm2d(channels)
-        )
+        return F.interpolate(x, (height, width), mode="bilinear", align_corners=False)  # (B, c, H, W)
 
 
 NODES = {"dilated": DilatedNode, "pooled": PooledNode}
 
 
-class Delivery(nn.Module):
-    """Messages from neighbours to a node, and the node after them.
+class GatedUpdate(nn.Module):
+    """Gated recurrent unit with 1x1 convolutions; message and node (B, c, H, W), and the new node.
 
-    Source: SMFNet eq. 12 to 16.
+    Source: SMFNet eq. 16.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.edge = nn.Conv2d(channels, channels, 1)
         self.gates = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.candidate = nn.Conv2d(2 * channels, channels, 1)
+        for layer in (self.gates, self.candidate):
+            nn.init.normal_(layer.weight, std=0.01)
 
-    def forward(self, node: Tensor, neighbours: Sequence[Tensor]) -> Tensor:
-        """Return the updated node; all (B, c, H, W)."""
-        messages = (torch.sigmoid(self.edge(node - other)) * other for other in neighbours)
-        return self._update(node, sum(messages, start=torch.zeros_like(node)))
-
-    def _update(self, node: Tensor, message: Tensor) -> Tensor:
-        """Gated recurrent unit with 1x1 convolutions."""
-        update, reset = torch.sigmoid(self.gates(torch.cat([message, node], dim=1))).chunk(2, dim=1)
+    def forward(self, message: Tensor, node: Tensor) -> Tensor:
+        """Return the updated node."""
+        reset, update = torch.sigmoid(self.gates(torch.cat([message, node], dim=1))).chunk(2, dim=1)
         candidate = torch.tanh(self.candidate(torch.cat([message, reset * node], dim=1)))
-        return node + update * (candidate - node)
+        return (1 - update) * node + update * candidate
+
+
+class AcrossModalities(nn.Module):
+    """A message from each modality's node to the other's of the same scale; (B, c, H, W) twice, in and out.
+
+    Source: SMFNet eq. 12 to 16; S7 for what the published code does.
+
+    Args:
+        channels: c.
+        printed: Whether gates have c channels and nodes are updated by a GRU (the paper's equations), or gates have one
+            channel and messages are added (the published code).
+    """
+
+    def __init__(self, channels: int, *, printed: bool = False) -> None:
+        super().__init__()
+        gate = channels if printed else 1
+        self.to_infrared, self.to_visible = (nn.Conv2d(channels, gate, 1, bias=False) for _ in range(2))
+        self.updates = nn.ModuleList(GatedUpdate(channels) for _ in range(2)) if printed else None
+
+    def forward(self, infrared: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both nodes, each updated from the old ones."""
+        for_visible = infrared * torch.sigmoid(self.to_visible(infrared - visible))  # eq. 12, 13, 15
+        for_infrared = visible * torch.sigmoid(self.to_infrared(visible - infrared))
+        if self.updates is None:
+            return infrared + for_infrared, visible + for_visible
+        update_infrared, update_visible = self.updates
+        return update_infrared(for_infrared, infrared), update_visible(for_visible, visible)
+
+
+class WithinModality(nn.Module):
+    """Messages between all nodes of one modality; a list of (B, c, H, W), in and out.
+
+    Source: SMFNet eq. 12 to 16; S7 for what the published code does.
+
+    Args:
+        channels: c.
+        nodes: How many.
+        printed: Whether each neighbour has a gate of c channels and nodes are what the GRU gives (the paper's
+            equations), or each neighbour has a gate of one channel, the gates are laid out alternately over the
+            channels, and what the GRU gives is added through a factor that starts at 0 (the published code).
+    """
+
+    def __init__(self, channels: int, nodes: int, *, printed: bool = False) -> None:
+        super().__init__()
+        neighbours = nodes - 1
+        width = channels if printed else 1
+        self.edges = nn.Conv2d(neighbours * channels, neighbours * width, 1, groups=neighbours, bias=False)
+        self.update = GatedUpdate(channels)
+        self.gamma = None if printed else nn.Parameter(torch.zeros(1))
+
+    def forward(self, nodes: Sequence[Tensor]) -> list[Tensor]:
+        """Return all nodes, each updated from the old ones."""
+        return [self._updated(node, [other for other in nodes if other is not node]) for node in nodes]
+
+    def _updated(self, node: Tensor, neighbours: list[Tensor]) -> Tensor:
+        channels = node.shape[1]
+        differences = torch.cat([node - other for other in neighbours], dim=1)  # (B, n c, H, W), eq. 13
+        gates = torch.sigmoid(self.edges(differences))  # eq. 12; (B, n c, H, W) as printed, (B, n, H, W) as published
+        if self.gamma is not None:
+            # S7: channel k of the joined neighbours gets gate k mod n, whichever neighbour it belongs to
+            gates = gates.repeat(1, channels, 1, 1)  # (B, n c, H, W)
+        messages = (gates * torch.cat(neighbours, dim=1)).unflatten(1, (-1, channels))  # (B, n, c, H, W)
+        updated = self.update(messages.sum(dim=1), node)  # eq. 15 and 16
+        return updated if self.gamma is None else node + self.gamma * updated
 
 
 class GraphReasoning(nn.Module):
     """Feature maps of two modalities that learn from each other at several scales.
 
-    The modalities share all weights: exchanging the inputs exchanges the outputs.
-
     Source: SMFNet 2.2.3, eq. 11 to 16.
 
     Args:
         channels: Channels of the feature maps.
-        scales: One node a modality for each.
-        iterations: How often messages are delivered.
+        scales: One node a modality for each, two at least.
+        iterations: How often messages are delivered, between modalities and then within them.
         nodes: How a node is made: dilated (published code) or pooled (eq. 11).
+        reasoning: How messages are made and nodes updated: published or printed (eq. 12 to 16).
     """
 
-    def __init__(self, channels: int, scales: Sequence[int], iterations: int, nodes: str) -> None:
+    def __init__(
+        self,
+        channels: int,
+        scales: Sequence[int],
+        iterations: int,
+        nodes: str = "dilated",
+        reasoning: str = "published",
+    ) -> None:
         super().__init__()
         self.iterations = iterations
-        self.nodes = nn.ModuleList(NODES[nodes](channels, scale) for scale in scales)
-        self.across = Delivery(channels)  # S7: one set of gates for all scales and iterations
-        self.within = Delivery(channels)
-        self.gamma = nn.Parameter(torch.zeros(1))  # S7: what comes from other scales fades in from nothing
-        self.merge = nn.Conv2d(2 * channels, channels, 1)
+        printed = reasoning == "printed"
+        # S7: own weights for each modality, infrared first
+        self.nodes = nn.ModuleList(nn.ModuleList(NODES[nodes](channels, scale) for scale in scales) for _ in range(2))
+        self.across = AcrossModalities(channels, printed=printed)
+        self.within = nn.ModuleList(WithinModality(channels, len(scales), printed=printed) for _ in range(2))
+        self.merge = nn.ModuleList(merging(channels, len(scales)) for _ in range(2))
 
-    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, infrared: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """Return the reasoned features of both modalities; (B, c, H, W) each, in and out."""
-        both = torch.cat([first, second])  # (2 B, c, H, W)
-        nodes = [node(both) for node in self.nodes]
-        for _ in range(self.iterations):
-            # PAPER: the same scale in the other modality, then the other scales in the same modality
-            nodes = [self.across(node, [node.roll(len(first), dims=0)]) for node in nodes]
-            nodes = [self._from_other_scales(nodes, number) for number in range(len(nodes))]
-        # ASSUME: S7 merges 128 channels to 64 and does not say which; here the features and the mean of their nodes
-        merged = self.merge(torch.cat([both, sum(nodes[1:], start=nodes[0]) / len(nodes)], dim=1))
-        return merged[: len(first)], merged[len(first) :]
+        images = (infrared, visible)
+        both = [[node(image) for node in nodes.children()] for image, nodes in zip(images, self.nodes, strict=True)]
+        for _ in range(self.iterations):  # PAPER: the same scale in the other modality
+            pairs = [self.across(*pair) for pair in zip(*both, strict=True)]
+            both = [list(nodes) for nodes in zip(*pairs, strict=True)]
+        for _ in range(self.iterations):  # PAPER: the other scales in the same modality
+            both = [within(nodes) for within, nodes in zip(self.within, both, strict=True)]
+        merged = [merge(torch.cat(nodes, dim=1)) for merge, nodes in zip(self.merge, both, strict=True)]
+        return merged[0], merged[1]
 
-    def _from_other_scales(self, nodes: list[Tensor], number: int) -> Tensor:
-        # ASSUME: gamma blends the node with its update; at one this is eq. 16
-        others = [node for k, node in enumerate(nodes) if k != number]
-        return nodes[number] + self.gamma * (self.within(nodes[number], others) - nodes[number])
+
+def merging(channels: int, nodes: int) -> nn.Sequential:
+    """Return what makes one feature map of joined nodes; (B, nodes c, H, W) to (B, c, H, W)."""
+    return nn.Sequential(
+        nn.Conv2d(nodes * channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+    )

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmfuse.errors import UserError
+from mmfuse.nn.precision import in_full_precision
 
 BORDERS = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate"}  # our names, torch's names
 
@@ -31,6 +32,7 @@ def _blur(image: Tensor, window: Tensor, border: str) -> Tensor:
     return F.conv2d(image, window.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
 
 
+@in_full_precision
 def ssim_map(
     x: Tensor, y: Tensor, *, border: str = "reflect", data_range: float = 1.0, length: int = 11, sigma: float = 1.5
 ) -> Tensor:
@@ -103,6 +105,7 @@ def sobel_magnitude(image: Tensor, *, border: str = "zeros") -> Tensor:
     return _sobel(image, border).abs().sum(dim=2)
 
 
+@in_full_precision
 def _sobel(image: Tensor, border: str) -> Tensor:
     """Both Sobel responses of every channel; (B, C, H, W) to (B, C, 2, H, W)."""
     channels = image.shape[1]

@@ -22,30 +22,33 @@ def channel_attention(query: Tensor, key: Tensor, value: Tensor, temperature: Te
     """
     heads = len(temperature)
     q, k, v = (x.unflatten(1, (heads, -1)).flatten(3) for x in (query, key, value))  # (B, heads, c / heads, H W)
-    lengths = q.norm(dim=-1)[..., :, None] * k.norm(dim=-1)[..., None, :]
-    likeness = q @ k.transpose(-2, -1) / lengths.clamp_min(1e-6)  # (B, heads, c / heads, c / heads), in [-1, 1]
+    query_length, key_length = (x.norm(dim=-1).clamp_min(1e-12) for x in (q, k))  # (B, heads, c / heads)
+    likeness = q @ k.transpose(-2, -1) / (query_length[..., :, None] * key_length[..., None, :])  # in [-1, 1]
     return ((likeness * temperature).softmax(dim=-1) @ v).reshape(value.shape)
 
 
-class LocalProjection(nn.Sequential):
-    """Queries, keys and values: convolution 1x1, depthwise convolution 3x3; (B, c, H, W) to (B, 3 c, H, W)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(
-            nn.Conv2d(channels, 3 * channels, 1, bias=False),
-            nn.Conv2d(3 * channels, 3 * channels, 3, padding=1, groups=3 * channels, bias=False),
-        )
+def _projection(channels: int, to: int, *, dense: bool = False, bias: bool = False) -> nn.Sequential:
+    """Return a convolution 1x1 and a convolution 3x3, depthwise or dense; (B, channels, H, W) to (B, to, H, W)."""
+    return nn.Sequential(
+        nn.Conv2d(channels, to, 1, bias=bias),
+        nn.Conv2d(to, to, 3, padding=1, groups=1 if dense else to, bias=bias),
+    )
 
 
 class ChannelSelfAttention(nn.Module):
     """Multi-Dconv transposed attention (MDTA); (B, c, H, W) in and out.
 
     Source: Zamir et al. 2022 (Restormer), section 3.1.
+
+    Args:
+        channels: c.
+        heads: Groups of channels that are mixed by themselves.
+        dense: Whether the 3x3 convolution of queries, keys and values is a dense one.
     """
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, heads: int, *, dense: bool = False) -> None:
         super().__init__()
-        self.project = LocalProjection(channels)
+        self.project = _projection(channels, 3 * channels, dense=dense)
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.out = nn.Conv2d(channels, channels, 1, bias=False)
 
@@ -63,21 +66,26 @@ class CrossAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
-        self.project = LocalProjection(channels)  # S8: one set of weights for both
+        # S8: one set of weights for both maps
+        self.query = _projection(channels, channels, bias=True)
+        self.key_value = _projection(channels, 2 * channels, bias=True)
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
+        self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Return both maps attended; (B, c, H, W) each, in and out."""
-        q1, k1, v1 = self.project(first).chunk(3, dim=1)
-        q2, k2, v2 = self.project(second).chunk(3, dim=1)
-        # PAPER: eq. 1 and 2. ASSUME: eq. 3 and 4 print the other map's values, but name the function with its own
-        return channel_attention(q2, k1, v1, self.temperature), channel_attention(q1, k2, v2, self.temperature)
+        # PAPER: eq. 1 and 2, as the published code has it; eq. 3 and 4 print the other map's values
+        return self._attend(second, first), self._attend(first, second)
+
+    def _attend(self, asking: Tensor, asked: Tensor) -> Tensor:
+        key, value = self.key_value(asked).chunk(2, dim=1)
+        return self.out(channel_attention(self.query(asking), key, value, self.temperature))
 
 
 class LocalFeedForward(nn.Sequential):
-    """Locally enhanced feed-forward network (LeFF): wider, depthwise convolution 3x3, back; (B, c, H, W) in and out.
+    """Locally enhanced feed-forward network (LeFF) with a shortcut; (B, c, H, W) in and out.
 
-    Source: Wang et al. 2022 (Uformer), section 3.2.
+    Source: Wang et al. 2022 (Uformer), section 3.2; S16: SMFNet's published code has the last GELU and the shortcut.
     """
 
     def __init__(self, channels: int, expansion: int) -> None:
@@ -88,11 +96,33 @@ class LocalFeedForward(nn.Sequential):
             nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden),
             nn.GELU(),
             nn.Conv2d(hidden, channels, 1),
+            nn.GELU(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the new features."""
+        return super().forward(x) + x
+
+
+class FeedForward(nn.Sequential):
+    """Feed-forward network, pixel by pixel, twice as wide inside; (B, c, H, W) in and out."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels, 2 * channels, 1, bias=False),
+            nn.GELU(),
+            nn.Conv2d(2 * channels, channels, 1, bias=False),
         )
 
 
 class TransformerBlock(nn.Module):
-    """Channel attention and local feed-forward, each after a norm and beside a shortcut; (B, c, H, W) in and out."""
+    """Channel attention and a feed-forward network, each after a norm and beside a shortcut; (B, c, H, W) in and out.
+
+    Args:
+        channels: c.
+        heads: Of the attention.
+        expansion: Widening inside of the feed-forward network.
+    """
 
     def __init__(self, channels: int, heads: int, expansion: int) -> None:
         super().__init__()
@@ -105,22 +135,82 @@ class TransformerBlock(nn.Module):
         return x + self.feed_forward(x)
 
 
+class DenseTransformerBlock(nn.Module):
+    """As `TransformerBlock`, with a dense 3x3 convolution in the attention and none in the feed-forward network.
+
+    Shape: (B, c, H, W) in and out.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.attention = nn.Sequential(ChannelNorm(channels), ChannelSelfAttention(channels, heads, dense=True))
+        self.feed_forward = nn.Sequential(ChannelNorm(channels), FeedForward(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features after one block."""
+        x = x + self.attention(x)
+        return x + self.feed_forward(x)
+
+
 def transformer(channels: int, heads: int, expansion: int, layers: int) -> nn.Sequential:
     """Return a stack of transformer blocks."""
     return nn.Sequential(*(TransformerBlock(channels, heads, expansion) for _ in range(layers)))
 
 
-class ResidualTransformer(nn.Module):
-    """A stack of transformer blocks, a convolution, and a shortcut past all of them; (B, c, H, W) in and out.
+class TransformerGroup(nn.Module):
+    """Blocks of both kinds by turns, three convolutions, and a shortcut past all of them; (B, c, H, W) in and out.
 
     Source: SMFNet eq. 9 and 10.
+
+    Args:
+        channels: c.
+        heads: Of every attention.
+        expansion: Widening inside of the first block's feed-forward network.
+        pairs: Times two blocks.
+        residual: Whether there are convolutions and shortcut (eq. 10).
     """
 
-    def __init__(self, channels: int, heads: int, expansion: int, layers: int) -> None:
+    def __init__(self, channels: int, heads: int, expansion: int, pairs: int, *, residual: bool) -> None:
         super().__init__()
-        self.layers = transformer(channels, heads, expansion, layers)
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(TransformerBlock(channels, heads, expansion), DenseTransformerBlock(channels, heads))
+                for _ in range(pairs)
+            )
+        )
+        self.conv = narrow_convolutions(channels) if residual else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features after all blocks."""
-        return self.conv(self.layers(x)) + x
+        deep = self.blocks(x)  # eq. 9
+        return deep if self.conv is None else self.conv(deep) + x  # eq. 10
+
+
+def narrow_convolutions(channels: int) -> nn.Sequential:
+    """Return convolutions 3x3, 1x1, 3x3 with a quarter of the channels between them; (B, c, H, W) in and out."""
+    hidden = channels // 4
+    return nn.Sequential(
+        nn.Conv2d(channels, hidden, 3, padding=1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(hidden, hidden, 1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(hidden, channels, 3, padding=1),
+    )
+
+
+class BaseBranch(nn.Module):
+    """A convolution and groups of transformer blocks; (B, c, H, W) in and out.
+
+    Source: SMFNet 2.2.2; the published code has the convolution in front.
+    """
+
+    def __init__(self, channels: int, heads: int, expansion: int, groups: int, pairs: int, *, residual: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.groups = nn.Sequential(
+            *(TransformerGroup(channels, heads, expansion, pairs, residual=residual) for _ in range(groups))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the base features."""
+        return self.groups(self.conv(x))

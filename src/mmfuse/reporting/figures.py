@@ -38,13 +38,13 @@ class History:
 
 
 def read_history(path: Path, part: str) -> History:
-    """Read the table of losses that the training wrote (empty cells where nothing was measured)."""
+    """Read the table of losses that the training wrote (empty cells, or no column, where nothing was measured)."""
     fix = "run the stage `train` for it again"
-    rows = read_table(path, ("step", "train/total", "val/total"), fix=fix)
+    rows = read_table(path, ("step", "train/total"), fix=fix)
 
     def column(name: str) -> tuple[Array, Array]:
         try:
-            pairs = [(float(r["step"]), float(r[name])) for r in rows if r[name].strip()]
+            pairs = [(float(r["step"]), float(r[name])) for r in rows if r.get(name, "").strip()]
         except ValueError as error:
             raise UserError(f"Damaged file: {path}", expected="numbers", found=error, fix=fix) from error
         found = np.array([p for p in pairs if math.isfinite(p[1])], dtype=np.float64).reshape(-1, 2)

@@ -160,18 +160,13 @@ def _training_runs(parameters: Mapping[str, Any], rooms: Rooms) -> list[Run]:
     """Return the runs that cut patches and trained on them."""
     runs = []
     trainings = plan.trainings(parameters)
-    packs: dict[tuple[str, Path], None] = {}
-    for system, part in trainings:
-        what = {"method": system.method, "variant": system.variant, "part": part}
-        for dataset in parameters["study"]["tasks"][system.task]["train"]:
-            packs[dataset, plan.training_pack(parameters, rooms.prepared, dataset, **what)] = None
-    for dataset, pack in packs:
+    read = [pack for training in trainings for pack in plan.training_packs(parameters, rooms.prepared, training)]
+    for pack in dict.fromkeys(read):
         if pack.name != "train.safetensors":  # a set of patches, with a run of its own
-            runs.append(provenance.read_run(pack.with_suffix(".run.json"), "crop", dataset, pack.stem))
-    for system, part in trainings:
-        names = (system.task, system.method, system.variant, f"s{system.seed}", part)
-        path = rooms.checkpoints.joinpath(*names[:-1], f"{part}.run.json")
-        runs.append(provenance.read_run(path, "train", *names))
+            runs.append(provenance.read_run(pack.with_suffix(".run.json"), "crop", pack.parent.name, pack.stem))
+    for training in trainings:
+        path = rooms.checkpoints / f"{training.stem}.run.json"
+        runs.append(provenance.read_run(path, "train", *training.stem.split("/")))
     return runs
 
 

@@ -34,7 +34,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Head:
-    """The columns of one convention; names that mean the same in the main one, or that it lacks, have none."""
+    """The columns of one convention; names that mean the same in the main one, or are not measured by it, have none."""
 
     convention: str
     columns: tuple[Column, ...]

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from mmfuse.errors import UserError
 from mmfuse.images import Bytes
-from mmfuse.packs import Pack, Sample, pack_writer
+from mmfuse.packs import Pack, Sample, pack_writer, patch_name
 
 
 def run(*, pack: Path, out: Path, patches: Mapping[str, Any]) -> None:
@@ -53,7 +53,7 @@ def _cut(sample: Sample, patches: Mapping[str, Any]) -> Iterator[Sample]:
         limits = patches["low_contrast"]
         if limits is not None and any(is_low_contrast(image, **limits) for image in (a, b)):
             continue
-        patch: Sample = {"name": f"{sample['name']}@{top},{left}", "a": a, "b": b}
+        patch: Sample = {"name": patch_name(sample["name"], top, left), "a": a, "b": b}
         if "mask" in sample:
             patch["mask"] = sample["mask"][window]
         if "boxes" in sample:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +16,7 @@ from mmfuse.datasets.reading import Files, find_pairs, first_of, read_pairs
 from mmfuse.errors import UserError
 from mmfuse.files import write_text
 from mmfuse.images import luminance
-from mmfuse.packs import Sample, pack_writer
+from mmfuse.packs import Sample, pack_writer, spread
 
 SPLITS = ("train", "val", "test")
 
@@ -28,13 +28,14 @@ def run(
     out: Path,
     val_fraction: float,
     skip_broken: bool,
+    val_pairs: int | None = None,
     subset: Mapping[str, int] | None = None,
 ) -> None:
     """Write data/prepared/DATASET: {train,val,test}.safetensors and pairs.csv.
 
     Train and val hold luminance; test keeps colour, since results are shown and compared in colour. A dataset without
-    a val split of its own gives a fixed share of its training pairs, chosen by the checksum of their names, so that
-    the choice does not change when pairs are added.
+    a val split of its own gives a fixed share or number of its training pairs, chosen by the checksum of their names,
+    so that the choice hardly changes when pairs are added.
 
     Args:
         dataset: The catalog's entry.
@@ -42,22 +43,23 @@ def run(
         out: data/prepared/DATASET.
         val_fraction: Share of the training pairs for validation, in [0, 1).
         skip_broken: Go on without pairs that cannot be used; pairs.csv lists them as `dropped`.
+        val_pairs: How many training pairs are for validation, in place of that share.
         subset: How many pairs of a split are taken, spread evenly over its names; all pairs of splits that it does not
             name.
 
     Raises:
         UserError: files are missing, damaged or of unequal size (all of them listed), unless `skip_broken`; or a split
-            has fewer pairs than `subset` asks for.
+            has fewer pairs than `subset` or `val_pairs` asks for.
     """
     found = find_pairs(dataset, raw)
     problems = list(found.problems)
     by_split: dict[str, list[Files]] = {split: [] for split in SPLITS}
-    own_val = any(files.split == "val" for files in found.pairs)
+    held = _held_back(found.pairs, dataset, val_fraction, val_pairs)
     for files in found.pairs:
-        takes = files.split == "train" and not own_val and _unit(files.name) < val_fraction
+        takes = files.split == "train" and files.name in held
         by_split["val" if takes else files.split].append(files)
     for split, count in (subset or {}).items():
-        by_split[split] = _spread(by_split[split], count, f"{dataset.name}, split {split}")
+        by_split[split] = spread(by_split[split], count, f"{dataset.name}, split {split}", "prepare.subset")
     rows: list[dict[str, object]] = []
     with contextlib.ExitStack() as packs:
         for split in SPLITS:
@@ -80,16 +82,24 @@ def run(
     print(f"{dataset.name}: " + ", ".join(f"{counts[split]} {split}" for split in SPLITS))
 
 
-def _spread(pairs: list[Files], count: int, what: str) -> list[Files]:
-    """Return `count` of the pairs, evenly spread over their order, so that every case or scene has its share."""
-    if count > len(pairs):
+def _held_back(pairs: Sequence[Files], dataset: Dataset, share: float, count: int | None) -> set[str]:
+    """Return the names of the training pairs that are kept for validation, by the checksum of their names.
+
+    Raises:
+        UserError: fewer pairs than are asked for, or the dataset has a validation split of its own.
+    """
+    names = [files.name for files in pairs if files.split == "train"]
+    own = any(files.split == "val" for files in pairs)
+    if count is None:
+        return set() if own else {name for name in names if _unit(name) < share}
+    if own or count > len(names):
         raise UserError(
-            f"{what}: there are fewer pairs than prepare.subset asks for.",
-            expected=f"at least {count}",
-            found=len(pairs),
-            fix="lower the number in params.yaml, or take it out to use all pairs",
+            f"prepare.val_pairs cannot hold {count} pairs of {dataset.name} back.",
+            expected="a dataset without a validation split of its own" if own else f"at most {len(names)}",
+            found="one that the catalog gives" if own else count,
+            fix="take it out; `val` of a training set says whether its pairs are used" if own else "lower the number",
         )
-    return [pairs[number * len(pairs) // count] for number in range(count)]
+    return set(sorted(names, key=lambda name: (_unit(name), name))[:count])
 
 
 def _unit(name: str) -> float:

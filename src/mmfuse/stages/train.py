@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from mmfuse.batches import Batch, TrainingPairs, validation_pairs
-from mmfuse.checkpoints import Card, build, load_into, read_weights, save_weights, weights_of
+from mmfuse.checkpoints import Card, build, load_into, read_moments, read_weights, save_weights, weights_of
 from mmfuse.errors import UserError
 from mmfuse.files import write_text
 from mmfuse.fusing import fuse_pair, strip
@@ -40,8 +40,9 @@ def run(
     out: Path,
     resume: Path,
     running: Running,
+    pairs_of: Mapping[str, int] | None = None,
 ) -> None:
-    """Train one part and write OUT (best weights), its .last.safetensors and its .history.csv.
+    """Train one part and write OUT (best weights, or the last ones), its .last.safetensors and its .history.csv.
 
     The last part's files hold everything that inference needs.
 
@@ -51,18 +52,19 @@ def run(
         settings: The method's block with its variant laid over it.
         loop: The `train` block of the parameters.
         train: Packs to train on.
-        val: Packs for the validation loss.
+        val: Packs for the validation loss; none leaves validation out.
         start: Weights of the earlier parts.
         out: The best weights.
         resume: Where the state of an unfinished training lies.
         running: The job's MLflow run and fingerprint.
+        pairs_of: How many pairs of a dataset are taken; all of those that it does not name.
 
     Raises:
         UserError: the options do not fit the method, or there is nothing to train on or to validate with.
     """
     fabric = make_fabric(loop)
     block = settings["parts"][part]
-    pairs = TrainingPairs([Pack(path) for path in train], block, system.seed)
+    pairs = TrainingPairs([Pack(path) for path in train], block, system.seed, pairs_of)
     network = _settled(network_options(settings, part), system, block, pairs, start)
     seed_everything(system.seed, _WEIGHTS)
     method = build(system.method, network)
@@ -72,12 +74,16 @@ def run(
     packs = [Pack(path) for path in val]
     pairs.masks = part in method.masked_parts()
     validation = validation_pairs(packs, loop["validation_images"], loop["validation_side"], masks=pairs.masks)
-    if not validation:
+    if val and not validation:
         raise UserError(
-            "There is nothing to validate with.", found=", ".join(map(str, val)), fix="raise prepare.val_fraction"
+            "There is nothing to validate with.",
+            expected="validation pairs in one of the packs, or no pack at all",
+            found=", ".join(map(str, val)),
+            fix="hold pairs back by prepare.val_fraction or prepare.val_pairs, or take a set without `val`",
         )
     complete = part == list(settings["parts"])[-1]
-    shown = _pictured(step_count(block, len(pairs)), loop) if complete and fabric.is_global_zero else set()
+    watched = complete and fabric.is_global_zero and bool(validation)
+    shown = _pictured(step_count(block, len(pairs)), loop) if watched else set()
     outcome = train_part(
         fabric,
         method,
@@ -91,10 +97,11 @@ def run(
         fingerprint=f"{running.fingerprint} of {fabric.world_size}",
         on_rows=running.tracker.log_rows,
         on_validation=lambda step: _watch(fabric, method, validation[0], step, running) if step in shown else None,
+        moments=read_moments(start[-1]) if block.get("moments") == "continued" else None,
     )
     if fabric.is_global_zero:
         card = Card(system.method, system.variant, system.task, system.seed, part, network, complete)
-        _write(method.cpu(), outcome, card, out)
+        _write(method.cpu(), outcome, card, out, keep=block.get("weights", "best"))
         running.tracker.log_metrics({"best/step": outcome.best_step})
         if complete:
             _show(method, packs, running)
@@ -192,11 +199,13 @@ def check_parts(method: FusionMethod, settings: Mapping[str, Any]) -> None:
             )
 
 
-def _write(method: FusionMethod, outcome: Outcome, card: Card, out: Path) -> None:
-    for path, weights in ((out.with_suffix(".last.safetensors"), outcome.last), (out, outcome.best)):
+def _write(method: FusionMethod, outcome: Outcome, card: Card, out: Path, *, keep: str) -> None:
+    """Write both files of weights and the history; `keep` says which weights, best or last, are the part's result."""
+    result = outcome.last if keep == "last" else outcome.best
+    for path, weights in ((out.with_suffix(".last.safetensors"), outcome.last), (out, result)):
         method.load_state_dict(weights, strict=False)
         modules = method.deployed_modules() if card.complete else method.part_modules(card.part)
-        save_weights(path, weights_of(modules), card)
+        save_weights(path, weights_of(modules) | (outcome.moments if path == out else {}), card)
     table = io.StringIO()
     pd.DataFrame(outcome.history).astype({"step": int}).to_csv(table, index=False)
     write_text(out.with_suffix(".history.csv"), table.getvalue())

@@ -1,0 +1,80 @@
+"""Training sets: the pairs that a system is trained on and validated with, by name.
+
+Each task has one that bears its name, made of the datasets under `study.tasks.TASK.train`. `study.training_sets` names
+others. Pure look-ups in the parameters, as in `plan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmfuse.errors import UserError, closest
+
+Parameters = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The datasets that a training reads.
+
+    Attributes:
+        name: Its name, which the paths of weights begin with.
+        task: The task that its pairs serve.
+        train: Datasets whose training pairs are used together.
+        val: Datasets whose validation pairs are used; none where nothing is validated.
+        key: The dotted key of the parameters that defines it.
+        pairs: How many training pairs are taken of a dataset; all of those that it does not name.
+    """
+
+    name: str
+    task: str
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    key: str
+    pairs: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Every dataset that it reads, once."""
+        return tuple(dict.fromkeys((*self.train, *self.val)))
+
+
+def training_sets(parameters: Parameters) -> dict[str, TrainingSet]:
+    """Return every training set of the study by name: those of the tasks, then the others."""
+    found = {}
+    for task, entry in parameters["study"]["tasks"].items():
+        datasets = tuple(entry["train"])
+        found[task] = TrainingSet(task, task, datasets, datasets, f"study.tasks.{task}.train")
+    for name, entry in parameters["study"].get("training_sets", {}).items():
+        key = f"study.training_sets.{name}"
+        train, val = tuple(entry["train"]), tuple(entry["val"])
+        found[name] = TrainingSet(name, entry["task"], train, val, key, entry.get("pairs", {}))
+    return found
+
+
+def training_set(parameters: Parameters, name: str) -> TrainingSet:
+    """Return one training set.
+
+    Raises:
+        UserError: the study has none of that name.
+    """
+    known = training_sets(parameters)
+    if name not in known:
+        raise UserError(
+            f"The study has no training set {name!r}.",
+            expected=", ".join(known),
+            found=name,
+            fix=closest(name, known, "define it under study.training_sets"),
+        )
+    return known[name]
+
+
+def chosen(settings: Mapping[str, Any], task: str) -> str:
+    """Return the name of the training set that a method's settings choose where it serves a task.
+
+    `trained_on` is one name for every task, or a name for each task; a task that it does not name has its own set.
+    """
+    choice = settings.get("trained_on", task)
+    return str(choice.get(task, task) if isinstance(choice, Mapping) else choice)
