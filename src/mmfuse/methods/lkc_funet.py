@@ -294,8 +294,11 @@ class LKCFUNet(FusionMethod):
     def _fuse(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the fused image before clamping, at the size of its sources."""
         height, width = a.shape[-2:]
-        images = pad_to_multiple(torch.cat([b, a], dim=1), self.multiple, self.padding)  # L14: visible first
-        return self.net(images)[..., :height, :width]
+        return self.net(self.stacked(a, b))[..., :height, :width]
+
+    def stacked(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return both images as the network takes them, (B, 2, H', W') with sides that divide by `multiple`."""
+        return pad_to_multiple(torch.cat([b, a], dim=1), self.multiple, self.padding)  # L14: visible first
 
     def part_modules(self, part: str) -> dict[str, nn.Module]:
         """See `FusionMethod.part_modules`."""
