@@ -17,8 +17,9 @@ from mmfuse import plan
 from mmfuse.checkpoints import build
 from mmfuse.errors import UserError
 from mmfuse.fusing import fuse_pair
-from mmfuse.methods.lkc_funet import MPAFM, BlockOptions, InitBlock, LKCBlock, LKDCBlock
-from mmfuse.nn.losses import strongest_gradient_loss, strongest_intensity_loss, two_source_ssim_loss
+from mmfuse.methods.lkc_funet import BlockOptions, InitBlock, LKCBlock, LKDCBlock
+from mmfuse.nn.losses import BORDERS, strongest_gradient_loss, strongest_intensity_loss, two_source_ssim_loss
+from mmfuse.nn.mpafm import MPAFM
 from mmfuse.nn.stochastic_depth import StochasticDepth
 from mmfuse.stages.train import network_options
 from mmfuse.training import prepare_part
@@ -76,9 +77,65 @@ def test_the_papers_network_line_by_line():
                and getattr(module, "kernel_size", (1,))[0] > 3}  # fmt: skip
     by_place = {"init": 15, "encoder.0": 15, "encoder.1": 11, "encoder.2": 5, "bottleneck": 5, "decoder.0": 5,
                 "decoder.1": 11, "decoder.2": 15, "last": 15}  # fmt: skip
-    assert len(kernels) == 1 + 4 * 3 + 3 * 5, "one in the InitBlock; LKC has two, LKDC one"
+    lkc, lkdc = 2, 1  # large kernels in a block
+    assert len(kernels) == 1 + 3 * (lkc + lkdc) + 2 * lkdc + 2 * (lkc + 2 * lkdc) + (lkc + lkdc) + lkc
     for name, kernel in kernels.items():
         assert kernel == next(k for place, k in by_place.items() if name.startswith(place)), name
+
+
+def layers(block: nn.Module) -> list[str]:
+    """What a sequence of units does, one word a layer."""
+
+    def word(layer: nn.Module) -> str:
+        if isinstance(layer, nn.Conv2d):
+            depthwise = "depthwise " * (layer.groups == layer.in_channels)
+            bias = "" if layer.bias is not None else " no bias"
+            return f"{depthwise}conv {layer.kernel_size[0]} {layer.in_channels}>{layer.out_channels}{bias}"
+        if isinstance(layer, nn.GroupNorm):
+            return f"GN({layer.num_groups}) of {layer.num_channels}"
+        if isinstance(layer, nn.BatchNorm2d):
+            return f"BN of {layer.num_features}"
+        return {nn.ReLU: "ReLU", nn.Identity: "-", StochasticDepth: "drop path"}.get(type(layer), "") or str(layer)
+
+    return [word(layer) for layer in block]
+
+
+def test_the_papers_blocks_line_by_line():
+    with torch.device("meta"):
+        net = build("lkc_funet", {}).net
+    assert layers(net.init.wide) == ["GN(32) of 32", "ReLU", "Dropout(p=0.2, inplace=False)", "conv 15 32>128"]
+    lkc, lkdc = net.encoder[0]
+    assert layers(lkc.units[0]) == ["GN(32) of 128", "ReLU", "-", "conv 15 128>128"]
+    assert layers(lkc.units[1]) == ["GN(32) of 128", "ReLU", "Dropout(p=0.2, inplace=False)", "conv 15 128>128"]
+    assert layers(lkdc.units) == [
+        "GN(1) of 128", "conv 1 128>192 no bias", "GN(1) of 192", "ReLU", "depthwise conv 15 192>192 no bias",
+        "GN(1) of 192", "ReLU", "conv 1 192>128 no bias", "GN(1) of 128", "drop path",
+    ]  # fmt: skip
+    assert isinstance(lkc.shortcut, nn.Identity)
+    assert layers([net.decoder[0][0].shortcut, net.last.shortcut]) == ["conv 1 256>128", "conv 1 160>128"]
+    assert layers(net.out) == ["GN(32) of 128", "ReLU", "conv 3 128>1"]
+    kinds = {LKCBlock: "lkc", LKDCBlock: "lkdc"}
+    places = [*net.encoder, net.bottleneck, *net.decoder, [net.last]]
+    assert [[kinds[type(block)] for block in place] for place in places] == [
+        ["lkc", "lkdc"], ["lkc", "lkdc"], ["lkc", "lkdc"],
+        ["lkdc", "lkdc"],
+        ["lkc", "lkdc", "lkdc"], ["lkc", "lkdc", "lkdc"],
+        ["lkc", "lkdc"], ["lkc"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("block", [LKCBlock, LKDCBlock])
+@torch.no_grad()
+def test_a_block_adds_its_input(block):
+    """Without its last convolution, a block gives its input, or the input's 1x1 convolution where channels change."""
+    for channels_in in (8, 6):
+        module = block(channels_in, 8, 5, BODY).eval()
+        last = module.units[1][3] if block is LKCBlock else module.units[7]
+        for parameter in last.parameters():
+            parameter.zero_()
+        x = torch.rand(2, channels_in, 9, 7)
+        assert torch.equal(module(x), x if channels_in == 8 else module.shortcut(x))
+        assert isinstance(module.shortcut, nn.Identity) == (channels_in == 8)
 
 
 @torch.no_grad()
@@ -104,13 +161,24 @@ def test_any_number_of_levels_and_any_size(kernels, shape):
 
 
 @pytest.mark.parametrize("blocks", [["lkc"], ["lkdc"], ["lkdc", "lkdc", "lkc", "lkc"]], ids=str)
+@pytest.mark.parametrize("place", ["encoder", "bottleneck", "decoder", "finest"])
 @torch.no_grad()
-def test_any_blocks(blocks):
-    method = tiny(encoder_blocks=blocks, decoder_blocks=blocks).eval()
+def test_any_blocks(place, blocks):
     kinds = {"lkc": LKCBlock, "lkdc": LKDCBlock}
-    assert [type(block) for block in method.net.encoder[1]] == [kinds[name] for name in blocks]
-    assert [type(block) for block in method.net.decoder[0]] == [kinds[name] for name in blocks]
-    assert isinstance(method.net.last, kinds[blocks[-1]])
+    usual = {"encoder": ["lkc", "lkdc"], "bottleneck": ["lkdc", "lkdc"], "decoder": ["lkc", "lkdc", "lkdc"],
+             "finest": ["lkc", "lkdc", "lkc"]}  # fmt: skip
+    net = (method := tiny(**{f"{place}_blocks": blocks}).eval()).net
+    found = {"encoder": net.encoder[1], "bottleneck": net.bottleneck, "decoder": net.decoder[1],
+             "finest": [*net.decoder[2], net.last]}  # fmt: skip
+    for name, modules in found.items():
+        assert [type(block) for block in modules] == [kinds[kind] for kind in (usual | {place: blocks})[name]], name
+    assert method(*pair()).isfinite().all()
+
+
+@torch.no_grad()
+def test_there_need_be_no_bottleneck():
+    method = tiny(bottleneck_blocks=[]).eval()
+    assert len(method.net.bottleneck) == 0
     assert method(*pair()).isfinite().all()
 
 
@@ -124,14 +192,16 @@ def lkc_count(channels_in: int, c: int, k: int, norm: bool) -> int:
 
 def lkdc_count(c: int, k: int, norm: bool) -> int:
     hidden = 3 * c // 2
-    return norm * 2 * c + (c * hidden + hidden) + (k * k * hidden + hidden) + (hidden * c + c)
+    convolutions = c * hidden + k * k * hidden + hidden * c
+    # four normalisations; without them the three convolutions have biases
+    return convolutions + (2 * (c + hidden + hidden + c) if norm else hidden + hidden + c)
 
 
 def mpafm_count(c: int, norm: bool, *, attention: bool = True, recalibration: bool = True) -> int:
     hidden = max(4, c // 8)
-    channel, spatial = c * hidden + hidden + hidden * c + c, 2 + (2 if norm else 1)
+    channel, spatial = c * hidden + hidden + hidden * c + c, 2 + 1 + norm * 2
     refine = norm * 2 * c + 2 * c + 2
-    recalibrate = c * c + (2 * c if norm else c)
+    recalibrate = c * c + c + norm * 2 * c
     return attention * (channel + spatial + refine) + recalibration * recalibrate + 2 * c * c + 2 * c
 
 
@@ -147,12 +217,14 @@ def count(
     """Parameters of the paper's size, added up by hand; normalisations have two a channel, of whatever kind."""
     w, c = 32, 128
     total = 2 * w * 9 + w + init_norm + init * init * w * c + c
-    total += sum(lkc_count(c, c, k, norm) + lkdc_count(c, k, norm) for k in (*kernels, bottleneck))
+    total += sum(lkc_count(c, c, k, norm) + lkdc_count(c, k, norm) for k in kernels)
+    total += 2 * lkdc_count(c, bottleneck, norm)
     total += 2 * (len(kernels) - 1) * (9 * c * c + c)  # strided convolutions down, convolutions up
     total += len(kernels) * (mpafm_count(c, norm) if skip is None else skip)
     for level, k in enumerate(kernels):
-        thin = w if level == 0 else 0  # the features of the first convolution join at the finest level
-        total += lkc_count(2 * c, c, k, norm) + lkdc_count(c, k, norm) + lkc_count(c + thin, c, k, norm)
+        total += lkc_count(2 * c, c, k, norm) + lkdc_count(c, k, norm)
+        # at the finest level the features of the first convolution join
+        total += lkc_count(c + w, c, k, norm) if level == 0 else lkdc_count(c, k, norm)
     return total + norm * 2 * c + 9 * c + 1
 
 
@@ -181,6 +253,7 @@ COUNTS = {
     "groups_channels": count(),
     "kernels_15_7_5_5": count((15, 7, 5, 5)),
     "as_published": count(),
+    "as_published_medical": count(),
 }
 
 
@@ -194,7 +267,7 @@ def test_parameter_counts_of_the_papers_size(variant):
 
 def test_the_papers_size_in_numbers():
     assert set(COUNTS) == set(VARIANTS)
-    assert (COUNTS["base"], COUNTS["in_gn_3x3"], COUNTS["no_norm"]) == (46_591_971, 4_710_371, 46_582_752)
+    assert (COUNTS["base"], COUNTS["in_gn_3x3"], COUNTS["no_norm"]) == (41_174_438, 0, 0)
 
 
 def test_paper_yaml_is_the_default_network():
@@ -220,6 +293,10 @@ OPTIONS: list[dict[str, Any]] = [
     {"kernels": [3, 3, 3]},
     {"kernels": [5, 3]},
     {"bottleneck_kernel": 5},
+    {"bottleneck_blocks": ["lkdc"]},
+    {"bottleneck_blocks": ["lkc", "lkdc"]},
+    {"finest_blocks": ["lkc", "lkdc", "lkdc"]},
+    {"finest_blocks": ["lkc"]},
     {"init_kernel": 3},
     {"encoder_blocks": ["lkdc"]},
     {"decoder_blocks": ["lkc"]},
@@ -242,7 +319,14 @@ def test_each_option_changes_the_image(option):
     assert (base._fuse(a, b) - other._fuse(a, b)).abs().max() > 1e-5
 
 
-@pytest.mark.parametrize("option", [{"dropout": 0.5}, {"drop_path": 0.5}, {"training_range": "symmetric"}], ids=str)
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"dropout": 0.5}, {"drop_path": 0.5}, {"training_range": "symmetric"}, {"ssim_range": 2.0},
+        *({f"{term}_border": border} for term in ("ssim", "gradient") for border in ("reflect", "replicate")),
+    ],
+    ids=str,
+)  # fmt: skip
 @torch.no_grad()
 def test_options_of_training_change_the_loss_and_not_the_image(option):
     base, other = tiny(), tiny(**option)
@@ -272,8 +356,15 @@ def test_options_of_training_change_the_loss_and_not_the_image(option):
         ({"width": 0}, "blocks"),
         ({"encoder_blocks": []}, "blocks"),
         ({"encoder_blocks": ["resnet"]}, "resnet"),
+        ({"bottleneck_blocks": ["resnet"]}, "resnet"),
+        ({"decoder_blocks": []}, "blocks"),
+        ({"finest_blocks": []}, "blocks"),
+        ({"finest_blocks": ["lkc", "resnet"]}, "resnet"),
         ({"dropout": -0.1}, "dropout"),
         ({"drop_path": 1.0}, "drop_path"),
+        ({"ssim_range": 0.0}, "ssim_range"),
+        ({"ssim_border": "wrap"}, "ssim_border"),
+        ({"gradient_border": "constant"}, "gradient_border"),
     ],
     ids=str,
 )
@@ -320,35 +411,30 @@ def test_only_batch_norm_mixes_the_images_of_a_batch(norm):
     assert torch.allclose(method._fuse(a, b)[:1], alone, atol=1e-5) == (norm != "batch")
 
 
-def test_variants_have_the_normalisations_that_their_names_say():
-    def norms(variant: str) -> tuple[set[str], set[str], set[str]]:
-        with torch.device("meta"):
-            net = build("lkc_funet", network_options(plan.settings_of(PAPER, "lkc_funet", variant))).net
-
-        def kinds(module: nn.Module) -> set[str]:
-            found = {m for m in module.modules() if isinstance(m, (nn.GroupNorm, nn.BatchNorm2d))}
-            return {
-                "BN" if isinstance(m, nn.BatchNorm2d) else "IN" if m.num_groups == m.num_channels > 1 else "GN"
-                for m in found
-            }
-
-        return kinds(net.init), kinds(net.encoder) | kinds(net.decoder) | kinds(net.out), kinds(net.skips)
-
-    assert norms("base") == ({"IN"}, {"GN"}, {"GN"})
-    assert norms("bn_gn") == ({"BN"}, {"GN"}, {"GN"})
-    assert norms("all_bn") == norms("all_bn_3x3") == norms("bn_k19") == ({"BN"}, {"BN"}, {"BN"})
-    assert norms("no_norm") == (set(), set(), set())
-    assert norms("no_mpafm") == ({"IN"}, {"GN"}, set())
-    assert norms("as_published") == ({"BN"}, {"GN"}, {"BN"})
-    assert norms("groups_channels") == ({"IN"}, {"IN", "GN"}, {"GN"}), "LKDC keeps its one group"
-    assert norms("init_none") == (set(), {"GN"}, {"GN"})
+@pytest.mark.parametrize(("norm", "word"), [("group", "GN(2)"), ("batch", "BN"), ("none", "-")])
+def test_norm_is_that_of_every_place_of_a_block(norm, word):
+    options = BlockOptions(**{**vars(BODY), "norm": norm})
+    lkc, lkdc = LKCBlock(8, 8, 7, options), LKDCBlock(8, 8, 7, options)
+    of_lkdc = {"GN(2)": "GN(1)"}.get(word, word)  # one group whatever the other blocks have
+    assert [layers(unit)[0].split()[0] for unit in lkc.units] == [word] * 2
+    assert [layers(lkdc.units)[place].split()[0] for place in (0, 2, 5, 8)] == [of_lkdc] * 4
+    biases = [lkdc.units[place].bias is not None for place in (1, 4, 7)]
+    assert biases == [norm == "none"] * 3, "a bias before a normalisation would do nothing"
 
 
-def test_lkdc_has_one_group_and_a_depthwise_kernel():
-    block = LKDCBlock(8, 8, 7, BODY)
-    norm, expand, depthwise, _, project, _ = block.units
-    assert norm.num_groups == 1
-    assert (expand.out_channels, depthwise.groups, depthwise.kernel_size, project.in_channels) == (12, 12, (7, 7), 12)
+@torch.no_grad()
+def test_dropout_is_in_the_second_unit_alone():
+    """And in the InitBlock: with a dropout of nearly 1, what comes before it goes on as it was."""
+    options = BlockOptions(**{**vars(BODY), "dropout": 0.999})
+    torch.manual_seed(0)
+    block = LKCBlock(8, 8, 5, options).train()
+    x = torch.rand(2, 8, 9, 9)
+    assert torch.equal(block.units[0](x), block.units[0].eval()(x))
+    with_dropout, without = block.units[1](x), block.units[1].eval()(x)
+    assert (with_dropout - without).abs().max() > 0.01
+    places = {name for name, module in tiny(dropout=0.5).net.named_modules() if isinstance(module, nn.Dropout)}
+    lkc = ("encoder.0.0", "encoder.1.0", "encoder.2.0", "decoder.0.0", "decoder.1.0", "decoder.2.0", "last")
+    assert places == {"init.wide.2", *(f"{place}.units.1.2" for place in lkc)}
 
 
 @torch.no_grad()
@@ -389,16 +475,15 @@ def features(scale: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("sides", ["paper", "code"])
 @pytest.mark.parametrize("weighting", ["softmax", "sigmoid"])
 @torch.no_grad()
-def test_gates_are_bounded(sides, weighting):
+def test_weights_are_bounded(sides, weighting):
     module = mpafm(sides=sides, weighting=weighting)
     for scale in (0.0, 1.0, 1000.0):
-        weight = module.weights(*features(scale))
-        assert weight.shape == (2, 2, 12, 10)
-        assert 0 <= weight.min() <= weight.max() <= 1
-        if weighting == "softmax":
-            assert torch.allclose(weight.sum(dim=1), torch.ones(2, 12, 10))
-    assert 0 < module.weights(*features()).min() < module.weights(*features()).max() < 1
-    assert torch.allclose(module.weights(*features()).sum(dim=1), torch.ones(2, 12, 10)) == (weighting == "softmax")
+        for weight in module.weights(*features(scale)):
+            assert weight.shape == (2, 1, 12, 10)
+            assert 0 <= weight.min() <= weight.max() <= 1
+    of_encoder, of_decoder = module.weights(*features())
+    assert all(0 < weight.min() < weight.max() < 1 for weight in (of_encoder, of_decoder))
+    assert torch.allclose(of_encoder + of_decoder, torch.ones(2, 1, 12, 10)) == (weighting == "softmax")
 
 
 @pytest.mark.parametrize("recalibrated", ["decoder", "encoder"])
@@ -423,15 +508,77 @@ def test_paper_and_code_look_at_different_sides():
     for sides, pooled, spatial in (("paper", 0, 1), ("code", 1, 0)):
         module = mpafm(sides=sides)
         inputs = [e, d]
-        before = module.weights(*inputs)
+        before = module.weights(*inputs)[0]
         inputs[pooled] = shuffled(inputs[pooled])
-        assert torch.allclose(module.weights(*inputs), before, atol=1e-6), "channel attention sees no places"
+        assert torch.allclose(module.weights(*inputs)[0], before, atol=1e-6), "channel attention sees no places"
         inputs[spatial] = shuffled(inputs[spatial])
-        assert not torch.allclose(module.weights(*inputs), before, atol=1e-3)
+        assert not torch.allclose(module.weights(*inputs)[0], before, atol=1e-3)
+
+
+def settled_mpafm(**options: Any) -> MPAFM:
+    """One whose normalisations do something."""
+    module = mpafm(norm="batch", **options)
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for values in (layer.weight.data, layer.running_var):
+                values.uniform_(0.5, 1.5)
+            for values in (layer.bias.data, layer.running_mean):
+                values.uniform_(-0.5, 0.5)
+    return module
+
+
+def matrix(module: MPAFM, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (out, in) and bias (out, 1) of a 1x1 convolution."""
+    layer = module.get_submodule(name)
+    return layer.weight.detach().numpy()[..., 0, 0], layer.bias.detach().numpy()[:, None]
+
+
+def normalised(module: MPAFM, name: str, x: np.ndarray) -> np.ndarray:
+    layer = module.get_submodule(name)
+    mean, variance, weight, bias = (
+        values.detach().numpy()[:, None] for values in (layer.running_mean, layer.running_var, layer.weight, layer.bias)
+    )
+    return (x - mean) / np.sqrt(variance + 1e-5) * weight + bias
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("sides", ["paper", "code"])
+@torch.no_grad()
+def test_mpafm_by_hand(sides, residual):
+    """Eq. 1 to 5 in matrices: features are (channels, pixels)."""
+    module = settled_mpafm(sides=sides, residual=residual)
+    images = features()
+    e, d = (image[0].flatten(1).numpy() for image in images)
+    for_channels, for_pixels = (e, d) if sides == "paper" else (d, e)
+
+    (squeeze, squeeze_bias), (excite, excite_bias) = matrix(module, "channel.1"), matrix(module, "channel.3")
+    hidden = np.maximum(squeeze @ for_channels.mean(axis=1, keepdims=True) + squeeze_bias, 0)
+    channel = excite @ hidden + excite_bias  # (channels, 1), no sigmoid
+    mix, mix_bias = matrix(module, "spatial.0")
+    pooled = np.stack([for_pixels.mean(axis=0), for_pixels.max(axis=0)])
+    spatial = normalised(module, "spatial.1", mix @ pooled + mix_bias)  # (1, pixels)
+    select, select_bias = matrix(module, "refine.1")
+    maps = np.exp(select @ normalised(module, "refine.0", channel + spatial) + select_bias)
+    first, second = maps / maps.sum(axis=0)
+    # the paper's first map A belongs to the encoder, the code's to the decoder: each to the side of channel attention
+    of_e, of_d = (first, second) if sides == "paper" else (second, first)
+    e_att, d_att = (of_e + residual) * e, (of_d + residual) * d
+
+    def sigmoid(x: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-x))
+
+    f = sigmoid(e_att) * d_att + sigmoid(d_att) * e_att
+    project, project_bias = matrix(module, "recalibrate.0")
+    gate = sigmoid(normalised(module, "recalibrate.1", project @ f + project_bias))
+    out, out_bias = matrix(module, "out")
+    expected = out @ (gate * d) + out_bias
+    found = module(*images)[0].flatten(1).numpy()
+    assert found.shape == (16, 120)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
 @torch.no_grad()
-def test_mpafm_by_hand():
+def test_parts_of_mpafm_by_hand():
     """Eq. 2 to 4 with weights that are known."""
     e, d = features()
     plain = mpafm(attention=False, recalibration=False)
@@ -443,7 +590,7 @@ def test_mpafm_by_hand():
     for residual in (True, False):
         module = mpafm(residual=residual, gating=False, recalibration=False)
         module.out = nn.Identity()
-        module.weights = lambda e, d: torch.tensor([0.25, 0.75]).view(1, 2, 1, 1)  # noqa: ARG005
+        module.weights = lambda e, d: (torch.tensor(0.25), torch.tensor(0.75))  # noqa: ARG005
         assert torch.allclose(module(e, d), (residual + 0.25) * e + (residual + 0.75) * d)
     names = {name.partition(".")[0] for name, _ in mpafm(attention=False, recalibration=False).named_parameters()}
     assert names == {"out"}, "what is left out has no weights"
@@ -461,11 +608,34 @@ def test_losses_by_hand():
     step = flat.clone()
     step[..., 8:] = 0.75
     assert strongest_intensity_loss(flat, flat, step).item() == pytest.approx(0.25)
-    assert strongest_gradient_loss(flat, flat, step).item() == pytest.approx(4 * 0.5 * 2 / 16)
-    c1 = 0.01**2
+    for border in ("reflect", "replicate"):  # two columns of 16 beside the step, weights 1 + 2 + 1
+        found = strongest_gradient_loss(flat, flat, step, border=border)
+        assert found.item() == pytest.approx(4 * 0.5 * 2 / 16)
+    # beyond the border zeros: the right-hand column of the brighter half differs by 4 * 0.5 as well, in 14 rows; the
+    # first and the last row see the border above or below, and three quarters of a step in their own columns
+    edge = (1.5 + 0.5) + (1.5 + 1.5) + 6 * 4 * 0.5 + (1.5 + 1.5)
+    zeros = (14 * 3 * 4 * 0.5 + 2 * edge) / 256
+    assert strongest_gradient_loss(flat, flat, step).item() == pytest.approx(zeros)
+    c1, grey = 0.01**2, torch.full_like(flat, 0.5)
     similarity = (2 * 0.25 * 0.5 + c1) / (0.25**2 + 0.5**2 + c1)
-    grey = torch.full_like(flat, 0.5)
-    assert two_source_ssim_loss(flat, flat, grey).item() == pytest.approx(1 - (1 + similarity) / 2, abs=1e-5)
+    found = two_source_ssim_loss(flat, flat, grey, border="reflect")
+    assert found.item() == pytest.approx(1 - (1 + similarity) / 2, abs=1e-5)
+
+
+@pytest.mark.parametrize("data_range", [1.0, 2.0])
+def test_similarity_with_zeros_beyond_the_border_by_hand(data_range):
+    """Flat images: near the border a window sees a share s of the image, and zeros are deviations from the mean."""
+    flat, grey = torch.full((1, 1, 16, 16), 0.25), torch.full((1, 1, 16, 16), 0.5)
+    taps = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    inside = np.convolve(np.ones(16), taps / taps.sum(), mode="same")
+    s = np.outer(inside, inside)
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    spread = s - s**2
+    luminance = (2 * 0.25 * 0.5 * s**2 + c1) / ((0.25**2 + 0.5**2) * s**2 + c1)
+    contrast = (2 * 0.25 * 0.5 * spread + c2) / ((0.25**2 + 0.5**2) * spread + c2)
+    expected = 1 - (1 + (luminance * contrast).mean()) / 2
+    found = two_source_ssim_loss(flat, flat, grey, data_range=data_range)
+    assert found.item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_methods_losses_are_these():
@@ -476,6 +646,13 @@ def test_the_methods_losses_are_these():
     assert found["ssim"].item() == pytest.approx(2 * two_source_ssim_loss(fused, a, b).item())
     assert found["intensity"].item() == pytest.approx(3 * strongest_intensity_loss(fused, a, b).item())
     assert found["gradient"].item() == pytest.approx(5 * strongest_gradient_loss(fused, a, b).item())
+    for border in BORDERS:
+        other = tiny(ssim_border=border, gradient_border=border, ssim_range=2.0).eval()
+        found = other.part_losses("net", a, b, ONES)
+        ssim = two_source_ssim_loss(fused, a, b, border=border, data_range=2.0)
+        assert found["ssim"].item() == pytest.approx(ssim.item())
+        gradient = strongest_gradient_loss(fused, a, b, border=border)
+        assert found["gradient"].item() == pytest.approx(gradient.item())
     symmetric = tiny(training_range="symmetric").eval()
     found = symmetric.part_losses("net", a, b, ONES)
     fused = symmetric._fuse(2 * a - 1, 2 * b - 1)
@@ -569,4 +746,4 @@ def test_names_in_weights_files_stay():
     """Published weights are found by these names: if this fails, old files no longer load."""
     names = sorted(f"{key} {tuple(value.shape)}" for key, value in tiny().state_dict().items())
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-    assert (len(names), digest) == (210, "4ef160812047151c")
+    assert (len(names), digest) == (246, "d797fda4cbfcd1e5")

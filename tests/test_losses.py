@@ -61,20 +61,26 @@ def test_ssim_loss():
     assert ssim_loss(board, 1 - board).item() == pytest.approx(0.5)
 
 
-def test_sobel_is_that_of_scipy():
+@pytest.mark.parametrize(
+    ("border", "mode"), [("zeros", {"mode": "constant"}), ("reflect", {"mode": "mirror"}), ("replicate", {})]
+)
+def test_sobel_is_that_of_scipy(border, mode):
     x, _ = random_pair(3)
-    ours = sobel_magnitude(x).numpy()
+    ours = sobel_magnitude(x, border=border).numpy()
     for b, c in np.ndindex(2, 3):
         image = x[b, c].numpy()
-        theirs = sum(np.abs(ndimage.sobel(image, axis=axis, mode="nearest")) for axis in (0, 1))
+        theirs = sum(np.abs(ndimage.sobel(image, axis=axis, **{"mode": "nearest"} | mode)) for axis in (0, 1))
         assert np.abs(ours[b, c] - theirs).max() < 1e-12
 
 
 def test_sobel_of_a_step():
     image = torch.zeros(1, 1, 6, 6)
     image[..., 3:] = 1
-    assert sobel_magnitude(image)[0, 0, 2].tolist() == [0, 0, 4, 4, 0, 0]
-    assert sobel_magnitude(image.transpose(-1, -2))[0, 0, :, 2].tolist() == [0, 0, 4, 4, 0, 0]
+    for border, last in ("zeros", 4), ("reflect", 0), ("replicate", 0):
+        expected = [0, 0, 4, 4, 0, last]
+        assert sobel_magnitude(image, border=border)[0, 0, 2].tolist() == expected
+        assert sobel_magnitude(image.transpose(-1, -2), border=border)[0, 0, :, 2].tolist() == expected
+    assert torch.equal(sobel_magnitude(image), sobel_magnitude(image, border="zeros"))
 
 
 @pytest.mark.parametrize("loss", [ssim_map, ssim_loss, lambda x, y: sobel_magnitude(x) - sobel_magnitude(y)])

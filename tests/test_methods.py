@@ -7,6 +7,7 @@ import hashlib
 import inspect
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,6 +17,7 @@ from mmfuse import methods, plan
 from mmfuse.checkpoints import Card, build, load_into, load_method, load_state, read_weights, save_weights, weights_of
 from mmfuse.errors import UserError
 from mmfuse.methods.base import FusionMethod
+from mmfuse.nn.attention import ChannelSpatialAttention, PooledConvAttention
 from mmfuse.stages.train import check_parts, network_options, without_adaptive
 from mmfuse.training import prepare_part
 
@@ -366,10 +368,23 @@ def test_a_wrong_pairing_is_refused(pairing):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"output": "relu"}, {"width": 0}, {"last_kernel": 2}, {"channels": 0}, {"attention": "none"}], ids=str
+    ("changes", "word"),
+    [
+        ({"output": "relu"}, "output"),
+        ({"attention": "none"}, "attention"),
+        ({"channel": "last"}, "channel"),
+        ({"padding": "zeros"}, "padding"),
+        ({"ssim_border": "wrap"}, "ssim_border"),
+        ({"gradient_border": "constant"}, "gradient_border"),
+        ({"width": 0}, "width 0"),
+        ({"channels": 0}, "channels 0"),
+        ({"last_kernel": 2}, "last_kernel 2"),
+        ({"ssim_range": 0.0}, "ssim_range 0"),
+    ],
+    ids=str,
 )
-def test_other_wrong_options_are_refused(changes):
-    with pytest.raises(UserError):
+def test_other_wrong_options_are_refused(changes, word):
+    with pytest.raises(UserError, match=word):
         small("mma_unet", **changes)
 
 
@@ -380,6 +395,83 @@ def test_attentions(attention, deep):
     kinds = [type(level.attention).__name__ for level in method.fusion.pairs]
     assert kinds == ["PooledConvAttention"] * (4 - deep) + ["ChannelSpatialAttention"] * deep
     assert method(*pair(32, 32)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("channels", "taps"),
+    [(4, 1), (8, 3), (16, 3), (32, 3), (64, 3), (128, 5), (256, 5), (512, 5), (1024, 5), (2048, 7)],
+)
+def test_taps_of_the_pooled_attention(channels, taps):
+    """ECA's rule: the odd number from (log2 C + 1) / 2, rounded down; 5 in the paper's two shallow pairs."""
+    mix = PooledConvAttention(channels).mix
+    assert (mix.kernel_size, mix.padding, mix.bias) == ((taps,), (taps // 2,), None)
+
+
+@torch.no_grad()
+def test_pooled_attention_by_hand():
+    torch.manual_seed(0)
+    attention, x = PooledConvAttention(128), torch.randn(2, 128, 5, 6)
+    taps = attention.mix.weight[0, 0].numpy()
+    for image, found in zip(x.numpy(), attention(x).numpy(), strict=True):
+        pooled = image.mean(axis=(1, 2)) + image.max(axis=(1, 2))  # one convolution for both, so for their sum
+        score = np.correlate(np.pad(pooled, 2), taps, mode="valid")
+        np.testing.assert_allclose(found, image / (1 + np.exp(-score[:, None, None])), atol=1e-5)
+
+
+@torch.no_grad()
+def test_channel_spatial_attention_by_hand():
+    torch.manual_seed(0)
+    attention, x = ChannelSpatialAttention(8), torch.randn(2, 8, 5, 6)
+    squeeze, excite, spatial = attention.channel.squeeze, attention.channel.excite, attention.spatial
+    assert (squeeze.out_features, spatial.out_channels) == (4, 1), "reduction 2; one map"
+    names = ["channel.squeeze", "channel.excite", "spatial"]
+    assert {key for key, _ in attention.named_parameters()} == {f"{n}.{k}" for n in names for k in ("weight", "bias")}
+    arrays = (values.numpy() for layer in (squeeze, excite, spatial) for values in (layer.weight, layer.bias))
+    w1, b1, w2, b2, w3, b3 = arrays
+    for image, found in zip(x.numpy(), attention(x).numpy(), strict=True):
+        channel = 1 / (1 + np.exp(-(w2 @ np.maximum(w1 @ image.mean(axis=(1, 2)) + b1, 0) + b2)))
+        pixel = 1 / (1 + np.exp(-(np.tensordot(w3[0, :, 0, 0], image, axes=1) + b3)))
+        expected = np.maximum(image * channel[:, None, None], image * pixel)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("last_kernel", [3, 1])
+def test_the_papers_networks_line_by_line(last_kernel):
+    """Widths, kernels and biases at the paper's size; levels 2 to 5 are fused."""
+    with torch.device("meta"):
+        method = build("mma_unet", {"last_kernel": last_kernel})
+
+    def convolutions(module: torch.nn.Module) -> list[tuple[int, int, int, bool]]:
+        kinds = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
+        found = [layer for layer in module.modules() if isinstance(layer, kinds)]
+        return [(c.in_channels, c.out_channels, c.kernel_size[0], c.bias is not None) for c in found]
+
+    for unet in (method.vi_unet, method.ir_unet):
+        widths = [3, 64, 128, 256, 512, 1024]
+        for block, c, d in zip(unet.encoder.blocks, widths, widths[1:], strict=False):
+            assert convolutions(block) == [(c, d, 3, False), (d, d, 3, False)]
+        for up, block, c in zip(unet.decoder.ups, unet.decoder.blocks, (1024, 512, 256, 128), strict=True):
+            assert convolutions(up) == [(c, c // 2, 2, True)]
+            assert convolutions(block) == [(c, c // 2, 3, False), (c // 2, c // 2, 3, False)]
+        assert convolutions(unet.decoder.out) == [(64, 3, 1, True)]
+    assert method.vi_unet.encoder.guides is None
+    for guide, c in zip(method.ir_unet.encoder.guides, (64, 128, 256, 512, 1024), strict=True):
+        assert (guide.squeeze.in_features, guide.squeeze.out_features, guide.excite.out_features) == (c, c // 16, c)
+        assert guide.squeeze.bias is guide.excite.bias is None
+    for pair, c in zip(method.fusion.pairs, (64, 128, 256, 512), strict=True):
+        assert isinstance(pair.visible[0], torch.nn.AvgPool2d)
+        assert convolutions(pair.visible) == [(c, 2 * c, 1, True)]
+        assert isinstance(pair.infrared, torch.nn.Identity)
+    decoder = method.fusion.decoder
+    assert {level: convolutions(up) for level, up in decoder.ups.items()} == {
+        str(level): [(c, 2 * c, 3, False)] for level, c in ((5, 1024), (4, 512), (3, 256), (2, 128))
+    }
+    assert {level: convolutions(join) for level, join in decoder.joins.items()} == {
+        str(level): [(2 * c, c, 3, False), (c, c, 3, False)] for level, c in ((4, 512), (3, 256), (2, 128))
+    }
+    assert convolutions(decoder.out) == [(64, 32, 3, True), (32, 16, 3, True), (16, 3, last_kernel, True)]
+    norms = [layer.num_features for layer in decoder.out if isinstance(layer, torch.nn.BatchNorm2d)]
+    assert norms == [32, 16], "none after the last convolution"
 
 
 def test_the_joint_part_trains_the_encoders_as_well():
@@ -403,12 +495,49 @@ def test_optional_parts_may_be_left_out_from_the_end_alone():
         assert "joint may be left out" in str(error.value)
 
 
+def fusing_to(fused: torch.Tensor, **changes) -> FusionMethod:
+    """A method whose fusion network gives a known image."""
+    method = settle(small("mma_unet", **changes))
+    method.fusion.forward = lambda visible, infrared: fused  # noqa: ARG005
+    return method
+
+
 @torch.no_grad()
-def test_stretching_fills_the_range():
-    method = settle(small("mma_unet", stretch=True))
-    fused = method(*pair(33, 40, batch=3))
-    assert fused.amin(dim=(1, 2, 3)).tolist() == [0] * 3
-    assert fused.amax(dim=(1, 2, 3)).tolist() == pytest.approx([1] * 3, abs=1e-2)
+def test_what_becomes_of_three_channels():
+    draw = torch.Generator().manual_seed(0)
+    fused = 3 * torch.rand(2, 3, 32, 32, generator=draw) - 1
+    a, b = pair(32, 32, batch=2)
+    assert torch.equal(fusing_to(fused)(a, b), fused.mean(dim=1, keepdim=True).clamp(0, 1))
+    assert torch.equal(fusing_to(fused, channel="first")(a, b), fused[:, :1].clamp(0, 1))
+
+
+@torch.no_grad()
+def test_stretching_takes_the_range_of_all_three_channels():
+    """Each image by itself; the values that reach 0 and 1 may stand in another channel than the one that is kept."""
+    fused = torch.full((2, 3, 32, 32), 0.5)
+    fused[0, 1, 3, 4], fused[0, 2, 5, 6], fused[0, 0, 7, 8] = -0.5, 1.5, 1.0
+    fused[1, 0, 3, 4], fused[1, 0, 5, 6] = 0.25, 1.25
+    found = fusing_to(fused, channel="first", stretch=True)(*pair(32, 32, batch=2))
+    assert found[0].unique().tolist() == pytest.approx([0.5, 0.75])
+    assert found[1].unique().tolist() == pytest.approx([0.0, 0.25, 1.0])
+    found = fusing_to(fused, stretch=True)(*pair(32, 32, batch=2))[0]
+    assert found.unique().tolist() == pytest.approx([1 / 3, 0.5, (0.5 + 0.5 + 0.75) / 3, 2 / 3])
+    extended = torch.full((1, 3, 48, 48), 9.0)  # what is cut away does not count
+    extended[..., :33, :40] = torch.linspace(-1, 1, 33)[:, None]
+    found = fusing_to(extended, stretch=True)(*pair(33, 40))
+    assert torch.allclose(found, torch.linspace(0, 1, 33)[:, None].expand(1, 1, 33, 40), atol=1e-6)
+
+
+@torch.no_grad()
+def test_padding_matters_only_where_sides_do_not_divide():
+    reflect, published = (settle(small("mma_unet", padding=padding)) for padding in ("reflect", "published"))
+    assert torch.equal(reflect(*pair(32, 48)), published(*pair(32, 48)))
+    for shape in ((32, 50), (33, 48), (17, 31)):
+        found = published(*pair(*shape))
+        assert found.shape[-2:] == shape
+        assert not torch.allclose(reflect(*pair(*shape)), found, atol=1e-3)
+    even = published._fuse(*pair(34, 46))
+    assert torch.equal(published(*pair(34, 46)), even.mean(dim=1, keepdim=True).clamp(0, 1)), "nothing is resized"
 
 
 @torch.no_grad()
@@ -459,10 +588,31 @@ def test_fusion_losses_by_hand():
     flat = torch.full_like(a, 0.25)
     method.fusion.forward = lambda visible, infrared: flat.expand(-1, 3, -1, -1)  # noqa: ARG005
     step = flat.clone()
-    step[..., 16:] = 0.75  # gradient 4 * 0.5 in 2 of 32 columns: mean 0.125
+    step[..., 16:] = 0.75
     losses = method.part_losses("fusion", flat, step, weights("mma_unet", "fusion"))
-    assert losses["detail"].item() == pytest.approx(0.125**2)
     assert losses["mse"].item() == pytest.approx(0.25**2 / 2)
+    # beyond the border zeros: in 30 rows the gradient differs by 4 * 0.5 in two columns and at the right-hand border;
+    # the first and the last row see the border above or below, and three quarters of the step in their own columns
+    edge = (1.5 + 0.5) + (1.5 + 1.5) + 14 * 4 * 0.5 + (1.5 + 1.5)
+    assert losses["detail"].item() == pytest.approx(((30 * 3 * 4 * 0.5 + 2 * edge) / 1024) ** 2)
+    for border in ("reflect", "replicate"):  # gradient 4 * 0.5 in 2 of 32 columns: mean 0.125
+        method.gradient_border = border
+        losses = method.part_losses("fusion", flat, step, weights("mma_unet", "fusion"))
+        assert losses["detail"].item() == pytest.approx(0.125**2)
+
+
+@torch.no_grad()
+def test_options_of_the_fusion_loss():
+    a, b = pair(32, 32, batch=2)
+    base = settle(small("mma_unet"))
+    once = base.part_losses("fusion", a, b, weights("mma_unet", "fusion"))
+    for option, changed in ({"ssim_border": "zeros"}, "ssim"), ({"ssim_border": "replicate"}, "ssim"), (
+        {"ssim_range": 2.0}, "ssim"), ({"gradient_border": "reflect"}, "detail"):  # fmt: skip
+        other = settle(small("mma_unet", **option))
+        other.load_state_dict(base.state_dict())
+        found = other.part_losses("fusion", a, b, weights("mma_unet", "fusion"))
+        assert {term for term in once if not torch.equal(once[term], found[term])} == {changed}
+        assert torch.equal(base(a, b), other(a, b))
 
 
 def test_training_on_a_size_that_does_not_divide_by_sixteen_is_refused():
@@ -477,4 +627,4 @@ def test_names_in_weights_files_stay():
     """Published weights are found by these names: if this fails, old files no longer load."""
     names = sorted(f"{key} {tuple(value.shape)}" for key, value in small("mma_unet").state_dict().items())
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-    assert (len(names), digest) == (316, "0af6b8cf1f1378fa")
+    assert (len(names), digest) == (324, "b06762f874f9fdb0")

@@ -123,4 +123,4 @@ def test_every_metric_that_a_table_prints_is_measured_as_its_paper_means_it(entr
 )
 def test_no_note_calls_unpublished_what_a_paper_prints(entry):
     assert "not published" not in entry["note"]
-    assert "assumed" in entry["note"] or "The paper" in entry["note"]
+    assert "paper" in entry["note"]

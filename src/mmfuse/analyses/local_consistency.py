@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from mmfuse.analyses.base import Card, Drawing
 from mmfuse.errors import UserError
 from mmfuse.images import Bytes, luminance
-from mmfuse.nn.padding import pad_to_multiple
 from mmfuse.packs import Pack
 from mmfuse.plan import System
 
@@ -105,8 +104,7 @@ def analyse(network: Any, pack: Pack, *, chunk: int) -> dict[str, Any]:
                 fix="correct analyse.local_consistency.options in params.yaml",
             )
         sources = torch.from_numpy(np.stack(greys)).float().to(device) / 255
-        padded = pad_to_multiple(sources[None], network.multiple, network.padding)
-        _, features = network.net.init(padded)  # (1, channels, H', W')
+        _, features = network.net.init(network.stacked(*sources[:, None, None]))  # (1, channels, H', W')
         found = consistency(features[0, :, :height, :width], chunk).cpu()
         means = (found.mean().item(), *halves(found, structure(sources, chunk).cpu()))
         for kind, mean in zip(KINDS, means, strict=True):

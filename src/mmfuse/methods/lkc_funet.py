@@ -166,8 +166,8 @@ class Network(nn.Module):
             return BLOCKS[kind](channels_in, channels, kernel, options)
 
         def decoder(kinds: Sequence[str], kernel: int) -> nn.Sequential:
-            inputs = [2 * channels] + [channels] * (len(kinds) - 1)
-            return nn.Sequential(*(block(kind, kernel, c) for kind, c in zip(kinds, inputs, strict=True)))
+            inputs = [2 * channels] + [channels] * len(kinds)  # there may be no block, before the last one
+            return nn.Sequential(*(block(kind, kernel, c) for kind, c in zip(kinds, inputs, strict=False)))
 
         self.init = init
         self.encoder = nn.ModuleList(nn.Sequential(*(block(kind, k) for kind in blocks.encoder)) for k in kernels)
@@ -296,8 +296,11 @@ class LKCFUNet(FusionMethod):
     def _fuse(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the fused image before clamping, at the size of its sources."""
         height, width = a.shape[-2:]
-        images = pad_to_multiple(torch.cat([b, a], dim=1), self.multiple, self.padding)  # L14: visible first
-        return self.net(images)[..., :height, :width]
+        return self.net(self.stacked(a, b))[..., :height, :width]
+
+    def stacked(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return both images as the network takes them, (B, 2, H', W') with sides that divide by `multiple`."""
+        return pad_to_multiple(torch.cat([b, a], dim=1), self.multiple, self.padding)  # L14: visible first
 
     def part_modules(self, part: str) -> dict[str, nn.Module]:
         """See `FusionMethod.part_modules`."""

@@ -44,7 +44,7 @@ def pages(study: Study) -> list[Page]:
     ]
 
 
-def _shown(study: Study, dataset: str) -> dict[str, Any]:
+def _shown(study: Study, dataset: str, systems: Sequence[trained.Trained]) -> dict[str, Any]:
     settings, groups = study.settings, study.groups[dataset]
     card = cards.card(study.catalog, dataset, study.rooms.prepared)
     table, pack = study.boards[dataset], study.pack(dataset)
@@ -70,6 +70,7 @@ def _shown(study: Study, dataset: str) -> dict[str, Any]:
         "images": images,
         "too_few": len(groups) > 1 and not statistics.can_differ(len(groups), images),
         "verdict": standing.verdict(groups, table.ranking),
+        "trained": trained.on_dataset(systems, dataset),
         "grid": [
             (name, _tiles(pack[pack.names.index(name)], card.roles, folders, settings, dataset)) for name in names
         ],
