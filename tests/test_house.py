@@ -30,10 +30,11 @@ ROOMS = (
 # what may be imported: a module's own floor and the floors below it
 FLOORS = (
     {"errors", "seeding", "code"},
-    {"files", "plain", "methods"},
-    {"plan", "images", "packs"},
+    {"files", "plain", "methods", "training_sets"},
+    {"plan", "images", "packs", "catalog"},
+    {"set_checks"},
     {"parameters", "batches"},
-    {"catalog", "pairs", "archives", "downloads", "nn"},
+    {"pairs", "archives", "downloads", "nn"},
     {"datasets", "metrics", "tracking", "checkpoints", "fusing"},
     {"jobs", "training", "analyses", "lineage", "results"},
     {"downstream"},

@@ -254,7 +254,6 @@ COUNTS = {
     "kernels_15_7_5_5": count((15, 7, 5, 5)),
     "as_published": count(),
     "as_published_medical": count(),
-    "long": count(),
 }
 
 

@@ -13,6 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from mmfuse import plan
+from mmfuse.batches import TrainingPairs
 from mmfuse.catalog import load_catalog
 from mmfuse.datasets.reading import find_pairs, read_pair
 from mmfuse.errors import UserError
@@ -20,6 +22,7 @@ from mmfuse.files import write_text
 from mmfuse.images import luminance, resize, write_image
 from mmfuse.packs import Pack, write_pack
 from mmfuse.stages import crop, prepare
+from mmfuse.training_sets import training_set
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {
@@ -179,7 +182,7 @@ def test_a_subset_is_spread_over_the_names(dataset, raw):
 
 @pytest.mark.mirror
 def test_the_forty_pairs_of_the_medical_studies(tmp_path):
-    """Both medical studies find their pairs, 40 to train on, and no head is in training and test."""
+    """Both medical studies find their pairs, 40 to train LKC-FUNet on, and no head is in training and test."""
     mirror = os.environ.get("MMFUSE_MIRROR")
     if not mirror:
         pytest.skip("MMFUSE_MIRROR is not set")
@@ -187,16 +190,17 @@ def test_the_forty_pairs_of_the_medical_studies(tmp_path):
     for study, tested in (("small_mif", 20), ("paper", 50)):
         parameters = yaml.safe_load((ROOT / f"workflow/configs/{study}.yaml").read_text(encoding="utf-8"))
         trained, heads = 0, {"train": set(), "val": set(), "test": set()}
-        for name in parameters["study"]["tasks"]["mif"]["train"]:
+        used = training_set(parameters, plan.trained_on(parameters, "lkc_funet", "base", "mif"))
+        for name in used.train:
             entry, out = catalog[name], tmp_path / study / name
-            subset = parameters["prepare"]["subset"][name]
+            block = parameters["prepare"]
             prepare.run(
-                entry, raw=Path(mirror, entry.mirror), out=out, val_fraction=parameters["prepare"]["val_fraction"],
-                skip_broken=False, subset=subset,
+                entry, raw=Path(mirror, entry.mirror), out=out, val_fraction=block["val_fraction"],
+                val_pairs=block.get("val_pairs", {}).get(name), skip_broken=False, subset=block["subset"][name],
             )  # fmt: skip
             packs = {split: Pack(out / f"{split}.safetensors") for split in heads}
             assert len(packs["test"]) == tested
-            trained += len(packs["train"])
+            trained += len(TrainingPairs([Pack(out / "train.safetensors")], {}, 0, used.pairs))
             for split, pack in packs.items():
                 heads[split] |= {pair[:-3] for pair in pack.names}
         assert trained == 40

@@ -34,7 +34,7 @@ def block(goal, dataset="m3fd"):
 
 
 PARAMETERS = {
-    "study": {"seeds": [0], "tasks": {"ivif": {"train": ["m3fd", "msrs"], "test": ["m3fd", "msrs"]}}},
+    "study": {"seeds": [0], "tasks": {"ivif": {"train": ["m3fd", "msrs"], "test": ["m3fd", "msrs"]}}, "systems": []},
     "methods": {"net": {"parts": {"one": {}}}},
     "downstream": {"boxes": block("detect"), "masks": block("segment", "msrs")},
     "report": {"width": 64},

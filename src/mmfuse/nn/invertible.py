@@ -24,51 +24,68 @@ class Bottleneck(nn.Sequential):
 
 
 class InvertibleBlock(nn.Module):
-    """A convolution 1x1, then each half of the channels is shifted, and scaled, by a function of the other half.
+    """A convolution 1x1, then the second half of the channels is shifted, and the first scaled and shifted.
 
-    The coupling can be run forwards or backwards; each undoes the other.
+    Each half is changed by functions of the other half alone, so that `couple` can be undone.
 
     Shape: (B, c, H, W) in and out, for an even c.
-    Source: SMFNet eq. 5 to 8; Dinh et al. 2017 (real NVP); Kingma and Dhariwal 2018 (Glow) for the convolution.
-
-    Args:
-        channels: c.
-        scale_both: Whether the second half is scaled as well (eq. 8), or shifted only (eq. 6). S8: the factors are
-            exp(4 (sigmoid(s) - 1/2)) then, in (1/e^2, e^2), and exp(s) otherwise.
+    Source: SMFNet eq. 5 and 6; Dinh et al. 2017 (real NVP); Kingma and Dhariwal 2018 (Glow) for the convolution.
     """
 
-    def __init__(self, channels: int, *, scale_both: bool) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         half = channels // 2
         self.mix = nn.Conv2d(channels, channels, 1)
         # the paper writes one psi for all of these functions; in the published code each has its own weights
-        self.shift_first, self.scale_first, self.shift_second = Bottleneck(half), Bottleneck(half), Bottleneck(half)
-        self.scale_second = Bottleneck(half) if scale_both else None
+        self.shift_first, self.scale_first, self.shift_second = (Bottleneck(half) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the channels and couple the halves."""
         return torch.cat(self.couple(*self.mix(x).chunk(2, dim=1)), dim=1)
 
-    def backward(self, x: Tensor) -> Tensor:
+    def couple(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Couple the halves; (B, c / 2, H, W) each."""
+        second = second + self.shift_second(first)  # eq. 6; the paper prints psi of the second half itself
+        first = first * self.scale_first(second).exp() + self.shift_first(second)  # eq. 5, of the new second half
+        return first, second
+
+    def uncouple(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo `couple`."""
+        first = (first - self.shift_first(second)) * (-self.scale_first(second)).exp()
+        second = second - self.shift_second(first)
+        return first, second
+
+
+class BackwardBlock(nn.Module):
+    """An invertible block that is run backwards, in which both halves are scaled and shifted.
+
+    Shape: (B, c, H, W) in and out, for an even c.
+    Source: SMFNet eq. 7 and 8.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.mix = nn.Conv2d(channels, channels, 1)
+        self.shift_first, self.scale_first, self.shift_second, self.scale_second = (Bottleneck(half) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
         """Mix the channels and uncouple the halves."""
         return torch.cat(self.uncouple(*self.mix(x).chunk(2, dim=1)), dim=1)
 
     def couple(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Couple the halves (eq. 5 and 6); (B, c / 2, H, W) each."""
-        if self.scale_second is not None:
-            second = second * self._factor(self.scale_second(first))
-        second = second + self.shift_second(first)  # eq. 6
-        # the new second half: with the old one, as printed, eq. 5 and 6 could not be undone
-        first = first * self._factor(self.scale_first(second)) + self.shift_first(second)  # eq. 5
+        """Couple the halves; (B, c / 2, H, W) each."""
+        first = first * _factor(self.scale_first(second)) + self.shift_first(second)
+        second = second * _factor(self.scale_second(first)) + self.shift_second(first)
         return first, second
 
     def uncouple(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo `couple` (eq. 7 and 8); (B, c / 2, H, W) each."""
-        second = second - self.shift_second(first)  # eq. 8
-        if self.scale_second is not None:
-            second = second / self._factor(self.scale_second(first))
-        first = (first - self.shift_first(second)) / self._factor(self.scale_first(second))  # eq. 7
+        """Undo `couple`."""
+        second = (second - self.shift_second(first)) / _factor(self.scale_second(first))  # eq. 8
+        first = (first - self.shift_first(second)) / _factor(self.scale_first(second))  # eq. 7, of the new second half
         return first, second
 
-    def _factor(self, x: Tensor) -> Tensor:
-        return x.exp() if self.scale_second is None else (4 * (x.sigmoid() - 0.5)).exp()
+
+def _factor(x: Tensor) -> Tensor:
+    """Return alpha of eq. 7 and 8, between 1 / e^2 and e^2."""
+    return (4 * (x.sigmoid() - 0.5)).exp()  # S8: as published

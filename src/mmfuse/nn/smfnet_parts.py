@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmfuse.nn.gradient_dense import GradientDenseBlock
 from mmfuse.nn.graph import GraphReasoning
-from mmfuse.nn.invertible import InvertibleBlock
+from mmfuse.nn.invertible import BackwardBlock, InvertibleBlock
 from mmfuse.nn.transformer import CrossAttention
 
 
@@ -33,7 +33,7 @@ class DetailBranch(nn.Module):
         super().__init__()
         self.dense = GradientDenseBlock(dim, train_sobel=train_sobel)
         self.cross = CrossAttention(dim // 2, heads) if cross_attention else None
-        self.blocks = nn.Sequential(*(InvertibleBlock(dim, scale_both=False) for _ in range(layers)))
+        self.blocks = nn.Sequential(*(InvertibleBlock(dim) for _ in range(layers)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the detail features."""
@@ -97,15 +97,11 @@ class DetailFusion(nn.Module):
     def __init__(self, dim: int, layers: int, *, train_sobel: bool) -> None:
         super().__init__()
         self.dense = GradientDenseBlock(dim, train_sobel=train_sobel)
-        self.blocks = nn.ModuleList(InvertibleBlock(dim, scale_both=True) for _ in range(layers))
+        self.blocks = nn.Sequential(*(BackwardBlock(dim) for _ in range(layers)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the fused detail features."""
-        x = self.dense(x)
-        for block in self.blocks:
-            assert isinstance(block, InvertibleBlock)
-            x = block.backward(x)
-        return x
+        return self.blocks(self.dense(x))
 
 
 def labeller(dim: int, classes: int) -> nn.Module:

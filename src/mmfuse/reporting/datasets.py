@@ -10,7 +10,7 @@ from typing import Any
 from mmfuse.errors import UserError
 from mmfuse.images import read_image
 from mmfuse.packs import Sample
-from mmfuse.reporting import cards, figures, pictures, provenance, standing, statistics, tables
+from mmfuse.reporting import cards, figures, pictures, provenance, standing, statistics, tables, trained
 from mmfuse.reporting.pictures import Picture, Window
 from mmfuse.reporting.scores import existing
 from mmfuse.reporting.study import Page, Study, representatives
@@ -27,13 +27,14 @@ class Tile:
 
 def pages(study: Study) -> list[Page]:
     """Return the page of each test dataset."""
+    systems = trained.read(study)
     return [
-        Page(provenance.anchor("data", dataset), dataset, "dataset.html.jinja", _shown(study, dataset))
+        Page(provenance.anchor("data", dataset), dataset, "dataset.html.jinja", _shown(study, dataset, systems))
         for dataset in study.groups
     ]
 
 
-def _shown(study: Study, dataset: str) -> dict[str, Any]:
+def _shown(study: Study, dataset: str, systems: Sequence[trained.Trained]) -> dict[str, Any]:
     settings, groups = study.settings, study.groups[dataset]
     card = cards.card(study.catalog, dataset, study.rooms.prepared)
     table, pack = study.boards[dataset], study.pack(dataset)
@@ -59,6 +60,7 @@ def _shown(study: Study, dataset: str) -> dict[str, Any]:
         "images": images,
         "too_few": len(groups) > 1 and not statistics.can_differ(len(groups), images),
         "verdict": standing.verdict(groups, table.ranking),
+        "trained": trained.on_dataset(systems, dataset),
         "grid": [
             (name, _tiles(pack[pack.names.index(name)], card.roles, folders, settings, dataset)) for name in names
         ],

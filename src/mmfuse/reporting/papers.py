@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from mmfuse import plan
-from mmfuse.reporting import published, published_sets
+from mmfuse.reporting import published, published_sets, trained
 from mmfuse.reporting.study import Page, Study
 
 
 def pages(study: Study) -> list[Page]:
     """Return a page for each paper of which the study re-makes a table."""
-    tables = []  # each with its caption
+    tables, systems = [], trained.read(study)  # each table with its caption
     for entry in study.settings.get("published", []):
         if "protocol" in entry:
             table = published_sets.build(entry, study.printed, study.parameters, study.seen(entry["protocol"]))
-            tables.append((table, published_sets.caption(study, entry["protocol"], table)))
+            tables.append((table, published_sets.caption(study, entry["protocol"], table, systems)))
         else:
             table = published.build(entry, study.printed, study.groups)
-            tables.append((table, _caption(study, table)))
+            tables.append((table, _caption(study, table, systems)))
     study.sheets["published.csv"] = published.as_csv([table for table, _ in tables])
     found = []
     for paper in dict.fromkeys(table.paper for table, _ in tables):
@@ -34,7 +35,7 @@ def pages(study: Study) -> list[Page]:
     return found
 
 
-def _caption(study: Study, table: published.Beside) -> str:
+def _caption(study: Study, table: published.Beside, systems: Sequence[trained.Trained]) -> str:
     """Say what a table holds, on what ours was measured and trained, and why it may differ from the printed one."""
     parts = []
     for name in table.datasets:
@@ -43,8 +44,8 @@ def _caption(study: Study, table: published.Beside) -> str:
         parts.append(f"{count}{f' of the {whole}' if whole and whole != count else ''} test pairs of {name}")
     seeds = f", mean over {table.seeds} training seeds" if table.seeds > 1 else ", one training seed"
     task = plan.task_of(study.parameters, table.datasets[0])
-    trained = ", ".join(study.parameters["study"]["tasks"][task]["train"])
-    text = f"{table.title}. Paper: as printed there. Measured: by this study on {' and '.join(parts)}, trained on "
-    text += f"{trained}{seeds}; metrics by the convention "
+    rows = {line.name: line.system for line in table.lines}
+    text = f"{table.title}. Paper: as printed there. Measured: by this study on {' and '.join(parts)}"
+    text += f"{trained.behind(systems, rows, task)}{seeds}; metrics by the convention "
     text += f"{table.convention}; in brackets the 95 % bootstrap interval of the mean over the images. "
     return text + published.ending(table)

@@ -15,6 +15,7 @@ from mmfuse.errors import UserError
 from mmfuse.reporting.published import Beside, Line, Measured, asked, ending, metrics_of
 from mmfuse.reporting.seen import MEANS, Array, Seen, ends, mean, set_name
 from mmfuse.reporting.study import Study
+from mmfuse.reporting.trained import Trained, behind
 
 # a column of a paper -> the measure by class; a class follows behind a blank
 _BY_CLASS = {"AP50": "AP50", "AP50-95": "AP50_95", "IoU": "IoU"}
@@ -112,7 +113,7 @@ def measure(seen: Seen, kind: str, classes: Sequence[int], scale: float) -> Meas
     return Measured(mean(by_seed), low, high, float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else math.nan)
 
 
-def caption(study: Study, protocol: str, table: Beside) -> str:
+def caption(study: Study, protocol: str, table: Beside, systems: Sequence[Trained]) -> str:
     """Say what a table holds, what was trained and tested on what, and why ours may differ from the printed one."""
     block, (first, *_) = study.parameters["downstream"][protocol], study.seen(protocol)
     summary = first.summaries[0]
@@ -124,7 +125,9 @@ def caption(study: Study, protocol: str, table: Beside) -> str:
     text += (
         f"({folds['train']} pairs to train, {folds['val']} to validate) and tested on {table.images} others; {seeds}"
     )
-    text += "; fused images of the first seed of a trained fusion; "
+    rows = {line.name: line.system for line in table.lines}
+    fused = behind(systems, rows, plan.task_of(study.parameters, block["dataset"]))
+    text += f"; fused images of the first seed of a trained fusion{fused}; "
     text += {
         "detect": "AP as the COCO evaluation counts it",
         "segment": "IoU and accuracy from the pixels of all test images together",

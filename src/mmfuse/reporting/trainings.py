@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmfuse import plan
 from mmfuse.plan import System
 from mmfuse.reporting import cards, figures
+from mmfuse.reporting import trained as trained_on
 from mmfuse.reporting.scores import existing
 from mmfuse.reporting.study import Page, Study
 
@@ -21,8 +23,10 @@ def pages(study: Study) -> list[Page]:
                 trained.setdefault((task, system.method, system.variant), []).append(system)
     shown = [_entry(study, *what, systems) for what, systems in trained.items()]
     several = len(parameters["study"]["seeds"]) > 1
-    found = {"trained": shown, "several": several}
-    return [Page("training", "Training", "training.html.jinja", found)] if shown else []
+    if not shown:
+        return []
+    found = {"trained": shown, "several": several, "sets": trained_on.shown(study, trained_on.read(study))}
+    return [Page("training", "Training", "training.html.jinja", found)]
 
 
 def _entry(study: Study, task: str, method: str, variant: str, seeds: list[System]) -> dict[str, Any]:
@@ -41,7 +45,20 @@ def _entry(study: Study, task: str, method: str, variant: str, seeds: list[Syste
     words = "Total loss of each part over its steps (means over blocks of steps where there are many)"
     if len(seeds) > 1:
         words += f"; the line is the mean of {len(seeds)} seeds, the band reaches from their lowest to their highest"
-    words += ". Dotted: the step with the lowest validation, whose weights count."
+    words += f". {_kept(study, method, variant, histories)}"
     title = f"{label}, {cards.TASKS.get(task, task)}"
     figure = figures.curves(study.album, "training", f"{task}.{method}.{variant}", title, words, histories)
     return {"figure": figure, "runs": runs, "parts": len(parts)}
+
+
+def _kept(study: Study, method: str, variant: str, histories: Sequence[Sequence[figures.History]]) -> str:
+    """Say which step's weights count, part by part, and what the dotted line is."""
+    blocks = plan.settings_of(study.parameters, method, variant)["parts"]
+    last = [part for part, block in blocks.items() if block.get("weights", "best") == "last"]
+    dotted = "Dotted: the step with the lowest validation"
+    if not last:
+        return f"{dotted}, whose weights count."
+    if len(last) < len(blocks):
+        return f"{dotted}, whose weights count but in {', '.join(last)}, where those of the last step do."
+    validated = any(one.val.size for seeds in histories for one in seeds)
+    return "The weights of the last step count." + (f" {dotted}." if validated else " Nothing was validated.")

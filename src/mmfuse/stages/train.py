@@ -101,7 +101,7 @@ def run(
     )
     if fabric.is_global_zero:
         card = Card(system.method, system.variant, system.task, system.seed, part, network, complete)
-        _write(method.cpu(), outcome, card, out, keep=block.get("weights", "best"))
+        _write(method.cpu(), outcome, card, out, block.get("weights", "best"))
         running.tracker.log_metrics({"best/step": outcome.best_step})
         if complete:
             _show(method, packs, running)
@@ -199,7 +199,7 @@ def check_parts(method: FusionMethod, settings: Mapping[str, Any]) -> None:
             )
 
 
-def _write(method: FusionMethod, outcome: Outcome, card: Card, out: Path, *, keep: str) -> None:
+def _write(method: FusionMethod, outcome: Outcome, card: Card, out: Path, keep: str = "best") -> None:
     """Write both files of weights and the history; `keep` says which weights, best or last, are the part's result."""
     result = outcome.last if keep == "last" else outcome.best
     for path, weights in ((out.with_suffix(".last.safetensors"), outcome.last), (out, result)):

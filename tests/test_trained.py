@@ -1,0 +1,150 @@
+"""What the report says of training sets: which pairs a system was trained on, and which tests it had never seen."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from mmfuse.reporting import trained, trainings
+from mmfuse.reporting.figures import read_history
+from mmfuse.reporting.study import Rooms, Study
+
+COUNTS = {
+    "msrs": {"train": 1083, "test": 361},
+    "m3fd": {"train": 4200, "test": 300},
+    "roadscene": {"train": 121, "val": 50, "test": 50},
+    "harvard_ct_mri": {"train": 129, "test": 50},
+}
+PARAMETERS = {
+    "study": {
+        "seeds": [0, 1],
+        "tasks": {
+            "ivif": {"train": [], "test": ["msrs", "m3fd", "tno", "roadscene"]},
+            "mif": {"train": ["harvard_ct_mri"], "test": ["harvard_ct_mri"]},
+        },
+        "training_sets": {
+            "night": {"task": "ivif", "train": ["msrs"], "val": ["roadscene"]},
+            "both": {"task": "ivif", "train": ["m3fd", "msrs"], "val": [], "pairs": {"m3fd": 700}},
+        },
+        "systems": [
+            {"method": "average", "variant": "base", "tasks": ["ivif", "mif"]},
+            {"method": "one", "variant": "base", "tasks": ["ivif"]},
+            {"method": "one", "variant": "other", "tasks": ["ivif"]},
+            {"method": "one", "variant": "transfer", "tasks": ["mif"]},
+            {"method": "two", "variant": "base", "tasks": ["ivif", "mif"]},
+        ],
+    },
+    "methods": {
+        "one": {
+            "trained_on": {"ivif": "night"},
+            "parts": {"first": {"weights": "last"}, "second": {}},
+            "variants": {"base": {}, "other": {}, "transfer": {"trained_on": "both"}},
+        },
+        "two": {
+            "trained_on": {"ivif": "both"},
+            "parts": {"net": {"weights": "last"}},
+            "variants": {"base": {}},
+        },
+    },
+}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    for name, counts in COUNTS.items():
+        rows = [f"{split}{number},{split}" for split, count in counts.items() for number in range(count)]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pairs.csv").write_text("\n".join(["name,split", *rows]), encoding="utf-8")
+    return Study(PARAMETERS, Rooms(*[tmp_path] * 6), {}, tmp_path, {}, {}, [])
+
+
+def test_each_system_with_its_pairs_and_the_tests_it_had_never_seen(study):
+    found = trained.read(study)
+    assert [(one.system, one.task, one.trained_on) for one in found] == [
+        ("one.base", "ivif", "night"),
+        ("one.other", "ivif", "night"),
+        ("two.base", "ivif", "both"),
+        ("one.transfer", "mif", "both"),
+        ("two.base", "mif", "mif"),
+    ]
+    one, two, transfer, medical = found[0], *found[2:]
+    assert (one.train, one.val) == ((("msrs", 1083),), (("roadscene", 50),))
+    assert (one.seen, one.validated, one.unseen) == (("msrs",), ("roadscene",), ("m3fd", "tno"))
+    assert (two.train, two.val) == ((("m3fd", 700), ("msrs", 1083)), ())
+    assert (two.seen, two.validated, two.unseen) == (("msrs", "m3fd"), (), ("tno", "roadscene"))
+    assert (transfer.seen, transfer.unseen) == ((), ("harvard_ct_mri",)), "another task's pairs"
+    assert (medical.train, medical.val) == ((("harvard_ct_mri", 129),), ()), "no pair was held back"
+
+
+def test_the_table_of_training_sets(study):
+    rows = trained.shown(study, trained.read(study))
+    assert [(row["method"], row["variants"], row["set"], row["train"]) for row in rows] == [
+        ("one", "", "night", "1083 pairs of msrs"),
+        ("two", "", "both", "700 pairs of m3fd and 1083 of msrs"),
+        ("one", "", "both", "700 pairs of m3fd and 1083 of msrs"),
+        ("two", "", "mif", "129 pairs of harvard_ct_mri"),
+    ]
+    assert (rows[0]["seen"], rows[0]["unseen"]) == ("msrs, roadscene (validation)", "m3fd, tno")
+    lines = list(csv.reader(io.StringIO(study.sheets["trained.csv"])))
+    assert len(lines) == 1 + 5
+    assert lines[3] == [
+        "two",
+        "base",
+        "ivif",
+        "both",
+        "m3fd msrs",
+        "700 1083",
+        "",
+        "",
+        "msrs m3fd",
+        "",
+        "tno roadscene",
+    ]
+    assert r"one (2 variants) & infrared-visible fusion & 1083 pairs of msrs" in study.sheets["trained.tex"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [
+        ("msrs", "Trained on other pairs of it: one, two."),
+        ("m3fd", "Trained on other pairs of it: two; never saw a pair of it: one."),
+        ("roadscene", "Validated with other pairs of it: one; never saw a pair of it: two."),
+        ("tno", "Never saw a pair of it: one, two."),
+        ("harvard_ct_mri", "Trained on other pairs of it: two; never saw a pair of it: one."),
+        ("elsewhere", ""),
+    ],
+)
+def test_a_test_dataset_says_who_had_seen_it(study, dataset, said):
+    assert trained.on_dataset(trained.read(study), dataset) == said
+
+
+def test_variants_on_different_sets_are_named_one_by_one(study):
+    found = [one for one in trained.read(study) if one.task == "ivif"]
+    other = trained.Trained("one", "wide", "ivif", "both", (("m3fd", 9),), (), ("m3fd",), (), ("tno",))
+    assert trained.on_dataset([*found, other], "m3fd") == (
+        "Trained on other pairs of it: two, one.wide; never saw a pair of it: one.base, one.other."
+    )
+
+
+def test_a_papers_table_says_what_its_rows_were_trained_on(study):
+    found = trained.read(study)
+    assert trained.behind(found, {"Ours": "one.base", "Theirs": ""}, "ivif") == ", trained on 1083 pairs of msrs"
+    assert trained.behind(found, {"Mean": "average.base"}, "ivif") == ""
+    assert trained.behind(found, {"A": "one.base", "B": "two.base", "C": "one.other"}, "ivif") == (
+        ", A and C trained on 1083 pairs of msrs, B trained on 700 pairs of m3fd and 1083 of msrs"
+    )
+
+
+def test_the_curves_say_which_weights_count(study, tmp_path):
+    path = tmp_path / "net.history.csv"
+    path.write_text("step,lr,train/total\n1,0.1,3\n2,0.1,2\n", encoding="utf-8")
+    without = [[read_history(path, "net")]]
+    assert without[0][0].val.size == 0
+    path.write_text("step,lr,train/total,val/total\n1,0.1,3,\n2,0.1,2,5\n", encoding="utf-8")
+    validated = [[read_history(path, "net")]]
+    assert trainings._kept(study, "two", "base", without).endswith("last step count. Nothing was validated.")
+    assert "Dotted: the step with the lowest validation." in trainings._kept(study, "two", "base", validated)
+    assert "whose weights count but in first" in trainings._kept(study, "one", "base", validated)
