@@ -10,7 +10,7 @@ from mmfuse.nn.graph import GraphReasoning
 from mmfuse.nn.inference import for_inference
 from mmfuse.nn.invertible import Bottleneck
 from mmfuse.nn.small_kernel import SmallKernelConv2d
-from mmfuse.nn.transformer import LocalFeedForward, TransformerBlock
+from mmfuse.nn.transformer import DenseTransformerBlock, LocalFeedForward, TransformerBlock
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
 
@@ -127,16 +127,22 @@ def random(block):
 
 @pytest.mark.parametrize("band", [1, 3 * 2**19])
 @pytest.mark.parametrize(
-    "make", [lambda: TransformerBlock(8, 2, 3), lambda: LocalFeedForward(6, 2), lambda: Bottleneck(6)]
+    "make",
+    [
+        lambda: TransformerBlock(8, 2, 3),
+        lambda: DenseTransformerBlock(8, 2),
+        lambda: LocalFeedForward(8, 2),
+        lambda: Bottleneck(8),
+    ],
 )
 def test_blocks_in_bands_give_the_same(make, band, monkeypatch):
     monkeypatch.setattr(banded, "_BAND_BYTES", band)
+    monkeypatch.setattr(banded, "_DENSE_BYTES", band)
     plain = random(make())
     fast = for_inference(nn.Sequential(plain))
     assert type(fast[0]).__name__.startswith("Banded")
-    channels = next(iter(plain.parameters())).shape[0 if isinstance(plain, TransformerBlock) else 1]
-    for batch, height, width in ((1, 2, 3), (2, 7, 5), (1, 12, 4)):
-        x = draw(batch, channels, height, width, dtype=torch.float64)
+    for batch, height, width in ((1, 2, 3), (2, 7, 5), (1, 21, 4)):
+        x = draw(batch, 8, height, width, dtype=torch.float64)
         with torch.inference_mode():
             for image in (x, x.contiguous(memory_format=torch.channels_last)):
                 close(fast(image), plain(image))
@@ -144,7 +150,7 @@ def test_blocks_in_bands_give_the_same(make, band, monkeypatch):
 
 @pytest.mark.parametrize("band", [1, 2**22])
 @pytest.mark.parametrize("nodes", ["dilated", "pooled"])
-@pytest.mark.parametrize("scales", [(2,), (2, 3, 5)], ids=str)
+@pytest.mark.parametrize("scales", [(2, 3), (2, 3, 5), (2, 3, 5, 7)], ids=str)
 def test_the_graph_in_bands_gives_the_same(nodes, scales, band, monkeypatch):
     monkeypatch.setattr(banded, "_GRAPH_BYTES", band)
     plain = random(GraphReasoning(6, scales, 2, nodes))
@@ -153,4 +159,16 @@ def test_the_graph_in_bands_gives_the_same(nodes, scales, band, monkeypatch):
     first, second = draw(2, 2, 6, 11, 13, dtype=torch.float64)
     with torch.inference_mode():
         for found, expected in zip(fast(first, second), plain(first, second), strict=True):
+            close(found, expected)
+
+
+@pytest.mark.parametrize(
+    "graph", [GraphReasoning(4, (2, 3, 5, 7), 1), GraphReasoning(4, (2, 3), 1, "dilated", "printed")]
+)
+def test_a_graph_whose_gates_lie_otherwise_stays_as_it_is(graph):
+    fast = for_inference(nn.Sequential(random(graph)))[0]
+    assert isinstance(fast, GraphReasoning)
+    first, second = draw(2, 1, 4, 11, 13, dtype=torch.float64)
+    with torch.inference_mode():
+        for found, expected in zip(fast(first, second), graph(first, second), strict=True):
             close(found, expected)
