@@ -34,11 +34,8 @@ def pages(study: Study) -> list[Page]:
             provenance.anchor("data", dataset),
             dataset,
             "dataset.html.jinja",
-            _shown(study, dataset)
-            | {
-                "trained": trained.on_dataset(systems, dataset),
-                "given": given.on_dataset(elsewhere, plan.task_of(study.parameters, dataset)),
-            },
+            _shown(study, dataset, systems)
+            | {"given": given.on_dataset(elsewhere, plan.task_of(study.parameters, dataset))},
         )
         for dataset in study.groups
     ]
