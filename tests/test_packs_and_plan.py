@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import json
 import tracemalloc
 from pathlib import Path
 
@@ -370,6 +371,24 @@ def test_a_training_on_other_packs_than_its_set_has_is_refused(sets):
     start = [Path(f"c/night/mma_unet/base/s0/{part}.safetensors") for part in ("vi_unet", "ir_unet")]
     with pytest.raises(UserError, match="does not share these weights"):
         check_inputs(sets, both, train=packs[0], val=packs[1], start=start)
+
+
+def test_images_fused_with_the_weights_of_another_set_are_refused(sets, project):
+    """What DVC leaves in place where a system's training set changed and dvc.yaml was not written anew."""
+    from mmfuse.set_checks import check_fused
+
+    sets["study"]["tasks"]["ivif"]["test"] = ["tno"]
+    sets["study"]["systems"] = [
+        {"method": name, "variant": "base", "tasks": ["ivif"]} for name in ("average", "lkc_funet")
+    ]
+    record = project / "data/fused/tno/lkc_funet.base.s0.run.json"
+    record.parent.mkdir(parents=True)
+    fused_with = "data/checkpoints/night/lkc_funet/base/s0/net.safetensors"
+    record.write_text(json.dumps({"inputs": {"data/prepared/tno/test.safetensors": "1", fused_with: "2"}}))
+    check_fused(sets)
+    sets["methods"]["lkc_funet"]["trained_on"] = "ivif"
+    with pytest.raises(UserError, match=r"lkc_funet\.base\.s0 on tno(.|\n)*checkpoints/ivif(.|\n)*checkpoints/night"):
+        check_fused(sets)
 
 
 @pytest.mark.usefixtures("project")

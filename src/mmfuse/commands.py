@@ -30,7 +30,7 @@ from mmfuse.options import (
 from mmfuse.options import sources as _sources
 from mmfuse.options import watched as _watched
 from mmfuse.parameters import flatten, load_parameters
-from mmfuse.set_checks import check_inputs
+from mmfuse.set_checks import check_fused, check_inputs
 from mmfuse.tracking import STUDY
 from mmfuse.training_sets import training_set
 
@@ -379,6 +379,7 @@ def report(
     )
 
     def work(running: Running) -> None:
+        check_fused(parameters)
         stage.run(
             parameters=parameters, prepared=prepared, checkpoints=checkpoints, fused=fused, scores=scores,
             analyses=analyses, downstream=downstream, out=out, catalog=Path("data/catalog.yaml"),
