@@ -57,7 +57,7 @@ class SMFNet(FusionMethod):
     """The whole network.
 
     Args:
-        dim: Channels of all features; 64 in the published code, as are the other numbers here.
+        dim: Channels of all features. The default numbers are those of the published code.
         heads: Heads of every attention.
         blocks: Transformer blocks of the shallow encoder, of the base fusion layer and of the decoder.
         base_groups: Groups of the base branch, each with its shortcut.

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from mmfuse.nn.graph import GatedUpdate, GraphReasoning, WithinModality
 from mmfuse.nn.invertible import Bottleneck
+from mmfuse.nn.smfnet_parts import Encoder
 from mmfuse.nn.transformer import (
     ChannelSelfAttention,
     DenseTransformerBlock,
@@ -335,10 +336,24 @@ def _banded_graph(graph: GraphReasoning) -> nn.Module:
     return BandedGraphReasoning(graph)
 
 
+class EncoderOneByOne(Encoder):
+    """`smfnet_parts.Encoder` for one image of a batch at a time: the features in it take most of the memory."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder.shallow, encoder.base, encoder.detail)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return shallow, base and detail features."""
+        found = [super(EncoderOneByOne, self).forward(one) for one in image.split(1)]
+        shallow, base, detail = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return shallow, base, detail
+
+
 BANDED: dict[type[nn.Module], Callable[..., nn.Module]] = {
     TransformerBlock: BandedTransformerBlock,
     DenseTransformerBlock: BandedTransformerBlock,
     LocalFeedForward: BandedFeedForward,
     Bottleneck: BandedFeedForward,
+    Encoder: EncoderOneByOne,
     GraphReasoning: _banded_graph,
 }

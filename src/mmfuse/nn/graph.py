@@ -40,6 +40,7 @@ class PooledNode(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the node."""
         height, width = x.shape[-2:]
+        # ASSUME: the paper names the operations of eq. 11, not the sizes and the way back
         cells = (math.ceil(height / self.scale), math.ceil(width / self.scale))
         x = self.embed(F.adaptive_avg_pool2d(x, cells))  # (B, c, H / scale, W / scale)
         return F.interpolate(x, (height, width), mode="bilinear", align_corners=False)  # (B, c, H, W)
