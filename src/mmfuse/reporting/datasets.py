@@ -28,15 +28,9 @@ class Tile:
 
 def pages(study: Study) -> list[Page]:
     """Return the page of each test dataset."""
-    systems, elsewhere = trained.read(study), given.read(study)
+    systems = trained.read(study)
     return [
-        Page(
-            provenance.anchor("data", dataset),
-            dataset,
-            "dataset.html.jinja",
-            _shown(study, dataset, systems)
-            | {"given": given.on_dataset(elsewhere, plan.task_of(study.parameters, dataset))},
-        )
+        Page(provenance.anchor("data", dataset), dataset, "dataset.html.jinja", _shown(study, dataset, systems))
         for dataset in study.groups
     ]
 
@@ -68,6 +62,7 @@ def _shown(study: Study, dataset: str, systems: Sequence[trained.Trained]) -> di
         "too_few": len(groups) > 1 and not statistics.can_differ(len(groups), images),
         "verdict": standing.verdict(groups, table.ranking),
         "trained": trained.on_dataset(systems, dataset),
+        "given": given.on_dataset(given.read(study), plan.task_of(study.parameters, dataset)),
         "grid": [
             (name, _tiles(pack[pack.names.index(name)], card.roles, folders, settings, dataset)) for name in names
         ],

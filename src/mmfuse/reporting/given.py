@@ -27,7 +27,6 @@ class Given:
         variant: Its variant.
         task: The task on which it is measured.
         file: The file, below the project's root.
-        digest: Its SHA-256.
         sources: The SHA-256 of each file that it was imported from; none where a training wrote it.
         options: The network's options.
     """
@@ -36,7 +35,6 @@ class Given:
     variant: str
     task: str
     file: str
-    digest: str
     sources: Mapping[str, str]
     options: Mapping[str, Any]
 
@@ -44,6 +42,11 @@ class Given:
     def system(self) -> str:
         """METHOD.VARIANT."""
         return f"{self.method}.{self.variant}"
+
+    @property
+    def digest(self) -> str:
+        """The file's SHA-256."""
+        return sha256(Path(self.file))
 
 
 def read(study: Study) -> list[Given]:
@@ -66,7 +69,7 @@ def _one(system: plan.System, file: Path) -> Given:
         raise UserError(
             f"Not a readable weights file: {file}", found=error, fix="import the weights again, or train them"
         ) from error
-    return Given(system.method, system.variant, system.task, file.as_posix(), sha256(file), sources, options)
+    return Given(system.method, system.variant, system.task, file.as_posix(), sources, options)
 
 
 def on_dataset(found: Sequence[Given], task: str) -> str:
