@@ -23,6 +23,7 @@ from mmfuse.methods.base import FusionMethod
 
 FOLDER = Path(os.environ.get("MMFUSE_GOLDEN", Path(__file__).parents[2] / "shared/golden/networks"))
 needs_golden = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no expected values of the networks in {FOLDER}")
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 GAINS = {"mma_unet": 2.0}  # of the normal distribution of weights; 1 elsewhere
 
 
@@ -121,6 +122,12 @@ def published(
     return method
 
 
+def in_single_precision(method: FusionMethod, device: str) -> FusionMethod:
+    """Return a method in single precision on a device, where no product is rounded to TF32."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return method.float().to(device)
+
+
 def features(
     modules: Mapping[str, nn.Module], run: Callable[[], object], inputs: Mapping[str, nn.Module] | None = None
 ) -> dict[str, Tensor]:
@@ -159,7 +166,7 @@ def check_point(name: str, value: Tensor, row: Mapping[str, str], outputs: Mappi
     """Check one feature: shape, mean, deviation, and every value or its means over pixels and over channels."""
     deviation = float(row["std"])
     assert tuple(value.shape) == shape_of(row), name
-    values = value.numpy()
+    values = value.cpu().numpy()
     near = {"rtol": 0.0, "atol": 1e-6 * deviation}
     np.testing.assert_allclose(values.mean(), float(row["mean"]), err_msg=name, **near)
     np.testing.assert_allclose(values.std(), deviation, err_msg=name, **near)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from golden_networks import (
+    DEVICES,
     FOLDER,
     batch,
     check_gradients,
@@ -15,6 +16,7 @@ from golden_networks import (
     check_terms,
     check_training,
     features,
+    in_single_precision,
     needs_golden,
     published,
     result,
@@ -53,22 +55,27 @@ def points(net: nn.Module) -> dict[str, nn.Module]:
     return found | {"decoder.1.lkc2": net.last}
 
 
+def images(device: str, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    """Return the infrared and the visible image."""
+    return [source(f"lkc_funet/alpha/image/{name}", 32, 48).to(device, dtype) for name in ("infrared", "visible")]
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("form", FORMS)
-def test_every_point_of_the_published_network(form):
-    method = published("lkc_funet", TABLES, form=form)
-    infrared, visible = (source(f"lkc_funet/alpha/image/{name}", 32, 48) for name in ("infrared", "visible"))
+def test_every_point_of_the_published_network(form, device):
+    method = published("lkc_funet", TABLES, form=form).to(device)
     inputs = {f"mpafm.{level}.interaction": method.net.skips[3 - level].recalibrate for level in (1, 2, 3)}
-    found = features(points(method.net), lambda: method(infrared, visible), inputs=inputs)
+    found = features(points(method.net), lambda: method(*images(device)), inputs=inputs)
     check_points(FORMS[form], found)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("form", FORMS)
-def test_the_published_network_in_single_precision(form):
-    method = published("lkc_funet", TABLES, form=form).float()
-    infrared, visible = (source(f"lkc_funet/alpha/image/{name}", 32, 48).float() for name in ("infrared", "visible"))
-    found = features({"fused": method.net}, lambda: method(infrared, visible))
+def test_the_published_network_in_single_precision(form, device):
+    method = in_single_precision(published("lkc_funet", TABLES, form=form), device)
+    found = features({"fused": method.net}, lambda: method(*images(device, torch.float32)))
     expected = np.load(FOLDER / f"{FORMS[form]}.outputs.npz")["fused"]
-    assert np.abs(found["fused"].numpy() - expected).max() < 1e-3 * expected.std()
+    assert np.abs(found["fused"].cpu().numpy() - expected).max() < 1e-3 * expected.std()
 
 
 @pytest.mark.parametrize("form", FORMS)

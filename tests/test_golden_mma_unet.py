@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from golden_networks import (
+    DEVICES,
     FOLDER,
     batch,
     check_gradients,
@@ -15,6 +16,7 @@ from golden_networks import (
     check_terms,
     check_training,
     features,
+    in_single_precision,
     needs_golden,
     published,
     result,
@@ -67,12 +69,14 @@ def images(use: str = "image") -> tuple[Tensor, Tensor]:
     return infrared, visible
 
 
-def test_every_point_of_the_published_networks():
-    method = published("mma_unet", TABLES)
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_point_of_the_published_networks(device):
+    method = published("mma_unet", TABLES).to(device)
     deep = method.fusion.pairs[2].attention
     more = {"channel": deep.channel, "spatial": deep.spatial}
     shown: list[Tensor] = []
-    found = features(points(method) | more, lambda: shown.append(run(method, *images())), inputs={"added": deep})
+    pair = [image.to(device) for image in images()]
+    found = features(points(method) | more, lambda: shown.append(run(method, *pair)), inputs={"added": deep})
     for level in range(1, 6):
         guidance = found[f"ir.level.{level}.guidance"]  # (1, C, 1, 1)
         found[f"ir.level.{level}"] = found[f"ir.level.{level}.before_guidance"] * guidance
@@ -82,16 +86,17 @@ def test_every_point_of_the_published_networks():
     found["fusion.3.spatial_attention"] = added * found.pop("spatial").sigmoid()
     check_points("mma_unet.alpha", found)
     picture = np.load(FOLDER / "mma_unet.alpha.outputs.npz")["saved_picture"].squeeze()
-    cut = (shown[0][0, 0].numpy() * 255 + 1e-9).astype(np.uint8)
+    cut = (shown[0][0, 0].cpu().numpy() * 255 + 1e-9).astype(np.uint8)
     assert np.array_equal(cut, picture)
 
 
-def test_the_published_networks_in_single_precision():
-    method = published("mma_unet", TABLES).float()
-    infrared, visible = images()
-    found = features({"fused": method.fusion}, lambda: method(infrared.float(), visible.float()))
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_published_networks_in_single_precision(device):
+    method = in_single_precision(published("mma_unet", TABLES), device)
+    infrared, visible = (image.float().to(device) for image in images())
+    found = features({"fused": method.fusion}, lambda: method(infrared, visible))
     expected = np.load(FOLDER / "mma_unet.alpha.outputs.npz")["fused"]
-    assert np.abs(found["fused"].numpy() - expected).max() < 1e-3 * expected.std()
+    assert np.abs(found["fused"].cpu().numpy() - expected).max() < 1e-3 * expected.std()
 
 
 def test_as_many_parameters_as_published():

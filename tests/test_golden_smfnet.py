@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from golden_networks import (
+    DEVICES,
     FOLDER,
     batch,
     check_gradients,
@@ -18,6 +19,7 @@ from golden_networks import (
     check_terms,
     check_training,
     generator,
+    in_single_precision,
     needs_golden,
     published,
     result,
@@ -61,8 +63,8 @@ def calls(modules: Mapping[str, nn.Module], run) -> tuple[dict[str, list], dict[
     return got, gave
 
 
-def forward_images(dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    return [source(f"smfnet/alpha/image/{name}", 40, 48).to(dtype) for name in IMAGES]
+def forward_images(dtype: torch.dtype = torch.float64, device: str = "cpu") -> list[Tensor]:
+    return [source(f"smfnet/alpha/image/{name}", 40, 48).to(device, dtype) for name in IMAGES]
 
 
 def encoder_points(net: SMFNet, a: Tensor, b: Tensor) -> dict[str, Tensor]:
@@ -138,9 +140,10 @@ def fusion_points(net: SMFNet, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def test_every_point_of_the_published_network():
-    net = published("smfnet", TABLES)
-    images = forward_images()
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_point_of_the_published_network(device):
+    net = published("smfnet", TABLES).to(device)
+    images = forward_images(device=device)
     check_points(
         "smfnet.alpha", encoder_points(net, *images) | graph_points(net, *images) | fusion_points(net, *images)
     )
@@ -155,16 +158,17 @@ def test_the_saved_picture_is_the_stretched_image():
     assert np.abs(plain - expected).max() > 1e-4
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @torch.no_grad()
-def test_the_published_network_in_single_precision():
-    net = published("smfnet", TABLES, stretch=False).float()
-    images = forward_images(torch.float32)
+def test_the_published_network_in_single_precision(device):
+    net = in_single_precision(published("smfnet", TABLES, stretch=False), device)
+    images = forward_images(torch.float32, device)
     table = np.load(FOLDER / "smfnet.alpha.outputs.npz")
     found = {"fused": net(*images)}
     outputs = net.part_outputs("reconstruction", *images)
     found |= {f"{name}.reconstruction": outputs[name] for name in IMAGES}
     for name, value in found.items():
-        assert np.abs(value.numpy() - table[name]).max() < 1e-3 * table[name].std(), name
+        assert np.abs(value.cpu().numpy() - table[name]).max() < 1e-3 * table[name].std(), name
 
 
 def test_as_many_parameters_as_published():
