@@ -251,6 +251,7 @@ COUNTS = {
     "groups_1": count(),
     "groups_8": count(),
     "groups_channels": count(),
+    "kernels_15_7_5": count((15, 7, 5)),
     "kernels_15_7_5_5": count((15, 7, 5, 5)),
     "as_published": count(),
     "as_published_medical": count(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import re
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,33 @@ def test_an_unknown_method_or_option():
         methods.load("base")
     with pytest.raises(UserError, match="levls"):
         build("laplacian", {"levls": 3})
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_examples_of_the_how_to_are_methods(number):
+    """What docs/how-to/add-a-method.md shows runs as it stands, and trains."""
+    text = (ROOT / "docs/how-to/add-a-method.md").read_text(encoding="utf-8")
+    defined: dict = {}
+    exec(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[number], defined)  # noqa: S102 - our own text
+    torch.manual_seed(0)
+    method = defined["METHOD"]()
+    a, b = pair(17, 33, batch=2)
+    assert method(a, b).shape == a.shape
+    assert (method.summary, method.parts) == [("weighted mean of both images", ()), ("three convolutions", ("net",))][
+        number
+    ]
+    for part in method.parts:
+        block = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)[1])["methods"]["tiny"]
+        check_parts(method, block)
+        optimiser = torch.optim.Adam(prepare_part(method, part), block["parts"][part]["learning_rate"])
+        course = []
+        for _ in range(10):
+            optimiser.zero_grad()
+            loss = sum(method.part_losses(part, a, b, block["parts"][part]["loss"]).values())
+            loss.backward()
+            optimiser.step()
+            course.append(loss.item())
+        assert course[-1] < course[0]
 
 
 # ---------------------------------------------------------------------------------------------- methods with weights
