@@ -15,16 +15,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow/scripts"))
 
-import gpu_check
-import gpu_data
-import gpu_packages
-import gpu_report
-import gpu_steps
+import gpu_check  # noqa: E402
+import gpu_data  # noqa: E402
+import gpu_packages  # noqa: E402
+import gpu_report  # noqa: E402
+import gpu_steps  # noqa: E402
 
-from mmfuse.checkpoints import load_state
-from mmfuse.errors import UserError
-from mmfuse.packs import Pack
-from mmfuse.parameters import load_parameters
+from mmfuse.checkpoints import load_state  # noqa: E402
+from mmfuse.errors import UserError  # noqa: E402
+from mmfuse.packs import Pack  # noqa: E402
+from mmfuse.parameters import load_parameters  # noqa: E402
 
 PAPER = load_parameters(gpu_check.PARAMS)
 SETS = ["harvard_ct_mri", "harvard_pet_mri", "harvard_spect_mri"]
