@@ -14,10 +14,11 @@ import yaml
 from mmfuse import doctor, plan
 from mmfuse.checkpoints import Card, build, save_weights, weights_of
 from mmfuse.errors import UserError
-from mmfuse.files import sha256
+from mmfuse.files import sha256, write_json
 from mmfuse.parameters import load_parameters
 from mmfuse.plan import System
 from mmfuse.reporting import given, trained
+from mmfuse.set_checks import check_fused
 from mmfuse.stages import fuse
 
 FILE = "data/external/weights/theirs.safetensors"
@@ -144,6 +145,16 @@ def test_the_report_says_where_the_weights_come_from(parameters, project):
     (project / FILE).write_bytes(b"broken")
     with pytest.raises(UserError, match="Not a readable weights file"):
         given.read(study)
+
+
+def test_images_of_other_weights_are_refused(parameters, project):
+    parameters["study"]["systems"] = [{"method": "mma_unet", "variant": "theirs", "tasks": ["ivif"]}]
+    for _, system in plan.scored_pairs(parameters):
+        write_json(project / f"data/fused/synthetic_road/{system.label}.run.json", {"inputs": {FILE: "x"}})
+    check_fused(parameters)
+    parameters["methods"]["mma_unet"]["variants"]["theirs"]["weights"] = "data/external/weights/new.safetensors"
+    with pytest.raises(UserError, match=rf"with other weights than its own(.|\n)*new\.safetensors(.|\n)*{FILE}"):
+        check_fused(parameters)
 
 
 def test_given_weights_are_no_training_in_the_report(parameters, monkeypatch):

@@ -187,22 +187,23 @@ def check_inputs(
 
 
 def check_fused(parameters: Mapping[str, Any]) -> None:
-    """Check that each trained system was fused with the weights that it has by now, as the records in data/fused say.
+    """Check that each network was fused with the weights that it has by now, as the records in data/fused say.
 
     Raises:
-        UserError: dvc.yaml was written for other parameters, in which the system was trained on another set.
+        UserError: dvc.yaml was written for other parameters, in which the system was trained on another set, or took
+            other weights from elsewhere.
     """
     for dataset, system in plan.scored_pairs(parameters):
-        parts = plan.parts_of(parameters, system.method)
-        if system.variant == plan.EXTERNAL or not parts:
+        weights = plan.complete_weights(parameters, Path("data/checkpoints"), system)
+        if weights is None:
             continue
-        weights = plan.checkpoint(parameters, Path("data/checkpoints"), part=parts[-1], **asdict(system))
         record = Path(f"data/fused/{dataset}/{system.label}.run.json")
         inputs = read_json(record, fix="run the stage `fuse` for it again")["inputs"]
         if weights.as_posix() not in inputs:
             raise UserError(
                 f"The images of {system.label} on {dataset} were fused with other weights than its own.",
                 expected=weights,
-                found=", ".join(name for name in inputs if name.startswith("data/checkpoints/")) or "none",
-                fix="run `mmfuse sync --write-dvc`, then the study: params.yaml names another training set",
+                found=", ".join(name for name in inputs if name.startswith(("data/checkpoints/", "data/external/")))
+                or "none",
+                fix="run `mmfuse sync --write-dvc`, then the study: params.yaml names another training set, or file",
             )

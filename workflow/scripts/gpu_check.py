@@ -34,7 +34,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     prepare = commands.add_parser("prepare", help="write the folder with data and parameters")
-    prepare.add_argument("--out", type=Path, required=True, help="the folder; replaced if it exists")
+    prepare.add_argument("--out", type=Path, required=True, help="the folder; that of an earlier `prepare` is replaced")
     prepare.add_argument("--drawn", action="store_true", help="draw small pairs: no mirror, no network, no real result")
     run = commands.add_parser("run", help="run everything and write report.md and report.json after each step")
     run.add_argument("--data", type=Path, help="the folder of `prepare`; drawn in a dry run if left out")
@@ -42,9 +42,13 @@ def arguments() -> argparse.Namespace:
     run.add_argument("--work", type=Path, help="folder of weights, states and images; OUT.work if left out")
     run.add_argument("--minutes", type=float, default=9.0, help="end within so many minutes")
     run.add_argument("--steps", type=int, default=PAPER_STEPS, help="steps of a complete training")
+    run.add_argument("--test-pairs", type=int, help="test pairs of each set; all of them if left out")
     run.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     run.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="leave the other parts out")
     run.add_argument("--dry-run", action="store_true", help="everything on the CPU at tiny size, in about a minute")
+    packages = commands.add_parser("packages", help="list what `run` imports, or say how to carry what a machine lacks")
+    packages.add_argument("--lacks", nargs="+", default=[], metavar="NAME", help="packages that the machine lacks")
+    packages.add_argument("--python", default="3.12", help="its version of Python")
     return parser.parse_args()
 
 
@@ -63,9 +67,8 @@ def write_data(out: Path, *, drawn: bool) -> None:
 
     golden = Path(os.environ.get("MMFUSE_GOLDEN", ROOT.parent / "shared/golden/networks"))
     held = gpu_data.write_folder(out, params=PARAMS, drawn=drawn, golden=golden)
-    print(
-        f"{out}: {gpu_data.size_in_megabytes(out):.1f} MB; " + ", ".join(f"{k} {n}" for k, n in held["pairs"].items())
-    )
+    pairs = ", ".join(f"{name} {count}" for name, count in held["pairs"].items())
+    print(f"{out}: {gpu_data.size_in_megabytes(out):.1f} MB; {pairs}")
 
 
 def tiny(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -98,13 +101,14 @@ class Run:
         self.out, self.work, self.deadline = out, work, time.monotonic() + 60 * minutes
         self.kept = work / "results.json"
         old = json.loads(self.kept.read_text(encoding="utf-8")) if self.kept.is_file() else {}
-        if old.get("asked") != asked:
-            shutil.rmtree(work, ignore_errors=True)
+        if old and old["asked"] != asked:
+            shutil.rmtree(work)
             old = {}
         for folder in (out, work):
             folder.mkdir(parents=True, exist_ok=True)
         self.results: dict[str, Any] = {**old, "asked": asked, "errors": {}, "notes": []}
         self.parameters: dict[str, Any] = {}
+        self.training_ends = self.deadline  # when this run's own clock stops a training
 
     @property
     def left(self) -> float:
@@ -129,7 +133,7 @@ class Run:
         except Exception as error:  # whatever it is, the other steps can still be done
             self.results["errors"][f"{group} {name}"] = traceback.format_exc()
             print(f"check: {group} {name} failed: {error}", flush=True)
-            if "Asked to stop" in str(error) and self.left > 60:  # not by this run's own clock
+            if "Asked to stop" in str(error) and time.monotonic() < self.training_ends:  # by somebody else
                 self.save()
                 raise SystemExit(128 + signal.SIGTERM) from error
         self.results.setdefault("took", {})[f"{group} {name}"] = time.monotonic() - begin
@@ -161,10 +165,12 @@ def run(args: argparse.Namespace) -> None:
         write_data(data, drawn=True)
     whole = read_yaml(data / "params.yaml")
     held = json.loads((data / "data.json").read_text(encoding="utf-8")) if (data / "data.json").is_file() else {}
-    asked = {"steps": args.steps, "device": args.device, "dry run": args.dry_run, "data": held.get("sha256")}
+    few = 2 if args.dry_run else args.test_pairs
+    asked = {"steps": args.steps, "device": args.device, "dry run": args.dry_run, "test pairs": few}
+    asked["data"] = held.get("sha256")
     this = Run(asked, args.out, work, args.minutes)
     this.parameters = tiny(whole) if args.dry_run else whole
-    this.results |= {"data": gpu_data.unpack(data, work / "packs", test_pairs=2 if args.dry_run else None)}
+    this.results |= {"data": gpu_data.unpack(data, work / "packs", test_pairs=few)}
     this.results["machine"] = machine(args.device)
     sets = gpu_report.printed_sets(this.parameters)
     metrics = list(gpu_report.read_table(PRINTED, next(iter(sets.values())))[gpu_report.OURS])
@@ -217,7 +223,7 @@ def train_all(this: Run, check: Any, wanted: int, *, fast: bool) -> None:
             continue
         elif not known and steps < wanted:
             this.note(f"{precision} is trained for {steps} of {wanted} steps: there is no time for more.")
-        end = this.deadline - scoring
+        this.training_ends = end = this.deadline - scoring
         this.do("trainings", precision, lambda p=precision, n=steps, e=end: gpu_steps.train_once(check, p, n, e))
         if precision in this.results["trainings"]:
             this.do("scores", precision, lambda p=precision: gpu_steps.fuse_and_score(check, p))
@@ -262,6 +268,9 @@ def _stop(_number: int, _frame: object) -> NoReturn:
 def main() -> None:
     """Do what the command line says; exit code 1 if a test fails or a step goes wrong."""
     args = arguments()
+    if args.command == "packages":
+        print(gpu_packages.listing(args.lacks, LOCK, args.python))
+        return
     signal.signal(signal.SIGTERM, _stop)  # a training puts its own in this place: it saves its state first
     sys.path.insert(0, str(ROOT / "src"))
     for name in ("out", "data", "work"):

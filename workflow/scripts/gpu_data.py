@@ -44,10 +44,20 @@ def write_folder(out: Path, *, params: Path, drawn: bool, golden: Path) -> dict[
         params: The study's parameters.
         drawn: Draw small pairs instead, which need neither a mirror nor a network.
         golden: Where the expected values of the published networks are, if they are.
+
+    Raises:
+        UserError: the folder holds something else, or the pairs cannot be had.
     """
     parameters = load_parameters(params)
     mirror = os.environ.get("MMFUSE_MIRROR") or parameters["download"]["mirror"]
     source = Path(mirror) if mirror else None
+    if out.is_dir() and any(out.iterdir()) and not (out / "data.json").is_file():
+        raise UserError(
+            f"{out} holds something else.",
+            expected="a new folder, or one that `prepare` wrote",
+            found=", ".join(sorted(path.name for path in out.iterdir())[:5]),
+            fix="choose another folder for --out",
+        )
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as name:
@@ -62,16 +72,22 @@ def write_folder(out: Path, *, params: Path, drawn: bool, golden: Path) -> dict[
             "pairs": {f"{path.parent.name}/{path.stem}": len(Pack(path)) for path in packs},
             "sha256": {f"{path.parent.name}/{path.stem}": sha256(path) for path in packs},
         }
-    shutil.copy(params, out / "params.yaml")
+    _copy(params, out / "params.yaml")
     if golden.is_dir():
-        shutil.copytree(golden, out / "golden")
+        for path in files_below(golden):
+            _copy(path, out / "golden" / path.relative_to(golden))
     for kind in ("ir", "vi"):
         image = MSRS_PAIR.format(kind=kind)
         if source is not None and (source / image).is_file():
-            (out / "mirror" / image).parent.mkdir(parents=True)
-            shutil.copy(source / image, out / "mirror" / image)
+            _copy(source / image, out / "mirror" / image)
     write_json(out / "data.json", held)
     return held
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, but not who may write it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
 
 
 def _real_packs(parameters: Mapping[str, Any], room: Path, mirror: Path | None) -> Iterator[Path]:

@@ -76,26 +76,49 @@ def installed(package: str) -> str | None:
         return None
 
 
+def how_to_carry(names: set[str], lock: Path, python: str) -> list[str]:
+    """Return the commands that bring packages to a machine without a network.
+
+    Args:
+        names: The packages.
+        lock: The lock file, which has their versions.
+        python: The version of Python there, as 3.12.
+    """
+    versions, _ = read_lock(lock)
+    pinned = " ".join(f"{name}=={versions[name]}" for name in sorted(names))
+    platforms = " ".join(f"--platform {name}" for name in PLATFORMS)
+    return [
+        "On a machine with a network, in the folder that is carried:",
+        f"  python -m pip download --no-deps --only-binary=:all: --python-version {python} --implementation cp "
+        f"{platforms} --dest wheels {pinned}",
+        "On the machine with the GPU, before `run`:",
+        "  python -m pip install --no-index --no-deps --target site wheels/*.whl && export PYTHONPATH=$PWD/site",
+    ]
+
+
 def advice(lacking: dict[str, str], lock: Path) -> str:
     """Return one message that names every missing package and says how to carry them to this machine."""
     versions, needed_by = read_lock(lock)
     lines = [f"{len(lacking)} packages are missing on this machine:"]
     lines += [f"  {name}=={versions.get(name, '?')}  ({reason})" for name, reason in lacking.items()]
-    carried = {name for name in with_their_needs(set(lacking), needed_by) if installed(name) is None}
     if lacking.keys() & TOO_LARGE:
         lines.append("torch has to be installed on the machine itself: its wheels are too large to be carried.")
+    carried = {name for name in with_their_needs(set(lacking), needed_by) if installed(name) is None}
     if carried:
-        python = f"{sys.version_info.major}.{sys.version_info.minor}"
-        pinned = " ".join(f"{name}=={versions[name]}" for name in sorted(carried))
-        platforms = " ".join(f"--platform {name}" for name in PLATFORMS)
-        lines += [
-            "On a machine with a network, in the folder that is carried:",
-            f"  python -m pip download --no-deps --only-binary=:all: --python-version {python} --implementation cp "
-            f"{platforms} --dest wheels {pinned}",
-            "On this machine, then again this command:",
-            "  python -m pip install --no-index --no-deps --target site wheels/*.whl && export PYTHONPATH=$PWD/site",
-        ]
+        lines += how_to_carry(carried, lock, f"{sys.version_info.major}.{sys.version_info.minor}")
     return "\n".join(lines)
+
+
+def listing(lacks: list[str], lock: Path, python: str) -> str:
+    """Return what is needed, or how to carry the packages that a machine is known to lack, with their own needs."""
+    versions, needed_by = read_lock(lock)
+    if lacks:
+        unknown = sorted(set(lacks) - versions.keys())
+        if unknown:
+            return f"{lock} has no {', '.join(unknown)}; it has {', '.join((NEEDED | FOR_TESTS).values())} and others."
+        return "\n".join(how_to_carry(with_their_needs(set(lacks), needed_by), lock, python))
+    lines = [f"{name}=={versions[name]}" for name in NEEDED.values()]
+    return "\n".join([*lines, *(f"{name}=={versions[name]}  (for the tests)" for name in FOR_TESTS.values())])
 
 
 def differences(lock: Path) -> dict[str, str]:
