@@ -103,7 +103,7 @@ def test_an_external_method_is_scored_where_the_study_says(parameters):
     assert [s.label for d, s in pairs if d == "synthetic_road"][-1] == "mma_unet.external.s0"
     assert "data/fused/synthetic_brain/u2.external.s0" in plan.report_inputs(parameters)
     assert plan.watched(parameters, "fuse", method="mma_unet", variant="external") == ["fuse"]
-    assert not any(system.variant == "external" for system, _ in plan.trainings(parameters))
+    assert not any(training.variant == "external" for training in plan.trainings(parameters))
 
 
 @pytest.mark.parametrize(
