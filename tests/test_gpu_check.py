@@ -21,7 +21,6 @@ import gpu_packages  # noqa: E402
 import gpu_report  # noqa: E402
 import gpu_steps  # noqa: E402
 
-from mmfuse.checkpoints import load_state  # noqa: E402
 from mmfuse.errors import UserError  # noqa: E402
 from mmfuse.packs import Pack  # noqa: E402
 from mmfuse.parameters import load_parameters  # noqa: E402
@@ -169,12 +168,51 @@ def test_a_training_goes_on_from_its_state_when_time_runs_out(data, tmp_path):
     tiny = gpu_check.tiny(PAPER)
     check, other = (gpu_steps.Check(tiny, packs, tmp_path / name, "cpu", METRICS) for name in ("one", "other"))
     with pytest.raises(Exception, match="Asked to stop after step"):
-        gpu_steps.train_once(check, "fp32", 100_000, time.monotonic() + 3)
-    done = int(load_state(tmp_path / "one/fp32.state.pt")["step"])
+        gpu_steps.train_once(check, "fp32", 100_000, time.monotonic() + 6)
+    done = gpu_steps.saved_steps(check, "fp32")
+    assert (done > 0, gpu_steps.saved_steps(other, "fp32")) == (True, 0)
     resumed = gpu_steps.train_once(check, "fp32", done + 1, time.monotonic() + 300)
     whole = gpu_steps.train_once(other, "fp32", done + 1, time.monotonic() + 300)
     assert resumed["losses"] == whole["losses"]
     assert len(whole["losses"]) == done + 1
+
+
+def test_a_second_run_gives_a_training_the_steps_that_the_first_had_no_time_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check.Run, "save", lambda self: self.kept.write_text(json.dumps(self.results)))
+    monkeypatch.setattr(gpu_steps, "train_once", lambda _check, _precision, steps, _end: {"steps": steps})
+    monkeypatch.setattr(gpu_steps, "fuse_and_score", lambda _check, name: f"scores of {name}")
+    this = gpu_check.Run({"steps": 1000}, tmp_path / "out", tmp_path / "work", 1)
+    gpu_check.train_and_score(this, None, "fp32", 80, this.deadline)
+    this.results["differences"] = {"fp32 to tf32": 1, "tf32 to bf16": 2}
+    gpu_check.train_and_score(this, None, "fp32", 60, this.deadline)
+    assert this.results["trainings"]["fp32"] == {"steps": 80}
+    assert len(this.results["differences"]) == 2
+
+    def stopped(*_):
+        raise RuntimeError("out of time")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu_steps, "train_once", stopped)
+        gpu_check.train_and_score(this, None, "fp32", 900, this.deadline)
+    assert this.results["trainings"]["fp32"] == {"steps": 80}
+    assert this.results["scores"]["fp32"] == "scores of fp32"
+    gpu_check.train_and_score(this, None, "fp32", 1000, this.deadline)
+    assert this.results["trainings"]["fp32"] == {"steps": 1000}
+    assert this.results["differences"] == {"tf32 to bf16": 2}
+
+
+def test_the_tests_are_counted_also_if_they_were_stopped():
+    lines = [
+        "collected 9 items / 2 deselected / 7 selected",
+        "tests/test_precision.py::test_a[lkc_funet-net-flat-cuda] PASSED         [ 20%]",
+        "tests/test_golden_lkc_funet.py::test_b[0-cuda] SKIPPED (no GPU)         [ 40%]",
+        "tests/test_golden_lkc_funet.py::test_b[1-cuda] SKIPPED (no GPU)         [ 60%]",
+        "tests/test_gpu.py::test_c[a b] FAILED                                   [100%]",
+        "tests/test_gpu.py::test_d ",
+    ]
+    assert gpu_steps.count_tests(lines) == {
+        "passed": 1, "failed": ["tests/test_gpu.py::test_c[a b]"], "skipped": {"no GPU": 2},
+    }  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------------------- data

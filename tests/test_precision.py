@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmfuse.images import luminance, read_image
-from mmfuse.nn.losses import BORDERS, ssim_map
+from mmfuse.nn.losses import BORDERS, sobel_magnitude, ssim_map
 from test_methods import PARTS, small, weights
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -109,3 +109,29 @@ def test_the_similarity_stays_a_similarity_under_autocast(kind, border, device):
         assert found.dtype == torch.float32
         assert -1 - 1e-4 <= found.min() <= found.max() <= 1 + 1e-4
         assert torch.allclose(found, ssim_map(fused.float(), a, border=border), atol=1e-5)
+
+
+@pytest.fixture
+def _tf32_allowed():
+    """A GPU may round the inputs of fp32 convolutions, as with `train.tf32: true`."""
+    flags = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = flags
+
+
+@pytest.mark.usefixtures("_tf32_allowed")
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("kind", IMAGES)
+def test_tf32_leaves_the_losses_alone(kind, border, device):
+    """Similarity and gradient strength, and what they pass back, are those of double precision."""
+    a, b = (image.to(device) for image in crops(kind))
+    found = {}
+    for dtype in (torch.float64, torch.float32):
+        fused = fused_of(a.cpu(), b.cpu()).to(device, dtype).requires_grad_()
+        values = ssim_map(fused, a.to(dtype), border=border), sobel_magnitude(fused, border=border)
+        found[dtype] = [*values, *(torch.autograd.grad(value.mean(), fused)[0] for value in values)]
+    for exact, single in zip(*found.values(), strict=True):
+        distance = (exact - single).norm() / exact.norm()
+        assert distance < 1e-3, distance

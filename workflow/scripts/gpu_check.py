@@ -177,7 +177,7 @@ def run(args: argparse.Namespace) -> None:
     check = gpu_steps.Check(this.parameters, work / "packs", work, args.device, metrics)
     this.save()
     if "tests" in args.only:
-        limit = max(60.0, 0.25 * this.left)
+        limit = max(60.0, 0.3 * this.left)
         tests = this.do("steps", "tests", lambda: gpu_steps.run_tests(check, ROOT, data, limit))
         this.results["tests"] = tests or this.results.get("tests")
     if "trainings" in args.only:
@@ -209,39 +209,50 @@ def train_all(this: Run, check: Any, wanted: int, *, fast: bool) -> None:
         for precision in gpu_steps.PRECISIONS:
             this.do("speed", precision, lambda p=precision: gpu_steps.probe(check, p))
     names = [name for name in gpu_steps.PRECISIONS if (name != "fp32") == fast]
-    for precision in names:
-        steps = affordable(this, precision, names[names.index(precision) :], wanted, scoring)
-        known = this.results.setdefault("trainings", {}).get(precision)
-        if known and known["steps"] < steps:  # an earlier run of this command had less time
-            del this.results["trainings"][precision]
-            this.results["scores"].pop(precision, None)
-            this.results["differences"] = {}
-        elif not known and not steps:
-            this.note(
-                f"{precision} is not trained: {this.left:.0f} s are left, too little for one step and its scores."
-            )
+    for number, precision in enumerate(names):
+        saved = gpu_steps.saved_steps(check, precision)
+        steps = min(wanted, saved + affordable(this, names[number:], wanted, scoring))
+        known = precision in this.results.setdefault("trainings", {})
+        if not known and not steps:
+            this.note(f"{precision} is not trained: {this.left:.0f} s are left, too few for a step and its scores.")
             continue
-        elif not known and steps < wanted:
+        if not known and steps < wanted:
             this.note(f"{precision} is trained for {steps} of {wanted} steps: there is no time for more.")
-        this.training_ends = end = this.deadline - scoring
-        this.do("trainings", precision, lambda p=precision, n=steps, e=end: gpu_steps.train_once(check, p, n, e))
-        if precision in this.results["trainings"]:
-            this.do("scores", precision, lambda p=precision: gpu_steps.fuse_and_score(check, p))
+        train_and_score(this, check, precision, steps, this.deadline - scoring)
     scored = [name for name in gpu_steps.PRECISIONS if name in this.results["scores"]]
     for one, other in [("fp32", "tf32"), ("fp32", "bf16"), ("tf32", "bf16")]:
         if {one, other} <= set(scored):
             this.do("differences", f"{one} to {other}", lambda a=one, b=other: gpu_steps.compare(check, a, b))
 
 
-def affordable(this: Run, precision: str, ahead: list[str], wanted: int, scoring: float) -> int:
-    """Return for how many steps there is time, that of the scores of all precisions ahead left aside."""
+def train_and_score(this: Run, check: Any, precision: str, steps: int, end: float) -> None:
+    """Train one precision, fuse and score; what an earlier run found with fewer steps stays until there is better."""
+    import gpu_steps
+
+    groups = {name: this.results.setdefault(name, {}) for name in ("trainings", "scores")}
+    fewer = precision in groups["trainings"] and groups["trainings"][precision]["steps"] < steps
+    before = {name: group.pop(precision) for name, group in groups.items() if fewer and precision in group}
+    this.training_ends = end
+    this.do("trainings", precision, lambda: gpu_steps.train_once(check, precision, steps, end))
+    if precision not in groups["trainings"]:
+        for name, old in before.items():
+            groups[name][precision] = old
+        return
+    if fewer:
+        of_others = {n: found for n, found in this.results.get("differences", {}).items() if precision not in n.split()}
+        this.results["differences"] = of_others
+    this.do("scores", precision, lambda: gpu_steps.fuse_and_score(check, precision))
+
+
+def affordable(this: Run, ahead: list[str], wanted: int, scoring: float) -> int:
+    """Return for how many steps of the next precision there is time; that of the scores of all ahead is left aside."""
     import gpu_steps
 
     speed = this.results.get("speed", {})
-    if precision not in speed:  # a few steps, or the speed is not known: then the clock alone stops it
+    if ahead[0] not in speed:  # a few steps, or the speed is not known: then the clock alone stops it
         return wanted
     seconds = {name: speed[name]["seconds a step"] for name in ahead if name in speed}
-    return gpu_steps.plan_steps(seconds, wanted, this.left - scoring * len(ahead))[precision]
+    return gpu_steps.plan_steps(seconds, wanted, this.left - scoring * len(ahead))[ahead[0]]
 
 
 def machine(device: str) -> dict[str, Any]:

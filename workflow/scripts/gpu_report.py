@@ -75,7 +75,8 @@ def _what(results: Mapping[str, Any]) -> Iterator[str]:
     if machine["not as locked"]:
         other = "; ".join(f"{name} {versions}" for name, versions in machine["not as locked"].items())
         yield f"- Versions that differ from envs/requirements.lock: {other}"
-    yield f"- Training set {data['training set']}; pairs: {pairs}"
+    few = f"; of each test set {asked['test pairs']} are used" if asked.get("test pairs") else ""
+    yield f"- Training set {data['training set']}; pairs: {pairs}{few}"
     yield f"- Steps of a complete training: {asked['steps']}"
     for note in results.get("notes", []):
         yield f"- {note}"
@@ -95,8 +96,8 @@ def _tests(results: Mapping[str, Any]) -> Iterator[str]:
     yield f"{tests['passed']} passed, {len(tests['failed'])} failed, {skipped} skipped in {tests['seconds']:.0f} s."
     yield from (f"- failed: {name}" for name in tests["failed"])
     yield from (f"- skipped {count}: {reason}" for reason, count in tests["skipped"].items())
-    if tests["exit code"]:
-        yield from ("", f"pytest ended with {tests['exit code']}:", "", "```", *tests["end of the log"][-30:], "```")
+    if tests["exit code"] != "0":
+        yield from ("", f"pytest ended with {tests['exit code']}:", "", "```", *tests["end of log"][-30:], "```")
 
 
 def _trainings(results: Mapping[str, Any]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -13,8 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from gpu_data import METHOD, TASK, VARIANT
 
 from mmfuse import plan
 from mmfuse.batches import Batch, TrainingPairs
-from mmfuse.checkpoints import build
+from mmfuse.checkpoints import build, load_state
+from mmfuse.errors import MmfuseError
 from mmfuse.images import read_image
 from mmfuse.jobs import Running
 from mmfuse.methods.base import FusionMethod
@@ -38,16 +39,16 @@ from mmfuse.training import make_fabric, train_part
 
 # in the order in which they are trained: the slowest one takes what time is left
 PRECISIONS: dict[str, dict[str, Any]] = {
-    "tf32": {"precision": "32-true", "tf32": True},
-    "bf16": {"precision": "bf16-mixed", "tf32": False},
-    "fp32": {"precision": "32-true", "tf32": False},
+    "tf32": {"precision": "32-true", "tf32": True, "save_every": 250},
+    "bf16": {"precision": "bf16-mixed", "tf32": False, "save_every": 250},
+    "fp32": {"precision": "32-true", "tf32": False, "save_every": 50},
 }
 BASELINES = ("laplacian", "maximum")
 INFERENCE_SIZES = ((256, 256), (480, 640))
 PART = "net"
 _WARM_UP, _TIMED = 3, 4  # steps of the probe
-ON_A_GPU = "cuda or gpu or test_fusing_with_trained_weights"
-WITHOUT = "cpu and lkc_funet and (photographs or (killed and bf16))"
+ON_A_GPU = "(cuda or gpu or test_fusing_with_trained_weights) and not cpu"
+WITHOUT = "cpu and lkc_funet and (photographs or killed)"
 TEST_FILES = (
     "tests/test_precision.py",
     "tests/test_gpu.py",
@@ -96,7 +97,7 @@ class Check:
     def loop(self, precision: str) -> dict[str, Any]:
         """Return the block `train` for one precision; a state is saved now and then, since time may run out."""
         block = self.parameters["train"]
-        own = {"accelerator": self.device, "devices": 1, "save_every": 200, **PRECISIONS[precision]}
+        own = {"accelerator": self.device, "devices": 1, **PRECISIONS[precision]}
         return block | own | {"threads": min(block["threads"], len(os.sched_getaffinity(0)))}
 
     def running(self) -> Running:
@@ -116,37 +117,40 @@ class TimedPairs(TrainingPairs):
 
 def run_tests(check: Check, root: Path, data: Path, seconds: float) -> dict[str, Any]:
     """Run the tests that want a GPU (without one, a few of the same files) and return their counts."""
-    report, log = check.work / "tests.xml", check.work / "tests.log"
+    log = check.work / "tests.log"
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(root / "src"), os.environ.get("PYTHONPATH", "")])}
+    env.pop("MMFUSE_MIRROR", None)
     for variable, place in (("MMFUSE_GOLDEN", "golden"), ("MMFUSE_MIRROR", "mirror")):
         if (data / place).is_dir():
             env[variable] = str(data / place)
-        elif variable == "MMFUSE_MIRROR":
-            env.pop(variable, None)
     chosen = ON_A_GPU if check.device == "cuda" else WITHOUT
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, f"--junitxml={report}"]
-    report.unlink(missing_ok=True)
-    begin = time.perf_counter()
-    found: dict[str, Any] = {"passed": 0, "failed": [], "skipped": {}}
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-k", chosen, *TEST_FILES]
+    begin, code = time.perf_counter(), "0"
     with log.open("w", encoding="utf-8") as file:
         try:
-            run = subprocess.run(
-                [*command, *TEST_FILES], cwd=root, env=env, stdout=file, stderr=file, check=False, timeout=seconds
+            subprocess.run(
+                command, cwd=root, env=env | {"COLUMNS": "300"}, stdout=file, stderr=file, check=True, timeout=seconds
             )
-            found["exit code"] = run.returncode
+        except subprocess.CalledProcessError as error:
+            code = str(error.returncode)
         except subprocess.TimeoutExpired:
-            found["exit code"] = f"stopped after {seconds:.0f} s"
-    for case in ElementTree.parse(report).iter("testcase") if report.is_file() else ():  # noqa: S314 - pytest's own
-        name, skipped = f"{case.get('classname')}::{case.get('name')}", case.find("skipped")
-        if case.find("failure") is not None or case.find("error") is not None:
-            found["failed"].append(name)
-        elif skipped is not None:
-            reason = skipped.get("message", "")
-            found["skipped"][reason] = found["skipped"].get(reason, 0) + 1
-        else:
+            code = f"nothing: it was stopped after {seconds:.0f} s"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return {**count_tests(lines), "exit code": code, "seconds": time.perf_counter() - begin, "end of log": lines[-60:]}
+
+
+def count_tests(lines: Sequence[str]) -> dict[str, Any]:
+    """Return what `pytest -v` says of each test, also if it did not come to its end."""
+    found: dict[str, Any] = {"passed": 0, "failed": [], "skipped": {}}
+    for line in lines:
+        said = re.match(r"(tests/\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)(?: \((.*)\))?(?: +\[ *\d+%\])?$", line)
+        if said and said[2] == "PASSED":
             found["passed"] += 1
-    last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-60:]
-    return found | {"seconds": time.perf_counter() - begin, "end of the log": last}
+        elif said and said[2] == "SKIPPED":
+            found["skipped"][said[3]] = found["skipped"].get(said[3], 0) + 1
+        elif said:
+            found["failed"].append(said[1])
+    return found
 
 
 def probe(check: Check, precision: str) -> dict[str, float]:
@@ -186,6 +190,12 @@ def plan_steps(seconds: Mapping[str, float], wanted: int, available: float) -> d
     return steps
 
 
+def saved_steps(check: Check, precision: str) -> int:
+    """Return after how many steps the last state of a training was saved; 0 if there is none."""
+    state = load_state(_state(check, precision))
+    return int(state["step"]) if state else 0
+
+
 def train_once(check: Check, precision: str, steps: int, deadline: float) -> dict[str, Any]:
     """Train through the stage and return steps, time, peak memory and the losses.
 
@@ -205,7 +215,7 @@ def train_once(check: Check, precision: str, steps: int, deadline: float) -> dic
             val=[],
             start=[],
             out=out,
-            resume=check.work / f"{precision}.state.pt",
+            resume=_state(check, precision),
             running=check.running(),
         )
     seconds = time.perf_counter() - begin
@@ -311,6 +321,7 @@ def _time_one(
     """Return the median seconds of a pair and the peak memory."""
     on_gpu = check.device == "cuda"
     _allow_tf32(precision == "tf32")
+    torch.backends.cudnn.deterministic = False  # as in `mmfuse fuse`; a training has set it
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     times: list[float] = []
@@ -333,13 +344,19 @@ def _time_one(
 @contextlib.contextmanager
 def _stopped_at(deadline: float) -> Iterator[None]:
     """Ask this process to stop at a time of `time.monotonic`; a training then saves its state and raises an error."""
+
+    def ask(_number: int, _frame: object) -> NoReturn:
+        raise MmfuseError("Asked to stop before the first step of a training, or after the last one.")
+
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), lambda: os.kill(os.getpid(), signal.SIGTERM))
     timer.daemon = True
+    old = signal.signal(signal.SIGTERM, ask)  # a training puts its own in this place
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+        signal.signal(signal.SIGTERM, old)
 
 
 def _allow_tf32(allowed: bool) -> None:
@@ -354,6 +371,10 @@ def _training_packs(check: Check) -> list[Path]:
 
 def _weights(check: Check, precision: str) -> Path:
     return check.work / "weights" / f"{precision}.safetensors"
+
+
+def _state(check: Check, precision: str) -> Path:
+    return check.work / "states" / f"{precision}.pt"
 
 
 def _fused(check: Check, name: str, dataset: str) -> Path:

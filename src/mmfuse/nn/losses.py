@@ -28,8 +28,19 @@ def _blur(image: Tensor, window: Tensor, border: str) -> Tensor:
     """Filter every channel with a separable window; the size stays."""
     channels = image.shape[1]
     image = _extend(image, len(window) // 2, border)
-    image = F.conv2d(image, window.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
-    return F.conv2d(image, window.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+    image = _filter(image, window.view(1, 1, 1, -1).expand(channels, 1, 1, -1))
+    return _filter(image, window.view(1, 1, -1, 1).expand(channels, 1, -1, 1))
+
+
+def _filter(image: Tensor, kernel: Tensor) -> Tensor:
+    """Filter every channel with kernels of its own, without a border.
+
+    In double precision on a GPU, which may round the inputs of an fp32 convolution to TF32, forwards and backwards.
+    With ten bits nothing is left of a local variance, and SSIM leaves its range.
+    """
+    if image.is_cuda:
+        return F.conv2d(image.double(), kernel.double(), groups=image.shape[1]).to(image.dtype)
+    return F.conv2d(image, kernel, groups=image.shape[1])
 
 
 @in_full_precision
@@ -112,7 +123,7 @@ def _sobel(image: Tensor, border: str) -> Tensor:
     smooth = image.new_tensor([1.0, 2.0, 1.0]).view(1, 1, -1, 1)
     differ = image.new_tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, -1)
     kernel = torch.cat([smooth * differ, (smooth * differ).transpose(-1, -2)]).repeat(channels, 1, 1, 1)
-    return F.conv2d(_extend(image, 1, border), kernel, groups=channels).unflatten(1, (channels, 2))
+    return _filter(_extend(image, 1, border), kernel).unflatten(1, (channels, 2))
 
 
 def spatial_gradient(image: Tensor, *, border: str = "replicate") -> Tensor:
