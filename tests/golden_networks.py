@@ -1,7 +1,7 @@
 """The rule that makes weights and images for `shared/golden/networks`, and its expected values.
 
 The folder holds what the authors' own networks give for these weights and images; its README states the rule.
-`MMFUSE_GOLDEN` names another place for it.
+`MMFUSE_GOLDEN` names another place for `shared/golden`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mmfuse import methods
 from mmfuse.methods.base import FusionMethod
 
-FOLDER = Path(os.environ.get("MMFUSE_GOLDEN", Path(__file__).parents[2] / "shared/golden/networks"))
+FOLDER = Path(os.environ.get("MMFUSE_GOLDEN") or Path(__file__).resolve().parents[2] / "shared/golden") / "networks"
 needs_golden = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no expected values of the networks in {FOLDER}")
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 GAINS = {"mma_unet": 2.0}  # of the normal distribution of weights; 1 elsewhere

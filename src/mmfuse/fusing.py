@@ -10,7 +10,8 @@ from mmfuse.methods.base import FusionMethod
 
 
 def best_device() -> torch.device:
-    """Return the first accelerator, else the CPU."""
+    """Return the first accelerator, else the CPU; single precision stays single precision there, without TF32."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -65,7 +65,7 @@ def write_data(out: Path, *, drawn: bool) -> None:
     """Write the folder that is carried to the machine with a GPU."""
     import gpu_data
 
-    golden = Path(os.environ.get("MMFUSE_GOLDEN", ROOT.parent / "shared/golden/networks"))
+    golden = Path(os.environ.get("MMFUSE_GOLDEN") or ROOT.parent / "shared/golden") / "networks"
     held = gpu_data.write_folder(out, params=PARAMS, drawn=drawn, golden=golden)
     pairs = ", ".join(f"{name} {count}" for name, count in held["pairs"].items())
     print(f"{out}: {gpu_data.size_in_megabytes(out):.1f} MB; {pairs}")
@@ -73,7 +73,7 @@ def write_data(out: Path, *, drawn: bool) -> None:
 
 def tiny(parameters: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters of a dry run: narrow networks, small crops and batches."""
-    from mmfuse.plan import merged
+    from mmfuse.settings import merged
 
     kernels = {"kernels": [5, 3, 3], "bottleneck_kernel": 3, "init_kernel": 5}
     narrow = {

@@ -75,7 +75,7 @@ def write_folder(out: Path, *, params: Path, drawn: bool, golden: Path) -> dict[
     _copy(params, out / "params.yaml")
     if golden.is_dir():
         for path in files_below(golden):
-            _copy(path, out / "golden" / path.relative_to(golden))
+            _copy(path, out / "golden/networks" / path.relative_to(golden))
     for kind in ("ir", "vi"):
         image = MSRS_PAIR.format(kind=kind)
         if source is not None and (source / image).is_file():
