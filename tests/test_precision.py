@@ -134,5 +134,5 @@ def test_tf32_leaves_the_losses_alone(kind, border, device):
         found[dtype] = [*values, *(torch.autograd.grad(value.mean(), fused)[0] for value in values)]
     for exact, single in zip(*found.values(), strict=True):
         distance = (exact - single).norm() / exact.norm()
-        # fp32 itself is 0.001 away on a dark scene of MSRS; inputs rounded to TF32 put SSIM's gradient elsewhere altogether
+        # fp32 itself is 0.001 away on a dark scene of MSRS; inputs rounded to TF32 turn SSIM's gradient around
         assert distance < 1e-2, distance
