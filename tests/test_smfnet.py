@@ -384,6 +384,11 @@ def test_losses_of_stage_one_by_hand():
     assert plain["intensity"].item() == pytest.approx(lost.mean().item(), rel=1e-5)
     similarity = sum(ssim_map(restored[k : k + 2], images[k : k + 2]).mean().item() for k in (0, 2))
     assert plain["ssim"].item() == pytest.approx(2 - similarity, rel=1e-5)
+    bordered = losses(with_decoder(restored, similarity="plain", ssim_border="zeros", ssim_range=2.0), *stage_one)
+    halves = ((restored[k : k + 2], images[k : k + 2]) for k in (0, 2))
+    similarity = sum(ssim_map(*half, border="zeros", data_range=2.0).mean().item() for half in halves)
+    assert bordered["ssim"].item() == pytest.approx(2 - similarity, rel=1e-5)
+    assert abs(bordered["ssim"].item() - plain["ssim"].item()) > 1e-4
     slopes = sum(spatial_gradient(image).abs().mean().item() for image in (a, b))
     assert plain["spatial"].item() == pytest.approx(slopes / 2, rel=1e-5)
     strength = sum(sobel_magnitude(image).mean().item() for image in (a, b))
@@ -751,7 +756,16 @@ def test_the_gradient_dense_block_by_hand():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"dim": 10}, {"dim": 0}, {"heads": 3}, {"scales": []}, {"scales": [0]}, {"nodes": "cubic"}, {"semantic": "masks"}],
+    [
+        {"dim": 10},
+        {"dim": 0},
+        {"heads": 3},
+        {"scales": []},
+        {"scales": [0]},
+        {"nodes": "cubic"},
+        {"semantic": "masks"},
+        {"ssim_range": 0.0},
+    ],
     ids=str,
 )
 def test_wrong_options_are_refused(changes):

@@ -85,6 +85,7 @@ class SMFNet(FusionMethod):
         similarity: SSIM loss: halved, clamp(1 - SSIM, 0, 1) / 2 (published code), or plain, 1 - SSIM (paper).
         spatial: Which images the spatial gradient is for: visible (published code) or both.
         ssim_border: Border of the SSIM's window: zeros, reflect or replicate.
+        ssim_range: Length of the interval of intensities that the SSIM's constants are made for.
         sobel_border: Border of the gradient's strength, likewise.
         spatial_border: Border of the spatial gradient, likewise.
         stretch: Whether `forward` stretches each image to the full range, as the published test code does.
@@ -140,6 +141,7 @@ class SMFNet(FusionMethod):
         similarity: str = "halved",
         spatial: str = "visible",
         ssim_border: str = "reflect",
+        ssim_range: float = 1.0,
         sobel_border: str = "zeros",
         spatial_border: str = "replicate",
         stretch: bool = False,
@@ -154,11 +156,12 @@ class SMFNet(FusionMethod):
             "blocks": blocks, "base_groups": base_groups, "base_pairs": base_pairs, "expansion": expansion,
             "invertible": invertible, "fusion_invertible": fusion_invertible, "iterations": iterations,
         }  # fmt: skip
-        _check(dim, heads, list(scales), counts, dict(zip(CHOICES, chosen, strict=True)))
+        _check(dim, heads, list(scales), ssim_range, counts, dict(zip(CHOICES, chosen, strict=True)))
         self.decomposition, self.both_stages, self.interaction = decomposition, both_stages, interaction
         self.semantic, self.gram, self.gram_norm = semantic, gram, gram_norm
         self.similarity, self.spatial, self.stretch = similarity, spatial, stretch
-        self.ssim_border, self.sobel_border, self.spatial_border = ssim_border, sobel_border, spatial_border
+        self.ssim_border, self.ssim_range = ssim_border, ssim_range
+        self.sobel_border, self.spatial_border = sobel_border, spatial_border
 
         def stack() -> nn.Sequential:
             return transformer(dim, heads, expansion, blocks)
@@ -265,8 +268,9 @@ class SMFNet(FusionMethod):
 
     def _ssim_loss(self, restored: Tensor, image: Tensor) -> Tensor:
         if self.similarity == "plain":
-            return 1 - ssim_map(restored, image, border=self.ssim_border).mean()
-        return ssim_loss(restored, image, border=self.ssim_border)  # S4: half of the paper's 1 - SSIM
+            return 1 - ssim_map(restored, image, border=self.ssim_border, data_range=self.ssim_range).mean()
+        # S4: half of the paper's 1 - SSIM
+        return ssim_loss(restored, image, border=self.ssim_border, data_range=self.ssim_range)
 
     def _gradient_loss(self, restored: Tensor, image: Tensor) -> Tensor:
         restored, image = (sobel_magnitude(x, border=self.sobel_border) for x in (restored, image))
@@ -330,10 +334,14 @@ def _sum(terms: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(terms)).sum()
 
 
-def _check(dim: int, heads: int, scales: list[int], counts: dict[str, int], chosen: dict[str, str]) -> None:
+def _check(
+    dim: int, heads: int, scales: list[int], ssim_range: float, counts: dict[str, int], chosen: dict[str, str]
+) -> None:
     """Refuse options that the network cannot be built with."""
     wrong = [f"{name} {value}" for name, value in chosen.items() if value not in CHOICES[name]]
     wrong += [f"{name} {value}" for name, value in counts.items() if value < 1]
+    if ssim_range <= 0:
+        wrong.append(f"ssim_range {ssim_range}")
     if min(dim, heads) < 1 or dim % 4 or dim % (2 * heads):
         wrong.append(f"dim {dim}, heads {heads}")
     if len(scales) < 2 or min(scales) < 1:
@@ -342,7 +350,8 @@ def _check(dim: int, heads: int, scales: list[int], counts: dict[str, int], chos
         raise UserError(
             "SMFNet cannot use these options.",
             expected="; ".join(f"{name} {', '.join(known)}" for name, known in CHOICES.items())
-            + f"; {', '.join(counts)} from 1; a dim that divides by 4 and by twice the heads; two scales or more",
+            + f"; {', '.join(counts)} from 1; a dim that divides by 4 and by twice the heads; two scales or more; "
+            "ssim_range above 0",
             found=", ".join(wrong),
         )
 
