@@ -6,7 +6,7 @@ Exit codes of the command line: 2 for the user's mistakes (`UserError`), 1 for o
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 _SHOWN = 4000  # characters of a value in a message
 
@@ -48,6 +48,25 @@ def closest(name: str, known: Iterable[str], otherwise: str) -> str:
     """Return what to do about an unknown name: take the closest known one, or `otherwise` if none is close."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else otherwise
+
+
+def check_choices(what: str, choices: Mapping[str, Collection[str]], **chosen: str) -> None:
+    """Check that each option has one of the values that it may have.
+
+    Args:
+        what: What takes the options, such as a network's name.
+        choices: The values of each option.
+        **chosen: The options.
+
+    Raises:
+        UserError: an option has another value.
+    """
+    for option, value in chosen.items():
+        if value not in choices[option]:
+            fix = closest(str(value), choices[option], "take one of these")
+            raise UserError(
+                f"{what} does not know this {option}.", expected=", ".join(choices[option]), found=value, fix=fix
+            )
 
 
 class MmfuseWarning(UserWarning):

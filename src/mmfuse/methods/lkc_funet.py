@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mmfuse.errors import UserError
+from mmfuse.errors import UserError, check_choices
 from mmfuse.methods.base import FusionMethod
 from mmfuse.nn.large_kernel import LargeKernelConv2d
 from mmfuse.nn.losses import BORDERS, strongest_gradient_loss, strongest_intensity_loss, two_source_ssim_loss
@@ -268,9 +268,9 @@ class LKCFUNet(FusionMethod):
         padding: str = "reflect",
     ) -> None:
         super().__init__()
-        _check_choices(
-            init_norm=init_norm, norm=norm, skip=skip, training_range=training_range, ssim_border=ssim_border,
-            gradient_border=gradient_border, padding=padding,
+        check_choices(
+            "LKC-FUNet", CHOICES, init_norm=init_norm, norm=norm, skip=skip, training_range=training_range,
+            ssim_border=ssim_border, gradient_border=gradient_border, padding=padding,
         )  # fmt: skip
         blocks = Blocks(tuple(encoder_blocks), tuple(bottleneck_blocks), tuple(decoder_blocks), tuple(finest_blocks))
         _check_blocks(width, channels, (*kernels, bottleneck_kernel, init_kernel), len(kernels), blocks)
@@ -372,14 +372,6 @@ PUBLISHED_MPAFM = {
 def _published_block(theirs: str, ours: str, block: nn.Module) -> Iterator[tuple[str, str]]:
     layers = PUBLISHED_LKC if isinstance(block, LKCBlock) else PUBLISHED_LKDC
     yield from ((f"{theirs}.res_block.{their}", f"{ours}.{our}") for their, our in layers.items())
-
-
-def _check_choices(**chosen: str) -> None:
-    for option, value in chosen.items():
-        if value not in CHOICES[option]:
-            raise UserError(
-                f"LKC-FUNet does not know this {option}.", expected=", ".join(CHOICES[option]), found=str(value)
-            )
 
 
 def _check_blocks(width: int, channels: int, kernels: Sequence[int], levels: int, blocks: Blocks) -> None:

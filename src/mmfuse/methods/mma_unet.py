@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmfuse.errors import UserError
+from mmfuse.errors import UserError, check_choices
 from mmfuse.methods.base import FusionMethod
 from mmfuse.nn.cka import SMALLEST_BATCH, Alignment, best_pairing, centred_gram
 from mmfuse.nn.levels import LevelFusion, SoftLevelFusion
@@ -194,9 +194,9 @@ class MMAUNet(FusionMethod):
     ) -> None:
         super().__init__()
         pairs = [(v, i) for v, i in PAPER_PAIRING] if pairing is None else _checked(pairing)
-        _check_choices(
-            output=output, attention=attention, channel=channel, padding=padding, ssim_border=ssim_border,
-            gradient_border=gradient_border,
+        check_choices(
+            "MMA-UNet", CHOICES, output=output, attention=attention, channel=channel, padding=padding,
+            ssim_border=ssim_border, gradient_border=gradient_border,
         )  # fmt: skip
         if min(width, channels) < 1 or last_kernel % 2 == 0 or ssim_range <= 0:
             raise UserError(
@@ -338,12 +338,6 @@ def _published_fusion() -> Iterator[tuple[str, str]]:
         yield f"decoder.up{number}.conv.double_conv", f"fusion.decoder.joins.{5 - number}"
     yield "decoder.up4.body.0", "fusion.decoder.ups.2.0"
     yield "decoder.outc.output", "fusion.decoder.out"
-
-
-def _check_choices(**chosen: str) -> None:
-    for option, value in chosen.items():
-        if value not in CHOICES[option]:
-            raise UserError(f"MMA-UNet does not know this {option}.", expected=", ".join(CHOICES[option]), found=value)
 
 
 METHOD = MMAUNet

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmfuse.errors import UserError
+from mmfuse.errors import check_choices
 from mmfuse.nn.normalisation import normalisation
 
 CHOICES = {
@@ -53,10 +53,7 @@ class MPAFM(nn.Module):
         reduction: int = 8,
     ) -> None:
         super().__init__()
-        chosen = {"norm": norm, "sides": sides, "weighting": weighting, "recalibrated": recalibrated}
-        for option, known in CHOICES.items():
-            if chosen[option] not in known:
-                raise UserError(f"MPAFM does not know this {option}.", expected=", ".join(known), found=chosen[option])
+        check_choices("MPAFM", CHOICES, norm=norm, sides=sides, weighting=weighting, recalibrated=recalibrated)
         self.sides, self.weighting, self.recalibrated = sides, weighting, recalibrated
         self.residual, self.attention, self.gating, self.recalibration = residual, attention, gating, recalibration
         if attention:
