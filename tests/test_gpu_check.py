@@ -225,7 +225,7 @@ def test_the_folder_holds_the_pairs_that_are_used(data, tmp_path):
     for name in SETS:
         assert len(Pack(tmp_path / name / "train.safetensors")) == 4
         assert Pack(tmp_path / name / "test.safetensors").names == [f"{name.split('_')[1]}_000{SETS.index(name)}"]
-    assert gpu_data.size_in_megabytes(data) < 0.5
+    assert gpu_data.size_in_megabytes(data) < 1, "with the pair of MSRS that a test looks at, where there is a mirror"
     assert (data / "params.yaml").read_text() == gpu_check.PARAMS.read_text()
 
 
