@@ -372,8 +372,6 @@ CASES = [
 @needs_golden
 @pytest.mark.parametrize(("name", "form", "prefix", "stem", "shape"), CASES)
 def test_imported_weights_make_the_authors_picture(tmp_path, mmfuse, name, form, prefix, stem, shape):
-    if not methods.load(name).published_options:
-        pytest.skip(f"{name} says no published options")
     contents = published_files(name, form, prefix)
     for file, content in contents.items():
         torch.save(content, tmp_path / file)
@@ -398,8 +396,6 @@ def test_imported_weights_make_the_authors_picture(tmp_path, mmfuse, name, form,
 @needs_golden
 @pytest.mark.parametrize(("name", "form"), [("lkc_funet", 1), ("mma_unet", 0), ("smfnet", 0)])
 def test_a_damaged_published_file_is_told_tensor_by_tensor(tmp_path, name, form):
-    if not methods.load(name).published_options:
-        pytest.skip(f"{name} says no published options")
     contents = published_files(name, form, "")
     file, content = next(iter(contents.items()))
     values = next((inner for inner in content.values() if isinstance(inner, dict)), content)
