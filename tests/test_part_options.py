@@ -1,4 +1,4 @@
-"""Options of a training part: flips, whole batches alone, which weights count, and an optimiser that goes on."""
+"""Options of a training part: flips, turns, brightness, whole batches, which weights count, moments, averages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import nn
 
-from mmfuse.batches import TrainingPairs
+from mmfuse.batches import TrainingPairs, validation_pairs
 from mmfuse.checkpoints import Card, read_moments, read_weights, save_weights
 from mmfuse.errors import UserError
 from mmfuse.methods.base import FusionMethod
@@ -60,14 +60,90 @@ def test_flips_are_independent_and_alike_in_a_pair_and_its_mask(tmp_path, flips,
     assert min(seen.values()) > 200 / len(expected) * 0.6
 
 
-def test_a_flip_that_is_off_draws_nothing(make_pack):
+# ------------------------------------------------------------------------------------------------ turns and brightness
+
+
+def test_quarter_turns_come_equally_often_and_alike_in_a_pair_and_its_mask(tmp_path):
+    corner = np.zeros((40, 40), np.uint8)
+    corner[0, 0] = 255
+    write_pack(tmp_path / "d/train.safetensors", [{"name": "p", "a": corner, "b": corner, "mask": corner // 255}])
+    settings = {**PLAIN, "crop": WHOLE | {"width": 40}, "batch": 1, "quarter_turns": True}
+    pairs = TrainingPairs([Pack(tmp_path / "d/train.safetensors")], settings, 0)
+    pairs.masks = True
+    seen = Counter()
+    for step in range(200):
+        seed_everything(0, step)
+        a, b, mask = pairs.batch(step)
+        assert torch.equal(a, b)
+        assert torch.equal(a[0, 0], mask[0].float())
+        ((row, column),) = a[0, 0].nonzero().tolist()
+        seen[row // 39, column // 39] += 1
+    assert set(seen) == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert min(seen.values()) > 30
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_brightness_changes_for_each_image_by_itself(tmp_path, share):
+    half = np.full((40, 48), 64, np.uint8)
+    write_pack(tmp_path / "d/train.safetensors", [{"name": "p", "a": half, "b": half}])
+    jitter = {"share": share, "gamma": [0.5, 2.0], "gain": [0.8, 1.25]}
+    pairs = TrainingPairs([Pack(tmp_path / "d/train.safetensors")], {**PLAIN, "batch": 1, "jitter": jitter}, 0)
+    values = []
+    for step in range(300):
+        seed_everything(0, step)
+        values.append([float(image.unique()) for image in pairs.batch(step)])  # one value: constant images stay so
+    values = np.array(values)
+    changed = values != np.float32(64 / 255)
+    assert abs(changed.mean() - share) < 0.06
+    assert abs((changed[:, 0] & changed[:, 1]).mean() - share**2) < 0.07, "the images of a pair are drawn apart"
+    x = 64 / 255
+    assert values.min() >= x**2 * 0.8 - 1e-6
+    assert values.max() <= x**0.5 * 1.25 + 1e-6
+    if share:
+        middle = np.log(np.log(values[changed]) / np.log(x)).mean()
+        assert abs(middle) < 0.1, "gamma and gain are drawn evenly by their logarithms"
+
+
+def test_brightness_stays_in_range(tmp_path):
+    write_pack(
+        tmp_path / "d/train.safetensors",
+        [{"name": "p", "a": bright, "b": bright} for bright in [np.full((40, 48), 250, np.uint8)]],
+    )
+    jitter = {"share": 1.0, "gamma": [0.5, 2.0], "gain": [1.5, 2.0]}
+    pairs = TrainingPairs([Pack(tmp_path / "d/train.safetensors")], {**PLAIN, "jitter": jitter}, 0)
+    assert all(float(image.max()) == 1 for image in pairs.batch(0))
+
+
+def test_an_option_that_is_off_draws_nothing(make_pack):
     """Crops of older studies stay what they were."""
     pack = Pack(make_pack(3))
     batches = []
-    for changes in ({}, {"vertical_flip": False}):
+    for changes in ({}, {"vertical_flip": False}, {"quarter_turns": False}):
         seed_everything(0, 1)
         batches.append(TrainingPairs([pack], BLOCK | changes, 0).batch(0)[0])
-    assert torch.equal(*batches)
+    assert all(torch.equal(batches[0], other) for other in batches)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"quarter_turns": True, "crop": {"height": 32, "width": 48, "scale": None, "ratio": [1.0, 1.0]}},
+            "not square",
+        ),
+        ({"averaging": 0.99, "keep_moments": True, "weights": "last"}, "do not belong to its weights"),
+        ({"averaging": 1.0}, "averaging"),
+        ({"jitter": {"share": 0.5, "gamma": [0.0, 1.0], "gain": [1.0, 1.0]}}, "jitter"),
+        ({"jitter": {"share": 0.5, "gamma": [0.5, 1.0]}}, "gain"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_go_together_are_refused(project, changes, says):
+    values = read_yaml(project / "params.yaml")
+    values["methods"]["lkc_funet"]["parts"]["net"] |= changes
+    (project / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    with pytest.raises(UserError, match=says):
+        load_parameters(project / "params.yaml")
 
 
 # ------------------------------------------------------------------------------------------------------- whole batches
@@ -215,6 +291,64 @@ def test_moments_are_checked_with_the_parameters(project, first, second, says):
         return
     with pytest.raises(UserError, match=says):
         load_parameters(project / "params.yaml")
+
+
+# ------------------------------------------------------------------------------------------------- averaged weights
+
+
+def test_the_average_is_the_recurrence_over_the_weights_of_every_step(train):
+    """Against an average of the weights that trainings of 1, 2, ... steps end with; torch's own is the reference."""
+    whole = {"schedule": "constant", "loop": {"save_every": 100}}  # nothing to resume from
+    one_by_one = [train(_TwoParts(), "first", steps=steps, **whole).last for steps in range(1, 7)]
+    averaged = train(_TwoParts(), "first", steps=6, averaging=0.4, **whole).last
+    network = _TwoParts()
+    network.load_state_dict(one_by_one[0], strict=False)
+    reference = torch.optim.swa_utils.AveragedModel(
+        network, avg_fn=lambda old, new, count: old + (1 - min(0.4, (count + 1) / (count + 10))) * (new - old)
+    )
+    for weights in one_by_one:
+        network.load_state_dict(weights, strict=False)
+        reference.update_parameters(network)
+    for key, value in averaged.items():
+        torch.testing.assert_close(value, dict(reference.module.state_dict())[key], rtol=1e-6, atol=1e-7)
+        assert not torch.equal(value, one_by_one[-1][key])
+
+
+def test_a_killed_part_resumes_its_average(train):
+    whole = train(_TwoParts(), "first", steps=6, averaging=0.9).last
+    killed = []
+
+    def kill(_rows):
+        if not killed:
+            killed.append(True)
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        train(_TwoParts(), "first", steps=6, averaging=0.9, on_rows=kill, loop={"save_every": 2})
+    resumed = train(_TwoParts(), "first", steps=6, averaging=0.9, loop={"save_every": 2}).last
+    assert all(torch.equal(value, whole[key]) for key, value in resumed.items())
+
+
+def test_the_average_is_what_is_validated(make_pack, tmp_path):
+    """The best loss is that of the averaged weights, and training goes on with its own."""
+    pack, fabric = Pack(make_pack(2)), make_fabric(LOOP)
+
+    def run(**changes):
+        method, settings = _TwoParts(), {**PLAIN, "steps": 6, "learning_rate": 0.3, **changes}
+        outcome = train_part(
+            fabric, method, "first", settings=settings, loop=LOOP, pairs=_SameBatch([pack], settings, 0),
+            validation=validation_pairs([pack], 2, 32), seed=0, resume=tmp_path / str(changes), fingerprint="first",
+            on_rows=lambda _: None,
+        )  # fmt: skip
+        return method, outcome
+
+    plain, averaged = run(), run(averaging=0.95)
+    assert all(torch.equal(*pair) for pair in zip(plain[0].parameters(), averaged[0].parameters(), strict=True))
+    method, outcome = averaged
+    method.load_state_dict(outcome.last, strict=False)
+    with torch.no_grad():
+        losses = [method.part_losses("first", *pair, {"mse": 1.0})["mse"] for pair in validation_pairs([pack], 2, 32)]
+    assert outcome.history[-1]["val/total"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-6)
 
 
 # --------------------------------------------------------------------------------------------------- which weights

@@ -24,8 +24,8 @@ class TrainingPairs:
 
     Args:
         packs: Packs of luminance pairs.
-        settings: The part's block of the parameters: `batch`, `crop`, `flip`, `vertical_flip`, `drop_last` and
-            `repeat`.
+        settings: The part's block of the parameters: `batch`, `crop`, `flip`, `vertical_flip`, `quarter_turns`,
+            `jitter`, `drop_last` and `repeat`.
         seed: Seed of order and crops.
         pairs_of: How many pairs of a dataset are taken, spread evenly over its names; all of those not named.
 
@@ -91,12 +91,28 @@ class TrainingPairs:
             pixels = pixels[..., ::-1]
         if self.settings.get("vertical_flip") and torch.rand(()) < 0.5:
             pixels = pixels[..., ::-1, :]
+        if self.settings.get("quarter_turns"):
+            pixels = np.rot90(pixels, int(torch.randint(0, 4, (1,))), axes=(-2, -1))
         values = torch.from_numpy(np.ascontiguousarray(pixels)).float()[None]
         pair, mask = values[:, :2] / 255, values[:, 2:]
         if values.shape[-2:] != shape:
             pair = F.interpolate(pair, shape, mode="bilinear", antialias=True, align_corners=False)
             mask = F.interpolate(mask, shape, mode="nearest-exact") if self.masks else mask
-        return pair[0, :1], pair[0, 1:], *mask[0].long()
+        images = [self._jittered(pair[0, :1]), self._jittered(pair[0, 1:])]
+        return images[0], images[1], *mask[0].long()
+
+    def _jittered(self, image: Tensor) -> Tensor:
+        """Return an image, (1, h, w) in [0, 1], with another gamma and gain if it is drawn for that."""
+        jitter = self.settings.get("jitter")
+        if jitter is None or torch.rand(()) >= jitter["share"]:
+            return image
+        gamma, gain = (_between(*jitter[name]) for name in ("gamma", "gain"))
+        return (gain * image**gamma).clamp(0, 1)
+
+
+def _between(low: float, high: float) -> float:
+    """Return a number whose logarithm is drawn evenly; draws from torch's global generator."""
+    return float(low * (high / low) ** torch.rand((), dtype=torch.float64))
 
 
 def pairs_of_an_epoch(settings: Mapping[str, Any], pairs: int) -> int:

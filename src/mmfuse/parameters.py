@@ -305,6 +305,7 @@ def _check_methods(values: Mapping[str, Any], schema: Mapping[str, Any], path: P
             check_against_schema(settings, one, what)
             for part, chosen in settings.get("parts", {}).items():
                 _check_patches(values, part, chosen["patches"], what)
+                _check_turns(part, chosen, what)
             _check_moments(settings.get("parts", {}), what)
 
 
@@ -312,11 +313,12 @@ def _check_moments(parts: Mapping[str, Any], what: str) -> None:
     """Check that an optimiser that shall go on finds what the part before kept, and that it fits the weights kept."""
     before: Mapping[str, Any] = {}
     for part, chosen in parts.items():
-        if chosen.get("keep_moments") and chosen.get("weights", "best") != "last":
+        if chosen.get("keep_moments") and (chosen.get("weights", "best") != "last" or "averaging" in chosen):
+            averaged = ", averaging" if "averaging" in chosen else ""
             raise UserError(
                 f"{what}: parts.{part} keeps moments that do not belong to its weights.",
-                expected="`weights: last` beside `keep_moments: true`",
-                found=f"weights: {chosen.get('weights', 'best')}",
+                expected="`weights: last` and no `averaging` beside `keep_moments: true`",
+                found=f"weights: {chosen.get('weights', 'best')}{averaged}",
             )
         if chosen.get("moments") == "continued" and not before.get("keep_moments"):
             raise UserError(
@@ -326,6 +328,16 @@ def _check_moments(parts: Mapping[str, Any], what: str) -> None:
                 fix="set it there, or set `moments: fresh`",
             )
         before = chosen
+
+
+def _check_turns(part: str, chosen: Mapping[str, Any], what: str) -> None:
+    crop = chosen["crop"]
+    if chosen.get("quarter_turns") and crop["height"] != crop["width"]:
+        raise UserError(
+            f"{what}: parts.{part} turns crops by quarters that are not square.",
+            expected="crop.height and crop.width alike beside `quarter_turns: true`",
+            found=f"{crop['height']} x {crop['width']}",
+        )
 
 
 def _check_patches(values: Mapping[str, Any], part: str, patches: str, what: str) -> None:

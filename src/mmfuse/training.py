@@ -42,12 +42,14 @@ class Progress:
     best_loss: float = math.inf
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     history: list[Row] = field(default_factory=list)
+    average: dict[str, Tensor] = field(default_factory=dict)  # of the weights, where the part asks for it
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a training leaves: best and last weights of the part's modules, and one row a logged step.
 
+    With `averaging` these are moving averages of the weights.
     `moments` is what the optimiser knows at the end, by `checkpoints.moment_name`, if the part keeps it.
     """
 
@@ -200,12 +202,14 @@ def train_part(
         while progress.step < steps:
             row = _one_step(fabric, wrapped, optimiser, pairs, seed, progress.step, steps, settings)
             progress.step += 1
+            if "averaging" in settings:
+                _average(progress, settings["averaging"], modules)
             bar.update()
             bar.set_postfix(loss=f"{row['train/total']:.4g}", refresh=False)
             at_end = progress.step == steps
             stop = _over_processes(fabric, {"asked": float(stopping())})["asked"] > 0
             if validation and (at_end or progress.step % loop["validate_every"] == 0):
-                with _evaluating(method, part):
+                with _evaluating(method, part), _averaged(progress, modules):
                     row |= _validate(fabric, wrapped, validation)
                     on_validation(progress.step)
                 check_finite(row, "validation", progress.step, row["lr"])
@@ -222,7 +226,7 @@ def train_part(
                     f"Asked to stop after step {progress.step} of {steps}; run the same command to go on."
                 )
     on_rows(progress.history[logged:])
-    last = weights_of(modules)
+    last = progress.average or weights_of(modules)
     kept = moments_of(optimiser.state_dict(), names) if settings.get("keep_moments") else {}
     if not validation:
         return Outcome(last, progress.step, last, progress.history, kept)
@@ -338,7 +342,34 @@ def _validate(fabric: Fabric, objective: nn.Module, validation: list[Batch]) -> 
 def _keep_best(progress: Progress, loss: float, modules: Mapping[str, nn.Module]) -> None:
     if loss < progress.best_loss or not progress.best_weights:
         progress.best_loss, progress.best_step = loss, progress.step
-        progress.best_weights = weights_of(modules)
+        progress.best_weights = {**progress.average} or weights_of(modules)
+
+
+@torch.no_grad()
+def _average(progress: Progress, decay: float, modules: Mapping[str, nn.Module]) -> None:
+    """Take a step of the moving average of the weights, in fp32; early steps count for more, so that the start goes."""
+    share = 1 - min(decay, progress.step / (progress.step + 9))
+    old, new = progress.average, weights_of(modules)
+    # whole numbers (a batch norm's count of batches) have no average
+    mixed = {key: old[key].lerp(value, share) for key, value in new.items() if old and value.is_floating_point()}
+    progress.average = new | mixed
+
+
+@contextmanager
+def _averaged(progress: Progress, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Put the averaged weights into the modules for the time of a validation, if there are any."""
+    own = weights_of(modules) if progress.average else {}
+    _put(progress.average, modules)
+    yield
+    _put(own, modules)
+
+
+def _put(weights: Mapping[str, Tensor], modules: Mapping[str, nn.Module]) -> None:
+    """Load weights by full names, as `weights_of` gives them; nothing changes where there are none."""
+    for name, module in modules.items():
+        own = {key.removeprefix(f"{name}."): v for key, v in weights.items() if key.startswith(f"{name}.")}
+        if own:
+            module.load_state_dict(own)
 
 
 def _state(
@@ -357,9 +388,7 @@ def _restore(
     """Load a saved state of this very job into modules and optimiser; begin anew if there is none."""
     if state is None or state["fingerprint"] != fingerprint:
         return Progress()
-    for name, module in modules.items():
-        own = {key.removeprefix(f"{name}."): v for key, v in state["weights"].items() if key.startswith(f"{name}.")}
-        module.load_state_dict(own)
+    _put(state["weights"], modules)
     optimiser.load_state_dict(state["optimiser"])
     print(f"going on after step {state['step']}", file=sys.stderr)
     return Progress(**{name: state[name] for name in Progress.__dataclass_fields__})
