@@ -13,7 +13,7 @@ from typing import Any
 
 from mmfuse.errors import UserError
 from mmfuse.settings import settings_of
-from mmfuse.training_sets import chosen, training_set, training_sets
+from mmfuse.training_sets import BOTH, chosen, training_set, training_sets
 
 Parameters = Mapping[str, Any]
 MODALITIES = ("a", "b")  # image sets of a downstream protocol that are no fused images
@@ -279,7 +279,7 @@ def task_of(parameters: Parameters, dataset: str) -> str:
         if dataset in (*entry["train"], *entry["test"]):
             return str(task)
     for one in training_sets(parameters).values():
-        if dataset in one.datasets:
+        if dataset in one.datasets and one.task != BOTH:
             return one.task
     raise UserError(
         f"Dataset {dataset!r} is not part of the study.",

@@ -11,7 +11,7 @@ from mmfuse import plan
 from mmfuse.catalog import Dataset, load_catalog
 from mmfuse.errors import UserError, closest
 from mmfuse.plain import read_json
-from mmfuse.training_sets import TrainingSet, training_sets
+from mmfuse.training_sets import BOTH, TrainingSet, training_sets
 
 
 def check_sets(values: Mapping[str, Any], path: Path, root: Path) -> None:
@@ -32,6 +32,7 @@ def check_sets(values: Mapping[str, Any], path: Path, root: Path) -> None:
         catalog = load_catalog(root / "data/catalog.yaml", schema=root / "workflow/schemas/catalog.schema.yaml")
         for name in values["study"]["training_sets"]:
             _check_datasets(known[name], catalog, path)
+        _check_tasks(values, known, path)
     for training in plan.trainings(values):
         _check_training(values, training, known[training.trained_on], path)
 
@@ -119,17 +120,17 @@ def _check_datasets(one: TrainingSet, catalog: Mapping[str, Dataset], path: Path
     """Check that the datasets of a named set exist, serve its task, and have pairs to train on."""
     for name in one.datasets:
         entry = catalog.get(name)
-        if entry is None or entry.task != one.task:
-            fitting = [other for other, found in catalog.items() if found.task == one.task]
+        if entry is None or one.task not in {entry.task, BOTH}:
+            fitting = [other for other, found in catalog.items() if one.task in {found.task, BOTH}]
             raise UserError(
                 f"{path}: {one.key} names {name!r}, which is "
                 + ("not in the catalog." if entry is None else f"a dataset of the task {entry.task}."),
-                expected=f"datasets of the task {one.task}: {', '.join(fitting)}",
+                expected=f"datasets of {_name(one.task)}: {', '.join(fitting)}",
                 found=name,
                 fix=closest(name, fitting, "take it out, or add it to data/catalog.yaml"),
             )
         if not entry.splits.can_train:
-            fitting = [other for other, found in catalog.items() if found.task == one.task and found.splits.can_train]
+            fitting = [o for o, found in catalog.items() if one.task in {found.task, BOTH} and found.splits.can_train]
             raise UserError(
                 f"{path}: {one.key} names {name!r}, which has test pairs alone; they are never trained on.",
                 expected=f"datasets with training pairs: {', '.join(fitting)}",
@@ -151,6 +152,25 @@ def _check_datasets(one: TrainingSet, catalog: Mapping[str, Dataset], path: Path
                 expected=f"at most {whole}",
                 found=count,
                 fix="lower the number, or take it out to use all pairs",
+            )
+
+
+def _name(task: str) -> str:
+    return "either task" if task == BOTH else f"the task {task}"
+
+
+def _check_tasks(values: Mapping[str, Any], known: Mapping[str, TrainingSet], path: Path) -> None:
+    """Check that each dataset of a set for both tasks stands in a task or a set of its own task as well."""
+    named = {d for entry in values["study"]["tasks"].values() for d in (*entry["train"], *entry["test"])}
+    named |= {dataset for one in known.values() if one.task != BOTH for dataset in one.datasets}
+    for one in known.values():
+        alone = next((dataset for dataset in one.datasets if dataset not in named), None)
+        if alone is not None:
+            raise UserError(
+                f"{path}: {one.key} alone names {alone!r}, so that the study does not say which task it serves.",
+                expected="the dataset in study.tasks, or in a training set of its own task",
+                found=f"a set of the task {BOTH}",
+                fix=f"name {alone} in study.tasks or in another training set",
             )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from mmfuse.errors import UserError, closest
 
 Parameters = Mapping[str, Any]
+BOTH = "both"  # the task of a set with datasets of either task
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class TrainingSet:
 
     Attributes:
         name: Its name, which the paths of weights begin with.
-        task: The task that its pairs serve.
+        task: The task that its pairs serve, or `BOTH`.
         train: Datasets whose training pairs are used together.
         val: Datasets whose validation pairs are used; none where nothing is validated.
         key: The dotted key of the parameters that defines it.

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from mmfuse.nn import further_losses
 from mmfuse.nn.precision import at_least_single
 
 ADAPTIVE = "adaptive"  # the value of an option that a part finds from its training images
@@ -20,7 +21,8 @@ class FusionMethod(nn.Module):
     method also names its training `parts` in order (a study may leave out `optional_parts`, the last ones), the
     `loss_terms` that each part's parameters must weight, and defines `part_modules`, `part_outputs` and `part_terms`;
     the training loop, resume, validation and checkpoints are written once, in `mmfuse.training`. `adaptive_options`
-    names options that a study may leave to `found_options`. A method whose authors publish weights also defines
+    names options that a study may leave to `found_options`. Parts named in `fused_parts` give an image `fused` and can
+    weight the terms of `mmfuse.nn.further_losses` as well. A method whose authors publish weights also defines
     `published_options` and `published_names`, which `mmfuse import-weights` reads.
     """
 
@@ -30,6 +32,7 @@ class FusionMethod(nn.Module):
     parts: ClassVar[tuple[str, ...]] = ()
     optional_parts: ClassVar[tuple[str, ...]] = ()
     loss_terms: ClassVar[dict[str, tuple[str, ...]]] = {}
+    fused_parts: ClassVar[tuple[str, ...]] = ()
     adaptive_options: ClassVar[tuple[str, ...]] = ()
     published_options: ClassVar[tuple[dict[str, Any], ...]] = ()  # of each network whose weights were published
     published_tasks: ClassVar[tuple[str, ...]] = ()  # the task of each of these, where it is known; else ivif
@@ -100,10 +103,17 @@ class FusionMethod(nn.Module):
             part: One of `parts`.
             a: First modality, (B, 1, H, W) in [0, 1].
             b: Second modality, likewise.
-            weights: Weight of each of the part's `loss_terms`.
+            weights: Weight of each of the part's `loss_terms`, and for `fused_parts` of some of
+                `mmfuse.nn.further_losses.TERMS`.
             mask: (B, H, W) int64, for `masked_parts` alone.
         """
-        terms = self.full_precision_terms(part, self.part_outputs(part, a, b), a, b, *mask)
+        outputs = self.part_outputs(part, a, b)
+        terms = self.full_precision_terms(part, outputs, a, b, *mask)
+        further = [name for name in weights if name in further_losses.TERMS and name not in terms]
+        if further:
+            with torch.autocast(a.device.type, enabled=False):
+                images = [at_least_single(image) for image in (outputs["fused"].mean(dim=1, keepdim=True), a, b)]
+                terms |= {name: further_losses.TERMS[name](*images) for name in further}
         return {term: weights[term] * value for term, value in terms.items()}
 
     def found_options(self, names: Sequence[str], batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Any]:

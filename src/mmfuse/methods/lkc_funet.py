@@ -232,6 +232,7 @@ class LKCFUNet(FusionMethod):
     source = "He et al., LKC-FUNet"
     parts = ("net",)
     loss_terms: ClassVar[dict[str, tuple[str, ...]]] = {"net": ("ssim", "intensity", "gradient")}
+    fused_parts = ("net",)
     # best_VIF.pth has a batch norm in the InitBlock, best_MIF.pth the paper's instance norm
     published_options: ClassVar[tuple[dict[str, Any], ...]] = (
         {"init_norm": "batch", "mpafm": {"norm": "batch", "sides": "code"}},

@@ -158,6 +158,7 @@ class MMAUNet(FusionMethod):
     source = "Huang et al., MMA-UNet"
     parts = ("vi_unet", "ir_unet", "fusion", "joint")
     optional_parts = ("joint",)  # ASSUME: no paper has it; narrow networks need it, see docs/decisions/0006-mma-unet.md
+    fused_parts = ("fusion", "joint")
     adaptive_options = ("pairing",)
     loss_terms: ClassVar[dict[str, tuple[str, ...]]] = {
         "vi_unet": ("mse",),

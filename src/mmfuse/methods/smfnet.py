@@ -95,6 +95,7 @@ class SMFNet(FusionMethod):
     summary = "base, detail and graph features, trained to restore and then to fuse"
     source = "Zhang et al., SMFNet"
     parts = ("reconstruction", "fusion")
+    fused_parts = ("fusion",)
     loss_terms: ClassVar[dict[str, tuple[str, ...]]] = {
         "reconstruction": ("ssim", "semantic", "intensity", "gradient", "spatial", "decomposition"),
         "fusion": ("intensity", "gradient", "decomposition"),

@@ -20,6 +20,7 @@ from mmfuse.fusing import fuse_pair, strip
 from mmfuse.images import luminance, to_bytes
 from mmfuse.jobs import Running
 from mmfuse.methods.base import ADAPTIVE, FusionMethod
+from mmfuse.nn import further_losses
 from mmfuse.packs import Pack
 from mmfuse.plan import System
 from mmfuse.seeding import seed_everything
@@ -189,12 +190,13 @@ def check_parts(method: FusionMethod, settings: Mapping[str, Any]) -> None:
             fix=f"correct methods.{name}.parts",
         )
     for part in named:
-        terms = method.loss_terms[part]
-        if set(settings["parts"][part]["loss"]) != set(terms):
+        terms, weighted = method.loss_terms[part], settings["parts"][part]["loss"]
+        further = further_losses.TERMS if part in method.fused_parts else {}
+        if not set(terms) <= set(weighted) <= {*terms, *further}:
             raise UserError(
                 f"methods.{name}.parts.{part}.loss does not weight the terms of this loss.",
-                expected=", ".join(terms),
-                found=", ".join(settings["parts"][part]["loss"]),
+                expected=", ".join(terms) + (f" (and, if wanted, {', '.join(further)})" if further else ""),
+                found=", ".join(weighted),
                 fix="give each of them a weight; 0 switches a term off",
             )
 
