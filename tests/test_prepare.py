@@ -207,6 +207,21 @@ def test_the_forty_pairs_of_the_medical_studies(tmp_path):
         assert not heads["test"] & (heads["train"] | heads["val"])
 
 
+@pytest.mark.mirror
+@pytest.mark.parametrize(("name", "split", "count"), [("msrs_train30", "train", 30), ("vifb", "test", 21)])
+def test_small_public_sets(tmp_path, name, split, count):
+    mirror = os.environ.get("MMFUSE_MIRROR")
+    if not mirror:
+        pytest.skip("MMFUSE_MIRROR is not set")
+    entry = load_catalog(ROOT / "data/catalog.yaml", schema=ROOT / "workflow/schemas/catalog.schema.yaml")[name]
+    (tmp_path / "raw").symlink_to(Path(mirror, str(entry.mirror)))
+    packs, table = run(entry, tmp_path / "raw")
+    assert {part: len(pack) for part, pack in packs.items() if len(pack)} == {split: count} == entry.pairs
+    assert not (table["split"] == "dropped").any()
+    assert {sample["a"].ndim for sample in packs[split]} == {2}
+    assert all(("boxes" in sample) == (name == "msrs_train30") for sample in packs[split])
+
+
 def test_equal_input_gives_equal_bytes(dataset, raw, tmp_path):
     contents = []
     for _ in range(2):

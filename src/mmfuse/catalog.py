@@ -17,6 +17,7 @@ from mmfuse.plain import read_yaml
 CATALOG = Path("data/catalog.yaml")
 SCHEMA = Path("workflow/schemas/catalog.schema.yaml")
 SPLITS = ("train", "val", "test")
+FILMS = {".mp4": "mp4", ".mov": "mov", ".avi": "avi", ".mkv": "matroska"}  # a film's suffix, and FFmpeg's reader for it
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Layout:
     """Path patterns below data/raw/DATASET, with `{split}` and `{name}` to fill in.
 
     A pattern that ends in `.*` takes any file type. Where `a` and `b` are one file, `channels` says which of its
-    channels (counted from zero) make up each image; otherwise it is empty.
+    channels (counted from zero) make up each image; otherwise it is empty. Where `a` and `b` are films, `every` says
+    that each frame whose number it divides is a pair; otherwise it is None.
     """
 
     a: str
@@ -32,6 +34,7 @@ class Layout:
     mask: str | None
     boxes: str | None
     channels: Mapping[str, tuple[int, ...]]
+    every: int | None
 
 
 @dataclass(frozen=True)
@@ -232,6 +235,7 @@ def _dataset(name: str, entry: dict[str, Any], folder: Path) -> Dataset:
             mask=layout.get("mask"),
             boxes=layout.get("boxes"),
             channels={side: tuple(numbers) for side, numbers in layout.get("channels", {}).items()},
+            every=layout.get("frames", {}).get("every"),
         ),
         common_size=entry["common_size"],
         colour=entry["colour"],
@@ -289,6 +293,7 @@ def _check(entry: Dataset, path: Path) -> None:
             problems.append(f"layout.{key}: {{split}} belongs to splits by folder, and only there")
     if (layout.a == layout.b) != bool(layout.channels):
         problems.append("layout.channels: needed where a and b are one file, and only there")
+    problems += _film_problems(layout)
     for kind in ("mask", "boxes"):
         if (patterns[kind] is None) != (kind not in entry.labels):
             problems.append(f"labels.{kind} and layout.{kind} belong together")
@@ -305,3 +310,16 @@ def _check(entry: Dataset, path: Path) -> None:
             found="; ".join(problems),
             fix=f"correct it; {SCHEMA} explains each key",
         )
+
+
+def _film_problems(layout: Layout) -> list[str]:
+    """Return what contradicts itself in the layout of films."""
+    if layout.every is None:
+        return []
+    problems = []
+    if layout.channels or layout.mask or layout.boxes:
+        problems.append("layout.frames: films have no masks, no boxes and no channels")
+    for side, pattern in {"a": layout.a, "b": layout.b}.items():
+        if PurePosixPath(pattern).suffix not in FILMS:
+            problems.append(f"layout.{side}: a film's name ends in {', '.join(FILMS)}")
+    return problems

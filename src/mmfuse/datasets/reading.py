@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mmfuse.catalog import Dataset
+from mmfuse.datasets.films import FilmReader, count_frames, frame_name, pyav
 from mmfuse.errors import UserError
 from mmfuse.files import check_file_name
 from mmfuse.images import SUFFIXES, Bytes, luminance, open_image, read_image, resize
@@ -25,11 +26,15 @@ _SHOWN = 10  # problems in one message
 
 @dataclass(frozen=True)
 class Files:
-    """The files of one pair: its name, its split, and the path of each image and label that exists."""
+    """The files of one pair: its name, its split, and the path of each image and label that exists.
+
+    Where the images are frames of two films, `frame` is their number, counted from zero; otherwise it is None.
+    """
 
     name: str
     split: str
     paths: Mapping[str, Path]
+    frame: int | None = None
 
 
 @dataclass
@@ -43,10 +48,14 @@ class Found:
 def find_pairs(dataset: Dataset, folder: Path) -> Found:
     """List the pairs below data/raw/DATASET, sorted by split and name.
 
+    Frames of one film follow each other.
+
     Raises:
-        UserError: the folder holds no pair at all, or two files for one image.
+        UserError: the folder holds no pair at all, or two files for one image; or films cannot be read here.
     """
     found = Found()
+    if dataset.layout.every is not None:
+        pyav()  # if it is missing, that is no fault of a film
     if dataset.splits.by == "folder":
         for split, text in dataset.splits.folders.items():
             for name, paths in _by_name(dataset, folder, text).items():
@@ -96,19 +105,44 @@ def _by_name(dataset: Dataset, folder: Path, split: str) -> dict[str, dict[str, 
 def _add(found: Found, dataset: Dataset, files: Files) -> None:
     missing = [side for side in SIDES if side not in files.paths]
     if not missing:
-        found.pairs.append(files)
+        found.pairs += [files] if dataset.layout.every is None else _frames(found, files, dataset.layout.every)
         return
     there = next(files.paths[side] for side in SIDES if side in files.paths)
     found.problems.append(f"{there}: its {dataset.roles[missing[0]]} counterpart is missing")
 
 
-def read_pair(dataset: Dataset, files: Files) -> Sample:
+def _frames(found: Found, films: Files, every: int) -> list[Files]:
+    """Return the pairs that two films make; why films make none is added to the problems."""
+    try:
+        counts = {side: count_frames(films.paths[side]) for side in SIDES}
+    except UserError as error:
+        found.problems.append(_line(error))
+        return []
+    if counts["a"] != counts["b"]:
+        a, b = (f"{counts[side]} in {films.paths[side]}" for side in SIDES)
+        found.problems.append(f"The two films of {films.name} have unequal numbers of frames ({a}, {b})")
+        return []
+    return [
+        Files(frame_name(films.name, number), films.split, films.paths, number)
+        for number in range(0, counts["a"], every)
+    ]
+
+
+def read_pair(dataset: Dataset, files: Files, films: FilmReader | None = None) -> Sample:
     """Read one pair with its labels: images of one size, grey where the catalog says grey.
+
+    Args:
+        dataset: The catalog's entry.
+        files: The pair.
+        films: What reads the frames of films; one that is kept from pair to pair decodes each film once.
 
     Raises:
         UserError: a file is damaged, or the sizes differ and the catalog names no common size.
     """
-    images = {side: _image(dataset, files, side) for side in SIDES}
+    if films is None:
+        with FilmReader() as reader:
+            return read_pair(dataset, files, reader)
+    images = {side: _image(dataset, files, side, films) for side in SIDES}
     if dataset.common_size in SIDES:
         height, width = images[dataset.common_size].shape[:2]
         images = {side: resize(image, height, width) for side, image in images.items()}
@@ -125,13 +159,18 @@ def read_pairs(
     dataset: Dataset, pairs: Sequence[Files], what: str, problems: list[str]
 ) -> Iterator[tuple[Files, Sample]]:
     """Read pairs one after the other with a progress bar; why one cannot be used is added to `problems`."""
-    for files in tqdm(pairs, desc=f"{dataset.name} {what}", mininterval=2, disable=None):
-        try:
-            sample = read_pair(dataset, files)
-        except UserError as error:
-            problems.append(f"{error.problem} ({error.found})")
-        else:
-            yield files, sample
+    with FilmReader() as films:
+        for files in tqdm(pairs, desc=f"{dataset.name} {what}", mininterval=2, disable=None):
+            try:
+                sample = read_pair(dataset, files, films)
+            except UserError as error:
+                problems.append(_line(error) if files.frame is None else f"{files.name}: {_line(error)}")
+            else:
+                yield files, sample
+
+
+def _line(error: UserError) -> str:
+    return f"{error.problem} ({error.found})"
 
 
 def first_of(problems: Sequence[str]) -> str:
@@ -140,10 +179,13 @@ def first_of(problems: Sequence[str]) -> str:
     return "\n            ".join([*problems[:_SHOWN], *more])
 
 
-def _image(dataset: Dataset, files: Files, side: str) -> Bytes:
+def _image(dataset: Dataset, files: Files, side: str, films: FilmReader) -> Bytes:
     path = files.paths[side]
     channels = dataset.layout.channels.get(side)
-    pixels = _channels(path, channels) if channels else read_image(path)
+    if files.frame is not None:
+        pixels = films.frame(side, path, files.frame)
+    else:
+        pixels = _channels(path, channels) if channels else read_image(path)
     kind = dataset.colour[side]
     if kind == "grey" or (kind == "mixed" and pixels.ndim == 3 and not np.ptp(pixels, axis=2).any()):
         return luminance(pixels)
