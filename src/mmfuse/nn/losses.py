@@ -24,7 +24,7 @@ def gaussian_window(length: int, sigma: float, like: Tensor) -> Tensor:
     return weights / weights.sum()
 
 
-def _blur(image: Tensor, window: Tensor, border: str) -> Tensor:
+def blur(image: Tensor, window: Tensor, border: str) -> Tensor:
     """Filter every channel with a separable window; the size stays."""
     channels = image.shape[1]
     image = _extend(image, len(window) // 2, border)
@@ -63,10 +63,10 @@ def ssim_map(
     """
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     window = gaussian_window(length, sigma, x)
-    mean_x, mean_y = _blur(x, window, border), _blur(y, window, border)
-    var_x = _blur(x * x, window, border) - mean_x**2
-    var_y = _blur(y * y, window, border) - mean_y**2
-    cov = _blur(x * y, window, border) - mean_x * mean_y
+    mean_x, mean_y = blur(x, window, border), blur(y, window, border)
+    var_x = blur(x * x, window, border) - mean_x**2
+    var_y = blur(y * y, window, border) - mean_y**2
+    cov = blur(x * y, window, border) - mean_x * mean_y
     return ((2 * mean_x * mean_y + c1) * (2 * cov + c2)) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
 
 
