@@ -1,6 +1,7 @@
 """The dataset catalog: its schema, its entries, and what it says to somebody who makes a mistake."""
 
 import copy
+import dataclasses
 import importlib
 import inspect
 import os
@@ -13,7 +14,7 @@ import yaml
 
 from mmfuse.catalog import Dataset, Splits, dataset, load_catalog
 from mmfuse.errors import UserError
-from mmfuse.files import read_manifest
+from mmfuse.files import read_manifest, write_text
 
 ROOT = Path(__file__).parents[1]
 CATALOG = ROOT / "data/catalog.yaml"
@@ -114,6 +115,7 @@ def test_schema_describes_each_key_in_one_sentence():
         (lambda c: c["tno"]["layout"].update(a="../ir/{name}.png"), ["datasets.tno.layout.a"]),
         (lambda c: c["tno"]["layout"].update(a="/ir/{name}.png"), ["datasets.tno.layout.a"]),
         (lambda c: c["tno"]["splits"].pop("to"), ["datasets.tno.splits", "to"]),
+        (lambda c: c["tno"]["splits"].update(apart=2), ["datasets.tno.splits", "apart"]),
         (lambda c: c["tno"]["sources"][0].update(git="http://x.org/y"), ["datasets.tno.sources.0.git"]),
         (lambda c: c["tno"]["sources"][0].update(sha256="0" * 64), ["datasets.tno.sources.0", "https"]),
         (lambda c: c["msrs"]["labels"]["boxes"].update(format="coco"), ["datasets.msrs.labels.boxes.format"]),
@@ -136,6 +138,7 @@ def test_a_wrong_entry_is_refused_by_key(tmp_path, change, words):
         (lambda c: c["msrs"]["labels"].pop("mask"), "labels.mask"),
         (lambda c: c["tno"].update(manifest="manifests/none.sha256"), "none.sha256"),
         (lambda c: c["tno"].update(mirror=None), "mirror"),
+        (lambda c: c["harvard_ct_mri"]["splits"].update(number=r"^(\d+)\d{3}$"), "splits.apart"),
         (lambda c: c["m3fd"]["sources"].append({"git": "https://x.org/y", "commit": None}), "sources"),
     ],
 )
@@ -182,28 +185,73 @@ def test_manifests_fit_the_layouts(catalog):
         a, b = names_in(entry, entry.layout.a), names_in(entry, entry.layout.b)
         assert sorted(a) == sorted(b), entry.name
         assert a, entry.name
-        # the list of MSRS does not cover the whole set, and names of films are no pairs
-        if entry.name != "msrs" and entry.layout.every is None:
+        # the list of MSRS does not cover the whole set, names of films are no pairs, and Harvard leaves slices out
+        if entry.name != "msrs" and entry.layout.every is None and not entry.splits.apart:
             assert len(a) == sum(entry.pairs.values()), entry.name
 
 
-@pytest.mark.parametrize("name", ["harvard_ct_mri", "harvard_pet_mri", "harvard_spect_mri"])
-def test_harvard_holds_out_whole_cases(catalog, name):
+HARVARD = ("harvard_ct_mri", "harvard_pet_mri", "harvard_spect_mri")
+
+
+def harvard(catalog, name, folder):
+    """Return the splits of the names in a Harvard set's manifest, and all of the names."""
     entry = catalog[name]
-    split = entry.splits.assign(names_in(entry, entry.layout.a), Path())
+    write_text(folder / "published.txt", "".join(f"{line}\n" for line in entry.written["published.txt"]))
+    names = names_in(entry, entry.layout.a)
+    return entry.splits.assign(names, folder), names
+
+
+@pytest.mark.parametrize("name", HARVARD)
+def test_harvard_tests_on_whole_cases_and_published_pairs(catalog, name, tmp_path):
+    entry = catalog[name]
+    split, names = harvard(catalog, name, tmp_path)
     assert Counter(split.values()) == entry.pairs
-    cases = {side: {int(n[:-3]) for n, s in split.items() if s == side} for side in ("train", "test")}
-    assert not cases["train"] & cases["test"]
-    assert all(case % 5 == 1 for case in cases["test"])
+    published = set(entry.written["published.txt"])
+    tested = {item for item, side in split.items() if side == "test"}
+    assert tested == {item for item in names if int(item[:-3]) % 5 == 1 or item in published}
+    for item in set(names) - tested:
+        near = {f"{item[:-3]}{int(item[-3:]) + k:03}" for k in range(-entry.splits.apart, entry.splits.apart + 1)}
+        assert (item in split) == (not near & published), item
 
 
-def test_harvard_holds_out_the_same_cases_in_all_three(catalog):
-    train, test = set(), set()
-    for name in ("harvard_ct_mri", "harvard_pet_mri", "harvard_spect_mri"):
-        entry = catalog[name]
-        for item, side in entry.splits.assign(names_in(entry, entry.layout.a), Path()).items():
-            (train if side == "train" else test).add(item[:-3])
-    assert not train & test
+@pytest.mark.parametrize(
+    ("names", "apart"),
+    [(("harvard_ct_mri", "harvard_spect_mri"), 2), (("harvard_pet_mri",), 5)],
+    ids=["CT, SPECT", "PET"],
+)
+def test_harvard_has_no_near_slice_of_a_test_pair_in_training(catalog, tmp_path, names, apart):
+    """Nor in the other set: cases 21 and 28 have the same MRI in CT and in SPECT."""
+    sides = {"train": set(), "test": set()}
+    for name in names:
+        for item, side in harvard(catalog, name, tmp_path)[0].items():
+            sides[side].add((int(item[:-3]), int(item[-3:])))
+    distances = [
+        abs(trained - tested) for case, trained in sides["train"] for other, tested in sides["test"] if case == other
+    ]
+    assert min(distances) == apart + 1
+
+
+def test_the_published_pairs_of_harvard(catalog, tmp_path):
+    tested = {n: {i for i, side in harvard(catalog, n, tmp_path)[0].items() if side == "test"} for n in HARVARD}
+    published = set(catalog[HARVARD[0]].written["published.txt"])
+    assert len(published) == 53
+    counts = [len(published & tested[name]) for name in HARVARD]
+    assert counts == [25, 13, 20], "23, 13 and 17, and the same slices in another set"
+
+
+def test_exceptions_to_a_rule(tmp_path):
+    rule = Splits("every", {}, {"test": "test.txt"}, None, None, r"^(\d+)(\d{3})$", 5, 1, 2)
+    write_text(tmp_path / "test.txt", "2005\n9001\n")
+    names = [f"{case}{number:03}" for case in (1, 2, 3) for number in range(1, 11)]
+    split = rule.assign(names, tmp_path)
+    assert {name for name in names if name not in split} == {"2003", "2004", "2006", "2007"}
+    assert {name for name, side in split.items() if side == "test"} == {*names[:10], "2005"}
+    assert dataclasses.replace(rule, apart=0).assign(names, tmp_path)["2004"] == "train"
+    write_text(tmp_path / "test.txt", "1005\n")
+    assert len(rule.assign(names, tmp_path)) == 30, "its neighbours test as well"
+    write_text(tmp_path / "test.txt", "abc\n")
+    with pytest.raises(UserError, match="'abc'"):
+        rule.assign(names, tmp_path)
 
 
 def test_roadscene_list(catalog, tmp_path):

@@ -21,7 +21,7 @@ from mmfuse.errors import UserError
 from mmfuse.files import write_text
 from mmfuse.images import luminance, resize, write_image
 from mmfuse.packs import Pack, write_pack
-from mmfuse.stages import crop, prepare
+from mmfuse.stages import crop, download, prepare
 from mmfuse.training_sets import training_set
 
 ROOT = Path(__file__).parents[1]
@@ -180,31 +180,51 @@ def test_a_subset_is_spread_over_the_names(dataset, raw):
         run(dataset(), raw, subset={"train": 13})
 
 
+def test_a_subset_takes_exceptions_to_a_rule_first(dataset, raw):
+    write_text(raw / "test.txt", "n01\nn04\nn08\nn99\n")
+    splits = {"by": "every", "number": r"^n(\d+)$", "step": 5, "remainder": 1, "lists": {"test": "test.txt"}}
+    entry = dataset(splits=splits)  # n01, n06 and n11 by the rule
+
+    def taken(count):
+        return run(entry, raw, subset={"test": count})[0]["test"].names
+
+    assert run(entry, raw)[0]["test"].names == ["n01", "n04", "n06", "n08", "n11"]
+    assert taken(4) == ["n01", "n04", "n06", "n08"]
+    assert taken(3) == ["n01", "n04", "n08"]
+    assert taken(2) == ["n01", "n04"]
+    with pytest.raises(UserError, match="fewer pairs"):
+        taken(6)
+
+
 @pytest.mark.mirror
 def test_the_forty_pairs_of_the_medical_studies(tmp_path):
-    """Both medical studies find their pairs, 40 to train LKC-FUNet on, and no head is in training and test."""
+    """Both medical studies find their pairs, 40 to train LKC-FUNet on, none of them beside a test pair."""
     mirror = os.environ.get("MMFUSE_MIRROR")
     if not mirror:
         pytest.skip("MMFUSE_MIRROR is not set")
     catalog = load_catalog(ROOT / "data/catalog.yaml", schema=ROOT / "workflow/schemas/catalog.schema.yaml")
     for study, tested in (("small_mif", 20), ("paper", 50)):
         parameters = yaml.safe_load((ROOT / f"workflow/configs/{study}.yaml").read_text(encoding="utf-8"))
-        trained, heads = 0, {"train": set(), "val": set(), "test": set()}
+        trained = 0
         used = training_set(parameters, plan.trained_on(parameters, "lkc_funet", "base", "mif"))
         for name in used.train:
             entry, out = catalog[name], tmp_path / study / name
-            block = parameters["prepare"]
+            block, raw = parameters["prepare"], tmp_path / "raw" / name
+            if not raw.is_dir():
+                download.obtain(entry, out=raw, mirror=Path(mirror), generate=None)
             prepare.run(
-                entry, raw=Path(mirror, entry.mirror), out=out, val_fraction=block["val_fraction"],
+                entry, raw=raw, out=out, val_fraction=block["val_fraction"],
                 val_pairs=block.get("val_pairs", {}).get(name), skip_broken=False, subset=block["subset"][name],
             )  # fmt: skip
-            packs = {split: Pack(out / f"{split}.safetensors") for split in heads}
+            packs = {split: Pack(out / f"{split}.safetensors") for split in ("train", "val", "test")}
             assert len(packs["test"]) == tested
             trained += len(TrainingPairs([Pack(out / "train.safetensors")], {}, 0, used.pairs))
-            for split, pack in packs.items():
-                heads[split] |= {pair[:-3] for pair in pack.names}
+            seen = {*packs["train"].names, *packs["val"].names}
+            beside = {f"{n[:-3]}{int(n[-3:]) + k:03}" for n in packs["test"].names for k in (-2, -1, 0, 1, 2)}
+            assert not seen & beside
+            published = {n for n in entry.written["published.txt"] if (raw / f"MRI/{n}.png").is_file()}
+            assert len(published & set(packs["test"].names)) == min(tested, len(published))
         assert trained == 40
-        assert not heads["test"] & (heads["train"] | heads["val"])
 
 
 @pytest.mark.mirror

@@ -44,12 +44,14 @@ class Splits:
     Attributes:
         by: `folder`, `list`, `all` or `every`.
         folders: For `folder`: split to the text that stands for `{split}` in the layout.
-        lists: For `list`: split to the file of names below data/raw/DATASET.
+        lists: For `list`, and for `every` as exceptions to its rule: split to the file of names below data/raw/DATASET.
         rest: For `list`: the split of the names in no file, or None if those are left out.
         to: For `all`: the split of everything.
-        number: For `every`: a regular expression whose first group is the number in a name.
+        number: For `every`: a regular expression whose first group is the number in a name, such as the patient, and
+            whose second group is the position within it, such as the slice.
         step: For `every`: the divisor of that number.
         remainder: For `every`: the remainder of the numbers that go to test; all others go to train.
+        apart: For `every`: names up to so many positions from a listed one of another split are left out.
     """
 
     by: str
@@ -60,6 +62,7 @@ class Splits:
     number: str | None
     step: int
     remainder: int
+    apart: int = 0
 
     @property
     def can_train(self) -> bool:
@@ -81,14 +84,30 @@ class Splits:
             raise ValueError("these splits go by folder: take the split from the path")
         if self.by == "all":
             return {name: cast(str, self.to) for name in names}
+        listed = self.listed(folder)
         if self.by == "every":
-            return {name: "test" if self._number(name) % self.step == self.remainder else "train" for name in names}
-        listed = self._listed(folder)
+            return self._by_number(names, listed)
         assigned = {name: listed.get(name, self.rest) for name in names}
         return {name: split for name, split in assigned.items() if split is not None}
 
-    def _number(self, name: str) -> int:
-        """Return the number in a name that the rule `every` looks at."""
+    def _by_number(self, names: Iterable[str], listed: Mapping[str, str]) -> dict[str, str]:
+        """Assign names by the rule `every`, listed ones by their lists, and leave out those that lie too close."""
+        places: dict[int, list[tuple[int, str]]] = {}  # number to the positions that are listed, and their splits
+        if self.apart:
+            for name, split in listed.items():
+                number, position = self._numbers(name)
+                places.setdefault(number, []).append((position, split))
+        assigned = {}
+        for name in names:
+            number, position = self._numbers(name)
+            split = listed.get(name) or ("test" if number % self.step == self.remainder else "train")
+            near = (other for at, other in places.get(number, ()) if abs(at - position) <= self.apart)
+            if name in listed or all(other == split for other in near):
+                assigned[name] = split
+        return assigned
+
+    def _numbers(self, name: str) -> tuple[int, int]:
+        """Return the number in a name that the rule `every` looks at, and the position within it (zero without one)."""
         found = re.search(cast(str, self.number), name)
         if found is None:
             raise UserError(
@@ -96,10 +115,14 @@ class Splits:
                 expected=f"a name that matches {self.number}",
                 fix="rename the file as the source has it",
             )
-        return int(found[1])
+        return int(found[1]), int(found[2]) if self.apart else 0
 
-    def _listed(self, folder: Path) -> dict[str, str]:
-        """Read the list files: name without suffix to split."""
+    def listed(self, folder: Path) -> dict[str, str]:
+        """Read the list files below a dataset's folder: name without suffix to split.
+
+        Raises:
+            UserError: a list file is missing, or lists a name of two splits.
+        """
         listed: dict[str, str] = {}
         for split, file in self.lists.items():
             path = folder / file
@@ -249,6 +272,7 @@ def _dataset(name: str, entry: dict[str, Any], folder: Path) -> Dataset:
             number=splits.get("number"),
             step=splits.get("step", 0),
             remainder=splits.get("remainder", 0),
+            apart=splits.get("apart", 0),
         ),
         pairs=entry.get("pairs", {}),
         labels={
@@ -294,6 +318,8 @@ def _check(entry: Dataset, path: Path) -> None:
     if (layout.a == layout.b) != bool(layout.channels):
         problems.append("layout.channels: needed where a and b are one file, and only there")
     problems += _film_problems(layout)
+    if entry.splits.apart and re.compile(str(entry.splits.number)).groups < 2:
+        problems.append("splits.apart: needs a second group in splits.number, the position")
     for kind in ("mask", "boxes"):
         if (patterns[kind] is None) != (kind not in entry.labels):
             problems.append(f"labels.{kind} and layout.{kind} belong together")

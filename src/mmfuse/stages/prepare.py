@@ -45,7 +45,7 @@ def run(
         skip_broken: Go on without pairs that cannot be used; pairs.csv lists them as `dropped`.
         val_pairs: How many training pairs are for validation, in place of that share.
         subset: How many pairs of a split are taken, spread evenly over its names; all pairs of splits that it does not
-            name.
+            name. Names that the catalog lists as exceptions to a rule come first.
 
     Raises:
         UserError: files are missing, damaged or of unequal size (all of them listed), unless `skip_broken`; or a split
@@ -59,7 +59,7 @@ def run(
         takes = files.split == "train" and files.name in held
         by_split["val" if takes else files.split].append(files)
     for split, count in (subset or {}).items():
-        by_split[split] = spread(by_split[split], count, f"{dataset.name}, split {split}", "prepare.subset")
+        by_split[split] = _subset(dataset, raw, split, by_split[split], count)
     rows: list[dict[str, object]] = []
     with contextlib.ExitStack() as packs:
         for split in SPLITS:
@@ -100,6 +100,23 @@ def _held_back(pairs: Sequence[Files], dataset: Dataset, share: float, count: in
             fix="take it out; `val` of a training set says whether its pairs are used" if own else "lower the number",
         )
     return set(sorted(names, key=lambda name: (_unit(name), name))[:count])
+
+
+def _subset(dataset: Dataset, raw: Path, split: str, pairs: Sequence[Files], count: int) -> list[Files]:
+    """Return `count` pairs of a split, evenly spread over the names, those that are exceptions to a rule before others.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    what, asked = f"{dataset.name}, split {split}", "prepare.subset"
+    exceptions = dataset.splits.listed(raw) if dataset.splits.by == "every" else {}
+    first = [files for files in pairs if files.name in exceptions]
+    if count > len(pairs) or not first:
+        return spread(pairs, count, what, asked)
+    others = [files for files in pairs if files.name not in exceptions]
+    chosen = spread(first, min(count, len(first)), what, asked)
+    chosen += spread(others, count - len(chosen), what, asked)
+    return sorted(chosen, key=lambda files: files.name)
 
 
 def _unit(name: str) -> float:
