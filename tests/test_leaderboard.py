@@ -15,6 +15,7 @@ import pytest
 import yaml
 from scipy import stats
 
+from golden_triples import GOLDEN
 from mmfuse.catalog import load_catalog
 from mmfuse.errors import UserError
 from mmfuse.images import write_image
@@ -213,10 +214,7 @@ def test_a_study_takes_the_place_of_a_baseline_and_its_seeds_are_averaged(place)
     np.testing.assert_array_equal(rows["mma_unet"].group.values, mean)
     np.testing.assert_array_equal(rows["average"].group.values, rounded(np.stack([*values(5).values()])))
     assert found.rows[found.held.row].kind == "system"
-    assert made(place, only=["both"]).notes == (
-        "both: mma_unet has no scores on synthetic_brain: left out",
-        "both: mma_unet.wide has no scores on synthetic_brain: left out",
-    )
+    assert made(place, only=["both"]).notes == ("left out, without scores on synthetic_brain: mma_unet, mma_unet.wide",)
 
 
 def test_a_score_that_was_stored_ties_with_the_same_score_measured_again(place):
@@ -239,7 +237,7 @@ def test_more_images_in_another_order_do_no_harm_and_missing_ones_are_named(plac
         made(place)
     assert "p6, p7" in str(error.value)
     found = made(place, allow_missing=True)
-    assert found.notes == ("road: mma_unet lacks 2 of 8 images of synthetic_road: left out",)
+    assert found.notes == ("left out, without 2 of the 8 images of synthetic_road: mma_unet",)
     assert "mma_unet" not in names_of(found)
 
 
@@ -392,6 +390,7 @@ def test_a_method_fused_elsewhere_joins_through_a_study(place, pairs, parameters
     assert "| mine.external | fused elsewhere |" in page
     assert "mmfuse leaderboard . --board road --out board.md" in page
     assert "**mine.external** against each other row" in page
+    assert "(docs/how-to/add-a-row.md)" in page  # from where this page lies
 
 
 def test_a_plain_folder_joins_without_a_study(place, pairs, mmfuse):
@@ -450,8 +449,8 @@ def test_the_command_on_the_stored_scores(real, mmfuse):
     assert "vifb: 21 images, 15 rows" in said
     page = (real / "docs/leaderboard.md").read_text()
     assert "```sh\nmmfuse leaderboard\n```" in page
-    for target in re.findall(r"\]\((leaderboard/[^)]+)\)", page):
-        assert (real / "docs" / target).is_file(), target
+    for target in re.findall(r"\]\(([^)#]+)\)", page):
+        assert (real / "docs" / target).is_file() or (ROOT / "docs" / target).is_file(), target
     frames = {path.stem: pd.read_csv(path, index_col="name") for path in (BOARDS.parent / "vifb").glob("*.csv")}
     ranks = pd.concat(frames).groupby(level=1).rank(ascending=False).groupby(level=0).mean().mean(axis=1)
     table = pd.read_csv(real / "docs/leaderboard/vifb.means.csv", index_col="row")
@@ -462,6 +461,26 @@ def test_the_command_on_the_stored_scores(real, mmfuse):
     before = {path: path.read_bytes() for path in (real / "docs").rglob("*") if path.is_file()}
     assert mmfuse("leaderboard")[0] == 0
     assert {path: path.read_bytes() for path in (real / "docs").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("file", "dataset", "method"),
+    [
+        ("msrs181.lkc_funet", "msrs", "LKC-FUNet"),
+        ("msrs181.seafusion", "msrs", "SeAFusion"),
+        ("vifb.SwinFusion", "vifb", "SwinFusion"),
+        ("harvard_PET-MRI.lkc_funet", "harvard_pet_mri", "LKC-FUNet"),
+    ],
+)
+def test_stored_scores_are_those_that_were_measured(file, dataset, method):
+    path = GOLDEN / f"published/{file}.csv"
+    if not path.is_file():
+        pytest.skip(f"no {path}: set MMFUSE_GOLDEN to its folder")
+    boards = load(BOARDS, schema=SCHEMA)
+    names, found = read_stored(boards, dataset, method)
+    wanted = pd.read_csv(path, index_col="name", dtype={"name": str}).loc[list(names)]
+    np.testing.assert_array_equal(found, rounded(wanted[[c.name for c in boards.columns]].to_numpy().T))
+    assert len(names) == len(wanted)
 
 
 @pytest.mark.skipif("MMFUSE_MIRROR" not in os.environ, reason="MMFUSE_MIRROR is not set")

@@ -64,7 +64,7 @@ def _groups(run: str | None) -> Groups:
 def files(found: Sequence[Result], boards: Boards, *, command: str, out: Path) -> dict[str, str | bytes]:
     """Return the page, tables and figures, by their paths beside the page."""
     room = out.stem
-    written: dict[str, str | bytes] = {out.name: page.text(found, boards, command=command, room=room)}
+    written: dict[str, str | bytes] = {out.name: page.text(found, boards, command=command, out=out)}
     for one in found:
         stem = f"{room}/{one.board.name}"
         written |= {f"{stem}.{name}.csv": text for name, text in tables.as_csv(one, boards.columns).items()}

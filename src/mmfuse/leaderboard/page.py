@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -11,8 +13,10 @@ from mmfuse.leaderboard.figure import WORDS
 from mmfuse.leaderboard.rows import PUBLISHED
 from mmfuse.leaderboard.standing import Held, Result
 from mmfuse.reporting import statistics
+from mmfuse.reporting.figures import arrow
 from mmfuse.reporting.tables import decimals, printed, printed_p
 
+_WHY, _HOW = Path("docs/decisions/0011-statistics.md"), Path("docs/how-to/add-a-row.md")
 _MARKS = {"best": "**{}**", "tied": "≈ {}"}
 _READING = """\
 - **Do not train on these pairs**, and choose nothing by them: neither weights nor options. A row that did
@@ -25,29 +29,28 @@ _READING = """\
 - **Ahead of**: the rows, by their numbers, that a row is significantly ahead of. Two-sided Wilcoxon signed-rank test of
   the ranks on each image, Holm's correction over all pairs of rows, level {level}.
 - **Means**: bold is the best mean, ≈ what the paired test of that metric does not find worse than it (Holm's correction
-  over all pairs). Larger is better for all {metrics} metrics.
+  over all pairs). ↑ larger is better, ↓ smaller is better.
 - **Tests of one row**: the best row of this project against each other row, with Holm's correction over the rows:
-  the difference of the mean ranks with its interval and p, and the metrics by which the two differ significantly.
+  the difference of the mean ranks with its interval and p, and the metrics by which the two differ significantly. The
+  row is chosen by these very scores, which flatters it the more, the more systems it is chosen from.
 - Images are taken as independent. Frames of one video and slices of one head are not: there, intervals are too narrow
-  and p-values too small. [How and why](decisions/0011-statistics.md).
+  and p-values too small. [How and why]({why}).
 - Every score counts with {digits} significant digits."""
-_ADD = """\
-## Add a row
-
-In a study or without one, with your own pictures or with published ones: [add a row](how-to/add-a-row.md)."""
+_ADD = "## Add a row\n\nIn a study or without one, with your own pictures or with published ones: [add a row]({how})."
 
 
-def text(found: Sequence[Result], boards: Boards, *, command: str, room: str) -> str:
+def text(found: Sequence[Result], boards: Boards, *, command: str, out: Path) -> str:
     """Return the page.
 
     Args:
         found: The boards.
         boards: What boards.yaml says.
         command: What made the page.
-        room: The folder of tables and figures beside the page.
+        out: Where the page will lie, from the project's root; tables and figures lie in a folder beside it.
     """
     metrics = ", ".join(f"{column.name} (`{column.definition}`)" for column in boards.columns)
-    reading = _READING.format(metrics=len(boards.columns), level=statistics.LEVEL, digits=DIGITS)
+    why, how = (Path(os.path.relpath(page, out.parent)).as_posix() for page in (_WHY, _HOW))
+    reading = _READING.format(metrics=len(boards.columns), level=statistics.LEVEL, digits=DIGITS, why=why)
     parts = [
         "# Leaderboard",
         "The systems of this project beside pictures that other authors published. All are measured with the same code "
@@ -55,11 +58,11 @@ def text(found: Sequence[Result], boards: Boards, *, command: str, room: str) ->
         f"This page was made by a command; a change by hand would be lost:\n\n```sh\n{command}\n```",
         _overview(found),
         "## How to read it\n\n" + reading,
-        *(part for one in found for part in _board(one, room)),
+        *(part for one in found for part in _board(one, out.stem)),
         "## Whose pictures",
         "Only the scores are stored here (`data/leaderboard`), not the pictures.",
         _sources(found, boards),
-        _ADD,
+        _ADD.format(how=how),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -116,7 +119,10 @@ def _scores(one: Result) -> str:
             mean = printed(standing.means[number], digits)
             line.append(_MARKS.get(standing.marks[number], "{}").format(mean))
         lines.append(line)
-    return _table(["", "row", "pictures", "mean rank", "ahead of", *(s.column.name for s in one.standings)], lines)
+    return _table(
+        ["", "row", "pictures", "mean rank", "ahead of", *(s.column.name + arrow(s.column) for s in one.standings)],
+        lines,
+    )
 
 
 def _ahead(one: Result, number: int) -> str:

@@ -67,7 +67,7 @@ def collect(
     stored = _stored(boards, board, images)
     known = {row.name: row for row in stored}
     rows: dict[str, Row] = {}
-    notes: list[str] = []
+    left_out: dict[str, list[str]] = {}
     for groups, own in ((run, True), (given, False)):
         for name in dict.fromkeys(label for dataset in board.datasets for label in _by_label(groups, dataset)):
             kind = known[name].kind if name in known else (SYSTEM if own else EXTERNAL)
@@ -82,10 +82,11 @@ def collect(
             is_baseline = kind == BASELINE  # where it does not fit, the stored one stands
             why = _lacks(board, name, of, images, allow_missing=allow_missing or is_baseline)
             if why:
-                notes += [] if is_baseline else [why]
+                left_out.setdefault(why, []).extend([] if is_baseline else [name])
                 continue
             group = _joined(boards, board, name, of, images)
             rows[name] = Row(name, EXTERNAL if group.variant == EXTERNAL else kind, group)
+    notes = [f"left out, {why}: {', '.join(names)}" for why, names in left_out.items() if names]
     return [*rows.values(), *(row for row in stored if row.name not in rows)], notes
 
 
@@ -109,7 +110,7 @@ def _lacks(
     """
     unknown = [dataset for dataset, group in of.items() if group is None]
     if unknown:
-        return f"{board.name}: {name} has no scores on {', '.join(unknown)}: left out"
+        return f"without scores on {', '.join(unknown)}"
     for dataset, group in of.items():
         missing = differing(images[dataset], group.members[0].images)[0] if group else []
         if missing and not allow_missing:
@@ -120,7 +121,7 @@ def _lacks(
                 fix="fuse and measure these pairs, too; or leave such rows out with --allow-missing",
             )
         if missing:
-            return f"{board.name}: {name} lacks {len(missing)} of {len(images[dataset])} images of {dataset}: left out"
+            return f"without {len(missing)} of the {len(images[dataset])} images of {dataset}"
     return ""
 
 
