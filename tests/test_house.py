@@ -43,6 +43,7 @@ FLOORS = (
     {"options"},
     {"downstream_commands"},
     {"commands", "people", "doctor", "benchmarks", "comparing", "registering", "importing"},
+    {"leaderboard"},
     {"cli"},
     {"__main__"},
 )

@@ -18,6 +18,7 @@ import typer
 from mmfuse import __version__, commands
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.files import no_space
+from mmfuse.leaderboard.command import leaderboard
 from mmfuse.options import Task
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.add_typer(commands.app, name="stage")
 benchmark = typer.Typer(help="How fast this machine does the heavy work.", no_args_is_help=True)
 app.add_typer(benchmark, name="benchmark")
+app.command()(leaderboard)
 
 
 def _version(asked: bool) -> None:

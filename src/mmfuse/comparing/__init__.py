@@ -15,15 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from mmfuse import plan, results
+from mmfuse import results
 from mmfuse.comparing import downstream
-from mmfuse.comparing.runs import Row, Run, direction, pairs
+from mmfuse.comparing.runs import Row, Run, direction, pairs, scored
 from mmfuse.errors import UserError
 from mmfuse.parameters import flatten
 from mmfuse.plain import read_yaml
-from mmfuse.plan import System
 from mmfuse.reporting import statistics
-from mmfuse.reporting.scores import Column, Group, grouped, read_scores
+from mmfuse.reporting.scores import Column, Group
 from mmfuse.results import PARAMS, Place
 
 Differences = dict[str, list[Any]]  # what differs, with its value in each run
@@ -91,33 +90,17 @@ def compare(names: Sequence[str]) -> Comparison:
 def _read(place: Place) -> Run:
     """Read what a run left: by its parameters where they are there, else whatever lies among its scores."""
     scores, params = place.root / "reports/scores", place.root / PARAMS
-    if params.is_file():
-        parameters = read_yaml(params)
-        scored = plan.scored_pairs(parameters)
+    parameters = read_yaml(params) if params.is_file() else {}
+    if parameters:
         records = [Path(file) for file in results.small_files(parameters) if file.endswith("run.json")]
     else:
-        parameters, records = {}, [path.relative_to(place.root) for path in sorted(scores.rglob("*.run.json"))]
-        scored = [_named(path) for path in sorted(scores.glob("*/*.json")) if not path.name.endswith(".run.json")]
-    members: dict[tuple[str, str], list[System]] = {}
-    for dataset, system in scored:
-        there = (scores / dataset / f"{system.label}.csv").is_file()
-        if there and place.system in {None, system.label}:
-            members.setdefault((dataset, f"{system.method}.{system.variant}"), []).append(system)
-    groups: dict[str, dict[str, Group]] = {}
-    for (dataset, name), systems in members.items():
-        found = grouped([read_scores(scores, dataset, system) for system in systems], dataset)
-        groups.setdefault(dataset, {})[name] = found[0]
+        records = [path.relative_to(place.root) for path in sorted(scores.rglob("*.run.json"))]
+    groups = scored(place)
     texts = {path.as_posix(): place.root / path for path in records if (place.root / path).is_file()}
     kept = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in texts.items()}
     entries = {k: v for r in kept.values() for k, v in r["parameters"].items() if k.startswith("data/catalog.yaml:")}
     sets = downstream.read(place, parameters)
     return Run(place.name, place.kind, flatten(parameters) | flatten(entries), kept, groups, sets)
-
-
-def _named(summary: Path) -> tuple[str, System]:
-    """Return dataset and system of a summary of scores."""
-    value = json.loads(summary.read_text(encoding="utf-8"))
-    return summary.parent.name, System(value["method"], value["variant"], value["task"], value["seed"])
 
 
 def _contents(run: Run) -> str:

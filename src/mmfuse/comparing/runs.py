@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
-from mmfuse.reporting.scores import Group
+from mmfuse import plan
+from mmfuse.plain import read_yaml
+from mmfuse.plan import System
+from mmfuse.reporting.scores import Group, grouped, read_scores
 from mmfuse.reporting.seen import Seen
+from mmfuse.results import PARAMS, Place
 
 One = TypeVar("One")
 
@@ -66,6 +72,37 @@ class Row:
     p: float | None = None
     verdict: str = "untested"
     protocol: str = ""
+
+
+def scored(place: Place) -> dict[str, dict[str, Group]]:
+    """Return the scores of a run by dataset and METHOD.VARIANT, averaged over the seeds that are there.
+
+    Systems are those of the run's parameters, or whatever lies among its scores where it has no parameters.
+
+    Raises:
+        UserError: scores are damaged.
+    """
+    scores, params = place.root / "reports/scores", place.root / PARAMS
+    if params.is_file():
+        named = plan.scored_pairs(read_yaml(params))
+    else:
+        named = [_named(path) for path in sorted(scores.glob("*/*.json")) if not path.name.endswith(".run.json")]
+    members: dict[tuple[str, str], list[System]] = {}
+    for dataset, system in named:
+        there = (scores / dataset / f"{system.label}.csv").is_file()
+        if there and place.system in {None, system.label}:
+            members.setdefault((dataset, f"{system.method}.{system.variant}"), []).append(system)
+    groups: dict[str, dict[str, Group]] = {}
+    for (dataset, name), systems in members.items():
+        found = grouped([read_scores(scores, dataset, system) for system in systems], dataset)
+        groups.setdefault(dataset, {})[name] = found[0]
+    return groups
+
+
+def _named(summary: Path) -> tuple[str, System]:
+    """Return dataset and system of a summary of scores."""
+    value = json.loads(summary.read_text(encoding="utf-8"))
+    return summary.parent.name, System(value["method"], value["variant"], value["task"], value["seed"])
 
 
 def pairs(first: Mapping[str, One], other: Mapping[str, One]) -> Iterator[tuple[One, One]]:

@@ -118,8 +118,22 @@ def read_scores(folder: Path, dataset: str, system: System) -> Scores:
         UserError: a file is missing, or the table and the summary disagree.
     """
     table = existing(folder / dataset / f"{system.label}.csv", "evaluate")
-    summary_file = existing(folder / dataset / f"{system.label}.json", "evaluate")
-    again = "run the stage `evaluate` for it again"
+    existing(table.with_suffix(".json"), "evaluate")
+    return read_one(table, system, again="run the stage `evaluate` for it again")
+
+
+def read_one(table: Path, system: System, *, again: str) -> Scores:
+    """Read one table of scores and check that the summary beside it, of the same name as JSON, belongs to it.
+
+    Args:
+        table: The CSV.
+        system: Whose scores they are.
+        again: What makes both files anew.
+
+    Raises:
+        UserError: a file is missing, or the table and the summary disagree.
+    """
+    summary_file = table.with_suffix(".json")
     summary, rows = read_json(summary_file, fix=again), read_table(table, ("name",), fix=again)
     _check_summary(summary, summary_file, again)
     header = list(rows[0]) if rows else []

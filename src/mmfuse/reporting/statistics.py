@@ -155,24 +155,32 @@ def can_differ(methods: int, images: int) -> bool:
     return math.comb(methods, 2) * 2.0 ** (1 - images) < LEVEL
 
 
-def average_ranks(values: Array, sign: int) -> Array:
-    """Rank the methods on each image, 1 for the best, equal ones sharing the mean of their places; average over images.
+def places(values: Array, sign: int) -> Array:
+    """Rank the methods on each image, 1 for the best, equal ones sharing the mean of their places.
 
-    Shape: values (methods, images), all finite; returns (methods,).
+    Shape: values (methods, images), all finite; returns the same.
 
     Args:
         values: One metric.
         sign: 1 where larger is better, -1 where smaller is better.
-
-    Source: Friedman, The use of ranks to avoid the assumption of normality, JASA 1937.
     """
     count, images = values.shape
-    places = np.empty((count, images))
+    found = np.empty((count, images))
     for some in _blocks(images, count**2):
         part = values[:, some]
         ahead = sign * difference(part[:, None], part[None])  # (methods, others, images)
-        places[:, some] = 1.0 + (ahead < 0).sum(1) + 0.5 * ((ahead == 0).sum(1) - 1)
-    return places.mean(1)
+        found[:, some] = 1.0 + (ahead < 0).sum(1) + 0.5 * ((ahead == 0).sum(1) - 1)
+    return found
+
+
+def average_ranks(values: Array, sign: int) -> Array:
+    """Return the mean over the images of the places on each image, see `places`.
+
+    Shape: values (methods, images), all finite; returns (methods,).
+
+    Source: Friedman, The use of ranks to avoid the assumption of normality, JASA 1937.
+    """
+    return places(values, sign).mean(1)
 
 
 def critical_difference(methods: int, images: int) -> float:

@@ -1,0 +1,1 @@
+"""`mmfuse leaderboard`: the systems of a study beside pictures that others published."""

@@ -1,0 +1,83 @@
+"""The leaderboard from scores to files: every board's result, its page, tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mmfuse import results as runs
+from mmfuse.comparing.runs import scored
+from mmfuse.errors import UserError
+from mmfuse.leaderboard import figure, page, tables
+from mmfuse.leaderboard.boards import Boards, load
+from mmfuse.leaderboard.rows import Groups, collect, read_given
+from mmfuse.leaderboard.standing import Result, result
+
+
+def results(
+    run: str | None, given: Sequence[str], only: Sequence[str], path: Path, *, allow_missing: bool
+) -> tuple[list[Result], Boards]:
+    """Return how the rows of each board stand, and what the boards are.
+
+    Args:
+        run: A folder, commit or run in MLflow with a study's results, or None.
+        given: Tables of scores, DATASET/NAME=FILE.
+        only: The boards to make; all of them if empty.
+        path: boards.yaml.
+        allow_missing: Leave out rows that lack some of a board's images.
+
+    Raises:
+        UserError: a board or dataset is unknown, scores are missing or damaged, or a row cannot stand on its board.
+    """
+    boards = load(path)
+    unknown = [name for name in only if name not in boards.boards]
+    if unknown:
+        raise UserError(
+            "There is no such board.", expected=f"one of {', '.join(boards.boards)}", found=", ".join(unknown)
+        )
+    tables = read_given(given)
+    known = {dataset for board in boards.boards.values() for dataset in board.datasets}
+    strange = [dataset for dataset in tables if dataset not in known]
+    if strange:
+        raise UserError(
+            "A row is of a dataset that no board has.",
+            expected=f"one of {', '.join(sorted(known))}",
+            found=", ".join(strange),
+            fix=f"give it as DATASET/NAME=FILE.csv, or add a board to {path}",
+        )
+    groups = _groups(run)
+    found = []
+    for board in (board for name, board in boards.boards.items() if not only or name in only):
+        rows, notes = collect(boards, board, groups, tables, allow_missing=allow_missing)
+        found.append(result(board, rows, boards.columns, notes))
+    return found, boards
+
+
+def _groups(run: str | None) -> Groups:
+    if run is None:
+        return {}
+    with TemporaryDirectory() as scratch:
+        return scored(runs.find(run, Path(scratch)))
+
+
+def files(found: Sequence[Result], boards: Boards, *, command: str, out: Path) -> dict[str, str | bytes]:
+    """Return the page, tables and figures, by their paths beside the page."""
+    room = out.stem
+    written: dict[str, str | bytes] = {out.name: page.text(found, boards, command=command, out=out)}
+    for one in found:
+        stem = f"{room}/{one.board.name}"
+        written |= {f"{stem}.{name}.csv": text for name, text in tables.as_csv(one, boards.columns).items()}
+        written[f"{stem}.svg"] = figure.ranks(one)
+    return written
+
+
+def lines(found: Sequence[Result]) -> list[str]:
+    """Return what the command prints: the order of each board, and what was left out."""
+    said = []
+    for one in found:
+        said.append(f"{one.board.name}: {len(one.images)} images, {len(one.rows)} rows")
+        ends = zip(one.rows, one.ranks, one.intervals, strict=True)
+        said += [f"  {rank:6.2f} [{low:.2f}, {high:.2f}]  {row.name} ({row.kind})" for row, rank, (low, high) in ends]
+        said += [f"  note: {note}" for note in one.notes]
+    return said

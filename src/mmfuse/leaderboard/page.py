@@ -1,0 +1,182 @@
+"""The page of the leaderboard, in Markdown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mmfuse.leaderboard.boards import DIGITS, Boards
+from mmfuse.leaderboard.figure import WORDS
+from mmfuse.leaderboard.rows import PUBLISHED
+from mmfuse.leaderboard.standing import Held, Result
+from mmfuse.reporting import statistics
+from mmfuse.reporting.figures import arrow
+from mmfuse.reporting.tables import decimals, printed, printed_p
+
+_WHY, _HOW = Path("docs/decisions/0011-statistics.md"), Path("docs/how-to/add-a-row.md")
+_MARKS = {"best": "**{}**", "tied": "≈ {}"}
+_READING = """\
+- **Do not train on these pairs**, and choose nothing by them: neither weights nor options. A row that did
+  cannot be compared with the others.
+- **Rank**: on each image and by each metric the rows are placed, 1 for the best; equal scores share the mean of their
+  places. The mean over the {metrics} metrics is the row's rank on the image, the mean over the images its mean rank. In
+  brackets stands the 95 % bootstrap interval over the images. A rank says where a row stands among these rows: it
+  changes with every row that is added, and cannot be compared between boards. The metrics are not independent, and none
+  of them asks a person.
+- **Ahead of**: the rows, by their numbers, that a row is significantly ahead of. Two-sided Wilcoxon signed-rank test of
+  the ranks on each image, Holm's correction over all pairs of rows, level {level}.
+- **Means**: bold is the best mean, ≈ what the paired test of that metric does not find worse than it (Holm's correction
+  over all pairs). ↑ larger is better, ↓ smaller is better.
+- **Tests of one row**: the best row of this project against each other row, with Holm's correction over the rows:
+  the difference of the mean ranks with its interval and p, and the metrics by which the two differ significantly. The
+  row is chosen by these very scores, which flatters it the more, the more systems it is chosen from.
+- Images are taken as independent. Frames of one video and slices of one head are not: there, intervals are too narrow
+  and p-values too small. [How and why]({why}).
+- Every score counts with {digits} significant digits."""
+_ADD = "## Add a row\n\nIn a study or without one, with your own pictures or with published ones: [add a row]({how})."
+
+
+def text(found: Sequence[Result], boards: Boards, *, command: str, out: Path) -> str:
+    """Return the page.
+
+    Args:
+        found: The boards.
+        boards: What boards.yaml says.
+        command: What made the page.
+        out: Where the page will lie, from the project's root; tables and figures lie in a folder beside it.
+    """
+    metrics = ", ".join(f"{column.name} (`{column.definition}`)" for column in boards.columns)
+    why, how = (Path(os.path.relpath(page, out.parent)).as_posix() for page in (_WHY, _HOW))
+    reading = _READING.format(metrics=len(boards.columns), level=statistics.LEVEL, digits=DIGITS, why=why)
+    parts = [
+        "# Leaderboard",
+        "The systems of this project beside pictures that other authors published. All are measured with the same code "
+        f"on the luminance of the same pairs, by the convention `{boards.convention}`: {metrics}.",
+        f"This page was made by a command; a change by hand would be lost:\n\n```sh\n{command}\n```",
+        _overview(found),
+        "## How to read it\n\n" + reading,
+        *(part for one in found for part in _board(one, out.stem)),
+        "## Whose pictures",
+        "Only the scores are stored here (`data/leaderboard`), not the pictures.",
+        _sources(found, boards),
+        _ADD.format(how=how),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _overview(found: Sequence[Result]) -> str:
+    head = ["board", "pairs", "rows", "first", "best of this project"]
+    lines = []
+    for one in found:
+        held = one.held
+        ours = "" if held is None else f"{one.rows[held.row].name}, {_place(one, held.row)}"
+        link = f"[{one.board.title}](#{one.board.name})"
+        lines.append([link, str(len(one.images)), str(len(one.rows)), f"{one.rows[0].name}, {_rank(one, 0)}", ours])
+    return _table(head, lines)
+
+
+def _place(one: Result, number: int) -> str:
+    return f"place {number + 1}, {_rank(one, number)}"
+
+
+def _rank(one: Result, number: int) -> str:
+    low, high = one.intervals[number]
+    return f"{one.ranks[number]:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _board(one: Result, room: str) -> list[str]:
+    """Return the parts of one board: its tables, its figure and the links to its numbers."""
+    name = one.board.name
+    kinds = ("means", "places", "pairs", *(["tests"] if one.held else []))
+    links = ", ".join(f"[{kind}]({room}/{name}.{kind}.csv)" for kind in kinds)
+    images = "The pairs are named in the table of places."
+    if not statistics.can_differ(len(one.rows), len(one.images)):
+        images += " So few pairs cannot show a difference between so many rows after the correction over all pairs."
+    parts = [
+        f'## <a id="{name}"></a>{one.board.title}',
+        f"Datasets: {', '.join(f'`{dataset}`' for dataset in one.board.datasets)}; {len(one.images)} pairs. {images} "
+        f"All digits: {links}.",
+        *([one.board.note] if one.board.note else []),
+        _scores(one),
+        f"![Mean ranks of {one.board.title}]({room}/{name}.svg)",
+    ]
+    if one.held:
+        parts += [f"Tests of one row: **{one.rows[one.held.row].name}** against each other row.", _tests(one, one.held)]
+    if one.notes:
+        parts.append("\n".join(f"- {note}" for note in one.notes))
+    return parts
+
+
+def _scores(one: Result) -> str:
+    places = [decimals(standing.means) for standing in one.standings]
+    lines = []
+    for number, row in enumerate(one.rows):
+        line = [str(number + 1), row.name, WORDS[row.kind], _rank(one, number), _ahead(one, number)]
+        for standing, digits in zip(one.standings, places, strict=True):
+            mean = printed(standing.means[number], digits)
+            line.append(_MARKS.get(standing.marks[number], "{}").format(mean))
+        lines.append(line)
+    return _table(
+        ["", "row", "pictures", "mean rank", "ahead of", *(s.column.name + arrow(s.column) for s in one.standings)],
+        lines,
+    )
+
+
+def _ahead(one: Result, number: int) -> str:
+    """Return the numbers of the rows that a row is significantly ahead of, runs of them as FIRST–LAST."""
+    numbers = [int(other) + 1 for other in np.flatnonzero(one.ahead[number])]
+    runs: list[list[int]] = []
+    for other in numbers:
+        if runs and runs[-1][-1] == other - 1:
+            runs[-1].append(other)
+        else:
+            runs.append([other])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs) or "none"
+
+
+def _tests(one: Result, held: Held) -> str:
+    head = ["against", "its mean rank minus ours", "p", "ours is better by", "ours is worse by"]
+    lines = []
+    for number, row in enumerate(one.rows):
+        if number == held.row:
+            continue
+        low, high = (f"{end:+.2f}".replace("-", "−") for end in held.intervals[number])
+        moved = f"{held.differences[number]:+.2f}".replace("-", "−")
+        lines.append(
+            [
+                row.name,
+                f"{moved} [{low}, {high}]",
+                printed_p(held.p[number]),
+                _metrics(one, held, number, 1),
+                _metrics(one, held, number, -1),
+            ]
+        )
+    return _table(head, lines)
+
+
+def _metrics(one: Result, held: Held, number: int, sign: int) -> str:
+    """Return the metrics by which the held row is significantly better (1) or worse (-1) than another."""
+    shown = (held.by_metric[:, number] < statistics.LEVEL) & (held.better[:, number] == sign)
+    return ", ".join(s.column.name for s, is_shown in zip(one.standings, shown, strict=True) if is_shown) or "none"
+
+
+def _sources(found: Sequence[Result], boards: Boards) -> str:
+    """Say who fused and published the pictures of the rows, dataset by dataset."""
+    datasets = list(dict.fromkeys(dataset for one in found for dataset in one.board.datasets))
+    lines = []
+    for stored in boards.stored:
+        of = [dataset for dataset in stored.datasets if dataset in datasets]
+        methods = "; ".join(f"{name} ({words})" for name, words in stored.methods.items())
+        if of:
+            where = stored.pictures if stored.kind == PUBLISHED else f"`{stored.pictures}`"
+            lines.append([methods, ", ".join(of), WORDS[stored.kind], where, stored.licence, stored.note])
+    return _table(["methods", "datasets", "", "pictures", "licence", "note"], lines)
+
+
+def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
