@@ -127,9 +127,9 @@ def test_fusing_with_trained_weights(mmfuse, folders, tmp_path):
 
 def test_fusing_two_files(mmfuse, folders, tmp_path):
     a, b = folders
-    code, _, _ = mmfuse("fuse", a / "one.png", b / "two words.png", tmp_path / "out")
+    code, _, _ = mmfuse("fuse", a / "one.png", b / "two words.png", tmp_path / "out", "--method", "laplacian")
     assert code == 2  # unequal sizes
-    assert mmfuse("fuse", a / "one.png", b / "one.jpg", tmp_path / "out")[0] == 0
+    assert mmfuse("fuse", a / "one.png", b / "one.jpg", tmp_path / "out", "--method", "laplacian")[0] == 0
     assert read_image(tmp_path / "out/one.png").shape == (33, 47, 3)
 
 
@@ -185,7 +185,7 @@ def entropy(path):
 def test_a_lone_file(mmfuse, folders, tmp_path, allowed):
     a, b = folders
     (b / "one.jpg").unlink()
-    words = ["fuse", a, b, tmp_path / "out", *(["--allow-missing"] if allowed else [])]
+    words = ["fuse", a, b, tmp_path / "out", "--method", "laplacian", *(["--allow-missing"] if allowed else [])]
     code, _, err = mmfuse(*words)
     assert f"{a}/one.png: nothing of this name in {b}" in err
     assert code == (0 if allowed else 2)
@@ -197,7 +197,7 @@ def test_a_lone_file(mmfuse, folders, tmp_path, allowed):
 def test_unequal_sizes(refused, folders, tmp_path, image):
     a, b = folders
     write_image(b / "3.png", image(1, 61, 41))
-    said = refused("fuse", a, b, tmp_path / "out")
+    said = refused("fuse", a, b, tmp_path / "out", "--method", "laplacian")
     assert f"61x41 in {b}/3.png" in said
     assert "61x40" in said
 
@@ -206,7 +206,7 @@ def test_a_truncated_image(refused, folders, tmp_path):
     a, b = folders
     good = (a / "one.png").read_bytes()
     (a / "one.png").write_bytes(good[: len(good) // 2])
-    said = refused("fuse", a, b, tmp_path / "out")
+    said = refused("fuse", a, b, tmp_path / "out", "--method", "laplacian")
     assert f"Damaged or unreadable image: {a}/one.png" in said
     assert f"{len(good) // 2} bytes" in said
 
@@ -214,7 +214,7 @@ def test_a_truncated_image(refused, folders, tmp_path):
 @pytest.mark.parametrize("place", ["file/out", "/proc/mmfuse", "/proc/mmfuse/out"])
 def test_an_unwritable_output_folder(refused, folders, tmp_path, place):
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
-    said = refused("fuse", *folders, tmp_path / place)
+    said = refused("fuse", *folders, tmp_path / place, "--method", "laplacian")
     assert f"Cannot write {tmp_path / place}" in said
     assert "choose another output folder" in said
 
@@ -224,7 +224,7 @@ def test_sources_are_never_overwritten(refused, folders, tmp_path):
     before = {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
     (tmp_path / "link").symlink_to(a)
     for words in ((a, b, a), (a, b, b), (a, b, tmp_path / "link"), (a / "one.png", b / "one.jpg", a)):
-        assert "overwrite" in refused("fuse", *words)
+        assert "overwrite" in refused("fuse", *words, "--method", "laplacian")
     assert {path: path.read_bytes() for folder in folders for path in folder.iterdir()} == before
 
 

@@ -102,7 +102,7 @@ import numpy, torch, mmfuse.nn.inference
 from mmfuse import cli, people
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (60 << 20), resource.RLIM_INFINITY))
-sys.argv = ["mmfuse", "fuse", "a", "b", "out"]
+sys.argv = ["mmfuse", "fuse", "a", "b", "out", "--method", "laplacian"]
 cli.main()
 """
 

@@ -138,8 +138,8 @@ def test_the_report_says_where_the_weights_come_from(parameters, project):
         f"mma_unet,theirs,ivif,{FILE},{digest},checkpoint-100.pth checkpoint-400-vi.pth," in study.sheets["given.csv"]
     )
     assert "ab" * 6 + ")" in study.sheets["given.tex"]
-    assert given.on_dataset([one], "ivif").endswith("training pairs: mma_unet.theirs.")
-    assert given.on_dataset([one], "mif") == ""
+    assert given.on_dataset([one], "ivif", "synthetic_road").endswith("training pairs: mma_unet.theirs.")
+    assert given.on_dataset([one], "mif", "synthetic_brain") == ""
     rows = {"MMA-UNet": "mma_unet.theirs", "Average": "average.base"}
     assert given.behind([one], rows, "ivif") == f", MMA-UNet with weights from {FILE}"
     (project / FILE).write_bytes(b"broken")

@@ -31,10 +31,11 @@ ROOMS = (
 FLOORS = (
     {"errors", "seeding", "code"},
     {"files", "plain", "methods", "settings", "training_sets"},
+    {"shipped"},
     {"plan", "images", "packs", "catalog"},
     {"set_checks"},
     {"parameters", "batches"},
-    {"pairs", "archives", "downloads", "nn"},
+    {"pairs", "archives", "downloads", "nn", "task_rule"},
     {"datasets", "metrics", "tracking", "checkpoints", "foreign", "fusing"},
     {"jobs", "training", "analyses", "lineage", "results"},
     {"downstream"},

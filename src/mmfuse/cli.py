@@ -65,15 +65,16 @@ def fuse(
     b: Annotated[Path, typer.Argument(help="Folder (or file) of the second modality: visible, CT, PET, SPECT…")],
     out: Annotated[Path, typer.Argument(help="Folder for the fused images, NAME.png.")],
     weights: Annotated[
-        Path | None, typer.Option(help="Weights of a trained method, as data/checkpoints/…/fusion.safetensors.")
+        str | None, typer.Option(help="Shipped weights by NAME (`mmfuse list weights`), or a FILE of a trained method.")
     ] = None,
-    method: Annotated[str, typer.Option(help="Weight-free method, where no weights are given.")] = "laplacian",
+    method: Annotated[str | None, typer.Option(help="Weight-free method in place of weights, as laplacian.")] = None,
+    task: Annotated[Task | None, typer.Option(help="Whose shipped weights; told from the images if left out.")] = None,
     allow_missing: Annotated[bool, typer.Option(help="Go on without images that lack a counterpart.")] = False,
 ) -> None:
     """Fuse image pairs of any size, in colour: two folders matched by file name, or two files."""
     from mmfuse.people import fuse_folders
 
-    fuse_folders(a, b, out, weights=weights, method=method, allow_missing=allow_missing)
+    fuse_folders(a, b, out, weights=weights, method=method, task=task, allow_missing=allow_missing)
 
 
 @app.command()
@@ -128,6 +129,7 @@ class Listed(StrEnum):
     datasets = "datasets"
     variants = "variants"
     analyses = "analyses"
+    weights = "weights"
 
 
 @app.command(name="list")
@@ -135,7 +137,7 @@ def list_(
     what: Annotated[Listed, typer.Argument(help="What to list.")],
     params: Annotated[Path, typer.Option(help="The study's parameters (for variants).")] = commands.DEFAULT_PARAMS,
 ) -> None:
-    """List the methods, metrics, datasets, variants or analyses there are."""
+    """List the methods, metrics, datasets, variants, analyses or shipped weights there are."""
     from mmfuse import people
 
     for line in people.listing(what.value, params):

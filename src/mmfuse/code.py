@@ -16,7 +16,7 @@ SOURCE = Path("src/mmfuse")
 PLUMBING = {
     "errors", "files", "jobs", "tracking", "parameters", "plan", "code", "cli", "commands", "downstream_commands",
     "options", "people", "doctor", "lineage", "results", "comparing", "registering", "plain", "importing",
-    "training_sets", "set_checks", "settings",
+    "training_sets", "set_checks", "settings", "shipped", "task_rule",
 }  # fmt: skip
 
 

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmfuse import shipped
 from mmfuse.errors import UserError
-from mmfuse.settings import settings_of
+from mmfuse.settings import choice_of_weights, settings_of
 from mmfuse.training_sets import BOTH, chosen, training_set, training_sets
 
 Parameters = Mapping[str, Any]
@@ -70,12 +71,19 @@ def seeds_of(parameters: Parameters, system: System) -> list[System]:
 
 def given_weights(parameters: Parameters, system: System) -> Path | None:
     """Return the file of weights that a system takes in place of a training; None where it has none."""
-    block = parameters["methods"].get(system.method, {})
-    if "weights" not in block and "weights" not in block.get("variants", {}).get(system.variant, {}):
-        return None  # so it is for most, and asked often
-    given = settings_of(parameters, system.method, system.variant)["weights"]
-    file = given.get(system.task) if isinstance(given, Mapping) else given
-    return Path(file) if file else None
+    one = shipped_weights(parameters, system)
+    choice = choice_of_weights(parameters, system.method, system.variant, system.task)
+    return shipped.study_file(one) if one else Path(choice) if choice else None
+
+
+def shipped_weights(parameters: Parameters, system: System) -> shipped.Shipped | None:
+    """Return the shipped weights that a system takes in place of a training; None where it takes none of them.
+
+    Raises:
+        UserError: it asks for shipped weights that there are not, or that are another method's or task's.
+    """
+    choice = choice_of_weights(parameters, system.method, system.variant, system.task)
+    return shipped.chosen(choice, system.method, system.task) if choice and shipped.is_shipped(choice) else None
 
 
 def is_trained(parameters: Parameters, system: System) -> bool:
@@ -321,6 +329,7 @@ def report_inputs(parameters: Parameters) -> list[str]:
         files += [f"reports/scores/{dataset}/{system.label}{end}" for end in (".csv", ".json", ".run.json")]
         given = given_weights(parameters, system)
         files += [given.as_posix()] if given else []
+        files += [shipped.study_index().as_posix()] if shipped_weights(parameters, system) else []
     for name, dataset, system in analysed(parameters):
         path = Path("reports/analysis") / dataset / analysis_file(name, system)
         files += [path.as_posix(), path.with_suffix(".run.json").as_posix()]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmfuse import plan
+from mmfuse import plan, shipped
 from mmfuse.catalog import Dataset, load_catalog
 from mmfuse.errors import UserError, closest
 from mmfuse.plain import read_json
@@ -46,7 +46,8 @@ def check_weights(values: Mapping[str, Any], path: Path, root: Path) -> None:
         root: The project's root, below which the weights lie.
 
     Raises:
-        UserError: a variant names no weights for a task that the study asks of it, or a file that is not there.
+        UserError: a variant names no weights for a task that the study asks of it, or a file that is not there; or the
+            study tests shipped weights on pairs that they were trained on.
     """
     for system in (system for task in values["study"]["tasks"] for system in plan.systems_of(values, task)):
         given = plan.settings_of(values, system.method, system.variant).get("weights")
@@ -61,13 +62,33 @@ def check_weights(values: Mapping[str, Any], path: Path, root: Path) -> None:
                 found=", ".join(given),
                 fix=f"name its file, or take {system.task} from the system's tasks in study.systems",
             )
-        if not (root / file).is_file():
+        one = plan.shipped_weights(values, system)
+        if one is not None:
+            shipped.verified(one, (root / file).parent)
+            _check_unseen(values, one, system, key)
+        elif not (root / file).is_file():
             raise UserError(
                 f"{key} names a file that is not there.",
                 expected="a file that `mmfuse import-weights` or a training wrote",
                 found=file,
                 fix="put it there (docs/how-to/import-published-weights.md), or take the system from study.systems",
             )
+
+
+def _check_unseen(values: Mapping[str, Any], one: shipped.Shipped, system: plan.System, key: str) -> None:
+    """Check that shipped weights were not trained or validated on pairs that the study tests on.
+
+    Datasets are compared by name and split; pairs that stand in two datasets are not noticed.
+    """
+    tested = values["study"]["tasks"][system.task]["test"]
+    seen = next((data for data in one.data if data.split == "test" and data.dataset in tested), None)
+    if seen is not None:
+        raise UserError(
+            f"{key}: the shipped weights {one.name} have seen the test pairs of {seen.dataset}.",
+            expected=f"test datasets that are not in their {seen.use}",
+            found=f"{seen.pairs} pairs of {seen.dataset}, split {seen.split}",
+            fix=f"take {seen.dataset} from study.tasks.{system.task}.test, or choose other weights",
+        )
 
 
 def _check_training(values: Mapping[str, Any], training: plan.Training, used: TrainingSet, path: Path) -> None:
@@ -223,7 +244,11 @@ def check_fused(parameters: Mapping[str, Any]) -> None:
             raise UserError(
                 f"The images of {system.label} on {dataset} were fused with other weights than its own.",
                 expected=weights,
-                found=", ".join(name for name in inputs if name.startswith(("data/checkpoints/", "data/external/")))
+                found=", ".join(
+                    name
+                    for name in inputs
+                    if name.startswith(("data/checkpoints/", "data/external/", "src/mmfuse/weights/"))
+                )
                 or "none",
                 fix="run `mmfuse sync --write-dvc`, then the study: params.yaml names another training set, or file",
             )

@@ -32,6 +32,19 @@ def settings_of(parameters: Parameters, method: str, variant: str) -> dict[str, 
     return merged(block, variants[variant])
 
 
+def choice_of_weights(parameters: Parameters, method: str, variant: str, task: str) -> str | None:
+    """Return what `weights` of a variant says for a task: a file, or which shipped weights; None where it says nothing.
+
+    Raises:
+        UserError: the method has no such variant.
+    """
+    block = parameters["methods"].get(method, {})
+    if "weights" not in block and "weights" not in block.get("variants", {}).get(variant, {}):
+        return None  # so it is for most, and asked often
+    given = settings_of(parameters, method, variant)["weights"]
+    return given.get(task) if isinstance(given, Mapping) else given
+
+
 def place(parameters: Parameters, method: str, variant: str, option: str) -> float:
     """Return where a variant stands along an option of its network: the number, or the largest of several.
 

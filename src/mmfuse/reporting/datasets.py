@@ -62,7 +62,7 @@ def _shown(study: Study, dataset: str, systems: Sequence[trained.Trained]) -> di
         "too_few": len(groups) > 1 and not statistics.can_differ(len(groups), images),
         "verdict": standing.verdict(groups, table.ranking),
         "trained": trained.on_dataset(systems, dataset),
-        "given": given.on_dataset(given.read(study), plan.task_of(study.parameters, dataset)),
+        "given": given.on_dataset(given.read(study), plan.task_of(study.parameters, dataset), dataset),
         "grid": [
             (name, _tiles(pack[pack.names.index(name)], card.roles, folders, settings, dataset)) for name in names
         ],

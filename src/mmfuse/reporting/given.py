@@ -16,6 +16,14 @@ from mmfuse.files import sha256
 from mmfuse.reporting import cards, latex, tables
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.study import Study
+from mmfuse.shipped import Shipped
+
+_UNKNOWN = "With weights from elsewhere, of which the study does not know the training pairs"
+_SEEN = {
+    "training": "With shipped weights, trained on other pairs of it",
+    "validation": "With shipped weights, validated with other pairs of it",
+}
+_NEVER = "With shipped weights, which never saw a pair of it"
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class Given:
         file: The file, below the project's root.
         sources: The SHA-256 of each file that it was imported from; none where a training wrote it.
         options: The network's options.
+        shipped: What the index says of shipped weights; None for a file from elsewhere.
     """
 
     method: str
@@ -37,6 +46,7 @@ class Given:
     file: str
     sources: Mapping[str, str]
     options: Mapping[str, Any]
+    shipped: Shipped | None = None
 
     @property
     def system(self) -> str:
@@ -57,10 +67,12 @@ def read(study: Study) -> list[Given]:
     """
     systems = {system: None for _, system in plan.scored_pairs(study.parameters)}
     found = ((system, plan.given_weights(study.parameters, system)) for system in systems)
-    return [_one(system, file) for system, file in found if file is not None]
+    return [
+        _one(system, file, plan.shipped_weights(study.parameters, system)) for system, file in found if file is not None
+    ]
 
 
-def _one(system: plan.System, file: Path) -> Given:
+def _one(system: plan.System, file: Path, shipped: Shipped | None) -> Given:
     try:
         with safe_open(file, framework="numpy") as weights:
             card = json.loads(weights.metadata()["mmfuse"])
@@ -69,15 +81,25 @@ def _one(system: plan.System, file: Path) -> Given:
         raise UserError(
             f"Not a readable weights file: {file}", found=error, fix="import the weights again, or train them"
         ) from error
-    return Given(system.method, system.variant, system.task, file.as_posix(), sources, options)
+    return Given(system.method, system.variant, system.task, file.as_posix(), sources, options, shipped)
 
 
-def on_dataset(found: Sequence[Given], task: str) -> str:
-    """Say which systems on a task have weights from elsewhere; nothing where there are none."""
-    names = ", ".join(one.system for one in found if one.task == task)
-    return (
-        f"With weights from elsewhere, of which the study does not know the training pairs: {names}." if names else ""
-    )
+def on_dataset(found: Sequence[Given], task: str, dataset: str) -> str:
+    """Say which systems on a dataset have weights from elsewhere, and what is known of them; nothing without any."""
+    groups: dict[str, list[str]] = {}
+    for one in (one for one in found if one.task == task):
+        uses = [data.use for data in one.shipped.data if data.dataset == dataset] if one.shipped else []
+        known = next((_SEEN[use] for use in _SEEN if use in uses), _NEVER)  # training counts before validation
+        groups.setdefault(known if one.shipped else _UNKNOWN, []).append(one.system)
+    return " ".join(f"{text}: {', '.join(names)}." for text, names in groups.items())
+
+
+def _pairs(one: Given) -> list[tuple[str, str]]:
+    """Return the pairs behind shipped weights in words, each with the licence of its dataset."""
+    return [
+        (f"{data.pairs} pairs of {data.dataset} ({data.split}, {data.use})", data.licence)
+        for data in (one.shipped.data if one.shipped else ())
+    ]
 
 
 def behind(found: Sequence[Given], rows: Mapping[str, str], task: str) -> str:
@@ -98,6 +120,10 @@ def shown(study: Study, found: Sequence[Given]) -> list[dict[str, Any]]:
             "file": one.file,
             "digest": one.digest,
             "sources": one.sources,
+            "pairs": _pairs(one),
+            "training": ", ".join(f"{key} {value}" for key, value in one.shipped.training.items())
+            if one.shipped
+            else "",
             "options": ", ".join(f"{key}={value}" for key, value in one.options.items()),
         }
         for one in found
@@ -105,11 +131,12 @@ def shown(study: Study, found: Sequence[Given]) -> list[dict[str, Any]]:
 
 
 def _csv(found: Sequence[Given]) -> str:
-    lines = [["method", "variant", "task", "weights", "SHA-256", "made from", "their SHA-256", "options"]]
+    lines = [["method", "variant", "task", "weights", "SHA-256", "made from", "their SHA-256", "trained on", "options"]]
     for one in found:
         options = json.dumps(one.options, sort_keys=True)
         sources = [" ".join(one.sources), " ".join(one.sources.values())]
-        lines.append([one.method, one.variant, one.task, one.file, one.digest, *sources, options])
+        pairs = "; ".join(f"{text}: {licence}" for text, licence in _pairs(one)) or "unknown"
+        lines.append([one.method, one.variant, one.task, one.file, one.digest, *sources, pairs, options])
     return tables.csv_text(lines)
 
 
@@ -117,8 +144,9 @@ def _latex(found: Sequence[Given]) -> str:
     rows = []
     for one in found:
         sources = ", ".join(f"{name} ({digest[:12]})" for name, digest in one.sources.items()) or "a training"
-        cells = [one.system, cards.TASKS.get(one.task, one.task), f"{one.file} ({one.digest[:12]})", sources]
+        pairs = "; ".join(text for text, _ in _pairs(one)) or "unknown"
+        cells = [one.system, cards.TASKS.get(one.task, one.task), f"{one.file} ({one.digest[:12]})", sources, pairs]
         rows.append([latex.escape(cell) for cell in cells])
-    names = ("System", "Task", "Weights", "Made from")
+    names = ("System", "Task", "Weights", "Made from", "Trained on")
     caption = "Systems with weights from elsewhere; in brackets the first digits of the files' SHA-256."
     return latex.table(caption, "tab:given", [[Head(name) for name in names]], rows, left=len(names))
