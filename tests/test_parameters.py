@@ -231,6 +231,29 @@ def test_a_wrong_training_set_is_named(with_sets, change, words):
         assert word in said
 
 
+def test_a_set_for_both_tasks_takes_datasets_of_either(with_sets):
+    path = with_sets / "params.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    sets = values["study"]["training_sets"]
+    sets["all"] = {"task": "both", "train": ["msrs", "harvard_ct_mri"], "val": ["roadscene"]}
+    values["methods"]["lkc_funet"]["trained_on"] = "all"
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    study = load_parameters(path)
+    own = [one for one in plan.trainings(study) if one.method == "lkc_funet" and one.variant == "base"]
+    assert [one.trained_on for one in own] == ["all"], "one training serves both tasks"
+    assert {plan.task_of(study, dataset) for dataset in ("msrs", "roadscene")} == {"ivif"}
+    assert plan.task_of(study, "harvard_ct_mri") == "mif"
+    weights = {
+        plan.complete_weights(study, with_sets, system)
+        for task in ("ivif", "mif")
+        for system in plan.systems_of(study, task)
+        if (system.method, system.variant) == ("lkc_funet", "base")
+    }
+    assert len(weights) == 1
+    sets["all"]["train"].append("openms")
+    assert "does not say which task" in refused(with_sets, lambda v: v.update(values))
+
+
 def test_a_training_set_that_no_system_uses_asks_for_no_dataset(with_sets):
     path = with_sets / "params.yaml"
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
