@@ -43,7 +43,7 @@ def register(params: Path, *, dataset: str, metric: str, name: str | None, study
     system, mean, means = best(parameters, dataset, metric)
     part = plan.parts_of(parameters, system.method)[-1]
     weights = plan.checkpoint(parameters, CHECKPOINTS, **asdict(system), part=part)
-    _check_made_by(system, dataset, weights)
+    check_made_by(system, dataset, weights)
     method, card = load_method(weights)
     pair = Pack(Path("data/prepared") / dataset / "test.safetensors")[0]
     layers = [luminance(pair[key])[:_SIDE, :_SIDE] for key in ("a", "b")]
@@ -111,22 +111,21 @@ def _column(columns: tuple[Column, ...], metric: str) -> Column:
     return column
 
 
-def _check_made_by(system: System, dataset: str, weights: Path) -> None:
-    """Check that the scores are those of the images that these weights made.
+def check_made_by(system: System, dataset: str, weights: Path | None) -> None:
+    """Check that the scores are those of the images that these weights, or a formula, made.
 
     Raises:
         UserError: something has been made anew since.
     """
     images = Path("data/fused") / dataset / system.label
-    steps = [
-        (images.with_name(f"{images.name}.run.json"), weights),
-        (SCORES / dataset / f"{system.label}.run.json", images),
-    ]
+    steps = [(SCORES / dataset / f"{system.label}.run.json", images)]
+    if weights is not None:
+        steps.insert(0, (images.with_name(f"{images.name}.run.json"), weights))
     for record, needed in steps:
         known = json.loads(record.read_text(encoding="utf-8"))["inputs"] if record.is_file() else {}
         if not needed.exists() or known.get(needed.as_posix()) != checksum(needed):
             raise UserError(
-                f"The scores of {system.label} on {dataset} are not those of its weights.",
+                f"The scores of {system.label} on {dataset} are not those of its weights or images.",
                 expected=f"{needed} as {record} knows it",
                 found="another file, or none",
                 fix="run the study to its end first",

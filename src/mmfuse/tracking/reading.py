@@ -60,6 +60,28 @@ def fetch_kept(root: Path, run: str, *, study: str | None, name: str, folder: Pa
     return path, system
 
 
+def hours_of(root: Path, run: str | None) -> float:
+    """Return the hours from the start to the end of a job's run; pauses between a kill and the next start count.
+
+    Args:
+        root: The project's root.
+        run: The run's id, as the job's run.json has it; None where it was not tracked.
+
+    Raises:
+        UserError: MLflow does not know the run, or it has no end.
+    """
+    uri = default_uri(root)
+    shown = shown_uri(uri, root)
+    fix = "say the hours yourself"
+    if run is None or (uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file()):
+        raise UserError("Nothing says how long a job took.", expected=f"its run in {shown}", found=run, fix=fix)
+    with answers_needed(f"MLflow at {shown} does not answer.", uri):
+        found = [one for one in _runs_called(connect(uri), run, None) if one.info.end_time]
+    if len(found) != 1:
+        raise UserError("Nothing says how long a job took.", expected=f"the run {run} in {shown}, ended", fix=fix)
+    return float(found[0].info.end_time - found[0].info.start_time) / 3_600_000
+
+
 def _runs_called(client: Any, run: str, study: str | None) -> list[Any]:
     """Return the runs of an id or a name."""
     experiments = [e.experiment_id for e in client.search_experiments() if study in {None, e.name}]
