@@ -10,7 +10,6 @@ import numpy as np
 from mmfuse import plan
 from mmfuse.reporting import cards, cases, figures, latex, learned, provenance, tables
 from mmfuse.reporting.latex import Head
-from mmfuse.reporting.scores import Group
 from mmfuse.reporting.standing import Ranking
 from mmfuse.reporting.study import Page, Study, representatives
 
@@ -30,7 +29,7 @@ def page(study: Study, others: Sequence[Page]) -> Page:
         caption, "tab:overview", [[Head(n) for n in names]], lines, left=len(names)
     )
     ranked = {dataset: board.ranking for dataset, board in study.boards.items()}
-    sets = {dataset: polygons(study.groups[dataset], found) for dataset, found in ranked.items() if found}
+    sets = {dataset: polygons(study, dataset, found) for dataset, found in ranked.items() if found}
     counts = provenance.counted(study.runs)
     members = [group.members[0] for groups in study.groups.values() for group in groups]
     shown = {
@@ -86,9 +85,10 @@ def _line(row: dict[str, Any]) -> list[Any]:
     return [row["dataset"], row["task"], row["images"], *listed, row["critical"], words]
 
 
-def polygons(groups: Sequence[Group], ranked: Ranking) -> figures.Polygons:
-    """Return what the radar shows of one dataset: a method a line."""
-    shown = representatives(groups)
+def polygons(study: Study, dataset: str, ranked: Ranking) -> figures.Polygons:
+    """Return what the radar shows of one dataset: a method a line, and one for each system with given weights."""
+    groups = study.groups[dataset]
+    shown = representatives(study.parameters, groups)
     numbers = [groups.index(group) for group in shown]
     columns = [standing.column for standing in ranked.counted]
     return figures.Polygons([g.label for g in shown], columns, figures.shares(ranked, numbers))

@@ -104,12 +104,14 @@ class Study:
         return provenance.read_run(path, "fuse", dataset, system.label)
 
 
-def representatives(groups: Sequence[Group]) -> list[Group]:
-    """Return one group a method: the variant `base`, or the first that the study lists."""
-    found: dict[str, Group] = {}
+def representatives(parameters: Mapping[str, Any], groups: Sequence[Group]) -> list[Group]:
+    """Return one group a method, `base` or the first variant that the study lists, and each with given weights."""
+    found: dict[tuple[str, str], Group] = {}
     for group in groups:
-        if group.method not in found or group.variant == "base":
-            found[group.method] = group
+        given = plan.given_weights(parameters, group.members[0].system) is not None
+        key = (group.method, group.variant if given else "")
+        if key not in found or group.variant == "base":
+            found[key] = group
     return list(found.values())
 
 
