@@ -191,7 +191,7 @@ def test_the_first_page_begins_with_the_pictures_of_each_task(project):
     assert len(re.findall("<img ", road)) == 12
     assert len(re.findall("<img ", brain)) == 9, "without a network there is one system beside the sources"
     assert "net (trained in this study; mean rank 1.50) is the best network, maximum (1.50) the best" in road
-    assert "is the best of all systems; there is no network" in brain
+    assert "average (training-free; mean rank 1.50) is the best system (no network is among them), by the" in brain
 
 
 def test_the_order_of_all_images_can_be_looked_up(project):
