@@ -171,6 +171,14 @@ def test_report_leads_to_the_viewer_and_back(study, sheet):
     assert page.url.endswith("index.html")
 
 
+def test_the_best_case_opens_in_the_viewer(study, sheet):
+    page = sheet(study / "out/index.html")
+    page.get_by_role("link", name="compare in the viewer").first.click()
+    settle(page)
+    assert ODD in text(page, "#status")
+    assert (page.locator("#a").input_value(), page.locator("#b").input_value()) == (MAXIMUM, NET)
+
+
 # ---- choosing ----------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,8 @@ from mmfuse.errors import UserError
 from mmfuse.files import sha256
 from mmfuse.parameters import load_parameters
 from mmfuse.plan import System
-from mmfuse.reporting import given
+from mmfuse.reporting import given, learned
+from mmfuse.reporting.study import representatives
 from test_engines import ENVIRONMENT, ROOT, call, tiny
 
 FOLDER = Path("src/mmfuse/weights")
@@ -43,6 +44,15 @@ def test_the_system_takes_the_methods_shipped_weights(parameters, project):
     assert plan.given_weights(read, SYSTEM) == FOLDER / "roads.safetensors"
     assert plan.complete_weights(read, Path("rooms"), SYSTEM) == FOLDER / "roads.safetensors"
     assert not plan.is_trained(read, SYSTEM)
+    names = [("mma_unet", "other"), ("mma_unet", "base"), ("mma_unet", "ours"), ("laplacian", "base")]
+    read["methods"]["mma_unet"]["variants"]["other"] = {}
+    groups = [SimpleNamespace(method=m, variant=v, members=[SimpleNamespace(system=System(m, v, "ivif", 0))])
+              for m, v in names]  # fmt: skip
+    assert [(one.method, one.variant) for one in representatives(read, groups)] == names[1:], "pictures show it too"
+    kinds = [learned.kind(read, System(*name, "ivif", 0)) for name in (("mma_unet", "ours"), ("mma_unet", "base"))]
+    assert kinds == [learned.SHIPPED, learned.TRAINED]
+    assert learned.kind(read, System("laplacian", "base", "ivif", 0)) == learned.FREE
+    assert learned.kind(read, System("mma_unet", "external", "ivif", 0)) == learned.EXTERNAL
     assert {f"{FOLDER}/roads.safetensors", f"{FOLDER}/index.yaml"} <= set(plan.report_inputs(read))
     parameters["methods"]["mma_unet"]["variants"]["ours"] = {"weights": {"ivif": "shipped:spare"}}
     read = load_parameters(write(project, parameters))

@@ -57,6 +57,7 @@ def _write(study: Path, out: Path, **settings: Any) -> None:
         prepared=study / "prepared",
         fused=study / "fused",
         groups=groups,
+        linked={"road": ["p4"]},
     )
 
 
@@ -130,9 +131,10 @@ def test_metrics_of_a_convention_beside_are_shown_where_they_differ():
 def test_some_pairs_are_those_of_the_grid_and_more(study):
     _write(study, study / "out", pairs=1)
     names = [name for _, name in _cards(study / "out")[0]["pairs"]]
-    # two in the grid (report.images), one by the rule, in the order of the pack
+    # two in the grid (report.images), one by the rule, one that a page leads to, in the order of the pack
     assert names == [name for name in NAMES if name in set(names)]
-    assert 2 <= len(names) <= 3
+    assert 3 <= len(names) <= 4
+    assert "p4" in names
     assert sorted(path.name for path in (study / "out/viewer/road").iterdir()) == [
         f"{NAMES.index(name):04d}" for name in names
     ]

@@ -92,7 +92,12 @@ def report() -> Measured:
     )
     shown = _timed(found, "report: tables, figures", lambda: pages(study))
     _timed(found, "report: page", lambda: Path("reports/index.html").write_text(render(study, shown), "utf-8"))
-    told: dict[str, Any] = {"parameters": parameters, "catalog": entries, "groups": study.groups}
+    told: dict[str, Any] = {
+        "parameters": parameters,
+        "catalog": entries,
+        "groups": study.groups,
+        "linked": study.linked,
+    }
     _timed(
         found,
         "report: viewer",

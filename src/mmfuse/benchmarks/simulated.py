@@ -97,6 +97,9 @@ def make_pairs(size: Size, folder: Path) -> None:
 
 def make_results(size: Size, folder: Path) -> None:
     """Write all that the report reads: packs, fused images that it shows, scores, histories and records."""
+    from mmfuse.reporting import cases
+    from mmfuse.reporting.study import read_groups
+
     values = read_yaml(folder / "params.yaml")
     random = np.random.default_rng(0)
     names, metrics = list(_names(size.pairs)), _metrics(values)
@@ -114,8 +117,10 @@ def make_results(size: Size, folder: Path) -> None:
         history.write_text("\n".join(["step,lr,train/total,val/total", *rows]), encoding="utf-8")
     for dataset, system in plan.scored_pairs(values):
         _write_scores(folder / "reports/scores" / dataset, names, metrics, system, random)
+    linked = cases.pairs(values, read_groups(values, folder / "reports/scores"))
+    for dataset, system in plan.scored_pairs(values):
         fused = folder / "data/fused" / dataset / system.label
-        for name in _shown(values, dataset, names):
+        for name in _shown(values, dataset, names, linked.get(dataset, [])):
             write_image(fused / f"{name}.png", random.integers(0, 256, (_SIDE, _SIDE), dtype=np.uint8))
     for path in plan.report_inputs(values):
         if path.endswith("run.json"):
@@ -126,10 +131,10 @@ def _names(count: int) -> Iterator[str]:
     return (f"{number:06d}" for number in range(count))
 
 
-def _shown(values: dict[str, Any], dataset: str, names: list[str]) -> Iterable[str]:
+def _shown(values: dict[str, Any], dataset: str, names: list[str], linked: list[str]) -> Iterable[str]:
     from mmfuse.reporting import pictures, viewer
 
-    pairs = viewer.pairs(values["report"], dataset, names).values()
+    pairs = viewer.pairs(values["report"], dataset, names, linked).values()
     return dict.fromkeys([*pairs, *pictures.chosen(values["report"]["images"], dataset, names)])
 
 

@@ -40,7 +40,7 @@ def _shown(study: Study, dataset: str, systems: Sequence[trained.Trained]) -> di
     card = cards.card(study.catalog, dataset, study.rooms.prepared)
     table, pack = study.boards[dataset], study.pack(dataset)
     names = pictures.chosen(settings["images"], dataset, pack.names)
-    shown = representatives(groups)
+    shown = representatives(study.parameters, groups)
     folders = {g.label: study.rooms.fused / dataset / g.members[0].system.label for g in shown}
     images = len(groups[0].members[0].images)
     meanings = tables.legend(groups[0].members[0].metrics)

@@ -232,7 +232,7 @@ def radar(album: Album, sets: Mapping[str, Polygons]) -> Shown:
     size = (3.9 * across, 3.6 * math.ceil(len(sets) / across) + 0.5)
     words = "Means over the test images, each axis from the worst method of the panel (inner ring) to the best (outer "
     words += "ring), turned so that outwards is better. The axes have no common unit and small differences fill them: "
-    words += "read the tables for sizes and intervals. Of each method the variant base."
+    words += "read the tables for sizes and intervals. Of each method the variant base, and what has given weights."
     return album.draw("overview", "radar", "All metrics at a glance", words, size, partial(_radar, sets, across))
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mmfuse.reporting import cards, figures, latex, provenance, tables
+from mmfuse import plan
+from mmfuse.reporting import cards, cases, figures, latex, learned, provenance, tables
 from mmfuse.reporting.latex import Head
-from mmfuse.reporting.scores import Group
 from mmfuse.reporting.standing import Ranking
 from mmfuse.reporting.study import Page, Study, representatives
 
@@ -17,18 +17,28 @@ from mmfuse.reporting.study import Page, Study, representatives
 def page(study: Study, others: Sequence[Page]) -> Page:
     """Return the overview; `others` are the pages that it leads to."""
     rows = [_row(study, dataset) for dataset in study.groups]
-    names = ("dataset", "task", "test images", "first", "not told apart from it", "behind", "critical difference")
+    matches = [row["match"] for row in rows if row["match"]]
+    names = ["dataset", "task", "test images", "first", "not told apart from it", "behind", "critical difference"]
+    names.append("best network and best training-free baseline")
     study.sheets["overview.csv"] = tables.csv_text([names, *(_line(row) for row in rows)])
     caption = "Which methods lead: mean rank over the metrics in brackets, 1 is best. Not told apart: within the "
-    caption += "critical difference from the first (Nemenyi's test, level 0.05)."
+    caption += "critical difference from the first (Nemenyi's test, level 0.05). Last: how the best network stands "
+    caption += "to the best training-free baseline by the same rule."
     lines = [[latex.escape(str(text)) for text in _line(row)] for row in rows]
-    study.sheets["overview.tex"] = latex.table(caption, "tab:overview", [[Head(n) for n in names]], lines, left=7)
+    study.sheets["overview.tex"] = latex.table(
+        caption, "tab:overview", [[Head(n) for n in names]], lines, left=len(names)
+    )
     ranked = {dataset: board.ranking for dataset, board in study.boards.items()}
-    sets = {dataset: polygons(study.groups[dataset], found) for dataset, found in ranked.items() if found}
+    sets = {dataset: polygons(study, dataset, found) for dataset, found in ranked.items() if found}
     counts = provenance.counted(study.runs)
+    members = [group.members[0] for groups in study.groups.values() for group in groups]
     shown = {
         "name": study.parameters["study"]["name"],
         "seeds": study.parameters["study"]["seeds"],
+        "opening": learned.opening(matches, [row["dataset"] for row in rows if not row["match"]]),
+        "matches": matches,
+        "outside": any(member.system.variant == plan.EXTERNAL for member in members),
+        "cases": cases.shown(study),
         "rows": rows,
         "methods": list(dict.fromkeys(g.method for groups in study.groups.values() for g in groups)),
         "systems": len({(g.method, g.variant) for groups in study.groups.values() for g in groups}),
@@ -55,6 +65,7 @@ def _row(study: Study, dataset: str) -> dict[str, Any]:
         "behind": [],
         "critical": "",
         "wins": "",
+        "match": learned.match(study, dataset),
     }
     if ranked is None:
         return row
@@ -70,12 +81,14 @@ def _row(study: Study, dataset: str) -> dict[str, Any]:
 
 def _line(row: dict[str, Any]) -> list[Any]:
     listed = ["; ".join(f"{label} ({rank})" for label, rank in row[place]) for place in ("first", "near", "behind")]
-    return [row["dataset"], row["task"], row["images"], *listed, row["critical"]]
+    words = row["match"].words if row["match"] else ""
+    return [row["dataset"], row["task"], row["images"], *listed, row["critical"], words]
 
 
-def polygons(groups: Sequence[Group], ranked: Ranking) -> figures.Polygons:
-    """Return what the radar shows of one dataset: a method a line."""
-    shown = representatives(groups)
+def polygons(study: Study, dataset: str, ranked: Ranking) -> figures.Polygons:
+    """Return what the radar shows of one dataset: a method a line, and one for each system with given weights."""
+    groups = study.groups[dataset]
+    shown = representatives(study.parameters, groups)
     numbers = [groups.index(group) for group in shown]
     columns = [standing.column for standing in ranked.counted]
     return figures.Polygons([g.label for g in shown], columns, figures.shares(ranked, numbers))

@@ -45,7 +45,8 @@ class Page:
 class Study:
     """One study, read: `groups` and `boards` are the systems of each test dataset and how they stand.
 
-    Pages leave their figures in `album` and their tables, as text by file name, in `sheets`.
+    Pages leave their figures in `album`, their tables, as text by file name, in `sheets`, and in `linked`, by dataset,
+    the pairs that they lead to in the viewer.
     """
 
     parameters: Mapping[str, Any]
@@ -57,6 +58,7 @@ class Study:
     runs: Sequence[Run]
     album: Album = field(default_factory=Album)
     sheets: dict[str, str] = field(default_factory=dict)
+    linked: dict[str, list[str]] = field(default_factory=dict)
     _seen: dict[str, list[Seen]] = field(default_factory=dict)
 
     @property
@@ -102,12 +104,14 @@ class Study:
         return provenance.read_run(path, "fuse", dataset, system.label)
 
 
-def representatives(groups: Sequence[Group]) -> list[Group]:
-    """Return one group a method: the variant `base`, or the first that the study lists."""
-    found: dict[str, Group] = {}
+def representatives(parameters: Mapping[str, Any], groups: Sequence[Group]) -> list[Group]:
+    """Return one group a method, `base` or the first variant that the study lists, and each with given weights."""
+    found: dict[tuple[str, str], Group] = {}
     for group in groups:
-        if group.method not in found or group.variant == "base":
-            found[group.method] = group
+        given = plan.given_weights(parameters, group.members[0].system) is not None
+        key = (group.method, group.variant if given else "")
+        if key not in found or group.variant == "base":
+            found[key] = group
     return list(found.values())
 
 
@@ -117,15 +121,24 @@ def read_study(parameters: Mapping[str, Any], rooms: Rooms, catalog: Mapping[str
     Raises:
         UserError: something that the study names is missing, or scores cannot stand in one table.
     """
+    groups = read_groups(parameters, rooms.scores)
+    boards = {dataset: _board(dataset, found) for dataset, found in groups.items()}
+    return Study(parameters, rooms, catalog, printed, groups, boards, _runs(parameters, rooms))
+
+
+def read_groups(parameters: Mapping[str, Any], scores: Path) -> dict[str, list[Group]]:
+    """Read the scores of each test dataset, by method and variant.
+
+    Raises:
+        UserError: a table is missing or damaged, or scores cannot stand in one table.
+    """
     systems: dict[str, list[System]] = {}
     for dataset, system in plan.scored_pairs(parameters):
         systems.setdefault(dataset, []).append(system)
-    groups = {
-        dataset: grouped([read_scores(rooms.scores, dataset, system) for system in found], dataset)
+    return {
+        dataset: grouped([read_scores(scores, dataset, system) for system in found], dataset)
         for dataset, found in systems.items()
     }
-    boards = {dataset: _board(dataset, found) for dataset, found in groups.items()}
-    return Study(parameters, rooms, catalog, printed, groups, boards, _runs(parameters, rooms))
 
 
 def _board(dataset: str, groups: Sequence[Group]) -> Table:

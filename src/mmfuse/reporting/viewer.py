@@ -29,12 +29,21 @@ _PROGRAMS = ("pictures", "drawing", "controls")  # in the order in which they bu
 _COLOUR_TYPE = 25  # where a PNG file says whether it is grey (0)
 
 
-def pairs(settings: Mapping[str, Any], dataset: str, names: Sequence[str]) -> dict[int, str]:
-    """Return the test pairs that the viewer has, by number: what `report.viewer` says and those of the picture grid."""
+def pairs(
+    settings: Mapping[str, Any], dataset: str, names: Sequence[str], linked: Sequence[str] = ()
+) -> dict[int, str]:
+    """Return the test pairs that the viewer has, by number.
+
+    They are what `report.viewer` says, those of the picture grid, and those that the report's pages lead to (`linked`).
+    """
     count = settings["viewer"]["pairs"]
     kept = set(names)
     if count is not None:
-        kept = {*pictures.evenly(names, count, offset=0.5), *pictures.chosen(settings["images"], dataset, names)}
+        kept = {
+            *pictures.evenly(names, count, offset=0.5),
+            *pictures.chosen(settings["images"], dataset, names),
+            *linked,
+        }
     return {number: name for number, name in enumerate(names) if name in kept}
 
 
@@ -128,6 +137,7 @@ def write(
     prepared: Path,
     fused: Path,
     groups: Mapping[str, Sequence[Group]],
+    linked: Mapping[str, Sequence[str]],
 ) -> None:
     """Write the folder `viewer/` and then `viewer.html` into `out`, each whole or not at all.
 
@@ -138,6 +148,7 @@ def write(
         prepared: Room of the prepared data.
         fused: Room of the fused images.
         groups: Each dataset's scores by method and variant.
+        linked: Pairs of each dataset that the report's pages lead to.
 
     Raises:
         UserError: a file of the study is missing; the message says which stage makes it.
@@ -146,7 +157,7 @@ def write(
     with whole_folder(out / FOLDER) as folder:
         for dataset, found in groups.items():
             pack = Pack(existing(prepared / dataset / "test.safetensors", "prepare"))
-            shown = pairs(settings, dataset, pack.names)
+            shown = pairs(settings, dataset, pack.names, linked.get(dataset, ()))
             members = [member for group in found for member in _members(settings, group)]
             for key, text in _scripts(dataset, pack, shown, members, fused):
                 path = folder / f"{key}.js"

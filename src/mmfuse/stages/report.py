@@ -37,7 +37,8 @@ def run(
     entries = load_catalog(catalog)
     study = read_study(parameters, rooms, entries, printed)
     page = render(study, pages(study))
-    viewer.write(out, parameters=parameters, catalog=entries, prepared=prepared, fused=fused, groups=study.groups)
+    rooms_read = {"prepared": prepared, "fused": fused}
+    viewer.write(out, parameters=parameters, catalog=entries, groups=study.groups, linked=study.linked, **rooms_read)
     with whole_folder(out / "tables") as folder:
         for name, text in study.sheets.items():
             (folder / name).write_text(text, encoding="utf-8")
