@@ -2,7 +2,10 @@
 
 Torch's own takes the variance as the mean of the squares less the square of the mean there. On an image whose mean is
 ten times its standard deviation three digits are left of single precision. Here the variance is that of differences
-from the mean, of one block of pixels at a time, so that the second look at a block finds it in the cache.
+from the mean, of one block of pixels at a time, so that their squares are added up in the cache.
+
+Several neighbouring pixels make one row of a block, as if they had channels of their own: sums over rows of few numbers
+are slow. The blocks are few, since the threads wait for each other at every step.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 
 from mmfuse.nn.workspace import buffer
 
-_BLOCK_BYTES = 2**18
+_BLOCK_BYTES, _ROW = 2**22, 1024  # of one block, and numbers in one of its rows
 
 
 class StableGroupNorm(nn.GroupNorm):
@@ -29,7 +32,7 @@ class StableGroupNorm(nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Normalise each group of channels of each image.
 
-        Source: the blocks' means and variances are joined as in Chan, Golub and LeVeque, 1983.
+        Source: the columns' means and variances are joined as in Chan, Golub and LeVeque, 1983.
         """
         last = input.ndim == 4 and not input.is_contiguous() and input.is_contiguous(memory_format=torch.channels_last)
         if not last or not self.affine or input.dtype != torch.float32 or input.device.type != "cpu":
@@ -43,20 +46,30 @@ class StableGroupNorm(nn.GroupNorm):
 
     def _scale_and_shift(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return what each channel of an image (n, C) is multiplied by and what is added, (C,) each."""
-        block = max(1, _BLOCK_BYTES // (4 * self.num_channels))
-        centred = buffer("centred", (block, self.num_channels), image.dtype)
+        beside = max(1, _ROW // self.num_channels)  # pixels in a row
+        whole = len(image) // beside * beside
+        groups = (-1, self.num_groups, self.num_channels // self.num_groups)
         means, squares, counts = [], [], []
-        for pixels in image.split(block):
-            mean = pixels.mean(dim=0)
-            difference = torch.sub(pixels, mean, out=centred[: len(pixels)])
-            squares.append(difference.square_().sum(dim=0))
-            means.append(mean)
-            counts.append(len(pixels))
-        count = torch.tensor(counts, dtype=torch.float64)[:, None, None]
-        mean, square = (torch.stack(v).double().view(len(counts), self.num_groups, -1) for v in (means, squares))
-        total = len(image) * mean.shape[2]
-        whole = (count * mean).sum(dim=(0, 2)) / total  # (G,)
-        variance = (square + count * (mean - whole[:, None]).square()).sum(dim=(0, 2)) / total
+        for rows in (image[:whole].view(-1, beside * self.num_channels), image[whole:]):
+            if len(rows):
+                mean, square = self._mean_and_square(rows)
+                means.append(mean.double().view(groups))
+                squares.append(square.view(groups))
+                counts.append(torch.full_like(means[-1], len(rows)))
+        # each column is a sample of one channel: (columns, G, C / G)
+        mean, square, count = map(torch.cat, (means, squares, counts))
+        total = count.sum(dim=(0, 2))  # (G,)
+        centre = (count * mean).sum(dim=(0, 2)) / total
+        variance = (square + count * (mean - centre[:, None]).square()).sum(dim=(0, 2)) / total
         scale = (variance + self.eps).rsqrt()[:, None] * self.weight.double().view(self.num_groups, -1)
-        shift = self.bias.double().view(scale.shape) - whole[:, None] * scale
+        shift = self.bias.double().view(scale.shape) - centre[:, None] * scale
         return scale.flatten().float(), shift.flatten().float()
+
+    @staticmethod
+    def _mean_and_square(rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean of each column of (n, columns), and the sum of the squared differences from it, in double."""
+        mean, square = rows.mean(dim=0), torch.zeros(rows.shape[1], dtype=torch.float64)
+        for block in rows.split(max(1, _BLOCK_BYTES // (4 * rows.shape[1]))):
+            difference = torch.sub(block, mean, out=buffer("centred", tuple(block.shape), rows.dtype))
+            square += difference.square_().sum(dim=0)
+        return mean, square

@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from mmfuse.nn.banded import BANDED
 from mmfuse.nn.group_norm import StableGroupNorm
 from mmfuse.nn.large_kernel import LargeKernelConv2d
+from mmfuse.nn.pointwise import PointwiseConv2d
 from mmfuse.nn.small_kernel import SmallKernelConv2d
 from mmfuse.nn.stochastic_depth import StochasticDepth
 
@@ -54,6 +55,8 @@ def _replace(network: nn.Module) -> None:
     for name, module in network.named_children():
         if type(module) is nn.Conv2d and SmallKernelConv2d.fits(module):
             setattr(network, name, SmallKernelConv2d(module))
+        elif type(module) is nn.Conv2d and PointwiseConv2d.fits(module):
+            setattr(network, name, PointwiseConv2d(module))
         elif type(module) is nn.GroupNorm:
             setattr(network, name, StableGroupNorm(module))
         elif type(module) in BANDED:
