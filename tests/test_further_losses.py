@@ -83,6 +83,17 @@ def test_intensity_terms_are_zero_for_what_they_ask_for(images):
     assert float(TERMS["mean_intensity"](a, a, b)) == pytest.approx(float((a - b).abs().mean()) / 2)
 
 
+def test_what_leaves_the_range_is_drawn_back(images):
+    _, a, b = images
+    assert float(TERMS["outside_range"](a, a, b)) == 0
+    image = torch.tensor([[[[-0.5, 0.2], [1.0, 1.25]]]], requires_grad=True)
+    loss = TERMS["outside_range"](image, image, image)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(0.75 / 4)
+    assert image.grad is not None
+    assert image.grad.flatten().tolist() == [-0.25, 0, 0, 0.25]
+
+
 @pytest.mark.parametrize("name", sorted(TERMS))
 def test_gradients_are_right_and_finite(name, images):
     fused, a, b = (image[..., :16, :16].clone() for image in images)

@@ -105,6 +105,15 @@ def greater_intensity_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return F.l1_loss(fused, torch.maximum(a, b))
 
 
+def outside_range_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:  # noqa: ARG001 - as every term
+    """Mean distance by which pixels leave [0, 1], where an image is clipped and detail is lost.
+
+    Shape: (B, 1, H, W) three times; returns a scalar.
+    Range: from 0.
+    """
+    return F.l1_loss(fused, fused.detach().clamp(0, 1))
+
+
 TERMS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "signed_gradient": signed_gradient_loss,
     "difference_correlation": difference_correlation_loss,
@@ -112,4 +121,5 @@ TERMS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "information": information_loss,
     "mean_intensity": mean_intensity_loss,
     "greater_intensity": greater_intensity_loss,
+    "outside_range": outside_range_loss,
 }
