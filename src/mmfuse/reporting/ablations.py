@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from mmfuse import plan
 from mmfuse.reporting import comparisons, latex, provenance, statistics, tables
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import Column, Group, average
@@ -47,10 +48,17 @@ def pages(study: Study) -> list[Page]:
 
 
 def _method(study: Study, method: str) -> list[dict[str, Any]]:
-    """Return the table of one method on each dataset that has several of its variants, `base` among them."""
+    """Return the table of one method on each dataset that has several of its variants, `base` among them.
+
+    Weights from a file are no ablation: they were trained on other pairs.
+    """
     found = []
     for dataset, groups in study.groups.items():
-        own = [number for number, group in enumerate(groups) if group.method == method]
+        own = [
+            number
+            for number, group in enumerate(groups)
+            if group.method == method and plan.given_weights(study.parameters, group.members[0].system) is None
+        ]
         base = next((number for number in own if groups[number].variant == "base"), None)
         if base is None or len(own) < 2:
             continue
