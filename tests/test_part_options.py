@@ -42,11 +42,18 @@ PLAIN = BLOCK | {"schedule": "constant", "optimiser": "adam", "crop": WHOLE, "fl
     ids=str,
 )
 def test_flips_are_independent_and_alike_in_a_pair_and_its_mask(tmp_path, flips, expected):
-    corner = np.zeros((40, 48), np.uint8)
+    seen = corners(tmp_path, WHOLE | {"width": 48}, **flips)
+    assert set(seen) == expected
+    assert min(seen.values()) > 200 / len(expected) * 0.6
+
+
+def corners(folder, crop, **changes):
+    """Count where 200 crops have the corner that is bright in both images and in the mask."""
+    corner = np.zeros((crop["height"], crop["width"]), np.uint8)
     corner[0, 0] = 255
-    sample = {"name": "p", "a": corner, "b": corner, "mask": corner // 255}
-    write_pack(tmp_path / "d/train.safetensors", [sample])
-    pairs = TrainingPairs([Pack(tmp_path / "d/train.safetensors")], {**PLAIN, "batch": 1, **flips}, 0)
+    write_pack(folder / "d/train.safetensors", [{"name": "p", "a": corner, "b": corner, "mask": corner // 255}])
+    settings = {**PLAIN, "crop": crop, "batch": 1, **changes}
+    pairs = TrainingPairs([Pack(folder / "d/train.safetensors")], settings, 0)
     pairs.masks = True
     seen = Counter()
     for step in range(200):
@@ -55,29 +62,15 @@ def test_flips_are_independent_and_alike_in_a_pair_and_its_mask(tmp_path, flips,
         assert torch.equal(a, b)
         assert torch.equal(a[0, 0], mask[0].float())
         ((row, column),) = a[0, 0].nonzero().tolist()
-        seen[row // 39, column // 47] += 1
-    assert set(seen) == expected
-    assert min(seen.values()) > 200 / len(expected) * 0.6
+        seen[row // (crop["height"] - 1), column // (crop["width"] - 1)] += 1
+    return seen
 
 
 # ------------------------------------------------------------------------------------------------ turns and brightness
 
 
 def test_quarter_turns_come_equally_often_and_alike_in_a_pair_and_its_mask(tmp_path):
-    corner = np.zeros((40, 40), np.uint8)
-    corner[0, 0] = 255
-    write_pack(tmp_path / "d/train.safetensors", [{"name": "p", "a": corner, "b": corner, "mask": corner // 255}])
-    settings = {**PLAIN, "crop": WHOLE | {"width": 40}, "batch": 1, "quarter_turns": True}
-    pairs = TrainingPairs([Pack(tmp_path / "d/train.safetensors")], settings, 0)
-    pairs.masks = True
-    seen = Counter()
-    for step in range(200):
-        seed_everything(0, step)
-        a, b, mask = pairs.batch(step)
-        assert torch.equal(a, b)
-        assert torch.equal(a[0, 0], mask[0].float())
-        ((row, column),) = a[0, 0].nonzero().tolist()
-        seen[row // 39, column // 39] += 1
+    seen = corners(tmp_path, WHOLE | {"width": 40}, quarter_turns=True)
     assert set(seen) == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert min(seen.values()) > 30
 

@@ -122,7 +122,7 @@ def _network(pairs: list[Matched], weights: str | Path | None, method: str | Non
             raise UserError(
                 f"{method} needs trained weights.",
                 expected="--weights FILE, or a name of `mmfuse list weights`",
-                fix=f"name its {net.parts[-1]}.safetensors below data/checkpoints, or choose a weight-free method",
+                fix=f"name its {net.parts[-1]}.safetensors below data/checkpoints, or choose a training-free method",
             )
         return net
     if weights is not None and _is_file(weights):
@@ -213,7 +213,7 @@ def _methods() -> Iterator[str]:
     for name in methods.available():
         method = methods.load(name)
         yield f"{name}: {method.summary} [{', '.join(method.tasks)}] ({method.source})"
-        yield f"    parts: {', '.join(method.parts) or 'none, weight-free'}"
+        yield f"    parts: {', '.join(method.parts) or 'none, training-free'}"
         options = inspect.signature(method).parameters.values()
         listed = [f"{o.name}={o.default}" for o in options if o.default is not inspect.Parameter.empty]
         yield f"    options: {', '.join(listed) or 'none'}"

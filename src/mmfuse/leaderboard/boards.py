@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 
 from mmfuse.errors import UserError
 from mmfuse.metrics import resolve
+from mmfuse.parameters import check_against_schema
 from mmfuse.plain import read_table, read_yaml
 from mmfuse.reporting.scores import Array, Column, Scores
 
@@ -43,12 +43,11 @@ class Stored:
 
 @dataclass(frozen=True)
 class Board:
-    """One board: heading, datasets, the names of the images that count where not all stored ones do, and a note."""
+    """One board: heading, datasets, and a note; its images are those of the stored scores."""
 
     name: str
     title: str
     datasets: tuple[str, ...]
-    images: Mapping[str, tuple[str, ...]]
     note: str
 
 
@@ -78,14 +77,7 @@ def load(path: Path, *, schema: Path = SCHEMA) -> Boards:
         UserError: the file is missing or does not fit the schema, or names a metric, a method or a dataset wrongly.
     """
     content = read_yaml(path)
-    worst = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(read_yaml(schema)).iter_errors(content))
-    if worst is not None:
-        key = ".".join(str(part) for part in worst.absolute_path) or "the top level"
-        raise UserError(
-            f"{path} does not fit its schema at {key}: {worst.message}",
-            expected=worst.schema.get("description") if isinstance(worst.schema, Mapping) else None,
-            fix=f"correct the entry; {schema} explains each key",
-        )
+    check_against_schema(content, read_yaml(schema), str(path))
     found = Boards(
         path.parent,
         content["convention"],
@@ -103,8 +95,7 @@ def _columns(convention: str, metrics: Sequence[str]) -> tuple[Column, ...]:
 
 
 def _board(name: str, entry: Mapping[str, Any]) -> Board:
-    images = {dataset: tuple(names) for dataset, names in entry.get("images", {}).items()}
-    return Board(name, entry["title"], tuple(entry["datasets"]), images, entry.get("note", ""))
+    return Board(name, entry["title"], tuple(entry["datasets"]), entry.get("note", ""))
 
 
 def _stored(entry: Mapping[str, Any]) -> Stored:
@@ -125,9 +116,6 @@ def _check(found: Boards, path: Path) -> None:
         for dataset in board.datasets:
             if dataset not in known:
                 problems.append(f"boards.{board.name}: no scores are stored for {dataset}, which would name its images")
-        strange = [dataset for dataset in board.images if dataset not in board.datasets]
-        if strange or (board.images and len(board.images) < len(board.datasets)):
-            problems.append(f"boards.{board.name}.images: expected {', '.join(board.datasets)}")
     if problems:
         raise UserError(
             f"{path}: the entries contradict each other.",
@@ -180,11 +168,11 @@ def finite(values: Array, names: Sequence[str], metrics: Sequence[str], of: str)
     return rounded(values)
 
 
-def images_of(boards: Boards, board: Board, dataset: str) -> tuple[str, ...]:
-    """Return the names of a board's images of one dataset: all of its stored scores, or those that the board names.
+def images_of(boards: Boards, dataset: str) -> tuple[str, ...]:
+    """Return the names of the images of a dataset that boards show: those of its stored scores.
 
     Raises:
-        UserError: stored scores do not agree on the images, or lack one that the board names.
+        UserError: stored scores do not agree on the images.
     """
     first, *others = boards.methods(dataset)
     names = read_stored(boards, dataset, first)[0]
@@ -197,16 +185,7 @@ def images_of(boards: Boards, board: Board, dataset: str) -> tuple[str, ...]:
                 found=f"{boards.file(dataset, other)}: lacks {listed(missing)}; has besides {listed(more)}",
                 fix="measure the same images",
             )
-    chosen = board.images.get(dataset)
-    missing = [] if chosen is None else differing(chosen, names)[0]
-    if missing:
-        raise UserError(
-            f"The board {board.name} names images of {dataset} that the stored scores lack.",
-            expected=f"some of the {len(names)} images of {boards.file(dataset, first)}",
-            found=listed(missing),
-            fix=f"correct boards.{board.name}.images",
-        )
-    return names if chosen is None else tuple(sorted(chosen))
+    return names
 
 
 def differing(wanted: Sequence[str], found: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -14,7 +14,12 @@ from mmfuse.reporting.style import Album
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WORDS = {SYSTEM: "this project", EXTERNAL: "fused elsewhere", BASELINE: "weight-free baseline", PUBLISHED: "published"}
+WORDS = {
+    SYSTEM: "this project",
+    EXTERNAL: "fused elsewhere",
+    BASELINE: "training-free baseline",
+    PUBLISHED: "published",
+}
 _LOOKS = {
     SYSTEM: (PALETTE[3], "o"),
     EXTERNAL: (PALETTE[4], "^"),

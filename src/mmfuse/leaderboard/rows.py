@@ -63,7 +63,7 @@ def collect(
     Raises:
         UserError: a row lacks some of the board's images or a metric, or has the name of another one.
     """
-    images = {dataset: images_of(boards, board, dataset) for dataset in board.datasets}
+    images = {dataset: images_of(boards, dataset) for dataset in board.datasets}
     stored = _stored(boards, board, images)
     known = {row.name: row for row in stored}
     rows: dict[str, Row] = {}

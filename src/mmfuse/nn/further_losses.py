@@ -1,18 +1,26 @@
 """Loss terms beyond the papers' own, which any part that fuses can weight beside its method's.
 
-Each compares a fused image with both sources; the papers' losses leave open what these ask for
-(docs/decisions/0022-shipped-networks.md).
+Each compares a fused image with both sources (docs/decisions/0022-shipped-networks.md). Two are LKC-FUNet's own terms,
+for methods without them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmfuse.nn.losses import blur, correlation, gaussian_window, spatial_gradient, ssim_map
+from mmfuse.nn.losses import (
+    blur,
+    correlation,
+    gaussian_window,
+    spatial_gradient,
+    strongest_intensity_loss,
+    two_source_ssim_loss,
+)
 from mmfuse.nn.precision import in_full_precision
 
 _LENGTHS = (9, 5)  # of the Gaussian windows, one a scale, with sigma = length / 5
@@ -42,16 +50,6 @@ def difference_correlation_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """
     fused, a, b = fused.flatten(1), a.flatten(1), b.flatten(1)
     return 1 - (correlation(fused - b, a) + correlation(fused - a, b)).mean() / 2
-
-
-def source_similarity_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """One minus the mean structural similarity to both sources, with replicated borders.
-
-    Shape: (B, 1, H, W) three times; returns a scalar.
-    Range: [0, 2].
-    Source: LKC-FUNet eq. 6, for methods without such a term.
-    """
-    return 1 - torch.stack([ssim_map(fused, source, border="replicate").mean() for source in (a, b)]).mean()
 
 
 def information_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -95,16 +93,6 @@ def mean_intensity_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return F.l1_loss(fused, (a + b) / 2)
 
 
-def greater_intensity_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference to the brighter source at each pixel.
-
-    Shape: (B, 1, H, W) three times; returns a scalar.
-    Range: [0, 1] for images in [0, 1].
-    Source: LKC-FUNet eq. 7, for methods without such a term.
-    """
-    return F.l1_loss(fused, torch.maximum(a, b))
-
-
 def outside_range_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:  # noqa: ARG001 - as every term
     """Mean distance by which pixels leave [0, 1], where an image is clipped and detail is lost.
 
@@ -117,9 +105,9 @@ def outside_range_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:  # noqa: 
 TERMS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "signed_gradient": signed_gradient_loss,
     "difference_correlation": difference_correlation_loss,
-    "source_similarity": source_similarity_loss,
+    "source_similarity": partial(two_source_ssim_loss, border="replicate"),
     "information": information_loss,
     "mean_intensity": mean_intensity_loss,
-    "greater_intensity": greater_intensity_loss,
+    "greater_intensity": strongest_intensity_loss,
     "outside_range": outside_range_loss,
 }
