@@ -205,3 +205,57 @@ def test_many_images_take_little_memory_and_give_the_same_numbers(random, monkey
     np.testing.assert_allclose(interval(values), whole, rtol=1e-12)
     np.testing.assert_allclose(average_ranks(ranked, 1), ranks, rtol=1e-12)
     statistics._counts.cache_clear()
+
+
+# ------------------------------------------------------------------------------------------- over images and seeds
+
+
+@pytest.mark.parametrize(
+    ("seeds", "images", "deviations"),
+    [(3, 50, (0, 1, 1)), (3, 50, (0.1, 1, 1)), (5, 25, (0.2, 1, 0.5)), (3, 150, (1, 0.1, 0.1)), (2, 50, (0.2, 1, 0.5))],
+)
+def test_an_interval_over_images_and_seeds_holds_the_true_mean(random, seeds, images, deviations):
+    of_seed, of_image, of_rest = deviations
+    held = []
+    for _ in range(1000):
+        values = of_seed * random.normal(size=(seeds, 1)) + of_image * random.normal(size=(1, images))
+        found = statistics.crossed(values + of_rest * random.normal(size=(seeds, images)))
+        held.append(found.low < 0 < found.high)
+    assert 0.92 < np.mean(held) < 0.985
+
+
+def test_variances_of_a_table_by_hand():
+    # rows 1 2 3 / 3 5 7: means 2 and 5, columns 2 3.5 5, all 3.5; rest ±0.5 0 ∓0.5
+    found = statistics.crossed(np.array([[1.0, 2.0, 3.0], [3.0, 5.0, 7.0]]))
+    assert found.mean == 3.5
+    assert found.rest == pytest.approx(1.0 / 2)
+    assert found.seeds == pytest.approx(4.5 - 0.5 / 3)
+    assert found.images == pytest.approx(2.25 - 0.5 / 2)
+
+
+def test_one_seed_gives_the_t_interval_over_the_images(random):
+    values = random.normal(size=(1, 12))
+    found = statistics.crossed(values)
+    low, high = stats.t.interval(0.95, 11, loc=values.mean(), scale=stats.sem(values[0]))
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert math.isnan(found.seeds) and statistics.seeds_to_decide(found, 12) is None
+
+
+def test_the_number_of_seeds_that_decides_is_the_smallest(random):
+    values = 0.4 + np.array([[-0.5], [0.6], [0.1]]) + 0.1 * random.normal(size=(3, 40))
+    found = statistics.crossed(values)
+    assert found.low < 0 < found.high
+    needed = statistics.seeds_to_decide(found, 40)
+    halves = {
+        seeds: statistics._half_width(statistics._mean_squares((seeds, 40), found.seeds, found.images, found.rest))
+        for seeds in (needed - 1, needed)
+    }
+    assert halves[needed] < abs(found.mean) <= halves[needed - 1]
+    assert statistics.seeds_to_decide(found, 40, most=needed - 1) is None
+
+
+def test_values_that_do_not_vary_and_too_few_images():
+    found = statistics.crossed(np.full((3, 5), 2.0))
+    assert (found.low, found.high) == (2.0, 2.0) and statistics.seeds_to_decide(found, 5) == 2
+    assert math.isnan(statistics.crossed(np.ones((3, 1))).low)
+    assert math.isnan(statistics.crossed(np.ones((3, 0))).mean)

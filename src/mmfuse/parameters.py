@@ -233,6 +233,20 @@ def _check_published(values: Mapping[str, Any], path: Path) -> None:
             _check_rows(entry, values.get("downstream", {}).get(entry["protocol"], {}).get("sets", []), path)
         for dataset in entry.get("datasets", []):
             _check_rows(entry, [system for name, system in scored if name == dataset], path, dataset)
+        _check_claims(entry, path)
+
+
+def _check_claims(entry: Mapping[str, Any], path: Path) -> None:
+    """Check that each claim of a table has a row of its own, and the `base` of the same method beside it."""
+    rows = {} if "protocol" in entry else entry["rows"]
+    for row in entry.get("claims", {}):
+        method, _, variant = rows.get(row, "").partition(".")
+        if variant in {"", "base"} or f"{method}.base" not in rows.values():
+            raise UserError(
+                f"{path}: report.published, Table {entry['table']} of {entry['paper']}: a claim cannot be decided.",
+                expected="a row under `rows` that is a variant, with `base` of the same method under `rows` too",
+                found=f"{row}: {rows.get(row, 'no such row')}",
+            )
 
 
 def _check_rows(entry: Mapping[str, Any], measured: Sequence[str], path: Path, dataset: str = "") -> None:

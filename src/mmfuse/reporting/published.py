@@ -160,7 +160,7 @@ def build(entry: Mapping[str, Any], path: Path, groups: Mapping[str, Sequence[Gr
     lines, members = [], [groups[entry["datasets"][0]][0].members]
     for name, row in table.items():
         system = entry["rows"].get(name, "")
-        ours = [_group(groups[dataset], system) for dataset in entry["datasets"]] if system else []
+        ours = [group_of(groups[dataset], system) for dataset in entry["datasets"]] if system else []
         members += [ours[0].members] if ours else []
         cells = ((row.get(m, ""), measure(ours, m, entry["paper"]) if ours else None) for m in metrics)
         lines.append(Line(name, system, tuple(cells)))
@@ -185,7 +185,8 @@ def _unmeasured(metrics: Sequence[str], lines: Sequence[Line]) -> dict[str, str]
     return {metric: "not among evaluate.metrics" for metric in metrics if metric not in known}
 
 
-def _group(groups: Sequence[Group], system: str) -> Group:
+def group_of(groups: Sequence[Group], system: str) -> Group:
+    """Return the group of METHOD.VARIANT."""
     return next(group for group in groups if f"{group.method}.{group.variant}" == system)
 
 
@@ -194,8 +195,8 @@ def _convention(scores: Scores, paper: str) -> str:
     return paper if any(column.convention == paper for column in scores.metrics) else scores.convention
 
 
-def measure(groups: Sequence[Group], metric: str, paper: str) -> Measured | None:
-    """Return one metric of one system over the images of several datasets; None if it is not measured."""
+def places_of(groups: Sequence[Group], metric: str, paper: str) -> list[int] | None:
+    """Return where a metric stands among those of each group; None if it is not measured."""
     places = []
     for group in groups:
         first = group.members[0]
@@ -204,6 +205,14 @@ def measure(groups: Sequence[Group], metric: str, paper: str) -> Measured | None
         if place is None:
             return None
         places.append(place)
+    return places
+
+
+def measure(groups: Sequence[Group], metric: str, paper: str) -> Measured | None:
+    """Return one metric of one system over the images of several datasets; None if it is not measured."""
+    places = places_of(groups, metric, paper)
+    if places is None:
+        return None
     whole: Array = np.concatenate([group.values[place] for group, place in zip(groups, places, strict=True)])
     low, high = statistics.interval(whole[None])[0]
     means = [

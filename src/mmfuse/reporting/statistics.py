@@ -6,8 +6,11 @@ too small.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -61,6 +64,82 @@ def interval(values: Array) -> Array:
             means = np.concatenate(parts, axis=1)  # (series, resamples)
             ends[alike] = np.quantile(means, (LEVEL / 2, 1 - LEVEL / 2), axis=1).T
     return ends
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """The mean of values that differ by seed and by image, with its 95 % interval over both.
+
+    `seeds`, `images` and `rest` are the variances between seeds, between images, and of what neither explains. With a
+    single seed the interval is over the images alone, and `seeds` and `rest` are NaN.
+    """
+
+    mean: float
+    low: float
+    high: float
+    seeds: float
+    images: float
+    rest: float
+
+
+def crossed(values: Array) -> Crossed:
+    """Return the mean over seeds and images with an interval that holds for other seeds and other images.
+
+    Both are random effects without interaction, estimated by the analysis of variance; a negative estimate counts as 0.
+    The interval is Student's with Satterthwaite's degrees of freedom.
+
+    Without two images nothing is known: the ends and the variances are NaN.
+
+    Shape: values (seeds, images), all of them finite.
+    Source: Searle, Casella and McCulloch, Variance Components, 1992, 4.3 and 4.7; Satterthwaite 1946.
+    """
+    count = values.shape
+    if count[1] < 2:
+        return Crossed(float(values.mean()) if count[1] else math.nan, *[math.nan] * 5)
+    mean, of_seeds, of_images = float(values.mean()), values.mean(1), values.mean(0)
+    if count[0] == 1:
+        variance = float(of_images.var(ddof=1))
+        half = _half_width([(variance / count[1], count[1] - 1)])
+        return Crossed(mean, mean - half, mean + half, math.nan, variance, math.nan)
+    rest = ((values - of_seeds[:, None] - of_images + mean) ** 2).sum() / ((count[0] - 1) * (count[1] - 1))
+    seeds = max(0.0, float(of_seeds.var(ddof=1) - rest / count[1]))
+    images = max(0.0, float(of_images.var(ddof=1) - rest / count[0]))
+    half = _half_width(_mean_squares(count, seeds, images, float(rest)))
+    return Crossed(mean, mean - half, mean + half, seeds, images, float(rest))
+
+
+def _mean_squares(count: tuple[int, ...], seeds: float, images: float, rest: float) -> list[tuple[float, int]]:
+    """Return what adds up to the variance of the mean, as expected mean squares with their degrees of freedom."""
+    s, i = count
+    whole = s * i
+    parts = [((i * seeds + rest) / whole, s - 1), ((s * images + rest) / whole, i - 1)]
+    if seeds and images:
+        return [*parts, (-rest / whole, (s - 1) * (i - 1))]
+    return [parts[0] if seeds else parts[1]] if seeds or images else [(rest / whole, whole - 1)]
+
+
+def _half_width(mean_squares: Sequence[tuple[float, int]]) -> float:
+    """Return half the width of the 95 % interval of a mean whose variance is a sum of mean squares."""
+    variance = sum(part for part, _ in mean_squares)
+    if variance <= 0:
+        return 0.0
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in mean_squares)
+    return float(stats.t.ppf(1 - LEVEL / 2, freedom)) * math.sqrt(variance)
+
+
+def seeds_to_decide(found: Crossed, images: int, most: int = 1000) -> int | None:
+    """Return how many seeds, at least 2, would give an interval without 0 if mean and variances stay as they are.
+
+    Returns:
+        None if not even `most` seeds do, so that more images are needed, or if the variance of the seeds is unknown.
+    """
+    if math.isnan(found.seeds):
+        return None
+
+    def decides(seeds: int) -> bool:
+        return _half_width(_mean_squares((seeds, images), found.seeds, found.images, found.rest)) < abs(found.mean)
+
+    return bisect.bisect_left(range(2, most + 1), True, key=decides) + 2 if decides(most) else None
 
 
 def difference(first: Array, second: Array) -> Array:
