@@ -28,10 +28,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from mmfuse.archives import Limits, extract
-from mmfuse.checkpoints import build, load_method, weights_of
-from mmfuse.packs import Pack
-from mmfuse.people import fuse_folders
+from mmfuse.cli.own_images import fuse_folders
+from mmfuse.data.archives import Limits, extract
+from mmfuse.data.packs import Pack
+from mmfuse.training.checkpoints import build, load_method, weights_of
 
 Call = Callable[[], object]
 

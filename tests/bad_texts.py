@@ -14,21 +14,21 @@ import yaml
 from PIL import Image
 
 from bad_inputs import Bad, Call, pixels, png_bytes, saved
-from mmfuse.catalog import dataset, load_catalog
-from mmfuse.datasets.reading import find_pairs, read_pair
+from mmfuse.data.catalog import dataset, load_catalog
+from mmfuse.data.packs import Pack, write_pack
+from mmfuse.data.reading import find_pairs, read_pair
 from mmfuse.downstream.folds import read_folds
 from mmfuse.downstream.labels import check_labels
 from mmfuse.downstream.results import read_detections, read_masks
-from mmfuse.files import read_manifest
+from mmfuse.files.writing import read_manifest
 from mmfuse.metrics import tables as metric_tables
-from mmfuse.packs import Pack, write_pack
-from mmfuse.parameters import load_parameters
-from mmfuse.plan import System
 from mmfuse.reporting.cards import card
 from mmfuse.reporting.figures import read_history
 from mmfuse.reporting.provenance import read_run
 from mmfuse.reporting.published import read as read_published
 from mmfuse.reporting.scores import grouped, read_scores
+from mmfuse.study.parameters import load_parameters
+from mmfuse.study.plan import System
 
 ROOT = Path(__file__).parents[1]
 CATALOG_SCHEMA = ROOT / "workflow/schemas/catalog.schema.yaml"

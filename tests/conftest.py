@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from mmfuse.images import Bytes, write_image
-from mmfuse.packs import Sample, write_pack
+from mmfuse.data.images import Bytes, write_image
+from mmfuse.data.packs import Sample, write_pack
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,7 +126,7 @@ def project(tmp_path: Path, parameters: dict[str, Any], monkeypatch: pytest.Monk
 @pytest.fixture
 def mmfuse(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Any]]:
     """Run a command in this process: `mmfuse("fuse", a, b, out)` returns exit code, output and errors."""
-    from mmfuse import cli
+    from mmfuse.cli import app as cli
 
     before = signal.getsignal(signal.SIGTERM)  # the command has one of its own
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mmfuse import plan
-from mmfuse.images import write_image
-from mmfuse.packs import Sample, write_pack
+from mmfuse.data.images import write_image
+from mmfuse.data.packs import Sample, write_pack
 from mmfuse.stages import report
+from mmfuse.study import plan
 from simulated import ROAD_BOXES, ROAD_MASKS, write_protocol
 from test_report import ROOT, _entry, _record
 

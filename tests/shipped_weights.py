@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import yaml
 
-from mmfuse.checkpoints import Card, build, save_weights, weights_of
-from mmfuse.files import sha256
+from mmfuse.files.writing import sha256
+from mmfuse.training.checkpoints import Card, build, save_weights, weights_of
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "lkc_funet": {"width": 4, "channels": 4, "groups": 2, "kernels": [3, 3, 3]},

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from mmfuse.data.images import write_image
 from mmfuse.downstream import results
 from mmfuse.downstream.boxes import THRESHOLDS, Matched
 from mmfuse.downstream.results import curves, detection_summary, segmentation_summary
-from mmfuse.images import write_image
 
 ROAD_BOXES = ("People", "Car", "Bus", "Lamp", "Motorcycle", "Truck")
 ROAD_MASKS = ("unlabelled", "car", "person", "bike", "curve", "car_stop", "guardrail", "color_cone", "bump")

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from mmfuse import analyses, methods, plan
+from mmfuse import analyses, methods
 from mmfuse.analyses import cka
 from mmfuse.benchmarks import cka as measured
-from mmfuse.checkpoints import Card, build, save_weights, weights_of
+from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
 from mmfuse.nn.cka import Alignment, best_pairing, centred_gram, change_point
-from mmfuse.packs import Pack
-from mmfuse.plan import System
 from mmfuse.reporting.style import Album
 from mmfuse.stages import analyse as stage
+from mmfuse.study import plan
+from mmfuse.study.plan import System
+from mmfuse.training.checkpoints import Card, build, save_weights, weights_of
 
 # ------------------------------------------------------------------------------------------------------------ CKA
 
@@ -344,7 +345,7 @@ def test_the_plan_lists_every_analysis(parameters):
     ids=str,
 )
 def test_a_study_that_analyses_what_there_is_not_is_refused(change, message, parameters):
-    from mmfuse.parameters import _check_analyses
+    from mmfuse.study.parameters import _check_analyses
 
     name = change.pop("analyses", "cka")
     parameters["analyse"] = {name: parameters["analyse"]["cka"] | change}

@@ -17,16 +17,16 @@ import bad_inputs
 import bad_texts
 import test_report
 from bad_inputs import pixels, saved
-from mmfuse.archives import extract
-from mmfuse.catalog import load_catalog
-from mmfuse.checkpoints import load_state, save_state
+from mmfuse.cli.own_images import evaluate_folders, fuse_folders
+from mmfuse.data.archives import extract
+from mmfuse.data.catalog import load_catalog
+from mmfuse.data.images import read_image, write_image
 from mmfuse.errors import UserError
-from mmfuse.images import read_image, write_image
-from mmfuse.jobs import Running
-from mmfuse.people import evaluate_folders, fuse_folders
-from mmfuse.plan import System
+from mmfuse.pipeline.jobs import Running
 from mmfuse.stages import evaluate, fuse, prepare
+from mmfuse.study.plan import System
 from mmfuse.tracking import Tracker
+from mmfuse.training.checkpoints import load_state, save_state
 
 CORPUS = [
     bad

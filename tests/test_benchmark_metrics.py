@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from mmfuse import cli
 from mmfuse.benchmarks import metrics
 from mmfuse.benchmarks.plain_metrics import PLAIN
+from mmfuse.cli import app as cli
+from mmfuse.data.images import write_image
 from mmfuse.errors import UserError
-from mmfuse.images import write_image
 from mmfuse.metrics import CONVENTIONS, variants
 
 SMALLEST = 161  # MS-SSIM is defined from here on

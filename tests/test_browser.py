@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmfuse.images import luminance, read_image, write_image
-from mmfuse.packs import Pack
+from mmfuse.data.images import luminance, read_image, write_image
+from mmfuse.data.packs import Pack
 from mmfuse.reporting import viewer
 from test_report import NAMES, NASTY, ROOT, _run, make_study
 

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmfuse import plan
-from mmfuse.images import write_image
-from mmfuse.plan import System
+from mmfuse.data.images import write_image
 from mmfuse.reporting import cases, learned, style
 from mmfuse.reporting.learned import AHEAD, BEHIND, FREE, SHIPPED, TIED, TRAINED, Match
 from mmfuse.reporting.scores import Column, Group, Scores
 from mmfuse.reporting.standing import ranking, stand
 from mmfuse.reporting.study import read_groups
+from mmfuse.study import plan
+from mmfuse.study.plan import System
 from test_report import NAMES, PARAMETERS, ROOT, VALUES, _Page, _run, _scores, make_study
 
 EN, NABF = Column("EN", "en", "higher", "c"), Column("Nabf", "nabf", "lower", "c")

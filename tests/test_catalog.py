@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmfuse.catalog import Dataset, Splits, dataset, load_catalog
+from mmfuse.data.catalog import Dataset, Splits, dataset, load_catalog
 from mmfuse.errors import UserError
-from mmfuse.files import read_manifest, write_text
+from mmfuse.files.writing import read_manifest, write_text
 
 ROOT = Path(__file__).parents[1]
 CATALOG = ROOT / "data/catalog.yaml"

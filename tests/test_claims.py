@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import yaml
 
-from mmfuse import plan
 from mmfuse.errors import UserError
-from mmfuse.parameters import load_parameters
-from mmfuse.plan import System
 from mmfuse.reporting import claims, given, pages, papers, published, trained
 from mmfuse.reporting.scores import Column, Group, Scores
 from mmfuse.reporting.study import Study
+from mmfuse.study import plan
+from mmfuse.study.parameters import load_parameters
+from mmfuse.study.plan import System
 
 ROOT = Path(__file__).parents[1]
 PRINTED = ROOT / "data/published.csv"

@@ -16,11 +16,13 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from mmfuse import cli, doctor, methods
-from mmfuse.checkpoints import Card, build, read_weights, save_weights, weights_of
-from mmfuse.fusing import fuse_pair
-from mmfuse.images import image_files, luminance, read_image, write_image
-from mmfuse.packs import Pack, write_pack
+from mmfuse import methods
+from mmfuse.cli import app as cli
+from mmfuse.cli import doctor
+from mmfuse.data.images import image_files, luminance, read_image, write_image
+from mmfuse.data.packs import Pack, write_pack
+from mmfuse.inference.fusing import fuse_pair
+from mmfuse.training.checkpoints import Card, build, read_weights, save_weights, weights_of
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,13 +13,15 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from mmfuse import comparing, registering, results
-from mmfuse.cli import app
+from mmfuse import comparing
+from mmfuse.cli import registering
+from mmfuse.cli.app import app
 from mmfuse.comparing import showing
 from mmfuse.errors import UserError
-from mmfuse.files import write_json, write_text
-from mmfuse.plan import System
+from mmfuse.files.writing import write_json, write_text
 from mmfuse.reporting import statistics
+from mmfuse.study.plan import System
+from mmfuse.tracking import results
 
 IMAGES = 12
 CARDS = {"SSIM": "higher", "MI": "higher", "MSE": "lower"}

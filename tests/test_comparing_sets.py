@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import yaml
 
-from mmfuse import comparing, plan, results
+from mmfuse import comparing
 from mmfuse.comparing import showing
-from mmfuse.files import write_json
+from mmfuse.files.writing import write_json
 from mmfuse.reporting import means, statistics
 from mmfuse.reporting import seen as reporting_seen
 from mmfuse.reporting.seen import ends, read_set
-from mmfuse.results import Place
+from mmfuse.study import plan
+from mmfuse.tracking import results
+from mmfuse.tracking.results import Place
 from simulated import ROAD_BOXES, ROAD_MASKS, write_protocol
 
 CLASSES = {"road_boxes": ROAD_BOXES, "road_masks": ROAD_MASKS}

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from mmfuse.errors import UserError
-from mmfuse.parameters import _check_sweeps
-from mmfuse.plan import System
 from mmfuse.reporting import comparisons
 from mmfuse.reporting.scores import Column, Group, Scores
 from mmfuse.reporting.style import Album, Shown
-from mmfuse.settings import place
+from mmfuse.study.parameters import _check_sweeps
+from mmfuse.study.plan import System
+from mmfuse.study.settings import place
 
 COLUMNS = (Column("SD", "sd", "higher", "c"), Column("AG", "ag", "higher", "c"))
 LINES = {"IN+GN": ["in_3", "base"], "BN": ["bn_3", "bn"]}

@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from mmfuse.archives import Limits, extract
-from mmfuse.catalog import Dataset, Source, load_catalog
-from mmfuse.downloads import clone, download
+from mmfuse.data.archives import Limits, extract
+from mmfuse.data.catalog import Dataset, Source, load_catalog
+from mmfuse.data.downloads import clone, download
 from mmfuse.errors import UserError
-from mmfuse.files import files_below, sha256, write_manifest
+from mmfuse.files.writing import files_below, sha256, write_manifest
 from mmfuse.stages.download import obtain, run
 
 ROOT = Path(__file__).parents[1]
@@ -630,7 +630,7 @@ def test_m3fd_archives_go_to_their_folders(catalog, tmp_path):
 @pytest.fixture
 def generator(monkeypatch):
     """A generator that stands in for the real one."""
-    module = types.ModuleType("mmfuse.datasets.synthetic_road")
+    module = types.ModuleType("mmfuse.scenes.synthetic_road")
 
     def generate(folder: Path, *, seed: int, train: int):
         lay(

@@ -12,8 +12,9 @@ import pytest
 import torch
 import yaml
 
-from mmfuse import catalog, plan
-from mmfuse.checkpoints import load_state
+from mmfuse.data import catalog
+from mmfuse.data.images import write_image
+from mmfuse.data.packs import Pack, write_pack
 from mmfuse.downstream import folds, labels, models, results, training
 from mmfuse.downstream.centre import CentreDetector
 from mmfuse.downstream.deeplab import losses_of
@@ -21,11 +22,11 @@ from mmfuse.downstream.images import Batches, Labelled, load_images
 from mmfuse.downstream.masks import IGNORED
 from mmfuse.downstream.task import Task
 from mmfuse.errors import MmfuseError, UserError
-from mmfuse.images import write_image
-from mmfuse.jobs import Running
-from mmfuse.packs import Pack, write_pack
-from mmfuse.parameters import load_parameters
+from mmfuse.pipeline.jobs import Running
 from mmfuse.stages import detect, divide, label, segment
+from mmfuse.study import plan
+from mmfuse.study.parameters import load_parameters
+from mmfuse.training.checkpoints import load_state
 
 ROOT = Path(__file__).parents[1]
 ROAD = catalog.load_catalog(ROOT / "data/catalog.yaml", schema=ROOT / catalog.SCHEMA)["synthetic_road"]

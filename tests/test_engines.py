@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmfuse.files import checksum, sha256
+from mmfuse.files.writing import checksum, sha256
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow/scripts"))
@@ -167,7 +167,7 @@ def test_both_graphs_are_equal_and_a_difference_is_named():
 def test_every_job_watches_parameters_that_exist():
     from jobs import snakemake_study
 
-    from mmfuse.parameters import load_parameters, pick_all
+    from mmfuse.study.parameters import load_parameters, pick_all
 
     parameters = load_parameters(ROOT / "params.yaml")
     for job in snakemake_study(ROOT).jobs:
@@ -294,7 +294,7 @@ def test_the_best_model_is_registered_and_loads(by_snakemake):
     code = """
 import mlflow, torch
 from pathlib import Path
-from mmfuse.checkpoints import load_method
+from mmfuse.training.checkpoints import load_method
 mlflow.set_tracking_uri("sqlite:///mlflow.db")
 model = mlflow.pytorch.load_model("models:/tiny-ivif@best")
 info = mlflow.models.get_model_info("models:/tiny-ivif@best")
@@ -366,7 +366,8 @@ def test_weights_from_elsewhere_join_the_study(by_snakemake):
     call(folder, "mmfuse", "sync")
     assert "up to date" in call(folder, "dvc", "status")
 
-    other = "from pathlib import Path; from mmfuse.checkpoints import *; from sys import argv; path = Path(argv[1]);"
+    other = "from pathlib import Path; from sys import argv; from mmfuse.training.checkpoints import *; "
+    other += "path = Path(argv[1]); "
     other += "weights, card = read_weights(path); save_weights(path, {k: v * 1.01 for k, v in weights.items()}, card)"
     call(folder, sys.executable, "-c", other, str(file))
     moment = time.time()

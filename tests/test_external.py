@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 from golden_triples import GOLDEN, golden_triples
-from mmfuse import plan
+from mmfuse.data.images import read_image, write_image
+from mmfuse.data.packs import Pack, write_pack
 from mmfuse.errors import UserError
-from mmfuse.images import read_image, write_image
-from mmfuse.packs import Pack, write_pack
-from mmfuse.parameters import load_parameters
-from mmfuse.plan import System
 from mmfuse.stages import evaluate, fuse
+from mmfuse.study import plan
+from mmfuse.study.parameters import load_parameters
+from mmfuse.study.plan import System
 
 
 @pytest.fixture

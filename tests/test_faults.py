@@ -24,15 +24,15 @@ import pytest
 import torch
 import yaml
 
-from mmfuse import cli
-from mmfuse.checkpoints import Card, load_state, save_state, save_weights
-from mmfuse.datasets import synthetic_road
+from mmfuse.cli import app as cli
+from mmfuse.data.images import write_image
+from mmfuse.data.packs import write_pack
 from mmfuse.errors import UserError
-from mmfuse.files import checksum, files_below, remove_leftovers, whole_file, whole_folder, write_text
-from mmfuse.images import write_image
-from mmfuse.jobs import Job, execute
-from mmfuse.packs import write_pack
+from mmfuse.files.writing import checksum, files_below, remove_leftovers, whole_file, whole_folder, write_text
+from mmfuse.pipeline.jobs import Job, execute
+from mmfuse.scenes import synthetic_road
 from mmfuse.tracking import Tracker
+from mmfuse.training.checkpoints import Card, load_state, save_state, save_weights
 from test_engines import ENVIRONMENT, call, clone, demo, results, template, tiny, write  # noqa: F401
 
 pytestmark = pytest.mark.faults
@@ -98,8 +98,9 @@ def test_a_stage_that_is_asked_to_stop_leaves_nothing_half(project, mmfuse, monk
 
 HUNGRY = """
 import resource, sys
-import numpy, torch, mmfuse.nn.inference
-from mmfuse import cli, people
+import numpy, torch, mmfuse.inference.fast_copy
+from mmfuse.cli import app as cli
+from mmfuse.cli import own_images as people
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (60 << 20), resource.RLIM_INFINITY))
 sys.argv = ["mmfuse", "fuse", "a", "b", "out", "--method", "laplacian"]

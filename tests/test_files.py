@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mmfuse.errors import UserError
-from mmfuse.files import (
+from mmfuse.files.writing import (
     checksum,
     files_below,
     read_manifest,

@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 import yaml
 
-from mmfuse.catalog import load_catalog
-from mmfuse.datasets.films import FilmReader, count_frames
-from mmfuse.datasets.reading import find_pairs, read_pair
+from mmfuse.data.catalog import load_catalog
+from mmfuse.data.films import FilmReader, count_frames
+from mmfuse.data.images import luminance
+from mmfuse.data.packs import Pack
+from mmfuse.data.reading import find_pairs, read_pair
 from mmfuse.errors import UserError
-from mmfuse.files import write_text
-from mmfuse.images import luminance
-from mmfuse.packs import Pack
+from mmfuse.files.writing import write_text
 from mmfuse.stages import prepare
 
 ROOT = Path(__file__).parents[1]

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mmfuse.errors import UserError
-from mmfuse.foreign import Inert, dictionaries
+from mmfuse.weights.foreign import Inert, dictionaries
 
 TENSORS = {"module.a.weight": torch.arange(6.0).reshape(2, 3), "module.a.count": torch.tensor(3)}
 PLAIN = {"a.weight": TENSORS["module.a.weight"], "a.count": TENSORS["module.a.count"]}

@@ -9,11 +9,11 @@ from skimage import data, filters
 from skimage.metrics import structural_similarity
 
 from mmfuse import methods
-from mmfuse.checkpoints import build
 from mmfuse.errors import UserError
 from mmfuse.metrics import resolve, score
 from mmfuse.nn.further_losses import TERMS
 from mmfuse.stages.train import check_parts
+from mmfuse.training.checkpoints import build
 
 SMALL = {
     "lkc_funet": {"width": 4, "channels": 4, "groups": 2, "kernels": [3, 3], "init_kernel": 3, "bottleneck_kernel": 3},

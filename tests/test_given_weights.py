@@ -11,15 +11,16 @@ import pytest
 import torch
 import yaml
 
-from mmfuse import doctor, plan
-from mmfuse.checkpoints import Card, build, save_weights, weights_of
+from mmfuse.cli import doctor
 from mmfuse.errors import UserError
-from mmfuse.files import sha256, write_json
-from mmfuse.parameters import load_parameters
-from mmfuse.plan import System
+from mmfuse.files.writing import sha256, write_json
 from mmfuse.reporting import given, trained
-from mmfuse.set_checks import check_fused
 from mmfuse.stages import fuse
+from mmfuse.study import plan
+from mmfuse.study.parameters import load_parameters
+from mmfuse.study.plan import System
+from mmfuse.study.set_checks import check_fused
+from mmfuse.training.checkpoints import Card, build, save_weights, weights_of
 
 FILE = "data/external/weights/theirs.safetensors"
 SYSTEM = System("mma_unet", "theirs", "ivif", 0)

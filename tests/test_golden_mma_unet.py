@@ -23,7 +23,7 @@ from golden_networks import (
     source,
 )
 from mmfuse.methods.mma_unet import MMAUNet
-from mmfuse.training import prepare_part
+from mmfuse.training.loop import prepare_part
 
 pytestmark = needs_golden
 TABLES = {group: f"mma_unet.{group}" for group in ("vi", "ir", "fusion")}

@@ -27,8 +27,8 @@ from golden_networks import (
     source,
     unused,
 )
-from mmfuse.checkpoints import build
 from mmfuse.methods.smfnet import SMFNet
+from mmfuse.training.checkpoints import build
 
 pytestmark = needs_golden
 GROUPS = ("encoder", "decoder", "graph", "base_fusion", "detail_fusion")

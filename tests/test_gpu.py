@@ -14,16 +14,17 @@ import pytest
 import torch
 
 from golden_networks import DEVICES
-from mmfuse.checkpoints import load_state
+from mmfuse.training.checkpoints import load_state
 from test_methods import PARTS, pair, small, weights
 
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from mmfuse import batches, training
-from mmfuse.checkpoints import build
-from mmfuse.packs import Pack
+from mmfuse.training import batches
+from mmfuse.training import loop as training
+from mmfuse.training.checkpoints import build
+from mmfuse.data.packs import Pack
 
 device, network, pack, resume, result = eval(sys.argv[1])
 block = {

@@ -21,9 +21,9 @@ import gpu_packages  # noqa: E402
 import gpu_report  # noqa: E402
 import gpu_steps  # noqa: E402
 
+from mmfuse.data.packs import Pack  # noqa: E402
 from mmfuse.errors import UserError  # noqa: E402
-from mmfuse.packs import Pack  # noqa: E402
-from mmfuse.parameters import load_parameters  # noqa: E402
+from mmfuse.study.parameters import load_parameters  # noqa: E402
 
 PAPER = load_parameters(gpu_check.PARAMS)
 SETS = ["harvard_ct_mri", "harvard_pet_mri", "harvard_spect_mri"]

@@ -10,9 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmfuse.errors import UserError
-from mmfuse.fusing import fuse_pair, strip
-from mmfuse.images import (
+from mmfuse.data.images import (
     SUFFIXES,
     image_files,
     luminance,
@@ -22,6 +20,8 @@ from mmfuse.images import (
     with_luminance,
     write_image,
 )
+from mmfuse.errors import UserError
+from mmfuse.inference.fusing import fuse_pair, strip
 from mmfuse.methods import load
 
 

@@ -19,12 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from golden_networks import FOLDER, checkpoint, needs_golden, source
-from mmfuse import importing, methods
-from mmfuse.checkpoints import load_method, read_weights
+from mmfuse import methods
+from mmfuse.cli import importing
+from mmfuse.data.images import read_image, write_image
 from mmfuse.errors import UserError
-from mmfuse.files import sha256
-from mmfuse.images import read_image, write_image
+from mmfuse.files.writing import sha256
 from mmfuse.methods.base import FusionMethod
+from mmfuse.training.checkpoints import load_method, read_weights
 
 
 class Toy(FusionMethod):

@@ -7,12 +7,13 @@ import torch
 import yaml
 from torch import nn
 
-from mmfuse import cli, methods
+from mmfuse import methods
 from mmfuse.benchmarks import convolution, variants
 from mmfuse.benchmarks import network as measured
-from mmfuse.checkpoints import build
-from mmfuse.nn.convolution_cost import Task
-from mmfuse.nn.inference import for_inference
+from mmfuse.cli import app as cli
+from mmfuse.fastconv.convolution_cost import Task
+from mmfuse.inference.fast_copy import for_inference
+from mmfuse.training.checkpoints import build
 
 SMALL = {
     "lkc_funet": {"width": 8, "channels": 8, "groups": 4, "kernels": [15, 11, 5]},

@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmfuse.errors import UserError
-from mmfuse.nn import convolution_cost, spectra, workspace
-from mmfuse.nn.convolution_cost import Task, best_tiling
-from mmfuse.nn.depthwise import DepthwiseConvolution
-from mmfuse.nn.large_kernel import LargeKernelConv2d, TiledConvolution, plain
-from mmfuse.nn.overlap_save import Tiling, convolve, gradients, kernel_spectra
+from mmfuse.fastconv import convolution_cost, spectra, workspace
+from mmfuse.fastconv.convolution_cost import Task, best_tiling
+from mmfuse.fastconv.depthwise import DepthwiseConvolution
+from mmfuse.fastconv.large_kernel import LargeKernelConv2d, TiledConvolution, plain
+from mmfuse.fastconv.overlap_save import Tiling, convolve, gradients, kernel_spectra
 
 
 @pytest.fixture(autouse=True)

@@ -16,19 +16,19 @@ import yaml
 from scipy import stats
 
 from golden_triples import GOLDEN
-from mmfuse.catalog import load_catalog
+from mmfuse.data.catalog import load_catalog
+from mmfuse.data.images import write_image
+from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
-from mmfuse.images import write_image
 from mmfuse.leaderboard import make, standing
 from mmfuse.leaderboard.boards import images_of, load, read_stored, rounded
 from mmfuse.leaderboard.rows import Row
 from mmfuse.metrics import resolve
 from mmfuse.metrics.tables import summarise, write_scores
-from mmfuse.packs import Pack
-from mmfuse.plan import EXTERNAL, System
 from mmfuse.reporting.scores import Column, Group, Scores
 from mmfuse.reporting.statistics import holm
 from mmfuse.stages import evaluate, fuse
+from mmfuse.study.plan import EXTERNAL, System
 
 ROOT = Path(__file__).parents[1]
 BOARDS = ROOT / "data/leaderboard/boards.yaml"

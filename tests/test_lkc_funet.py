@@ -13,16 +13,16 @@ import torchvision
 import yaml
 from torch import nn
 
-from mmfuse import plan
-from mmfuse.checkpoints import build
 from mmfuse.errors import UserError
-from mmfuse.fusing import fuse_pair
+from mmfuse.inference.fusing import fuse_pair
 from mmfuse.methods.lkc_funet import BlockOptions, InitBlock, LKCBlock, LKDCBlock
 from mmfuse.nn.losses import BORDERS, strongest_gradient_loss, strongest_intensity_loss, two_source_ssim_loss
 from mmfuse.nn.mpafm import MPAFM
 from mmfuse.nn.stochastic_depth import StochasticDepth
 from mmfuse.stages.train import network_options
-from mmfuse.training import prepare_part
+from mmfuse.study import plan
+from mmfuse.training.checkpoints import build
+from mmfuse.training.loop import prepare_part
 
 ROOT = Path(__file__).parents[1]
 PAPER = yaml.safe_load((ROOT / "workflow/configs/paper.yaml").read_text(encoding="utf-8"))

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from mmfuse.analyses import local_consistency as analysis
-from mmfuse.checkpoints import build
+from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
-from mmfuse.packs import Pack
-from mmfuse.plan import System
 from mmfuse.reporting.style import Album
+from mmfuse.study.plan import System
+from mmfuse.training.checkpoints import build
 
 SMALL = {"width": 4, "channels": 4, "kernels": [3, 3], "bottleneck_kernel": 3, "init_kernel": 3, "groups": 2}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from skimage import data
 
-from mmfuse.images import write_image
+from mmfuse.data.images import write_image
 
 SCRIPT = Path(__file__).parents[1] / "workflow/scripts/loss_optimum.py"
 

@@ -14,13 +14,23 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from mmfuse import methods, plan
-from mmfuse.checkpoints import Card, build, load_into, load_method, load_state, read_weights, save_weights, weights_of
+from mmfuse import methods
 from mmfuse.errors import UserError
 from mmfuse.methods.base import FusionMethod
 from mmfuse.nn.attention import ChannelSpatialAttention, PooledConvAttention
 from mmfuse.stages.train import check_parts, network_options, without_adaptive
-from mmfuse.training import prepare_part
+from mmfuse.study import plan
+from mmfuse.training.checkpoints import (
+    Card,
+    build,
+    load_into,
+    load_method,
+    load_state,
+    read_weights,
+    save_weights,
+    weights_of,
+)
+from mmfuse.training.loop import prepare_part
 
 NAMES = methods.available()
 ROOT = Path(__file__).parents[1]

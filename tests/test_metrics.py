@@ -17,11 +17,11 @@ from scipy import fft, ndimage
 
 import mmfuse.metrics
 from golden_triples import GOLDEN, golden_triples
+from mmfuse.data.images import read_image
+from mmfuse.data.pairs import read_triple
 from mmfuse.errors import MmfuseError, UserError
-from mmfuse.images import read_image
 from mmfuse.metrics import CONVENTIONS, Card, Metric, resolve, score, variants
 from mmfuse.metrics.sharing import shared, sharing
-from mmfuse.pairs import read_triple
 from plain_metrics import SLOW
 
 NAMES = sorted(variants())

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmfuse import plan
+from mmfuse.data.packs import Pack, write_pack
 from mmfuse.errors import UserError
-from mmfuse.packs import Pack, write_pack
-from mmfuse.plan import System
-from mmfuse.settings import merged
+from mmfuse.study import plan
+from mmfuse.study.plan import System
+from mmfuse.study.settings import merged
 
 # ------------------------------------------------------------------------------------------------------------ packs
 
@@ -353,7 +353,7 @@ def test_a_changed_training_set_reruns_the_trainings_that_use_it_and_no_other(se
 
 def test_a_training_on_other_packs_than_its_set_has_is_refused(sets):
     """What a dvc.yaml would ask for that was written before the training set changed."""
-    from mmfuse.set_checks import check_inputs
+    from mmfuse.study.set_checks import check_inputs
 
     net = plan.Training("night", "lkc_funet", "base", 0, "net")
     msrs = [Path("/project/data/prepared/msrs/train.safetensors")]
@@ -375,7 +375,7 @@ def test_a_training_on_other_packs_than_its_set_has_is_refused(sets):
 
 def test_images_fused_with_the_weights_of_another_set_are_refused(sets, project):
     """What DVC leaves in place where a system's training set changed and dvc.yaml was not written anew."""
-    from mmfuse.set_checks import check_fused
+    from mmfuse.study.set_checks import check_fused
 
     sets["study"]["tasks"]["ivif"]["test"] = ["tno"]
     sets["study"]["systems"] = [
@@ -393,7 +393,7 @@ def test_images_fused_with_the_weights_of_another_set_are_refused(sets, project)
 
 @pytest.mark.usefixtures("project")
 def test_runs_say_what_a_system_was_trained_on(sets):
-    from mmfuse.lineage import parents
+    from mmfuse.pipeline.lineage import parents
 
     _, system = parents(sets, System("mma_unet", "late", "mif", 0))
     assert system.tags["trained_on"] == "forty"
@@ -405,7 +405,7 @@ def test_runs_say_what_a_system_was_trained_on(sets):
 
 def test_a_training_from_weights_that_its_variant_no_longer_shares_is_refused(study):
     """What a dvc.yaml would ask for that was written before the variant changed."""
-    from mmfuse.set_checks import check_inputs
+    from mmfuse.study.set_checks import check_inputs
 
     late = plan.Training("ivif", "mma_unet", "late", 7, "fusion")
     train, val = ([Path(f"data/prepared/synthetic_road/{split}.safetensors")] for split in ("train", "val"))
@@ -468,7 +468,7 @@ def test_report_inputs_are_listed_once_each_and_complete(study):
 
 def changes(study, stage, change, **what):
     """Whether a change of the parameters changes what a job watches."""
-    from mmfuse.parameters import pick_all
+    from mmfuse.study.parameters import pick_all
 
     after = copy.deepcopy(study)
     change(after)

@@ -11,16 +11,16 @@ import pytest
 import torch
 import yaml
 
-from mmfuse import plan
-from mmfuse.checkpoints import Card, build, load_method, read_weights, save_weights, weights_of
 from mmfuse.errors import UserError
 from mmfuse.methods.mma_unet import PAPER_PAIRING
 from mmfuse.nn.cka import best_pairing
 from mmfuse.nn.levels import LevelFusion, SoftLevelFusion
-from mmfuse.parameters import load_parameters
-from mmfuse.plan import System
 from mmfuse.stages import train as stage
-from mmfuse.training import prepare_part
+from mmfuse.study import plan
+from mmfuse.study.parameters import load_parameters
+from mmfuse.study.plan import System
+from mmfuse.training.checkpoints import Card, build, load_method, read_weights, save_weights, weights_of
+from mmfuse.training.loop import prepare_part
 
 ROOT = Path(__file__).parents[1]
 

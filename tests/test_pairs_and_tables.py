@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
+from mmfuse.data.images import luminance, read_image, write_image
+from mmfuse.data.pairs import check_equal_sizes, match_folders, read_triple
 from mmfuse.errors import UserError
-from mmfuse.images import luminance, read_image, write_image
 from mmfuse.metrics import resolve, score
 from mmfuse.metrics.tables import read_scores, score_images, summarise, write_scores
-from mmfuse.pairs import check_equal_sizes, match_folders, read_triple
 
 # ------------------------------------------------------------------------------------------------------------ tables
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from mmfuse import plan
-from mmfuse.catalog import load_catalog
+from mmfuse.data.catalog import load_catalog
 from mmfuse.metrics import resolve
-from mmfuse.parameters import load_parameters
 from mmfuse.reporting.published import metrics_of, read
-from mmfuse.training import step_count
-from mmfuse.training_sets import training_set
+from mmfuse.study import plan
+from mmfuse.study.parameters import load_parameters
+from mmfuse.study.training_sets import training_set
+from mmfuse.training.loop import step_count
 
 ROOT = Path(__file__).parents[1]
 PAPER = load_parameters(ROOT / "workflow/configs/paper.yaml")

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from mmfuse import plan
 from mmfuse.errors import UserError
-from mmfuse.parameters import flatten, load_parameters, pick, pick_all, project_root
+from mmfuse.study import plan
+from mmfuse.study.parameters import flatten, load_parameters, pick, pick_all, project_root
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = ROOT / "workflow/schemas/params.schema.yaml"

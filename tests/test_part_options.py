@@ -11,17 +11,17 @@ import torch
 import yaml
 from torch import nn
 
-from mmfuse.batches import TrainingPairs, validation_pairs
-from mmfuse.checkpoints import Card, read_moments, read_weights, save_weights
+from mmfuse.data.packs import Pack, write_pack
 from mmfuse.errors import UserError
+from mmfuse.files.reading import read_yaml
 from mmfuse.methods.base import FusionMethod
-from mmfuse.packs import Pack, write_pack
-from mmfuse.parameters import load_parameters
-from mmfuse.plain import read_yaml
-from mmfuse.plan import System
-from mmfuse.seeding import seed_everything
 from mmfuse.stages import train as stage
-from mmfuse.training import make_fabric, step_count, train_part
+from mmfuse.study.parameters import load_parameters
+from mmfuse.study.plan import System
+from mmfuse.training.batches import TrainingPairs, validation_pairs
+from mmfuse.training.checkpoints import Card, read_moments, read_weights, save_weights
+from mmfuse.training.loop import make_fabric, step_count, train_part
+from mmfuse.training.seeding import seed_everything
 from test_training import BLOCK, LOOP
 
 WHOLE = {"height": 40, "width": 48, "scale": None, "ratio": [1.0, 1.0]}

@@ -13,7 +13,7 @@ import skimage.data
 import torch
 from torch import Tensor
 
-from mmfuse.images import luminance, read_image
+from mmfuse.data.images import luminance, read_image
 from mmfuse.nn.losses import BORDERS, sobel_magnitude, ssim_map
 from test_methods import PARTS, small, weights
 

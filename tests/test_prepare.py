@@ -13,16 +13,16 @@ import pytest
 import yaml
 from PIL import Image
 
-from mmfuse import plan
-from mmfuse.batches import TrainingPairs
-from mmfuse.catalog import load_catalog
-from mmfuse.datasets.reading import find_pairs, read_pair
+from mmfuse.data.catalog import load_catalog
+from mmfuse.data.images import luminance, resize, write_image
+from mmfuse.data.packs import Pack, write_pack
+from mmfuse.data.reading import find_pairs, read_pair
 from mmfuse.errors import UserError
-from mmfuse.files import write_text
-from mmfuse.images import luminance, resize, write_image
-from mmfuse.packs import Pack, write_pack
+from mmfuse.files.writing import write_text
 from mmfuse.stages import crop, download, prepare
-from mmfuse.training_sets import training_set
+from mmfuse.study import plan
+from mmfuse.study.training_sets import training_set
+from mmfuse.training.batches import TrainingPairs
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {

@@ -14,9 +14,9 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
-from mmfuse.checkpoints import build, load_state, read_weights
-from mmfuse.files import sha256
-from mmfuse.packs import write_pack
+from mmfuse.data.packs import write_pack
+from mmfuse.files.writing import sha256
+from mmfuse.training.checkpoints import build, load_state, read_weights
 
 ROAD = "data/prepared/synthetic_road"
 OUT = Path("data/checkpoints/ivif/lkc_funet/base/s0/net.safetensors")

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from mmfuse.errors import UserError
-from mmfuse.parameters import load_parameters
-from mmfuse.plan import System
 from mmfuse.reporting import published
 from mmfuse.reporting.scores import Column, Group, Scores
+from mmfuse.study.parameters import load_parameters
+from mmfuse.study.plan import System
 
 ROOT = Path(__file__).parents[1]
 PRINTED = ROOT / "data/published.csv"

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import yaml
 
-from mmfuse import plan
 from mmfuse.downstream import masks
 from mmfuse.errors import UserError
-from mmfuse.parameters import load_parameters
-from mmfuse.plain import read_table
+from mmfuse.files.reading import read_table
 from mmfuse.reporting import papers, published, published_sets
 from mmfuse.reporting.seen import read_sets
 from mmfuse.reporting.study import Rooms, Study
+from mmfuse.study import plan
+from mmfuse.study.parameters import load_parameters
 from simulated import ROAD_BOXES, ROAD_MASKS, write_protocol
 
 ROOT = Path(__file__).parents[1]

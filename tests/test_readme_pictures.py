@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 import shipped_weights
-from mmfuse import shipped
-from mmfuse.catalog import dataset
+from mmfuse.data.catalog import dataset
+from mmfuse.data.images import read_image
 from mmfuse.errors import UserError
-from mmfuse.fusing import fuse_pair
-from mmfuse.images import read_image
+from mmfuse.inference.fusing import fuse_pair
+from mmfuse.weights import shipped
 from test_report import ROOT
 
 sys.path.insert(0, str(ROOT / "workflow/scripts"))

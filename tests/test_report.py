@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import yaml
 
-from mmfuse import plan
+from mmfuse.data.images import write_image
+from mmfuse.data.packs import Sample, write_pack
 from mmfuse.errors import UserError
-from mmfuse.images import write_image
-from mmfuse.packs import Sample, write_pack
-from mmfuse.plan import System
 from mmfuse.reporting import style
 from mmfuse.stages import report
+from mmfuse.study import plan
+from mmfuse.study.plan import System
 
 ROOT = Path(__file__).parents[1]
 NASTY = "<script>alert(1)</script>"

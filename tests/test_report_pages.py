@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import yaml
 
-from mmfuse.plan import System
 from mmfuse.reporting import ablations, efficiency, figures, latex, style
 from mmfuse.reporting.efficiency import Cost
 from mmfuse.reporting.latex import Head
@@ -17,6 +16,7 @@ from mmfuse.reporting.provenance import Run
 from mmfuse.reporting.scores import Column, Group, Scores
 from mmfuse.reporting.standing import Ranking, ranking, stand
 from mmfuse.reporting.style import Album
+from mmfuse.study.plan import System
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = (Column("SD", "sd", "higher", "c"), Column("Nabf", "nabf", "lower", "c"))

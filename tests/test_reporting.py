@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from mmfuse.plan import System
 from mmfuse.reporting import pictures, provenance, tables
 from mmfuse.reporting.scores import Column, Group, Scores
 from mmfuse.reporting.standing import marks, ranking, stand, verdict
+from mmfuse.study.plan import System
 
 
 def _standings(groups: list[Group]):

@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mmfuse import cli, plan, settings
 from mmfuse.benchmarks import scale, scale_steps, simulated
 from mmfuse.benchmarks.scale import Measurement, Size
-from mmfuse.catalog import load_catalog
-from mmfuse.datasets.reading import find_pairs
+from mmfuse.cli import app as cli
+from mmfuse.data.catalog import load_catalog
+from mmfuse.data.pairs import match_folders
+from mmfuse.data.reading import find_pairs
 from mmfuse.errors import UserError
-from mmfuse.pairs import match_folders
 from mmfuse.reporting import statistics, style
+from mmfuse.study import plan, settings
 
 ROOT = Path(__file__).parents[1]
 

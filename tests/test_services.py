@@ -16,8 +16,8 @@ import pytest
 
 import services
 from loopback import Line
-from mmfuse.files import files_below, write_text
-from mmfuse.jobs import Job, execute
+from mmfuse.files.writing import files_below, write_text
+from mmfuse.pipeline.jobs import Job, execute
 from mmfuse.tracking.servers import keep_quiet
 from test_engines import ENVIRONMENT, call, clone, plans_nothing, results, template  # noqa: F401
 from test_faults import study  # noqa: F401
@@ -104,7 +104,7 @@ import shlex, sys
 from pathlib import Path
 sys.path.insert(0, "workflow/scripts")
 from jobs import snakemake_study
-from mmfuse import cli
+from mmfuse.cli import app as cli
 waiting = snakemake_study(Path.cwd()).jobs
 while waiting:
     made = {path for job in waiting for path in job.outputs}

@@ -12,11 +12,12 @@ import pytest
 import torch
 import yaml
 
-from mmfuse import plan, shipped
-from mmfuse.checkpoints import load_method, read_weights, save_weights
-from mmfuse.files import sha256
-from mmfuse.parameters import load_parameters
+from mmfuse.files.writing import sha256
 from mmfuse.reporting.statistics import interval
+from mmfuse.study import plan
+from mmfuse.study.parameters import load_parameters
+from mmfuse.training.checkpoints import load_method, read_weights, save_weights
+from mmfuse.weights import shipped
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow/scripts"))

@@ -12,12 +12,12 @@ import yaml
 
 import shipped_weights
 from conftest import draw_image
-from mmfuse import shipped
-from mmfuse.checkpoints import load_method
+from mmfuse.data.images import read_image, write_image
 from mmfuse.errors import UserError
-from mmfuse.fusing import fuse_pair
-from mmfuse.images import read_image, write_image
-from mmfuse.task_rule import Black, shared_black, task_of_images
+from mmfuse.inference.fusing import fuse_pair
+from mmfuse.inference.task_rule import Black, shared_black, task_of_images
+from mmfuse.training.checkpoints import load_method
+from mmfuse.weights import shipped
 
 ROOT = Path(__file__).parents[1]
 LARGEST, TOGETHER = 5_000_000, 25_000_000  # bytes
@@ -255,7 +255,7 @@ def test_pairs_that_disagree_are_refused(image):
 def test_the_drawn_datasets_are_told(tmp_path, name, task):
     from importlib import import_module
 
-    import_module(f"mmfuse.datasets.{name}").generate(tmp_path, seed=1, height=96, width=128, train=6, val=1, test=1)
+    import_module(f"mmfuse.scenes.{name}").generate(tmp_path, seed=1, height=96, width=128, train=6, val=1, test=1)
     sides = sorted(path for path in (tmp_path / "train").iterdir() if path.name not in {"mask", "boxes"})
     a, b = sides if task == "ivif" else reversed(sides)
     pairs = [(path.stem, read_image(path), read_image(b / path.name)) for path in sorted(a.iterdir())]

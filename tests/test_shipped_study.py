@@ -10,13 +10,13 @@ import pytest
 import yaml
 
 import shipped_weights
-from mmfuse import plan
 from mmfuse.errors import UserError
-from mmfuse.files import sha256
-from mmfuse.parameters import load_parameters
-from mmfuse.plan import System
+from mmfuse.files.writing import sha256
 from mmfuse.reporting import given, learned
 from mmfuse.reporting.study import representatives
+from mmfuse.study import plan
+from mmfuse.study.parameters import load_parameters
+from mmfuse.study.plan import System
 from test_engines import ENVIRONMENT, ROOT, call, tiny
 
 FOLDER = Path("src/mmfuse/weights")

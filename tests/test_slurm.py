@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import slurm_node
-from mmfuse.files import sha256
+from mmfuse.files.writing import sha256
 from test_engines import ENVIRONMENT, call, clone, demo, plans_nothing, results, template, write  # noqa: F401
 
 pytestmark = [pytest.mark.engines, pytest.mark.slurm]

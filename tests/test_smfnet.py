@@ -12,14 +12,9 @@ import torch
 import yaml
 from torch import nn
 
-from mmfuse import plan
-from mmfuse.batches import TrainingPairs, validation_pairs
-from mmfuse.checkpoints import build, load_state
+from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
 from mmfuse.methods.smfnet import SMFNet
-from mmfuse.nn.gradient_dense import GradientDenseBlock
-from mmfuse.nn.graph import AcrossModalities, GatedUpdate, GraphReasoning, WithinModality
-from mmfuse.nn.invertible import BackwardBlock, InvertibleBlock
 from mmfuse.nn.losses import (
     correlation,
     gram_matrix,
@@ -29,8 +24,11 @@ from mmfuse.nn.losses import (
     spatial_gradient,
     ssim_map,
 )
-from mmfuse.nn.smfnet_parts import DetailFusion
-from mmfuse.nn.transformer import (
+from mmfuse.nn.smfnet.gradient_dense import GradientDenseBlock
+from mmfuse.nn.smfnet.graph import AcrossModalities, GatedUpdate, GraphReasoning, WithinModality
+from mmfuse.nn.smfnet.invertible import BackwardBlock, InvertibleBlock
+from mmfuse.nn.smfnet.parts import DetailFusion
+from mmfuse.nn.smfnet.transformer import (
     ChannelNorm,
     CrossAttention,
     DenseTransformerBlock,
@@ -39,9 +37,11 @@ from mmfuse.nn.transformer import (
     TransformerGroup,
     channel_attention,
 )
-from mmfuse.packs import Pack
 from mmfuse.stages.train import network_options
-from mmfuse.training import make_fabric, prepare_part, train_part
+from mmfuse.study import plan
+from mmfuse.training.batches import TrainingPairs, validation_pairs
+from mmfuse.training.checkpoints import build, load_state
+from mmfuse.training.loop import make_fabric, prepare_part, train_part
 
 ROOT = Path(__file__).parents[1]
 TINY = {"dim": 8, "heads": 2, "base_groups": 1, "base_pairs": 1, "iterations": 1}

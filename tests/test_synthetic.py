@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from scipy.ndimage import binary_dilation, gaussian_filter
 
-from mmfuse.datasets import synthetic_brain, synthetic_road
-from mmfuse.datasets.drawing import HEAT, Brush, Canvas, Paint, image_generator, noise_tile
-from mmfuse.datasets.road_scene import WEATHER
+from mmfuse.scenes import synthetic_brain, synthetic_road
+from mmfuse.scenes.drawing import HEAT, Brush, Canvas, Paint, image_generator, noise_tile
+from mmfuse.scenes.road_scene import WEATHER
 
 HEIGHT, WIDTH, ROADS, BRAINS = 192, 256, 50, 24
 MASK_OF_CLASS = {0: 2, 1: 1, 2: 1, 4: 3, 5: 1}  # a lamp has no mask id

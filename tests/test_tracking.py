@@ -15,8 +15,8 @@ import pytest
 from mlflow import MlflowClient
 
 from mmfuse.errors import UserError
-from mmfuse.files import checksum, sha256, write_text
-from mmfuse.jobs import Job, Running, execute
+from mmfuse.files.writing import checksum, sha256, write_text
+from mmfuse.pipeline.jobs import Job, Running, execute
 from mmfuse.tracking import STUDY, SYSTEM, Parent, Tracker
 from mmfuse.tracking.reading import fetch_kept
 from mmfuse.tracking.servers import default_uri, shown_uri, without_secrets

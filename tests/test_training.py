@@ -18,15 +18,15 @@ import pytest
 import torch
 from torchvision.transforms import RandomCrop
 
-from mmfuse import training
-from mmfuse.batches import TrainingPairs, validation_pairs
-from mmfuse.checkpoints import Card, build, load_state, read_weights, save_state
+from mmfuse.data.packs import Pack, write_pack
 from mmfuse.errors import MmfuseError, UserError
-from mmfuse.packs import Pack, write_pack
-from mmfuse.seeding import derived_seed, seed_everything
 from mmfuse.stages import crop
 from mmfuse.stages.train import _pictured, _write
-from mmfuse.training import learning_rate, make_fabric, step_count, train_part
+from mmfuse.training import loop as training
+from mmfuse.training.batches import TrainingPairs, validation_pairs
+from mmfuse.training.checkpoints import Card, build, load_state, read_weights, save_state
+from mmfuse.training.loop import learning_rate, make_fabric, step_count, train_part
+from mmfuse.training.seeding import derived_seed, seed_everything
 
 BLOCK = {
     "steps": 6, "batch": 2, "crop": {"height": 32, "width": 32, "scale": [0.35, 1.0], "ratio": [0.75, 1.3333]},
@@ -514,9 +514,10 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from mmfuse import batches, training
-from mmfuse.checkpoints import build
-from mmfuse.packs import Pack
+from mmfuse.training import batches
+from mmfuse.training import loop as training
+from mmfuse.training.checkpoints import build
+from mmfuse.data.packs import Pack
 
 block, loop, resume, packs = eval(sys.argv[1])
 torch.manual_seed(0)

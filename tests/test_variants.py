@@ -11,9 +11,9 @@ import torch
 import yaml
 from torch import nn
 
-from mmfuse import plan
-from mmfuse.checkpoints import build
 from mmfuse.stages.train import network_options
+from mmfuse.study import plan
+from mmfuse.training.checkpoints import build
 
 CONFIGS = Path(__file__).parents[1] / "workflow/configs"
 PAPER, SMALL_MIF, SMALL_MMA, DEMO = (

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmfuse import plan
-from mmfuse.catalog import load_catalog
+from mmfuse.data.catalog import load_catalog
+from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
-from mmfuse.files import files_below
-from mmfuse.packs import Pack
-from mmfuse.plan import System
+from mmfuse.files.writing import files_below
 from mmfuse.reporting import viewer
 from mmfuse.reporting.scores import Column, Scores, grouped, read_scores
+from mmfuse.study import plan
+from mmfuse.study.plan import System
 from test_report import METRICS, NAMES, PARAMETERS, ROOT, VALUES, _run, make_study
 
 SYSTEM = System(method="net", variant="base", seed=0, task="ivif")

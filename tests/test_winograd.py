@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from mmfuse.nn import banded, convolution_cost, small_kernel, winograd, workspace
-from mmfuse.nn.convolution_cost import Task, best_winograd_tile
-from mmfuse.nn.graph import GraphReasoning
-from mmfuse.nn.inference import for_inference
-from mmfuse.nn.invertible import Bottleneck
-from mmfuse.nn.small_kernel import SmallKernelConv2d
-from mmfuse.nn.transformer import DenseTransformerBlock, LocalFeedForward, TransformerBlock
+from mmfuse.fastconv import convolution_cost, small_kernel, winograd, workspace
+from mmfuse.fastconv.convolution_cost import Task, best_winograd_tile
+from mmfuse.fastconv.small_kernel import SmallKernelConv2d
+from mmfuse.inference import banded
+from mmfuse.inference.fast_copy import for_inference
+from mmfuse.nn.smfnet.graph import GraphReasoning
+from mmfuse.nn.smfnet.invertible import Bottleneck
+from mmfuse.nn.smfnet.transformer import DenseTransformerBlock, LocalFeedForward, TransformerBlock
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
 

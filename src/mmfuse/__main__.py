@@ -1,5 +1,5 @@
 """`python -m mmfuse`."""
 
-from mmfuse.cli import main
+from mmfuse.cli.app import main
 
 main()

@@ -2,10 +2,11 @@
 from functools import cache
 from pathlib import Path
 
-from mmfuse import catalog, plan
-from mmfuse.code import code_of
-from mmfuse.images import image_files
-from mmfuse.parameters import load_parameters, pick_all
+from mmfuse.data import catalog
+from mmfuse.study import plan
+from mmfuse.study.code import code_of
+from mmfuse.data.images import image_files
+from mmfuse.study.parameters import load_parameters, pick_all
 
 # the same checks as every stage makes, before the first job
 STUDY = load_parameters(Path("params.yaml"))

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from mmfuse.errors import MmfuseError, UserError
-from mmfuse.parameters import load_parameters
-from mmfuse.plain import read_yaml
+from mmfuse.files.reading import read_yaml
+from mmfuse.study.parameters import load_parameters
 
 PROFILE = Path("workflow/profiles/slurm/config.yaml")
 LOGS = Path("logs/slurm")

@@ -73,7 +73,7 @@ def write_data(out: Path, *, drawn: bool) -> None:
 
 def tiny(parameters: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters of a dry run: narrow networks, small crops and batches."""
-    from mmfuse.settings import merged
+    from mmfuse.study.settings import merged
 
     kernels = {"kernels": [5, 3, 3], "bottleneck_kernel": 3, "init_kernel": 5}
     narrow = {
@@ -144,7 +144,7 @@ class Run:
         """Write the results and the report."""
         import gpu_report
 
-        from mmfuse.files import write_json, write_text
+        from mmfuse.files.writing import write_json, write_text
 
         for path in (self.kept, self.out / "report.json"):
             write_json(path, self.results)
@@ -157,7 +157,7 @@ def run(args: argparse.Namespace) -> None:
     import gpu_report
     import gpu_steps
 
-    from mmfuse.plain import read_yaml
+    from mmfuse.files.reading import read_yaml
 
     work = args.work or args.out.with_name(f"{args.out.name}.work")
     data = args.data or work.with_name(f"{work.name}.drawn")

@@ -16,15 +16,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmfuse import plan
-from mmfuse.catalog import dataset as catalog_entry
-from mmfuse.datasets import synthetic_brain
+from mmfuse.data.catalog import dataset as catalog_entry
+from mmfuse.data.packs import Pack, spread, write_pack
 from mmfuse.errors import UserError
-from mmfuse.files import files_below, sha256, write_json
-from mmfuse.packs import Pack, spread, write_pack
-from mmfuse.parameters import load_parameters
+from mmfuse.files.writing import files_below, sha256, write_json
+from mmfuse.scenes import synthetic_brain
 from mmfuse.stages import download, prepare
-from mmfuse.training_sets import TrainingSet, training_set
+from mmfuse.study import plan
+from mmfuse.study.parameters import load_parameters
+from mmfuse.study.training_sets import TrainingSet, training_set
 
 METHOD, VARIANT, TASK = "lkc_funet", "base", "mif"
 MSRS_PAIR = "msrs/test/{kind}/00537D.png"

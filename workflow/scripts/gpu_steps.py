@@ -20,22 +20,22 @@ import numpy as np
 import torch
 from gpu_data import METHOD, TASK, VARIANT
 
-from mmfuse import plan
-from mmfuse.batches import Batch, TrainingPairs
-from mmfuse.checkpoints import build, load_state
+from mmfuse.data.images import read_image
+from mmfuse.data.packs import Pack
 from mmfuse.errors import MmfuseError
-from mmfuse.images import read_image
-from mmfuse.jobs import Running
+from mmfuse.inference.fast_copy import for_inference
 from mmfuse.methods.base import FusionMethod
 from mmfuse.metrics.tables import read_scores
-from mmfuse.nn.inference import for_inference
-from mmfuse.packs import Pack
-from mmfuse.plan import System
-from mmfuse.seeding import seed_everything
+from mmfuse.pipeline.jobs import Running
 from mmfuse.stages import evaluate, fuse, train
 from mmfuse.stages.train import network_options, without_adaptive
+from mmfuse.study import plan
+from mmfuse.study.plan import System
 from mmfuse.tracking import Tracker
-from mmfuse.training import make_fabric, train_part
+from mmfuse.training.batches import Batch, TrainingPairs
+from mmfuse.training.checkpoints import build, load_state
+from mmfuse.training.loop import make_fabric, train_part
+from mmfuse.training.seeding import seed_everything
 
 # in the order in which they are trained: the slowest one takes what time is left
 PRECISIONS: dict[str, dict[str, Any]] = {

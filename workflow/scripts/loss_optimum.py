@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mmfuse.checkpoints import build
+from mmfuse.data.images import luminance, read_image
+from mmfuse.data.pairs import check_equal_sizes, match_folders
 from mmfuse.errors import UserError, closest
-from mmfuse.images import luminance, read_image
+from mmfuse.fastconv.workspace import keep_freed_memory
 from mmfuse.metrics import resolve, score
 from mmfuse.nn.further_losses import TERMS
 from mmfuse.nn.losses import strongest_gradient_loss, strongest_intensity_loss, two_source_ssim_loss
-from mmfuse.nn.workspace import keep_freed_memory
-from mmfuse.pairs import check_equal_sizes, match_folders
+from mmfuse.training.checkpoints import build
 
 OWN = {"ssim": two_source_ssim_loss, "intensity": strongest_intensity_loss, "gradient": strongest_gradient_loss}
 KNOWN = {**OWN, **TERMS}

@@ -19,19 +19,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mmfuse import shipped
-from mmfuse.catalog import Dataset
-from mmfuse.catalog import dataset as catalog_entry
-from mmfuse.checkpoints import build, load_method
-from mmfuse.datasets.reading import find_pairs, read_pair
+from mmfuse.data.catalog import Dataset
+from mmfuse.data.catalog import dataset as catalog_entry
+from mmfuse.data.images import Bytes, resize
+from mmfuse.data.packs import Sample
+from mmfuse.data.reading import find_pairs, read_pair
 from mmfuse.errors import MmfuseError, UserError, closest
-from mmfuse.files import whole_file
-from mmfuse.fusing import best_device, fuse_pair
-from mmfuse.images import Bytes, resize
+from mmfuse.files.writing import whole_file
+from mmfuse.inference.fast_copy import for_inference
+from mmfuse.inference.fusing import best_device, fuse_pair
 from mmfuse.methods.base import FusionMethod
-from mmfuse.nn.inference import for_inference
-from mmfuse.packs import Sample
 from mmfuse.stages import download
+from mmfuse.training.checkpoints import build, load_method
+from mmfuse.weights import shipped
 
 # licences of the catalog that let others show pictures, with the source named
 FREE = ("MIT", "CC BY", "CC0", "MIT, as this project")

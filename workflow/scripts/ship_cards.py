@@ -9,7 +9,7 @@ from mmfuse import methods
 from mmfuse.reporting.cards import TASKS
 from mmfuse.reporting.scores import Column
 from mmfuse.reporting.tables import decimals, printed
-from mmfuse.shipped import Shipped
+from mmfuse.weights.shipped import Shipped
 
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 

@@ -21,23 +21,24 @@ import yaml
 from ship_cards import Agreement, Scored, Training, card
 from tqdm import tqdm
 
-from mmfuse import plan, shipped
-from mmfuse.catalog import load_catalog
-from mmfuse.checkpoints import load_method, read_weights, save_weights, weights_of
+from mmfuse.cli.registering import CHECKPOINTS, SCORES, check_made_by
+from mmfuse.data.catalog import load_catalog
+from mmfuse.data.images import read_image
+from mmfuse.data.packs import Pack
 from mmfuse.errors import MmfuseError, UserError, check_choices, closest
-from mmfuse.files import sha256, whole_file, write_text
-from mmfuse.fusing import best_device, fuse_pair
-from mmfuse.images import read_image
-from mmfuse.nn.inference import for_inference
-from mmfuse.packs import Pack
-from mmfuse.parameters import load_parameters
-from mmfuse.plain import read_json, read_table, read_yaml
-from mmfuse.plan import System
-from mmfuse.registering import CHECKPOINTS, SCORES, check_made_by
+from mmfuse.files.reading import read_json, read_table, read_yaml
+from mmfuse.files.writing import sha256, whole_file, write_text
+from mmfuse.inference.fast_copy import for_inference
+from mmfuse.inference.fusing import best_device, fuse_pair
 from mmfuse.reporting import statistics
 from mmfuse.reporting.scores import average, read_scores
+from mmfuse.study import plan
+from mmfuse.study.parameters import load_parameters
+from mmfuse.study.plan import System
+from mmfuse.study.training_sets import training_set
 from mmfuse.tracking.reading import hours_of
-from mmfuse.training_sets import training_set
+from mmfuse.training.checkpoints import load_method, read_weights, save_weights, weights_of
+from mmfuse.weights import shipped
 
 FUSED, PREPARED = Path("data/fused"), Path("data/prepared")
 BASELINES = ("average", "maximum", "laplacian")

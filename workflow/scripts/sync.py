@@ -16,7 +16,7 @@ import yaml
 from jobs import PARAMS, Job, SnakemakeStudy, differences, dvc_jobs, snakemake_study
 
 from mmfuse.errors import MmfuseError, UserError
-from mmfuse.files import write_text
+from mmfuse.files.writing import write_text
 
 METRICS = "reports/metrics.json"  # what `dvc metrics diff` compares
 HEADER = """\

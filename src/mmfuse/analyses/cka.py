@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmfuse.analyses.base import Card, Drawing
+from mmfuse.data.images import luminance, resize
+from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
-from mmfuse.images import luminance, resize
 from mmfuse.nn.cka import SMALLEST_BATCH, Alignment, Array, best_pairing, centred_gram, change_point
-from mmfuse.packs import Pack
-from mmfuse.plan import System
-from mmfuse.seeding import derived_seed
+from mmfuse.study.plan import System
+from mmfuse.training.seeding import derived_seed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmfuse.analyses.base import Card, Drawing
+from mmfuse.data.images import Bytes, luminance
+from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
-from mmfuse.images import Bytes, luminance
-from mmfuse.packs import Pack
-from mmfuse.plan import System
+from mmfuse.study.plan import System
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmfuse.analyses.base import Card, Drawing
-from mmfuse.packs import Pack
-from mmfuse.plan import System
+from mmfuse.data.packs import Pack
+from mmfuse.study.plan import System
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

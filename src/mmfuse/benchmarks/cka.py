@@ -18,7 +18,7 @@ from mmfuse.benchmarks.memory import peak_mib
 from mmfuse.errors import UserError
 from mmfuse.methods.mma_unet import MMAUNet
 from mmfuse.nn.cka import SMALLEST_BATCH, Alignment, Array
-from mmfuse.seeding import derived_seed
+from mmfuse.training.seeding import derived_seed
 
 WIDTH = 8  # channels of the encoders' first level
 

@@ -14,8 +14,8 @@ from scipy.optimize import nnls
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmfuse.nn.convolution_cost import RATES, Rates, Task, Work, best_tiling, work_of_tiles
-from mmfuse.nn.overlap_save import Tiling, convolve, gradients, kernel_spectra
+from mmfuse.fastconv.convolution_cost import RATES, Rates, Task, Work, best_tiling, work_of_tiles
+from mmfuse.fastconv.overlap_save import Tiling, convolve, gradients, kernel_spectra
 
 # batch, height, width, kernel, channels in and out: what LKC-FUNet has, in parts, and narrower layers
 TASKS = (

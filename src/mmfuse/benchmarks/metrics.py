@@ -52,7 +52,7 @@ def run(
     Raises:
         UserError: no legal images, or a number below 1.
     """
-    from mmfuse.nn.workspace import keep_freed_memory
+    from mmfuse.fastconv.workspace import keep_freed_memory
 
     if min(repeats, threads) < 1:
         raise UserError("Nothing to measure.", expected="at least 1 repeat and 1 thread")
@@ -69,7 +69,7 @@ def run(
 
 
 def _read(fused: Path, a: Path, b: Path) -> Images:
-    from mmfuse.pairs import read_triple
+    from mmfuse.data.pairs import read_triple
 
     return Images(read_triple(fused, a, b), origin=str(fused))
 
@@ -79,8 +79,8 @@ def _draw(height: int, width: int) -> Images:
     import numpy as np
     import torch
 
-    from mmfuse.datasets.synthetic_road import render
-    from mmfuse.images import luminance
+    from mmfuse.data.images import luminance
+    from mmfuse.scenes.synthetic_road import render
 
     sample = render(np.random.default_rng(0), "day", height, width)
     infrared, visible = sample.infrared.astype(float), luminance(sample.visible).astype(float)

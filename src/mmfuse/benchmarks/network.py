@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmfuse.benchmarks.memory import peak_mib
-from mmfuse.checkpoints import build
 from mmfuse.errors import MmfuseError, UserError
-from mmfuse.fusing import best_device
+from mmfuse.fastconv.large_kernel import plain
+from mmfuse.fastconv.workspace import keep_freed_memory, set_limits
+from mmfuse.inference.fast_copy import for_inference
+from mmfuse.inference.fusing import best_device
 from mmfuse.methods.base import FusionMethod
-from mmfuse.nn.inference import for_inference
-from mmfuse.nn.large_kernel import plain
-from mmfuse.nn.workspace import keep_freed_memory, set_limits
-from mmfuse.seeding import seed_everything
+from mmfuse.training.checkpoints import build
+from mmfuse.training.seeding import seed_everything
 
 WAYS = ("direct", "ours")
 # the first call makes the buffers, the second the spectra that are kept
@@ -50,7 +50,7 @@ class Case:
         train: Whether to measure a training step of the last part (forward, backward, optimiser) and not inference.
         repeats: Measurements of each way, by turns.
         threads: Processor threads.
-        workspace: Limit of the shared buffers in MiB; see `mmfuse.nn.workspace`.
+        workspace: Limit of the shared buffers in MiB; see `mmfuse.fastconv.workspace`.
         spectra: Limit of the kept spectra in MiB.
     """
 
@@ -72,10 +72,10 @@ def options_of(method: str, params: Path | None, variant: str, assignments: Sequ
     Raises:
         UserError: the parameters lack the variant, or an assignment has no `=`.
     """
-    from mmfuse.options import assigned
-    from mmfuse.parameters import load_parameters
-    from mmfuse.plan import settings_of
     from mmfuse.stages.train import network_options, without_adaptive
+    from mmfuse.study.parameters import load_parameters
+    from mmfuse.study.plan import settings_of
+    from mmfuse.study.settings import assigned
 
     options: dict[str, Any] = {}
     if params is not None:
@@ -164,7 +164,7 @@ def _both(case: Case) -> dict[str, FusionMethod]:
 
 def _prepare(network: FusionMethod) -> None:
     """Bring the last part into the state in which it is trained."""
-    from mmfuse.training import prepare_part
+    from mmfuse.training.loop import prepare_part
 
     prepare_part(network, network.parts[-1])
 

@@ -23,7 +23,7 @@ import numpy as np
 from mmfuse.benchmarks import simulated
 from mmfuse.benchmarks.simulated import Size
 from mmfuse.errors import MmfuseError, UserError
-from mmfuse.files import write_text
+from mmfuse.files.writing import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmfuse import plan
-from mmfuse.catalog import load_catalog
-from mmfuse.parameters import load_parameters
+from mmfuse.data.catalog import load_catalog
+from mmfuse.study import plan
+from mmfuse.study.parameters import load_parameters
 
 T = TypeVar("T")
 Measured = dict[str, tuple[float, float]]  # part to processor seconds and MiB
@@ -44,8 +44,8 @@ def catalog() -> Measured:
 
 def pairing() -> Measured:
     """Match two folders by name, as `mmfuse fuse` does, and find the pairs of a dataset, as `prepare` does."""
-    from mmfuse.datasets.reading import find_pairs
-    from mmfuse.pairs import match_folders
+    from mmfuse.data.pairs import match_folders
+    from mmfuse.data.reading import find_pairs
 
     found: Measured = {}
     raw = Path("data/raw/simulated_000")

@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from mmfuse import plan
+from mmfuse.data.images import write_image
+from mmfuse.data.packs import write_pack
 from mmfuse.errors import UserError
-from mmfuse.images import write_image
-from mmfuse.packs import write_pack
-from mmfuse.plain import read_yaml
-from mmfuse.plan import System
+from mmfuse.files.reading import read_yaml
+from mmfuse.study import plan
+from mmfuse.study.plan import System
 
 METHOD, DATASET = "mma_unet", "synthetic_road"
 DEMO = Path("workflow/configs/demo.yaml")

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from mmfuse.benchmarks.network import options_of
-from mmfuse.checkpoints import build
 from mmfuse.nn.counting import multiply_adds
-from mmfuse.parameters import load_parameters
-from mmfuse.plan import settings_of
+from mmfuse.study.parameters import load_parameters
+from mmfuse.study.plan import settings_of
+from mmfuse.training.checkpoints import build
 
 
 def run(method: str, *, params: Path, height: int, width: int) -> list[dict[str, Any]]:

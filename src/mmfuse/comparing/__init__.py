@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from mmfuse import results
 from mmfuse.comparing import downstream
 from mmfuse.comparing.runs import Row, Run, direction, pairs, scored
 from mmfuse.errors import UserError
-from mmfuse.parameters import flatten
-from mmfuse.plain import read_yaml
+from mmfuse.files.reading import read_yaml
 from mmfuse.reporting import statistics
 from mmfuse.reporting.scores import Column, Group
-from mmfuse.results import PARAMS, Place
+from mmfuse.study.parameters import flatten
+from mmfuse.tracking import results
+from mmfuse.tracking.results import PARAMS, Place
 
 Differences = dict[str, list[Any]]  # what differs, with its value in each run
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from mmfuse import plan
 from mmfuse.comparing.runs import Row, Run, direction, pairs
 from mmfuse.downstream.boxes import Matched
 from mmfuse.reporting import statistics
 from mmfuse.reporting.seen import MEANS, Array, Seen, ends, mean, read_set, set_name
-from mmfuse.results import Place
+from mmfuse.study import plan
+from mmfuse.tracking.results import Place
 
 _ROOM = Path("reports/downstream")
 

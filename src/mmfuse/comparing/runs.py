@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmfuse import plan
-from mmfuse.plain import read_yaml
-from mmfuse.plan import System
+from mmfuse.files.reading import read_yaml
 from mmfuse.reporting.scores import Group, grouped, read_scores
 from mmfuse.reporting.seen import Seen
-from mmfuse.results import PARAMS, Place
+from mmfuse.study import plan
+from mmfuse.study.plan import System
+from mmfuse.tracking.results import PARAMS, Place
 
 One = TypeVar("One")
 

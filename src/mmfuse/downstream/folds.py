@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfuse.errors import UserError
-from mmfuse.plain import read_table
+from mmfuse.files.reading import read_table
 
 FOLDS = ("train", "val", "test")
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmfuse.data.images import Bytes, read_image, resize
+from mmfuse.data.packs import Pack
+from mmfuse.data.pairs import check_equal_sizes
 from mmfuse.downstream.masks import IGNORED
-from mmfuse.images import Bytes, read_image, resize
-from mmfuse.packs import Pack
-from mmfuse.pairs import check_equal_sizes
-from mmfuse.seeding import derived_seed
+from mmfuse.training.seeding import derived_seed
 
 _ORDER = 10  # stream of random numbers: the order of the images
 _IN_SIGHT = 0.4  # ASSUME: a box of which less is left inside a random cut is no object any more

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mmfuse.catalog import Dataset
+from mmfuse.data.catalog import Dataset
+from mmfuse.data.packs import Pack, Sample
 from mmfuse.errors import UserError
-from mmfuse.packs import Pack, Sample
 
 KINDS = {"detect": "boxes", "segment": "mask"}  # what a goal needs
 # ASSUME: annotators draw over the edge by up to a hundredth of the image; more is a wrong label

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from mmfuse.downstream import boxes, masks
 from mmfuse.downstream.boxes import Matched
 from mmfuse.errors import UserError
-from mmfuse.files import write_json, write_text
-from mmfuse.plain import read_json, read_table
+from mmfuse.files.reading import read_json, read_table
+from mmfuse.files.writing import write_json, write_text
 
 Array = NDArray[np.float64]
 _AGAIN = "run the stage `detect` or `segment` for it again"

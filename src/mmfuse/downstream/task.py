@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmfuse.catalog import Dataset
+from mmfuse.data.catalog import Dataset
+from mmfuse.data.images import Bytes, write_image
+from mmfuse.data.packs import Pack
 from mmfuse.downstream.folds import read_folds
 from mmfuse.downstream.images import Labelled, load_images
 from mmfuse.downstream.labels import class_index, class_names
 from mmfuse.errors import UserError
-from mmfuse.files import whole_folder
-from mmfuse.images import Bytes, write_image
-from mmfuse.packs import Pack
+from mmfuse.files.writing import whole_folder
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mmfuse.checkpoints import load_state, save_state
 from mmfuse.downstream.task import Task
 from mmfuse.errors import MmfuseError
-from mmfuse.fusing import best_device
-from mmfuse.jobs import Running
-from mmfuse.nn.workspace import keep_freed_memory
-from mmfuse.seeding import seed_everything
-from mmfuse.training import Row, check_finite, learning_rate, stop_request
+from mmfuse.fastconv.workspace import keep_freed_memory
+from mmfuse.inference.fusing import best_device
+from mmfuse.pipeline.jobs import Running
+from mmfuse.training.checkpoints import load_state, save_state
+from mmfuse.training.loop import Row, check_finite, learning_rate, stop_request
+from mmfuse.training.seeding import seed_everything
 
 WEIGHTS = 11  # streams of random numbers: the first weights, the steps
 _STEP = 12

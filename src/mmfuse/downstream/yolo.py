@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import yaml
 
+from mmfuse.data.images import write_image
 from mmfuse.downstream.boxes import MOST, Boxes
 from mmfuse.downstream.images import Labelled
 from mmfuse.downstream.task import Task
 from mmfuse.errors import UserError
-from mmfuse.images import write_image
-from mmfuse.jobs import Running
+from mmfuse.pipeline.jobs import Running
 
 _NAME = re.compile(r"yolo(v\d+|\d+)[a-z]")
 _LEAST = 0.01  # ASSUME: boxes of a smaller score do not move AP

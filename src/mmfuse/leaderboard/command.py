@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mmfuse.errors import UserError
-from mmfuse.files import whole_file, write_text
+from mmfuse.files.writing import whole_file, write_text
 
 BOARDS, OUT = Path("data/leaderboard/boards.yaml"), Path("docs/leaderboard.md")
 

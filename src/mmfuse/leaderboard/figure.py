@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from mmfuse.leaderboard.rows import BASELINE, PUBLISHED, SYSTEM
 from mmfuse.leaderboard.standing import Result
-from mmfuse.plan import EXTERNAL
 from mmfuse.reporting.pictures import PALETTE
 from mmfuse.reporting.style import Album
+from mmfuse.study.plan import EXTERNAL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

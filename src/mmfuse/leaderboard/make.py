@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mmfuse import results as runs
 from mmfuse.comparing.runs import scored
 from mmfuse.errors import UserError
 from mmfuse.leaderboard import figure, page, tables
 from mmfuse.leaderboard.boards import Boards, load
 from mmfuse.leaderboard.rows import Groups, collect, read_given
 from mmfuse.leaderboard.standing import Result, result
+from mmfuse.tracking import results as runs
 
 
 def results(

@@ -10,8 +10,8 @@ import numpy as np
 
 from mmfuse.errors import UserError
 from mmfuse.leaderboard.boards import Board, Boards, differing, finite, images_of, listed, picked, read_stored
-from mmfuse.plan import EXTERNAL, System
 from mmfuse.reporting.scores import Array, Group, Scores, read_one
+from mmfuse.study.plan import EXTERNAL, System
 
 Groups = Mapping[str, Mapping[str, Group]]  # by dataset and name
 SYSTEM, BASELINE, PUBLISHED = "system", "baseline", "published"

@@ -20,10 +20,10 @@ class FusionMethod(nn.Module):
     A subclass sets `summary` and `source`, takes its options as keyword arguments, and defines `forward`. A trained
     method also names its training `parts` in order (a study may leave out `optional_parts`, the last ones), the
     `loss_terms` that each part's parameters must weight, and defines `part_modules`, `part_outputs` and `part_terms`;
-    the training loop, resume, validation and checkpoints are written once, in `mmfuse.training`. `adaptive_options`
-    names options that a study may leave to `found_options`. Parts named in `fused_parts` give an image `fused` and can
-    weight the terms of `mmfuse.nn.further_losses` as well. A method whose authors publish weights also defines
-    `published_options` and `published_names`, which `mmfuse import-weights` reads.
+    the training loop, resume, validation and checkpoints are written once, in `mmfuse.training.loop`.
+    `adaptive_options` names options that a study may leave to `found_options`. Parts named in `fused_parts` give an
+    image `fused` and can weight the terms of `mmfuse.nn.further_losses` as well. A method whose authors publish weights
+    also defines `published_options` and `published_names`, which `mmfuse import-weights` reads.
     """
 
     summary: ClassVar[str] = ""

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mmfuse.errors import UserError, check_choices
+from mmfuse.fastconv.large_kernel import LargeKernelConv2d
 from mmfuse.methods.base import FusionMethod
-from mmfuse.nn.large_kernel import LargeKernelConv2d
 from mmfuse.nn.losses import BORDERS, strongest_gradient_loss, strongest_intensity_loss, two_source_ssim_loss
 from mmfuse.nn.mpafm import MPAFM, Concatenation
 from mmfuse.nn.normalisation import normalisation

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from mmfuse.errors import UserError
 from mmfuse.methods.base import FusionMethod
-from mmfuse.nn.graph import NODES, REASONING
 from mmfuse.nn.losses import (
     BORDERS,
     correlation,
@@ -31,9 +30,10 @@ from mmfuse.nn.losses import (
     strongest_gradient_loss,
     strongest_intensity_loss,
 )
-from mmfuse.nn.smfnet_parts import Decoder, DetailBranch, DetailFusion, Encoder, Features, Graph, labeller
-from mmfuse.nn.smfnet_published import UnusedTensors, authors_names
-from mmfuse.nn.transformer import BaseBranch, transformer
+from mmfuse.nn.smfnet.graph import NODES, REASONING
+from mmfuse.nn.smfnet.parts import Decoder, DetailBranch, DetailFusion, Encoder, Features, Graph, labeller
+from mmfuse.nn.smfnet.published import UnusedTensors, authors_names
+from mmfuse.nn.smfnet.transformer import BaseBranch, transformer
 
 SOFTNESS = 0.1  # ASSUME: scale of the sigmoid around the threshold, for images in [0, 1]
 CHOICES = {

@@ -16,10 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mmfuse.errors import UserError
-from mmfuse.files import write_json, write_text
+from mmfuse.fastconv.workspace import keep_freed_memory
+from mmfuse.files.writing import write_json, write_text
 from mmfuse.metrics import score
 from mmfuse.metrics.card import Metric
-from mmfuse.nn.workspace import keep_freed_memory
 
 Triple = tuple[Tensor, Tensor, Tensor]
 _GROUP_ON_GPU = 16

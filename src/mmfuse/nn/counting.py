@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmfuse.nn.large_kernel import plain
+from mmfuse.fastconv.large_kernel import plain
 
 
 def multiply_adds(network: nn.Module, height: int, width: int) -> int:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mmfuse import plan
 from mmfuse.reporting import comparisons, latex, provenance, statistics, tables
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import Column, Group, average
 from mmfuse.reporting.standing import Standing
 from mmfuse.reporting.study import Page, Study
 from mmfuse.reporting.tables import printed
+from mmfuse.study import plan
 
 Apart = tuple[float, float, float]  # the mean difference from the base, and the ends of its interval
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmfuse import analyses, plan
-from mmfuse.plain import read_json
-from mmfuse.plan import System
+from mmfuse import analyses
+from mmfuse.files.reading import read_json
 from mmfuse.reporting import provenance
 from mmfuse.reporting.scores import existing
 from mmfuse.reporting.study import Page, Study
+from mmfuse.study import plan
+from mmfuse.study.plan import System
 
 
 def pages(study: Study) -> list[Page]:

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmfuse import plan
-from mmfuse.catalog import SPLITS, Dataset, Source
+from mmfuse.data.catalog import SPLITS, Dataset, Source
+from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
-from mmfuse.packs import Pack
-from mmfuse.plain import read_table
+from mmfuse.files.reading import read_table
 from mmfuse.reporting import comparisons, latex, pictures, provenance, tables
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import existing
 from mmfuse.reporting.study import Page, Study
+from mmfuse.study import plan
 
 TASKS = {"ivif": "infrared-visible fusion", "mif": "medical image fusion"}
 

@@ -12,13 +12,13 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from mmfuse.images import read_image
-from mmfuse.plan import System
+from mmfuse.data.images import read_image
 from mmfuse.reporting import cards, latex, learned, pictures, provenance, statistics, tables, viewer
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.pictures import Picture
 from mmfuse.reporting.scores import Array, Column, Group, existing
 from mmfuse.reporting.study import Study
+from mmfuse.study.plan import System
 
 Key = tuple[str, str]  # method and variant
 Groups = Mapping[Key, Group]

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmfuse.images import luminance
-from mmfuse.packs import Sample
+from mmfuse.data.images import luminance
+from mmfuse.data.packs import Sample
 from mmfuse.reporting import statistics
 from mmfuse.reporting.figures import arrow
 from mmfuse.reporting.pictures import PALETTE
 from mmfuse.reporting.scores import Array, Column, Group, average
 from mmfuse.reporting.style import LINES, MARKERS, Album, Shown
-from mmfuse.settings import place
+from mmfuse.study.settings import place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmfuse import plan
+from mmfuse.data.images import read_image
+from mmfuse.data.packs import Sample
 from mmfuse.errors import UserError
-from mmfuse.images import read_image
-from mmfuse.packs import Sample
 from mmfuse.reporting import cards, figures, given, pictures, provenance, standing, statistics, tables, trained
 from mmfuse.reporting.pictures import Picture, Window
 from mmfuse.reporting.scores import existing
 from mmfuse.reporting.study import Page, Study, representatives
+from mmfuse.study import plan
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfuse import plan
+from mmfuse.data.images import read_image
 from mmfuse.downstream import boxes
-from mmfuse.images import read_image
 from mmfuse.reporting import latex, pictures, provenance, statistics, tables
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.pictures import PALETTE, Picture
@@ -25,6 +24,7 @@ from mmfuse.reporting.seen import MEANS, WORDS, Seen, ends, mean
 from mmfuse.reporting.study import Page, Study
 from mmfuse.reporting.style import LINES, Album, Shown
 from mmfuse.reporting.tables import printed, printed_p
+from mmfuse.study import plan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

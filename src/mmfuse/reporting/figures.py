@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmfuse.errors import UserError
-from mmfuse.plain import read_table
+from mmfuse.files.reading import read_table
 from mmfuse.reporting.pictures import PALETTE
 from mmfuse.reporting.scores import Array, Column, Group
 from mmfuse.reporting.standing import Ranking

@@ -10,13 +10,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from mmfuse import plan
 from mmfuse.errors import UserError
-from mmfuse.files import sha256
+from mmfuse.files.writing import sha256
 from mmfuse.reporting import cards, latex, tables
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.study import Study
-from mmfuse.shipped import Shipped
+from mmfuse.study import plan
+from mmfuse.weights.shipped import Shipped
 
 _UNKNOWN = "With weights from elsewhere, of which the study does not know the training pairs"
 _SEEN = {

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmfuse import plan
-from mmfuse.plan import System
 from mmfuse.reporting.study import Study
+from mmfuse.study import plan
+from mmfuse.study.plan import System
 
 TRAINED, SHIPPED, GIVEN = "trained in this study", "shipped weights", "weights from elsewhere"
 EXTERNAL, FREE = "images from elsewhere", "training-free"

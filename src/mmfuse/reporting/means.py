@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mmfuse import plan
-from mmfuse.plain import read_json
+from mmfuse.files.reading import read_json
 from mmfuse.reporting.scores import average, existing, read_scores
 from mmfuse.reporting.seen import MEANS, mean, numbers, set_name
+from mmfuse.study import plan
 
 Means = dict[str, dict[str, dict[str, float]]]
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from mmfuse import plan
 from mmfuse.reporting import cards, cases, figures, latex, learned, provenance, tables
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.standing import Ranking
 from mmfuse.reporting.study import Page, Study, representatives
+from mmfuse.study import plan
 
 
 def page(study: Study, others: Sequence[Page]) -> Page:

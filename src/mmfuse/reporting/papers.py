@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mmfuse import plan
 from mmfuse.reporting import claims, given, published, published_sets, trained
 from mmfuse.reporting.study import Page, Study
+from mmfuse.study import plan
 
 _CLAIMS = (
     "The claims of this table. Each difference is the whole method less the row, positive where the whole method is "

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw
 
+from mmfuse.data.images import luminance, resize
+from mmfuse.data.packs import Sample
 from mmfuse.errors import UserError
-from mmfuse.images import luminance, resize
-from mmfuse.packs import Sample
 
 Bytes = NDArray[np.uint8]
 # the palette of Okabe and Ito, told apart with every common form of colour blindness; black left out

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mmfuse.plain import read_json
+from mmfuse.files.reading import read_json
 from mmfuse.reporting.scores import existing
 
 _ORDER = ("download", "prepare", "crop", "train", "fuse", "evaluate", "analyse", "label", "divide", "detect", "segment")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmfuse.errors import UserError
-from mmfuse.plain import read_table
+from mmfuse.files.reading import read_table
 from mmfuse.reporting import latex, statistics
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import Array, Group, Scores, average

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from mmfuse import plan
 from mmfuse.downstream import masks
 from mmfuse.errors import UserError
 from mmfuse.reporting import given
@@ -17,6 +16,7 @@ from mmfuse.reporting.published import Beside, Line, Measured, asked, ending, me
 from mmfuse.reporting.seen import MEANS, Array, Seen, ends, mean, set_name
 from mmfuse.reporting.study import Study
 from mmfuse.reporting.trained import Trained, behind
+from mmfuse.study import plan
 
 # a column of a paper -> the measure by class; a class follows behind a blank
 _BY_CLASS = {"AP50": "AP50", "AP50-95": "AP50_95", "IoU": "IoU"}

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfuse.errors import UserError
-from mmfuse.plain import read_json, read_table
-from mmfuse.plan import System
+from mmfuse.files.reading import read_json, read_table
+from mmfuse.study.plan import System
 
 Array = NDArray[np.float64]
 

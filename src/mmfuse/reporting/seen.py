@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfuse import plan
 from mmfuse.downstream import boxes, masks, results
 from mmfuse.downstream.boxes import Matched
 from mmfuse.reporting import provenance, statistics
 from mmfuse.reporting.scores import existing
+from mmfuse.study import plan
 
 Array = NDArray[np.float64]
 # ASSUME: the ends of an interval then move by a few hundredths of its width with another draw

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmfuse import plan
-from mmfuse.catalog import Dataset
-from mmfuse.packs import Pack
-from mmfuse.plan import System
+from mmfuse.data.catalog import Dataset
+from mmfuse.data.packs import Pack
 from mmfuse.reporting import provenance
 from mmfuse.reporting.provenance import Run
 from mmfuse.reporting.scores import Group, existing, grouped, read_scores
 from mmfuse.reporting.seen import Seen, read_sets
 from mmfuse.reporting.style import Album
 from mmfuse.reporting.tables import Table, build
+from mmfuse.study import plan
+from mmfuse.study.plan import System
 
 
 @dataclass(frozen=True)

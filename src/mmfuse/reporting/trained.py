@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmfuse import plan
-from mmfuse.plain import read_table
+from mmfuse.files.reading import read_table
 from mmfuse.reporting import cards, latex, tables
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import existing
 from mmfuse.reporting.study import Study
-from mmfuse.training_sets import training_set
+from mmfuse.study import plan
+from mmfuse.study.training_sets import training_set
 
 Pairs = tuple[tuple[str, int], ...]  # datasets, and how many of their pairs
 

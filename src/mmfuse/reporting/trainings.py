@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmfuse import plan
-from mmfuse.plan import System
 from mmfuse.reporting import cards, figures, given
 from mmfuse.reporting import trained as trained_on
 from mmfuse.reporting.scores import existing
 from mmfuse.reporting.study import Page, Study
+from mmfuse.study import plan
+from mmfuse.study.plan import System
 
 
 def pages(study: Study) -> list[Page]:

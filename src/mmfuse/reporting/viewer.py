@@ -17,10 +17,10 @@ from typing import Any
 
 from PIL import Image
 
-from mmfuse.catalog import Dataset
-from mmfuse.files import whole_file, whole_folder
-from mmfuse.images import Bytes
-from mmfuse.packs import Pack
+from mmfuse.data.catalog import Dataset
+from mmfuse.data.images import Bytes
+from mmfuse.data.packs import Pack
+from mmfuse.files.writing import whole_file, whole_folder
 from mmfuse.reporting import pictures, tables
 from mmfuse.reporting.scores import Column, Group, Scores, existing
 

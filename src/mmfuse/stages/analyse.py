@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from mmfuse import analyses
-from mmfuse.checkpoints import load_method
+from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
-from mmfuse.files import write_json
-from mmfuse.fusing import best_device
-from mmfuse.jobs import Running
-from mmfuse.packs import Pack
-from mmfuse.plan import System
+from mmfuse.files.writing import write_json
+from mmfuse.inference.fusing import best_device
+from mmfuse.pipeline.jobs import Running
+from mmfuse.study.plan import System
+from mmfuse.training.checkpoints import load_method
 
 
 def run(

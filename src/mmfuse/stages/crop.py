@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from mmfuse.data.images import Bytes
+from mmfuse.data.packs import Pack, Sample, pack_writer, patch_name
 from mmfuse.errors import UserError
-from mmfuse.images import Bytes
-from mmfuse.packs import Pack, Sample, pack_writer, patch_name
 
 
 def run(*, pack: Path, out: Path, patches: Mapping[str, Any]) -> None:

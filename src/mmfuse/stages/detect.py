@@ -14,9 +14,9 @@ from mmfuse.downstream.images import Batches, Labelled, as_tensor
 from mmfuse.downstream.models import build_detector
 from mmfuse.downstream.results import curves, detection_summary, write_detections
 from mmfuse.downstream.task import Task
-from mmfuse.jobs import Running
+from mmfuse.pipeline.jobs import Running
 from mmfuse.reporting.pictures import with_boxes
-from mmfuse.seeding import seed_everything
+from mmfuse.training.seeding import seed_everything
 
 _SURE = 0.3  # ASSUME: boxes of a smaller score are not drawn
 Predict = Callable[[Sequence[Labelled]], list[Boxes]]

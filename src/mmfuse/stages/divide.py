@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from mmfuse.catalog import Dataset
+from mmfuse.data.catalog import Dataset
+from mmfuse.data.packs import Pack
 from mmfuse.downstream.folds import FOLDS, divide
 from mmfuse.downstream.labels import check_labels
-from mmfuse.files import write_text
-from mmfuse.packs import Pack
-from mmfuse.plain import read_table
+from mmfuse.files.reading import read_table
+from mmfuse.files.writing import write_text
 
 
 def run(

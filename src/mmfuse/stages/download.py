@@ -13,12 +13,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mmfuse.archives import extract, is_archive
-from mmfuse.catalog import CATALOG, Dataset, Source
-from mmfuse.catalog import dataset as catalog_entry
-from mmfuse.downloads import clone, discard, download
+from mmfuse.data.archives import extract, is_archive
+from mmfuse.data.catalog import CATALOG, Dataset, Source
+from mmfuse.data.catalog import dataset as catalog_entry
+from mmfuse.data.downloads import clone, discard, download
 from mmfuse.errors import UserError
-from mmfuse.files import files_below, read_manifest, sha256, whole_folder, write_text
+from mmfuse.files.writing import files_below, read_manifest, sha256, whole_folder, write_text
 
 MANUAL = Path("data/manual")
 _SHOWN = 5

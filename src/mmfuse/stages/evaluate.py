@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmfuse.images import Bytes, luminance, read_image
-from mmfuse.jobs import Running
+from mmfuse.data.images import Bytes, luminance, read_image
+from mmfuse.data.packs import Pack
+from mmfuse.data.pairs import check_equal_sizes
 from mmfuse.metrics import resolve
 from mmfuse.metrics.tables import score_images, summarise, write_scores
-from mmfuse.packs import Pack
-from mmfuse.pairs import check_equal_sizes
-from mmfuse.plan import System
+from mmfuse.pipeline.jobs import Running
+from mmfuse.study.plan import System
 
 
 def run(

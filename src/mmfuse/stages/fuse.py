@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from mmfuse.checkpoints import build, load_method
+from mmfuse.data.images import image_files, read_image, write_image
+from mmfuse.data.packs import Pack
+from mmfuse.data.pairs import check_equal_sizes
 from mmfuse.errors import UserError
-from mmfuse.files import whole_folder
-from mmfuse.fusing import best_device, fuse_pair, strip
-from mmfuse.images import image_files, read_image, write_image
-from mmfuse.jobs import Running
+from mmfuse.fastconv.workspace import keep_freed_memory
+from mmfuse.files.writing import whole_folder
+from mmfuse.inference.fast_copy import for_inference
+from mmfuse.inference.fusing import best_device, fuse_pair, strip
 from mmfuse.methods.base import FusionMethod
 from mmfuse.nn.counting import multiply_adds
-from mmfuse.nn.inference import for_inference
-from mmfuse.nn.workspace import keep_freed_memory
-from mmfuse.packs import Pack
-from mmfuse.pairs import check_equal_sizes
+from mmfuse.pipeline.jobs import Running
+from mmfuse.training.checkpoints import build, load_method
 
 
 def run(

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from mmfuse.catalog import Dataset
-from mmfuse.datasets.reading import find_pairs, first_of, read_pairs
+from mmfuse.data.catalog import Dataset
+from mmfuse.data.packs import pack_writer
+from mmfuse.data.reading import find_pairs, first_of, read_pairs
 from mmfuse.errors import UserError
-from mmfuse.files import write_text
-from mmfuse.packs import pack_writer
+from mmfuse.files.writing import write_text
 
 
 def run(dataset: Dataset, *, raw: Path, out: Path, splits: Collection[str], skip_broken: bool) -> None:

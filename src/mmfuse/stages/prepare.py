@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from mmfuse.catalog import Dataset
-from mmfuse.datasets.reading import Files, find_pairs, first_of, read_pairs
+from mmfuse.data.catalog import Dataset
+from mmfuse.data.images import luminance
+from mmfuse.data.packs import Sample, pack_writer, spread
+from mmfuse.data.reading import Files, find_pairs, first_of, read_pairs
 from mmfuse.errors import UserError
-from mmfuse.files import write_text
-from mmfuse.images import luminance
-from mmfuse.packs import Sample, pack_writer, spread
+from mmfuse.files.writing import write_text
 
 SPLITS = ("train", "val", "test")
 

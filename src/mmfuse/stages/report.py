@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmfuse.catalog import load_catalog
-from mmfuse.files import whole_folder, write_text
+from mmfuse.data.catalog import load_catalog
+from mmfuse.files.writing import whole_folder, write_text
 from mmfuse.reporting import viewer
 from mmfuse.reporting.pages import pages, render
 from mmfuse.reporting.study import Rooms, read_study

@@ -16,9 +16,9 @@ from mmfuse.downstream.masks import confusion
 from mmfuse.downstream.models import build_segmenter
 from mmfuse.downstream.results import segmentation_summary, write_masks
 from mmfuse.downstream.task import Task
-from mmfuse.jobs import Running
+from mmfuse.pipeline.jobs import Running
 from mmfuse.reporting.pictures import with_mask
-from mmfuse.seeding import seed_everything
+from mmfuse.training.seeding import seed_everything
 
 Predict = Callable[[Sequence[Labelled]], list[NDArray[np.int64]]]
 

@@ -12,19 +12,19 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from mmfuse.batches import Batch, TrainingPairs, validation_pairs
-from mmfuse.checkpoints import Card, build, load_into, read_moments, read_weights, save_weights, weights_of
+from mmfuse.data.images import luminance, to_bytes
+from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
-from mmfuse.files import write_text
-from mmfuse.fusing import fuse_pair, strip
-from mmfuse.images import luminance, to_bytes
-from mmfuse.jobs import Running
+from mmfuse.files.writing import write_text
+from mmfuse.inference.fusing import fuse_pair, strip
 from mmfuse.methods.base import ADAPTIVE, FusionMethod
 from mmfuse.nn import further_losses
-from mmfuse.packs import Pack
-from mmfuse.plan import System
-from mmfuse.seeding import seed_everything
-from mmfuse.training import Outcome, make_fabric, step_count, train_part
+from mmfuse.pipeline.jobs import Running
+from mmfuse.study.plan import System
+from mmfuse.training.batches import Batch, TrainingPairs, validation_pairs
+from mmfuse.training.checkpoints import Card, build, load_into, read_moments, read_weights, save_weights, weights_of
+from mmfuse.training.loop import Outcome, make_fabric, step_count, train_part
+from mmfuse.training.seeding import seed_everything
 
 _WEIGHTS, _SURVEY = 2, 3  # streams of random numbers: the first weights, the crops that options are found from
 

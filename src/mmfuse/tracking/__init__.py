@@ -21,8 +21,8 @@ from typing import Any, Self
 
 from filelock import FileLock
 
-from mmfuse.images import Bytes
-from mmfuse.parameters import flatten
+from mmfuse.data.images import Bytes
+from mmfuse.study.parameters import flatten
 from mmfuse.tracking.servers import connect, default_uri, keep_quiet, shown_uri, without_secrets
 
 _LIMIT = 1000  # metrics in one request

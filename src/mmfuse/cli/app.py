@@ -1,0 +1,399 @@
+"""The command `mmfuse`: for people, and `mmfuse stage …` for the engines."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import traceback
+from enum import StrEnum
+from json import dumps
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from mmfuse import __version__
+from mmfuse.cli import stages as commands
+from mmfuse.cli.options import Task
+from mmfuse.errors import MmfuseError, UserError
+from mmfuse.files.writing import no_space
+from mmfuse.leaderboard.command import leaderboard
+
+app = typer.Typer(
+    help="A reproducible benchmark of multimodal image fusion.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(commands.app, name="stage")
+benchmark = typer.Typer(help="How fast this machine does the heavy work.", no_args_is_help=True)
+app.add_typer(benchmark, name="benchmark")
+app.command()(leaderboard)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"mmfuse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    log: Annotated[
+        Path | None, typer.Option("--log", help="Write what the command says to this file; errors are also shown.")
+    ] = None,
+    _asked: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    if log is not None:
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            # for the whole process: whatever is said from now on, also by libraries, belongs in the file
+            sys.stdout = sys.stderr = log.open("w", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise UserError(
+                f"Cannot write {log}.", found=error.strerror, fix="choose another file for --log"
+            ) from error
+
+
+@app.command()
+def fuse(
+    a: Annotated[Path, typer.Argument(help="Folder (or file) of the first modality: infrared, MRI…")],
+    b: Annotated[Path, typer.Argument(help="Folder (or file) of the second modality: visible, CT, PET, SPECT…")],
+    out: Annotated[Path, typer.Argument(help="Folder for the fused images, NAME.png.")],
+    weights: Annotated[
+        str | None, typer.Option(help="Shipped weights by NAME (`mmfuse list weights`), or a FILE of a trained method.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Weight-free method in place of weights, as laplacian.")] = None,
+    task: Annotated[Task | None, typer.Option(help="Whose shipped weights; told from the images if left out.")] = None,
+    allow_missing: Annotated[bool, typer.Option(help="Go on without images that lack a counterpart.")] = False,
+) -> None:
+    """Fuse image pairs of any size, in colour: two folders matched by file name, or two files."""
+    from mmfuse.cli.own_images import fuse_folders
+
+    fuse_folders(a, b, out, weights=weights, method=method, task=task, allow_missing=allow_missing)
+
+
+@app.command()
+def import_weights(
+    method: Annotated[str, typer.Argument(help="Method; see `mmfuse list methods`.")],
+    files: Annotated[list[Path], typer.Argument(help="What its authors publish; in any order if several.")],
+    out: Annotated[Path, typer.Option(help="Weights to write, NAME.safetensors.")],
+    task: Annotated[Task | None, typer.Option(help="What they fuse; what the files suggest if left out.")] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE, an option that changes no tensor, as `stretch=false`."),
+    ] = None,
+    every_name: Annotated[bool, typer.Option(help="Name all tensors that do not fit, however many.")] = False,
+) -> None:
+    """Turn checkpoints that a method's authors publish into weights for `mmfuse fuse` and for a study."""
+    from mmfuse.cli import importing
+    from mmfuse.study.settings import assigned
+
+    changes = assigned(network or [])
+    for line in importing.run(method, files, out=out, task=task, changes=changes, every_name=every_name):
+        print(line)
+
+
+@app.command()
+def evaluate(
+    a: Annotated[Path, typer.Option(help="Folder of the first modality.")],
+    b: Annotated[Path, typer.Option(help="Folder of the second modality.")],
+    fused: Annotated[Path, typer.Option(help="Folder of the fused images.")],
+    out: Annotated[Path, typer.Option(help="CSV to write, one row an image; a summary goes beside it as JSON.")],
+    metrics: Annotated[str, typer.Option(help="`all`, or plain names such as EN,SD,SSIM.")] = "all",
+    convention: Annotated[
+        str, typer.Option(help="What the plain names mean; see `mmfuse list metrics`.")
+    ] = "lkc_funet",
+    beside: Annotated[
+        str, typer.Option(help="Other conventions such as cddfuse,vifb; adds columns such as SSIM.cddfuse.")
+    ] = "",
+    allow_missing: Annotated[bool, typer.Option(help="Go on without images that lack a counterpart.")] = False,
+) -> None:
+    """Measure anybody's fused images against their sources."""
+    from mmfuse.cli.own_images import evaluate_folders
+
+    evaluate_folders(
+        a, b, fused, out, metrics=metrics, convention=convention, beside=beside, allow_missing=allow_missing
+    )
+
+
+class Listed(StrEnum):
+    """What `mmfuse list` can list."""
+
+    methods = "methods"
+    metrics = "metrics"
+    datasets = "datasets"
+    variants = "variants"
+    analyses = "analyses"
+    weights = "weights"
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[Listed, typer.Argument(help="What to list.")],
+    params: Annotated[Path, typer.Option(help="The study's parameters (for variants).")] = commands.DEFAULT_PARAMS,
+) -> None:
+    """List the methods, metrics, datasets, variants, analyses or shipped weights there are."""
+    from mmfuse.cli import own_images as people
+
+    for line in people.listing(what.value, params):
+        print(line)
+
+
+@app.command()
+def doctor(
+    params: Annotated[Path, typer.Option(help="The study's parameters.")] = commands.DEFAULT_PARAMS,
+) -> None:
+    """Check the environment, the devices, the parameters and the data, and say what to do about each problem."""
+    from mmfuse.cli.doctor import examine
+
+    problems = 0
+    for check in examine(params):
+        print(check)
+        problems += not check.good
+    if problems:
+        raise UserError(f"{problems} of the checks above failed.", fix="follow the `to do` lines, then run it again")
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Two or more: a folder with results, a commit, branch or tag, or a run's name or id in MLflow."
+        ),
+    ],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the scores to this CSV as well, with all digits.")] = None,
+) -> None:
+    """Say what differs between runs (parameters, code, data) and what it did to the scores, held against the first."""
+    from mmfuse import comparing
+    from mmfuse.comparing import showing
+    from mmfuse.files.writing import write_text
+
+    found = comparing.compare(runs)
+    if out is not None:
+        write_text(out, showing.as_csv(found))
+    print(showing.as_json(found) if json else "\n".join(showing.lines(found)))
+
+
+@app.command()
+def register(
+    dataset: Annotated[str, typer.Option(help="Test dataset of the study.")],
+    metric: Annotated[str, typer.Option(help="Metric whose mean decides, such as Qabf.")],
+    name: Annotated[str | None, typer.Option(help="Name in the registry; STUDY-TASK if left out.")] = None,
+    study: Annotated[
+        str | None, typer.Option(help="The study's name; another one in the parameters is refused.")
+    ] = None,
+    params: Annotated[Path, typer.Option(help="The study's parameters.")] = commands.DEFAULT_PARAMS,
+) -> None:
+    """Put the study's best trained system into MLflow's registry, ready for `mlflow.pytorch.load_model`."""
+    from mmfuse.cli import registering
+
+    for line in registering.register(params, dataset=dataset, metric=metric, name=name, study=study):
+        print(line)
+
+
+@benchmark.command(name="network")
+def benchmark_network(
+    method: Annotated[str, typer.Argument(help="Method; see `mmfuse list methods`.")],
+    height: Annotated[int | None, typer.Option(help="Of the images; 256, or 64 for a training step.")] = None,
+    width: Annotated[int | None, typer.Option(help="Of the images, likewise.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Pairs at once; 1, or 8 for a training step.")] = None,
+    train: Annotated[bool, typer.Option("--train", help="Measure a training step, not inference.")] = False,
+    params: Annotated[Path | None, typer.Option(help="Take the method's options from these parameters.")] = None,
+    variant: Annotated[str, typer.Option(help="Variant in these parameters.")] = "base",
+    network: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE, an option of the method, as `--network channels=64`.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each way, by turns; the median counts.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
+    workspace: Annotated[float, typer.Option(help="Limit of the layers' shared buffers, MiB.")] = 256,
+    spectra: Annotated[float, typer.Option(help="Limit of the transformed weights that are kept, MiB.")] = 4096,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
+) -> None:
+    """Time a whole network with our layers and with torch's, and compare their outputs and peak memory."""
+    from mmfuse.benchmarks import network as measured
+
+    result = measured.run(
+        measured.Case(
+            method,
+            measured.options_of(method, params, variant, network or []),
+            height or (64 if train else 256),
+            width or (64 if train else 256),
+            batch or (8 if train else 1),
+            train,
+            repeats,
+            threads,
+            workspace,
+            spectra,
+        )
+    )
+    for line in [dumps(result, indent=2)] if json else measured.lines(result):
+        print(line)
+
+
+@benchmark.command(name="convolution")
+def benchmark_convolution(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
+) -> None:
+    """Time the ways of a dense convolution, and compare what the choice between them rests on."""
+    from mmfuse.benchmarks import convolution
+
+    result = convolution.run()
+    for line in [dumps(result, indent=2)] if json else convolution.lines(result):
+        print(line)
+
+
+@app.command()
+def sync(
+    write: Annotated[
+        bool, typer.Option("--write-dvc", help="Only write dvc.yaml anew from the Snakefile and params.yaml.")
+    ] = False,
+) -> None:
+    """Make both engines agree: after a complete run of one, the other has nothing to do.
+
+    After `snakemake --cores all` the results are committed to DVC; after `dvc repro` or `dvc pull` Snakemake's records
+    are renewed. It refuses if neither engine is up to date.
+    """
+    script = Path("workflow/scripts/sync.py")
+    if not script.is_file():
+        raise UserError("This is not the root of an mmfuse project.", expected=str(script))
+    run = subprocess.run([sys.executable, str(script), *(["--write-dvc"] if write else [])], check=False)
+    raise typer.Exit(run.returncode)
+
+
+@benchmark.command(name="metrics")
+def benchmark_metrics(
+    height: Annotated[int, typer.Option(help="Height of the drawn images.")] = 480,
+    width: Annotated[int, typer.Option(help="Width of the drawn images.")] = 640,
+    repeats: Annotated[int, typer.Option(help="The shortest of so many times counts.")] = 3,
+    threads: Annotated[int, typer.Option(help="Images measured at once, where all metrics are measured.")] = 2,
+    fused: Annotated[Path | None, typer.Option(help="A fused image to measure instead of a drawn one.")] = None,
+    a: Annotated[Path | None, typer.Option(help="Its first source.")] = None,
+    b: Annotated[Path | None, typer.Option(help="Its second source.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
+) -> None:
+    """Time the metrics against plain implementations, and all of them together."""
+    from mmfuse.benchmarks import metrics
+
+    files = (fused, a, b) if fused and a and b else None
+    if files is None and (fused or a or b):
+        raise UserError("A triple is incomplete.", expected="--fused, --a and --b, or none of them")
+    result = metrics.run(height=height, width=width, repeats=repeats, threads=threads, files=files)
+    if json:
+        print(dumps(result, indent=2))
+        return
+    for line in metrics.lines(result):
+        print(line)
+
+
+@benchmark.command(name="variants")
+def benchmark_variants(
+    method: Annotated[str, typer.Argument(help="Method; see `mmfuse list methods`.")],
+    params: Annotated[Path, typer.Option(help="The parameters that have the variants.")] = Path("params.yaml"),
+    height: Annotated[int, typer.Option(help="Of the images.")] = 256,
+    width: Annotated[int, typer.Option(help="Of the images.")] = 256,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
+) -> None:
+    """Count the parameters and multiply-adds of each variant of a method."""
+    from mmfuse.benchmarks import variants
+
+    found = variants.run(method, params=params, height=height, width=width)
+    print(dumps(found, indent=2) if json else "\n".join(variants.lines(method, found, height, width)))
+
+
+@benchmark.command(name="cka")
+def benchmark_cka(
+    images: Annotated[list[int] | None, typer.Option(help="Numbers of images; 32, 64, 128 and 256.")] = None,
+    height: Annotated[int, typer.Option(help="Of the images, a multiple of 16.")] = 96,
+    width: Annotated[int, typer.Option(help="Of the images, likewise.")] = 128,
+    batch: Annotated[int, typer.Option(help="Images in a minibatch.")] = 8,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
+) -> None:
+    """Time the similarity of all layers (CKA) by minibatches and at once, and compare memory and values."""
+    from mmfuse.benchmarks import cka
+
+    result = cka.run(images=images or (32, 64, 128, 256), height=height, width=width, batch=batch)
+    print(dumps(result, indent=2) if json else "\n".join(cka.lines(result)))
+
+
+@benchmark.command(name="scale")
+def benchmark_scale(
+    pairs: Annotated[int, typer.Option(help="Largest number of image pairs.")] = 10_000,
+    systems: Annotated[int, typer.Option(help="Largest number of systems (methods and variants).")] = 50,
+    datasets: Annotated[int, typer.Option(help="Largest number of datasets.")] = 20,
+    sizes: Annotated[int, typer.Option(help="Sizes along each of them.")] = 3,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this: catalog, pairs, plan, report or engines; may be given again.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for scale.csv, scale.svg and scale.png.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
+) -> None:
+    """Time pairing, plan, both engines' graphs and the report on simulated studies that grow."""
+    from mmfuse.benchmarks import scale
+
+    largest = scale.Size(pairs, systems, datasets)
+    result = scale.run(largest=largest, count=sizes, only=only or (), say=(lambda _: None) if json else print)
+    if out is not None:
+        scale.write(result, out)
+    for line in [dumps(result, indent=2)] if json else scale.lines(result):
+        print(line)
+
+
+def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    """End as on a terminal's interrupt, so that half-written files are removed and the tracked run is closed."""
+    _complain("error: Asked to stop (SIGTERM); run the same command again.")
+    sys.exit(128 + signal.SIGTERM)
+
+
+def main() -> None:
+    """Run the command; exit code 2 for the user's mistakes, 1 for ours, 143 after SIGTERM."""
+    signal.signal(signal.SIGTERM, _stop)  # a training puts its own in this place: it saves its state first
+    try:
+        app()
+    except MmfuseError as error:
+        _complain(f"error: {error}")
+        sys.exit(error.exit_code)
+    except SystemExit as leaving:  # a wrong option: typer has said so, perhaps only in the log
+        if leaving.code and sys.stderr is not sys.__stderr__:
+            print(f"error: see {sys.stderr.name}", file=sys.__stderr__)
+        raise
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        known = _outer_limit(error)
+        _complain(f"error: {known}" if known else traceback.format_exc())
+        sys.exit(known.exit_code if known else 1)
+
+
+def _outer_limit(error: Exception) -> UserError | None:
+    """Return what to say of an error that is the machine's limit and neither the user's nor ours; else None."""
+    full = no_space(error)
+    if full:
+        return UserError("Cannot write.", found=full, fix="free some space, then run the same command again")
+    words = ("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory")
+    if isinstance(error, MemoryError) or any(word in str(error) for word in words):
+        return UserError(
+            "There is not enough memory.",
+            found=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".rstrip(": "),
+            fix="give the job more memory; or lower the part's batch or crop, evaluate.workers, or the images' size",
+        )
+    return None
+
+
+def _complain(message: str) -> None:
+    """Say what went wrong on the terminal, and in the log if there is one."""
+    with contextlib.suppress(OSError):  # the log's disk may be full
+        print(message, file=sys.stderr)
+    if sys.stderr is not sys.__stderr__:
+        print(message, file=sys.__stderr__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""`mmfuse doctor`: is everything in place for a study?"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmfuse.errors import MmfuseError
+from mmfuse.study import plan
+from mmfuse.study.parameters import load_parameters, project_root
+
+LOCK = Path("envs/requirements.lock")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    what: str
+    good: bool
+    found: str
+
+    def __str__(self) -> str:
+        return f"{'ok  ' if self.good else 'FAIL'} {self.what}: {self.found}"
+
+
+def examine(params: Path) -> Iterator[Check]:
+    """Yield the checks one by one."""
+    yield _try("environment", _environment)
+    yield _try("devices", _devices)
+    yield _try("parameters", lambda: _parameters(params))
+    yield _try("methods", lambda: _methods(params))
+    yield _try("data", lambda: _data(params))
+    yield _try("tracking", _tracking)
+
+
+def _try(what: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(what, True, look())
+    except MmfuseError as error:
+        return Check(what, False, str(error))
+    except Exception as error:  # whatever is broken, the other checks go on
+        return Check(what, False, f"{type(error).__name__}: {error}")
+
+
+def _environment() -> str:
+    root = project_root(Path.cwd())
+    pinned = re.findall(r"^([A-Za-z0-9_.-]+)==([^\s\\]+)", (root / LOCK).read_text(encoding="utf-8"), re.MULTILINE)
+    other = []
+    for name, version in pinned:
+        try:
+            installed = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            installed = "missing"
+        if installed.partition("+")[0] != version.partition("+")[0]:
+            other.append(f"{name} {installed} (locked: {version})")
+    if other:
+        raise MmfuseError(f"{len(other)} packages differ from {LOCK}: {', '.join(other[:5])}\n  to do:    make env")
+    missing = [tool for tool in ("git", "snakemake", "dvc") if shutil.which(tool) is None]
+    if missing:
+        raise MmfuseError(f"not found: {', '.join(missing)}\n  to do:    put .venv/bin first on PATH, or use `make`")
+    return f"{len(pinned)} packages as locked; git, snakemake, dvc found"
+
+
+def _devices() -> str:
+    import torch
+
+    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return f"torch {torch.__version__}, {os.cpu_count()} processor cores, " + (", ".join(names) or "no GPU")
+
+
+def _parameters(params: Path) -> str:
+    parameters = load_parameters(params)
+    jobs = len(plan.scored_pairs(parameters))
+    return f"{params} is valid: study {parameters['study']['name']}, {jobs} systems x datasets to score"
+
+
+def _methods(params: Path) -> str:
+    """Build every method and variant of the study once, and look its metrics up."""
+    from mmfuse.metrics import resolve
+    from mmfuse.stages.train import check_parts, network_options, without_adaptive
+    from mmfuse.training.checkpoints import build, load_method
+
+    parameters = load_parameters(params)
+    block = parameters["evaluate"]
+    resolve(block["convention"], block["metrics"], block["beside"])
+    sizes = {}
+    for entry in parameters["study"]["systems"]:
+        settings = plan.settings_of(parameters, entry["method"], entry["variant"])
+        systems = [plan.System(entry["method"], entry["variant"], task, 0) for task in entry["tasks"]]
+        given = next(filter(None, (plan.given_weights(parameters, system) for system in systems)), None)
+        method = load_method(given)[0] if given else build(entry["method"], without_adaptive(network_options(settings)))
+        if method.parts and not given:
+            check_parts(method, settings)
+        count = sum(p.numel() for module in method.deployed_modules().values() for p in module.parameters())
+        sizes[f"{entry['method']}.{entry['variant']}"] = f"{count / 1e6:.3g} M parameters"
+    return ", ".join(f"{name} ({size})" for name, size in sizes.items())
+
+
+def _data(params: Path) -> str:
+    from mmfuse.data.catalog import load_catalog
+
+    parameters, catalog = load_parameters(params), load_catalog()
+    mirror = os.environ.get("MMFUSE_MIRROR") or parameters["download"]["mirror"]
+    states = []
+    for name in plan.datasets_of(parameters):
+        if name not in catalog:
+            raise MmfuseError(f"dataset {name!r} is not in data/catalog.yaml ({', '.join(catalog)})")
+        entry = catalog[name]
+        if Path("data/raw", name).is_dir():
+            states.append(f"{name}: here")
+        elif entry.generator:
+            states.append(f"{name}: made on the spot")
+        elif mirror and entry.mirror and Path(mirror, entry.mirror).is_dir():
+            states.append(f"{name}: in the mirror")
+        elif Path("data/manual", name).is_dir():
+            states.append(f"{name}: in data/manual")
+        else:
+            states.append(f"{name}: to be downloaded")
+    for method, datasets in parameters["study"].get(plan.EXTERNAL, {}).items():
+        for folder in (plan.external_images(name, method) for name in datasets):
+            if not folder.is_dir():
+                raise MmfuseError(f"{folder} is not there: put the images of {method} into it (study.external)")
+            states.append(f"{folder}: here")
+    return "; ".join(states)
+
+
+def _tracking() -> str:
+    from mmfuse.tracking.servers import default_uri, shown_uri
+
+    return shown_uri(default_uri(Path.cwd()), Path.cwd())

@@ -1,0 +1,266 @@
+"""What `mmfuse fuse`, `evaluate` and `list` do with anybody's images."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from mmfuse.data.images import Bytes, read_image, write_image
+from mmfuse.data.pairs import Matched, check_equal_sizes, match_folders, read_triple
+from mmfuse.errors import UserError
+from mmfuse.inference.task_rule import task_of_images
+from mmfuse.weights import shipped
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmfuse.methods.base import FusionMethod
+
+
+def _matched(folders: dict[str, Path], *, allow_missing: bool) -> list[Matched]:
+    """Match folders by name; say which names are left out where that is allowed."""
+    if not allow_missing:
+        return match_folders(allow_missing=False, **folders)
+    matched, missing = match_folders(allow_missing=True, **folders)
+    for line in missing:
+        print(f"left out: {line}", file=sys.stderr)
+    return matched
+
+
+def fuse_folders(
+    a: Path,
+    b: Path,
+    out: Path,
+    *,
+    weights: str | Path | None = None,
+    method: str | None = None,
+    task: str | None = None,
+    allow_missing: bool = False,
+) -> None:
+    """Fuse the pairs of two folders (or two files) into OUT/NAME.png.
+
+    Args:
+        a: Images of the first modality.
+        b: Images of the second modality.
+        out: Folder of the fused images.
+        weights: A file of weights, or the name of shipped ones.
+        method: A method without weights, in their place. Without both, the task's default weights are taken.
+        task: `ivif` or `mif`; told from the images if it is needed and left out.
+        allow_missing: Go on without images that lack a counterpart.
+
+    Raises:
+        UserError: images are missing, damaged or of unequal size, the weights cannot be used, the task is not clear, or
+            a source would be overwritten.
+    """
+    from mmfuse.fastconv.workspace import keep_freed_memory
+    from mmfuse.inference.fast_copy import for_inference
+    from mmfuse.inference.fusing import best_device, fuse_pair
+
+    _check_choice(weights, method, task)
+    sources = {"a": a, "b": b}
+    single = a.is_file() and b.is_file()
+    pairs = [Matched(a.stem, sources)] if single else _matched(sources, allow_missing=allow_missing)
+    net = _network(pairs, weights, method, task)
+    _check_not_overwritten(pairs, out)
+    device = best_device()
+    keep_freed_memory()
+    net = for_inference(net.to(device))
+    for name, first, second in tqdm(_read(pairs), total=len(pairs), desc="fuse", unit="image", disable=None):
+        write_image(out / f"{name}.png", fuse_pair(net, first, second, device))
+    print(f"{len(pairs)} fused images in {out}")
+
+
+def _read(pairs: list[Matched]) -> Iterator[tuple[str, Bytes, Bytes]]:
+    """Yield the name and the images of each pair.
+
+    Raises:
+        UserError: an image is damaged, or two of a pair differ in size.
+    """
+    for name, paths in pairs:
+        first, second = read_image(paths["a"]), read_image(paths["b"])
+        check_equal_sizes((paths["a"], first), (paths["b"], second))
+        yield name, first, second
+
+
+def _check_choice(weights: str | Path | None, method: str | None, task: str | None) -> None:
+    """Check that no choice is left without effect."""
+    if weights is not None and method is not None:
+        raise UserError(
+            "Both weights and a method are named.",
+            expected="--weights alone, which knows its method, or --method alone, for one without weights",
+            found=f"--weights {weights} and --method {method}",
+            fix="leave one of them out",
+        )
+    if task is not None and (method is not None or (weights is not None and _is_file(weights))):
+        raise UserError(
+            "The task has no effect here.",
+            expected="--task with shipped weights, which it chooses among",
+            found=f"--task {task} and " + (f"--method {method}" if method else f"--weights {weights}"),
+            fix="leave --task out",
+        )
+
+
+def _is_file(weights: str | Path) -> bool:
+    """Return whether weights are named by a file, not by the name of shipped ones."""
+    path = Path(weights)
+    return isinstance(weights, Path) or path.suffix != "" or len(path.parts) != 1 or path.is_file()
+
+
+def _network(pairs: list[Matched], weights: str | Path | None, method: str | None, task: str | None) -> FusionMethod:
+    """Return the network, or formula, that a user's choice means."""
+    from mmfuse.training.checkpoints import build, load_method
+
+    if method is not None:
+        net = build(method, {}).eval()
+        if net.parts:
+            raise UserError(
+                f"{method} needs trained weights.",
+                expected="--weights FILE, or a name of `mmfuse list weights`",
+                fix=f"name its {net.parts[-1]}.safetensors below data/checkpoints, or choose a training-free method",
+            )
+        return net
+    if weights is not None and _is_file(weights):
+        return load_method(Path(weights))[0]
+    one = _shipped(pairs, None if weights is None else str(weights), task)
+    return load_method(shipped.verified(one))[0]
+
+
+def _shipped(pairs: list[Matched], name: str | None, task: str | None) -> shipped.Shipped:
+    """Return the shipped weights of a name, or those that the task takes, and say which they are."""
+    if name is not None:
+        one = shipped.named(name)
+        if task is not None and task not in one.tasks:
+            raise UserError(
+                f"The shipped weights {name} are not for this task.", expected=" or ".join(one.tasks), found=task,
+                fix="leave --task or --weights out",
+            )  # fmt: skip
+        return one
+    defaults = shipped.read_index().defaults
+    one_for_all = len(defaults) == len(shipped.TASKS) and len(set(defaults.values())) == 1
+    told = ""
+    if task is None and defaults and not one_for_all:
+        task, told = task_of_images(_read(pairs)), ", as the images look; --task says otherwise"
+    one = shipped.default(task or shipped.TASKS[0])
+    print(f"weights: {one.name} (method {one.method}, task {task or ' and '.join(one.tasks)}{told})", file=sys.stderr)
+    return one
+
+
+def _check_not_overwritten(pairs: list[Matched], out: Path) -> None:
+    sources = {path.resolve() for _, paths in pairs for path in paths.values()}
+    lost = [path for path in (out / f"{name}.png" for name, _ in pairs) if path.resolve() in sources]
+    if lost:
+        raise UserError(
+            "The fused images would overwrite their sources.", found=str(lost[0]), fix="choose another output folder"
+        )
+
+
+def evaluate_folders(
+    a: Path, b: Path, fused: Path, out: Path, *, metrics: str, convention: str, beside: str, allow_missing: bool
+) -> None:
+    """Measure fused images against their sources; write OUT (CSV) and a summary beside it (JSON).
+
+    `metrics` and `beside` are names with commas between them; `metrics` may be `all`, `beside` may be empty.
+
+    Raises:
+        UserError: images are missing, damaged or of unequal size, or a metric is unknown.
+    """
+    from mmfuse.metrics import CONVENTIONS, resolve
+    from mmfuse.metrics.tables import score_images, summarise, write_scores
+
+    if out.suffix == ".json":
+        raise UserError(f"Cannot write {out}: the JSON goes beside it.", expected="a name ending in .csv", found=out)
+    names = list(CONVENTIONS.get(convention, {})) if metrics == "all" else [n.strip() for n in metrics.split(",")]
+    meaning = resolve(convention, names, [n.strip() for n in beside.split(",")] if beside else [])
+    matched = _matched({"fused": fused, "a": a, "b": b}, allow_missing=allow_missing)
+
+    def triples() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for _, paths in matched:
+            yield read_triple(paths["fused"], paths["a"], paths["b"])
+
+    cores = len(os.sched_getaffinity(0))
+    frame = score_images([name for name, _ in matched], triples(), meaning, workers=cores)
+    scores = summarise(frame, meaning, convention)
+    summary = {"convention": convention, "images": len(frame), "metrics": scores}
+    write_scores(frame, summary, csv=out, json=out.with_suffix(".json"))
+    width = max(6, *map(len, scores))
+    for name, value in scores.items():
+        plain = name.partition(".")[0]
+        if name != plain and value["definition"] == scores[plain]["definition"]:
+            print(f"{name:>{width}} {'the same as':>12} {plain}")
+            continue
+        spread = f"{value['mean']:12.4f} ± {value['std']:.4f}"
+        print(f"{name:>{width}} {spread}  ({value['better']} is better; {value['definition']})")
+    print(f"{len(frame)} images, convention {convention}: {out}")
+
+
+def listing(what: str, params: Path) -> Iterator[str]:
+    """Yield the lines of `mmfuse list WHAT`."""
+    kinds = {
+        "methods": _methods, "metrics": _metrics, "datasets": _datasets, "analyses": _analyses, "weights": _weights,
+    }  # fmt: skip
+    yield from kinds.get(what, lambda: _variants(params))()
+
+
+def _methods() -> Iterator[str]:
+    from mmfuse import methods
+
+    for name in methods.available():
+        method = methods.load(name)
+        yield f"{name}: {method.summary} [{', '.join(method.tasks)}] ({method.source})"
+        yield f"    parts: {', '.join(method.parts) or 'none, training-free'}"
+        options = inspect.signature(method).parameters.values()
+        listed = [f"{o.name}={o.default}" for o in options if o.default is not inspect.Parameter.empty]
+        yield f"    options: {', '.join(listed) or 'none'}"
+
+
+def _metrics() -> Iterator[str]:
+    from mmfuse.metrics import CONVENTIONS, variants
+
+    for name, metric in variants().items():
+        low, high = metric.card.range
+        yield f"{name}: {metric.card.better} is better, {low:g} to {high:g} ({metric.card.source})"
+    for convention, meaning in CONVENTIONS.items():
+        yield f"convention {convention}: " + ", ".join(f"{plain} = {variant}" for plain, variant in meaning.items())
+
+
+def _analyses() -> Iterator[str]:
+    from mmfuse import analyses
+
+    for name in analyses.available():
+        analysis = analyses.load(name)
+        yield f"{name}: {analysis.CARD.title} [{', '.join(analysis.CARD.methods)}] ({analysis.CARD.source})"
+        options = [o.name for o in inspect.signature(analysis.analyse).parameters.values() if o.kind == o.KEYWORD_ONLY]
+        yield f"    options: {', '.join(options) or 'none'}"
+
+
+def _weights() -> Iterator[str]:
+    index = shipped.read_index()
+    for name, one in index.weights.items():
+        chosen = [task for task, default in index.defaults.items() if default == name]
+        note = f"; the default for {' and '.join(chosen)}" if chosen else ""
+        yield f"{name}: {one.summary} [{', '.join(one.tasks)}] ({one.method}.{one.variant}{note})"
+        pairs = ", ".join(f"{data.pairs} of {data.dataset}" for data in one.data if data.use == "training")
+        yield f"    trained on: {pairs}"
+    if not index.weights:
+        yield "no weights come with this installation"
+
+
+def _datasets() -> Iterator[str]:
+    from mmfuse.data.catalog import load_catalog
+
+    for name, entry in load_catalog().items():
+        yield f"{name}: {entry.title} [{entry.task}] (licence: {entry.licence})"
+
+
+def _variants(params: Path) -> Iterator[str]:
+    from mmfuse.study.parameters import load_parameters
+
+    for name, block in load_parameters(params)["methods"].items():
+        for variant, changes in block.get("variants", {"base": {}}).items():
+            yield f"{name}.{variant}: {changes or 'nothing changed'}"

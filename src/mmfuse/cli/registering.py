@@ -1,0 +1,132 @@
+"""`mmfuse register`: the best trained system of the study goes into MLflow's registry."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmfuse.data.images import luminance
+from mmfuse.data.packs import Pack
+from mmfuse.errors import UserError
+from mmfuse.files.writing import checksum
+from mmfuse.nn.pair import PairModel
+from mmfuse.pipeline.lineage import parents
+from mmfuse.reporting.scores import Column, average, read_scores
+from mmfuse.study import plan
+from mmfuse.study.parameters import load_parameters
+from mmfuse.study.plan import System
+from mmfuse.tracking import Tracker
+from mmfuse.tracking.models import register as register_model
+from mmfuse.training.checkpoints import load_method
+
+SCORES, CHECKPOINTS = Path("reports/scores"), Path("data/checkpoints")
+_SIDE = 64  # of the example, which MLflow keeps as text
+
+
+def register(params: Path, *, dataset: str, metric: str, name: str | None, study: str | None) -> list[str]:
+    """Register the trained system with the best mean of a metric on a dataset, and say what was done.
+
+    Raises:
+        UserError: the study has no such dataset or metric, its results are not those of its weights, or MLflow is
+            not there.
+    """
+    parameters = load_parameters(params)
+    own = parameters["study"]["name"]
+    if study not in {None, own}:
+        raise UserError(
+            f"{params} is not the study {study}.", expected=study, found=own, fix="name its file by --params"
+        )
+    system, mean, means = best(parameters, dataset, metric)
+    part = plan.parts_of(parameters, system.method)[-1]
+    weights = plan.checkpoint(parameters, CHECKPOINTS, **asdict(system), part=part)
+    check_made_by(system, dataset, weights)
+    method, card = load_method(weights)
+    pair = Pack(Path("data/prepared") / dataset / "test.safetensors")[0]
+    layers = [luminance(pair[key])[:_SIDE, :_SIDE] for key in ("a", "b")]
+    example = (np.stack(layers)[None] / 255).astype(np.float32)  # (1, 2, h, w)
+    digest = checksum(weights)
+    tags = {
+        "study": own, "system": system.label, "dataset": dataset, "metric": metric, "mean": repr(mean),
+        "weights": digest,
+    }  # fmt: skip
+    tracker = Tracker(
+        Path.cwd(),
+        own,
+        f"register {system.task}/{system.label}",
+        fingerprint=f"register:{digest[:32]}",
+        tags={
+            "level": "job", "stage": "register", "task": system.task, "method": system.method,
+            "variant": system.variant, "seed": system.seed,
+        },
+        parameters={"dataset": dataset, "metric": metric, "network": card.network},
+        parents=parents(parameters, system),
+    )  # fmt: skip
+    chosen = name or f"{own}-{system.task}"
+    with tracker:
+        version = register_model(tracker, PairModel(method), name=chosen, example=example, weights=weights, tags=tags)
+    others = ", ".join(f"{label} {value:.4g}" for label, value in means.items() if label != system.label)
+    return [
+        f"registered {chosen}, version {version}: {system.label} with {metric} {mean:.4g} on {dataset}",
+        *([f"behind it: {others}"] if others else []),
+        f'load it: mlflow.pytorch.load_model("models:/{chosen}@best")',
+        "it is a pickle, which runs code when it is loaded: load only what somebody you trust has registered",
+    ]
+
+
+def best(parameters: dict[str, Any], dataset: str, metric: str) -> tuple[System, float, dict[str, float]]:
+    """Return the trained system with the best mean, that mean, and the means of all of them, best first.
+
+    Raises:
+        UserError: the study does not test on the dataset, trains nothing for it, or has no such metric.
+    """
+    trained = [(name, s) for name, s in plan.scored_pairs(parameters) if plan.is_trained(parameters, s)]
+    systems = [system for name, system in trained if name == dataset]
+    if not systems:
+        raise UserError(
+            f"The study has no trained system that is measured on {dataset!r}.",
+            expected=", ".join(dict.fromkeys(name for name, _ in trained)),
+            found=dataset,
+        )
+    found: dict[System, float] = {}
+    for system in systems:
+        scores = read_scores(SCORES, dataset, system)
+        column = _column(scores.metrics, metric)
+        found[system] = average(scores.values[scores.metrics.index(column)])
+    order = sorted(found, key=lambda system: -column.sign * found[system])
+    return order[0], found[order[0]], {system.label: found[system] for system in order}
+
+
+def _column(columns: tuple[Column, ...], metric: str) -> Column:
+    column = next((column for column in columns if column.name == metric), None)
+    if column is None or not column.sign:
+        raise UserError(
+            f"Nothing is best by {metric!r}.",
+            expected=", ".join(column.name for column in columns if column.sign),
+            found=metric if column is None else f"{metric}, of which neither more nor less is better",
+        )
+    return column
+
+
+def check_made_by(system: System, dataset: str, weights: Path | None) -> None:
+    """Check that the scores are those of the images that these weights, or a formula, made.
+
+    Raises:
+        UserError: something has been made anew since.
+    """
+    images = Path("data/fused") / dataset / system.label
+    steps = [(SCORES / dataset / f"{system.label}.run.json", images)]
+    if weights is not None:
+        steps.insert(0, (images.with_name(f"{images.name}.run.json"), weights))
+    for record, needed in steps:
+        known = json.loads(record.read_text(encoding="utf-8"))["inputs"] if record.is_file() else {}
+        if not needed.exists() or known.get(needed.as_posix()) != checksum(needed):
+            raise UserError(
+                f"The scores of {system.label} on {dataset} are not those of its weights or images.",
+                expected=f"{needed} as {record} knows it",
+                found="another file, or none",
+                fix="run the study to its end first",
+            )

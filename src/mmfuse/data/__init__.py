@@ -1,0 +1,1 @@
+"""Images and pairs: the catalog of datasets, downloads, reading, and packs."""

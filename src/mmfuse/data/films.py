@@ -1,0 +1,186 @@
+"""Reading single frames of films, one after the other, for datasets whose pairs are frames of two aligned films.
+
+PyAV is imported when a film is read, since no other dataset needs it. A film is decoded by one thread, and its colours
+are converted by FFmpeg's exact routines, so that equal films give equal pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmfuse.data.catalog import FILMS
+from mmfuse.data.images import Bytes
+from mmfuse.errors import UserError
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+
+_AGAIN = "delete it and download it again"
+
+
+def frame_name(film: str, number: int) -> str:
+    """Return the name of the pair that a frame of two films makes; frames are counted from zero."""
+    return f"{film}_f{number:05d}"
+
+
+def pyav() -> ModuleType:
+    """Import PyAV, which reads films.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise UserError(
+            "Films cannot be read without the package `av` (PyAV).",
+            expected="the environment of envs/requirements.lock",
+            found=error,
+            fix="make env, or: pip install av",
+        ) from error
+    return av
+
+
+def count_frames(path: Path) -> int:
+    """Return the number of frames of a film, without decoding them.
+
+    Raises:
+        UserError: PyAV is not installed; or the film is missing, empty, damaged or cut off.
+    """
+    with _opened(path) as film:
+        stated = film.streams.video[0].frames  # zero where the file does not say
+        count = sum(1 for packet in film.demux(video=0) if packet.size and not packet.is_corrupt)
+    if stated and count != stated:
+        raise UserError(f"The film {path} is cut off.", expected=f"{stated} frames", found=count, fix=_AGAIN)
+    if not count:
+        raise UserError(f"The film {path} is empty.", expected="at least one frame", found="none", fix=_AGAIN)
+    return count
+
+
+class FilmReader:
+    """Reads frames of films in their order; one film a side is open at a time, and one frame of it is in memory.
+
+    A context manager, which closes the films at its end.
+    """
+
+    def __init__(self) -> None:
+        self._films: dict[str, _Film] = {}
+
+    def __enter__(self) -> FilmReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for film in self._films.values():
+            film.close()
+        self._films.clear()
+
+    def frame(self, side: str, path: Path, number: int) -> Bytes:
+        """Return one frame, (H, W, 3) uint8 RGB; frames before the last one that was asked for are decoded again.
+
+        Args:
+            side: The image of the pair that the frame is, `a` or `b`.
+            path: The film.
+            number: The frame, counted from zero.
+
+        Raises:
+            UserError: PyAV is not installed; or the film is damaged, ends before this frame, or has more than 8 bits a
+                channel.
+        """
+        film = self._films.get(side)
+        if film is None or film.path != path or film.next > number:
+            if film is not None:
+                film.close()
+            film = self._films[side] = _Film(path)
+        return film.frame(number)
+
+
+class _Film:
+    """One film that is decoded from its first frame on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.next = path, 0
+        self._stack = contextlib.ExitStack()
+        self._frames = self._decoded()
+        self._error: UserError | None = None
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        container = self._stack.enter_context(_opened(self.path))
+        yield from container.decode(video=0)
+
+    def frame(self, number: int) -> Bytes:
+        """Return a frame that was not passed by yet; the first error is raised again for all later ones."""
+        if self._error is not None:
+            raise self._error
+        try:
+            with _readable(self.path):
+                for frame in self._frames:
+                    self.next += 1
+                    if self.next > number:
+                        return _pixels(self.path, frame)
+            raise UserError(
+                f"The film {self.path} is cut off.",
+                expected=f"a frame {number}",
+                found=f"{self.next} frames",
+                fix=_AGAIN,
+            )
+        except UserError as error:
+            self._error = error
+            raise
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what PyAV raises about a film into one clear error."""
+    try:
+        yield
+    except (pyav().FFmpegError, OSError, ValueError) as error:
+        raise UserError(
+            f"Damaged or unreadable film: {path}",
+            expected=f"a complete film ({', '.join(FILMS)})",
+            found=f"{type(error).__name__}: {error} ({path.stat().st_size} bytes)",
+            fix=_AGAIN,
+        ) from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[InputContainer]:
+    """Open a film as what its suffix says, for one thread that stops at damage.
+
+    FFmpeg's other readers are not let near a stranger's file, since some of them follow addresses in it.
+    """
+    if not path.is_file():
+        raise UserError(f"Film not found: {path}", fix="check the name and the folder")
+    with _readable(path), pyav().open(str(path), format=FILMS[path.suffix.lower()]) as film:
+        if not film.streams.video:
+            raise UserError(f"The file {path} holds no film.", expected="a video stream", found="none", fix=_AGAIN)
+        context = film.streams.video[0].codec_context
+        context.thread_type, context.thread_count = "NONE", 1
+        context.options = {"err_detect": "explode"}
+        yield film
+
+
+def _pixels(path: Path, frame: VideoFrame) -> Bytes:
+    """Return a frame as (H, W, 3) RGB."""
+    depth = max(component.bits for component in frame.format.components)
+    if depth > 8:
+        raise UserError(
+            f"Cannot use the film {path}.",
+            expected="8 bits a channel",
+            found=f"{depth} bits (pixel format {frame.format.name})",
+            fix="convert it to 8 bits first; how to scale its values is for you to decide",
+        )
+    kind = pyav().video.reformatter.Interpolation
+    exact = kind.BILINEAR | kind.ACCURATE_RND | kind.BITEXACT | kind.FULL_CHR_H_INT
+    return np.asarray(frame.to_ndarray(format="rgb24", interpolation=exact, threads=1), np.uint8)

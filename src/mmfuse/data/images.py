@@ -1,0 +1,168 @@
+"""Reading and writing images, and the one luminance convention of the house.
+
+Luminance is Y = 0.299 R + 0.587 G + 0.114 B on 8-bit values, rounded half to even: the grey that the evaluators of
+LKC-FUNet, SMFNet and CDDFuse work on. Chroma is full-range BT.601 (as in JPEG).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from mmfuse.errors import UserError
+from mmfuse.files.writing import check_file_name, whole_file
+
+Bytes = NDArray[np.uint8]
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+# read as what they are, whatever their names say; Pillow's other readers are not let near a stranger's file, since one
+# of them starts a program
+_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF")
+_LUMA = np.array([0.299, 0.587, 0.114])
+_MODES = {"L": "L", "1": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "RGBX": "RGB", "P": "RGB", "CMYK": "RGB"}
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open one still image of a known format; what goes wrong while it is read is one clear error.
+
+    Raises:
+        UserError: the file is missing, damaged, empty, of another format, too large, or holds several images.
+    """
+    if not path.is_file():
+        raise UserError(f"Image not found: {path}", fix="check the name and the folder")
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            # a photo's preview (MPO) is no second image
+            count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            if count != 1:
+                raise UserError(
+                    f"Cannot use the image {path}.",
+                    expected="one still image",
+                    found=f"{count} images in one file, as in an animation or a scan of several pages",
+                    fix="save each of them as a file of its own",
+                )
+            yield image
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"The image {path} is too large.",
+            expected=f"at most {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels",
+            found=error,
+            fix="cut it into parts; or delete it, if it should not be that large",
+        ) from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, TypeError, struct.error) as error:
+        raise UserError(
+            f"Damaged or unreadable image: {path}",
+            expected="a complete PNG, JPEG, BMP or TIFF file",
+            found=f"{type(error).__name__}: {error} ({path.stat().st_size} bytes)",
+            fix="delete it and download it again",
+        ) from error
+
+
+def _depth(image: Image.Image) -> str | None:
+    """Return the pixel format of an image with more than 8 bits a channel, which Pillow would cut off; else None."""
+    tiles = [tile for tile in getattr(image, "tile", ()) if tile.args]
+    modes = [tile.args if isinstance(tile.args, str) else str(tile.args[0]) for tile in tiles]
+    return next((mode for mode in modes if image.format != "BMP" and re.search(r";(12|16|32)[A-Z]*$", mode)), None)
+
+
+def read_image(path: Path, *, colour: bool | None = None) -> Bytes:
+    """Read an 8-bit image; an alpha channel is dropped, a palette is resolved.
+
+    Args:
+        path: A PNG, JPEG, BMP or TIFF file.
+        colour: True gives RGB, False gives luminance, None gives what the file holds.
+
+    Returns:
+        (H, W) grey or (H, W, 3) RGB, uint8.
+
+    Raises:
+        UserError: the file is missing, damaged, empty, too large, not one image, or not 8 bits a channel.
+    """
+    with open_image(path) as image:
+        mode = image.mode if image.mode not in _MODES else _depth(image)
+        if mode is not None:
+            raise UserError(
+                f"Cannot use the image {path}.",
+                expected="8 bits a channel, grey or colour",
+                found=f"pixel format {mode!r}",
+                fix="convert it to 8 bits first; how to scale its values is for you to decide",
+            )
+        pixels = np.asarray(image.convert(_MODES[image.mode]), dtype=np.uint8)
+    if colour is True and pixels.ndim == 2:
+        return np.repeat(pixels[..., None], 3, axis=2)
+    if colour is False:
+        return luminance(pixels)
+    return pixels
+
+
+def luminance(pixels: Bytes) -> Bytes:
+    """Return the 8-bit luminance of an (H, W) or (H, W, 3) image, rounded half to even."""
+    if pixels.ndim == 2:
+        return pixels
+    # integer thousandths are exact, so that the half-way cases really round to even
+    thousandths = pixels.astype(np.int64) @ np.array([299, 587, 114])
+    return np.rint(thousandths / 1000).astype(np.uint8)
+
+
+def with_luminance(rgb: Bytes, y: NDArray[np.floating]) -> Bytes:
+    """Give a colour image a new luminance and keep its chroma Cb, Cr.
+
+    Shape: rgb (H, W, 3) uint8, y (H, W) in [0, 1]; returns (H, W, 3) uint8.
+    """
+    values = rgb.astype(np.float64)
+    old = values @ _LUMA
+    # R = Y + 1.402 Cr etc. is linear in Y: a new luminance shifts the three channels by the same amount
+    return np.rint(np.clip(values + (255.0 * y - old)[..., None], 0, 255)).astype(np.uint8)
+
+
+def to_bytes(y: NDArray[np.floating]) -> Bytes:
+    """Quantise an image in [0, 1] to 8 bits, rounding half to even; values outside are clipped."""
+    return np.rint(np.clip(y, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def resize(pixels: Bytes, height: int, width: int) -> Bytes:
+    """Resize with an antialiased bicubic filter (Pillow); (H, W) or (H, W, 3) uint8 in and out."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def write_image(path: Path, pixels: Bytes) -> None:
+    """Write an 8-bit image whole or not at all; the suffix names the format."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"Cannot write {path}.", expected=f"a name ending in {', '.join(SUFFIXES)}", found=suffix)
+    kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}.get(suffix, suffix[1:].upper())
+    with whole_file(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format=kind)
+
+
+def image_files(folder: Path) -> dict[str, Path]:
+    """Map stem to path for the images directly in a folder.
+
+    Raises:
+        UserError: the folder is missing, two files share a stem, or a name cannot be used.
+    """
+    if not folder.is_dir():
+        raise UserError(f"Folder not found: {folder}", expected="a folder of images")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            continue
+        check_file_name(path)
+        if path.stem in found:
+            raise UserError(
+                f"Two images of the same name in {folder}.",
+                expected="one file for each name",
+                found=f"{found[path.stem].name} and {path.name}",
+                fix="remove or rename one of them",
+            )
+        found[path.stem] = path
+    return found

@@ -1,0 +1,269 @@
+"""Finding and reading the pairs of a downloaded dataset, whatever its layout."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mmfuse.data.catalog import Dataset
+from mmfuse.data.films import FilmReader, count_frames, frame_name, pyav
+from mmfuse.data.images import SUFFIXES, Bytes, luminance, open_image, read_image, resize
+from mmfuse.data.packs import Sample
+from mmfuse.data.pairs import check_equal_sizes
+from mmfuse.errors import UserError
+from mmfuse.files.writing import check_file_name
+
+SIDES = ("a", "b")
+_SHOWN = 10  # problems in one message
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of one pair: its name, its split, and the path of each image and label that exists.
+
+    Where the images are frames of two films, `frame` is their number, counted from zero; otherwise it is None.
+    """
+
+    name: str
+    split: str
+    paths: Mapping[str, Path]
+    frame: int | None = None
+
+
+@dataclass
+class Found:
+    """The complete pairs of a dataset, and one line for each problem."""
+
+    pairs: list[Files] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def find_pairs(dataset: Dataset, folder: Path) -> Found:
+    """List the pairs below data/raw/DATASET, sorted by split and name.
+
+    Frames of one film follow each other.
+
+    Raises:
+        UserError: the folder holds no pair at all, or two files for one image; or films cannot be read here.
+    """
+    found = Found()
+    if dataset.layout.every is not None:
+        pyav()  # if it is missing, that is no fault of a film
+    if dataset.splits.by == "folder":
+        for split, text in dataset.splits.folders.items():
+            for name, paths in _by_name(dataset, folder, text).items():
+                _add(found, dataset, Files(name, split, paths))
+    else:
+        named = _by_name(dataset, folder, "")
+        for name, split in sorted(dataset.splits.assign(named, folder).items()):
+            _add(found, dataset, Files(name, split, named[name]))
+    if not found.pairs and not found.problems:
+        raise UserError(
+            f"No image pair of {dataset.name} in {folder}.",
+            expected=f"files like {dataset.layout.a} and {dataset.layout.b}",
+            fix="run the stage `download` again, or correct `layout` in data/catalog.yaml",
+        )
+    return found
+
+
+def _by_name(dataset: Dataset, folder: Path, split: str) -> dict[str, dict[str, Path]]:
+    """Map each name to the files it has under the layout's patterns."""
+    layout = dataset.layout
+    patterns = {"a": layout.a, "b": layout.b, "mask": layout.mask, "boxes": layout.boxes}
+    names: dict[str, dict[str, Path]] = {}
+    for key, pattern in patterns.items():
+        if pattern is None:
+            continue
+        filled = pattern.replace("{split}", split)
+        match = re.compile(re.escape(filled).replace(re.escape("{name}"), "(.+)").replace(re.escape(".*"), r"\.[^.]+"))
+        for path in sorted(folder.glob(filled.replace("{name}", "*"))):
+            hit = match.fullmatch(path.relative_to(folder).as_posix())
+            any_type = pattern.endswith(".*") and key != "boxes"
+            other = any_type and path.suffix.lower() not in SUFFIXES  # such as Thumbs.db
+            if hit is None or other or path.name.startswith(".") or not path.is_file():
+                continue
+            check_file_name(path)
+            first = names.setdefault(hit[1], {}).setdefault(key, path)
+            if first != path:
+                raise UserError(
+                    f"Two images of the same name in {path.parent}.",
+                    expected="one file for each name",
+                    found=f"{first.name} and {path.name}",
+                    fix="remove one of them",
+                )
+    # a label without any image is no pair that lacks something: label folders often serve several selections
+    return {name: paths for name, paths in sorted(names.items()) if "a" in paths or "b" in paths}
+
+
+def _add(found: Found, dataset: Dataset, files: Files) -> None:
+    missing = [side for side in SIDES if side not in files.paths]
+    if not missing:
+        found.pairs += [files] if dataset.layout.every is None else _frames(found, files, dataset.layout.every)
+        return
+    there = next(files.paths[side] for side in SIDES if side in files.paths)
+    found.problems.append(f"{there}: its {dataset.roles[missing[0]]} counterpart is missing")
+
+
+def _frames(found: Found, films: Files, every: int) -> list[Files]:
+    """Return the pairs that two films make; why films make none is added to the problems."""
+    try:
+        counts = {side: count_frames(films.paths[side]) for side in SIDES}
+    except UserError as error:
+        found.problems.append(_line(error))
+        return []
+    if counts["a"] != counts["b"]:
+        a, b = (f"{counts[side]} in {films.paths[side]}" for side in SIDES)
+        found.problems.append(f"The two films of {films.name} have unequal numbers of frames ({a}, {b})")
+        return []
+    return [
+        Files(frame_name(films.name, number), films.split, films.paths, number)
+        for number in range(0, counts["a"], every)
+    ]
+
+
+def read_pair(dataset: Dataset, files: Files, films: FilmReader | None = None) -> Sample:
+    """Read one pair with its labels: images of one size, grey where the catalog says grey.
+
+    Args:
+        dataset: The catalog's entry.
+        files: The pair.
+        films: What reads the frames of films; one that is kept from pair to pair decodes each film once.
+
+    Raises:
+        UserError: a file is damaged, or the sizes differ and the catalog names no common size.
+    """
+    if films is None:
+        with FilmReader() as reader:
+            return read_pair(dataset, files, reader)
+    images = {side: _image(dataset, files, side, films) for side in SIDES}
+    if dataset.common_size in SIDES:
+        height, width = images[dataset.common_size].shape[:2]
+        images = {side: resize(image, height, width) for side, image in images.items()}
+    check_equal_sizes(*((files.paths[side], images[side]) for side in SIDES))
+    sample: Sample = {"name": files.name, **images}  # type: ignore[typeddict-item]
+    if "mask" in files.paths:
+        sample["mask"] = _mask(files.paths["mask"], images["a"].shape[:2])
+    if "boxes" in files.paths:
+        sample["boxes"] = _boxes(dataset, files.paths["boxes"], images["a"].shape[:2])
+    return sample
+
+
+def read_pairs(
+    dataset: Dataset, pairs: Sequence[Files], what: str, problems: list[str]
+) -> Iterator[tuple[Files, Sample]]:
+    """Read pairs one after the other with a progress bar; why one cannot be used is added to `problems`."""
+    with FilmReader() as films:
+        for files in tqdm(pairs, desc=f"{dataset.name} {what}", mininterval=2, disable=None):
+            try:
+                sample = read_pair(dataset, files, films)
+            except UserError as error:
+                problems.append(_line(error) if files.frame is None else f"{files.name}: {_line(error)}")
+            else:
+                yield files, sample
+
+
+def _line(error: UserError) -> str:
+    return f"{error.problem} ({error.found})"
+
+
+def first_of(problems: Sequence[str]) -> str:
+    """Return the first problems of a long list, a line each, for a message."""
+    more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+    return "\n            ".join([*problems[:_SHOWN], *more])
+
+
+def _image(dataset: Dataset, files: Files, side: str, films: FilmReader) -> Bytes:
+    path = files.paths[side]
+    channels = dataset.layout.channels.get(side)
+    if files.frame is not None:
+        pixels = films.frame(side, path, files.frame)
+    else:
+        pixels = _channels(path, channels) if channels else read_image(path)
+    kind = dataset.colour[side]
+    if kind == "grey" or (kind == "mixed" and pixels.ndim == 3 and not np.ptp(pixels, axis=2).any()):
+        return luminance(pixels)
+    return np.repeat(pixels[..., None], 3, axis=2) if kind == "colour" and pixels.ndim == 2 else pixels
+
+
+def _channels(path: Path, channels: tuple[int, ...]) -> Bytes:
+    """Read some channels of an image that holds both modalities (MFNet: thermal as the fourth channel)."""
+    with open_image(path) as image:
+        pixels = np.asarray(image)
+    if pixels.dtype != np.uint8:
+        raise UserError(f"Cannot use the image {path}.", expected="8 bits a channel", found=f"{pixels.dtype} values")
+    if pixels.ndim != 3 or pixels.shape[2] <= max(channels):
+        raise UserError(
+            f"{path} does not hold both modalities.",
+            expected=f"at least {max(channels) + 1} channels",
+            found=f"an array of shape {pixels.shape}",
+        )
+    return np.ascontiguousarray(pixels[..., channels[0]] if len(channels) == 1 else pixels[..., list(channels)])
+
+
+def _mask(path: Path, shape: tuple[int, ...]) -> Bytes:
+    """Read class ids as they are stored: a palette's indices, not its colours."""
+    with open_image(path) as image:
+        single = image.mode in {"P", "L", "I", "I;16"}
+        if not single and np.ptp(np.asarray(image.convert("RGB")), axis=2).any():
+            raise UserError(
+                f"The mask {path} holds colours.",
+                expected="a class id for each pixel, as grey or as a palette's index",
+                found=f"pixel format {image.mode!r}",
+                fix="convert the colours to the ids in data/catalog.yaml",
+            )
+        ids = np.asarray(image if single else image.convert("L"))
+    if ids.min(initial=0) < 0 or ids.max(initial=0) > 255:
+        raise UserError(
+            f"The mask {path} holds values that are no class ids.",
+            expected="0 to 255",
+            found=f"{ids.min()} to {ids.max()}",
+            fix="save it with one byte a pixel",
+        )
+    if ids.shape != tuple(shape):
+        raise UserError(f"The mask {path} has another size than its images.", expected=shape, found=ids.shape)
+    return ids.astype(np.uint8)
+
+
+def _boxes(dataset: Dataset, path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Read boxes as rows of class id, centre x, centre y, width, height relative to the image."""
+    labels = dataset.labels["boxes"]
+    try:
+        rows = list(_voc(path, labels.classes, shape)) if labels.format == "voc" else list(_yolo(path))
+    except (OSError, ValueError, ArithmeticError, ET.ParseError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"Unreadable boxes: {path}",
+            expected=f"{labels.format} format",
+            found=error,
+            fix="check its permissions, or download it again",
+        ) from error
+    return np.array(rows, np.float32).reshape(-1, 5)
+
+
+def _yolo(path: Path) -> Iterator[tuple[float, ...]]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            kind, *sides = line.split()
+            x, y, width, height = (float(value) for value in sides)
+            yield float(int(kind)), x, y, width, height
+
+
+def _voc(path: Path, classes: Mapping[int, str], shape: tuple[int, ...]) -> Iterator[tuple[float, ...]]:
+    ids = {name.lower(): number for number, name in classes.items()}
+    for item in ET.fromstring(path.read_text(encoding="utf-8")).iter("object"):  # noqa: S314 - expat bounds expansion
+        box = item.find("bndbox")
+        left, top, right, bottom = (float(box.findtext(k)) for k in ("xmin", "ymin", "xmax", "ymax"))  # type: ignore[union-attr, arg-type]
+        height, width = shape
+        yield (
+            float(ids[item.findtext("name", "").lower()]),
+            (left + right) / 2 / width,
+            (top + bottom) / 2 / height,
+            (right - left) / width,
+            (bottom - top) / height,
+        )

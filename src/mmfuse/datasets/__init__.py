@@ -1,1 +1,0 @@
-"""Datasets whose layout needs code, and the embedded scene generators."""

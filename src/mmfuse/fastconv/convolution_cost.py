@@ -1,0 +1,190 @@
+"""What a dense convolution costs, directly and through tiles, so that the cheaper way can be chosen without a clock.
+
+A measured choice would depend on the noise of the measurement, and with it the last digits of every result. Here the
+choice depends on shapes and the number of threads alone: a resumed training goes the same way as an undisturbed one.
+The rates were measured once, on an AMD EPYC with AVX-512; `mmfuse benchmark convolution` measures them again and says
+what the choice is worth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from functools import lru_cache
+
+from mmfuse.fastconv import winograd
+from mmfuse.fastconv.overlap_save import Tiling
+
+# Larger tiles are hardly faster, and their spectra take more memory than they are worth.
+TILES = tuple(range(6, 33, 2))
+# Smaller tiles take less memory: the smallest that costs hardly more than the best is used.
+HARDLY_MORE = 1.05
+# The estimates are good to a fifth.
+MARGIN = 0.8
+# those of Winograd's tiles are better
+MARGIN_WINOGRAD = 0.9
+
+
+@dataclass(frozen=True)
+class Work:
+    """Amounts of the kinds of work in one evaluation."""
+
+    dft: float = 0.0
+    channels: float = 0.0
+    moved: float = 0.0
+    made: float = 0.0
+    read: float = 0.0
+    calls: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        """Add kind by kind."""
+        return Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How much of each kind one thread does in a second.
+
+    Args:
+        dft: Operations in products with DFT matrices.
+        channels: Operations in products over channels.
+        moved: Numbers copied or added between the products.
+        made: Numbers of the weight's spectra made.
+        read: Numbers of the weight's spectra read, where they are kept.
+        calls: Calls of a tensor function; threads do not share this.
+        direct: Operations of direct convolution, its gradient of the image alike.
+        direct_weight: Operations of its gradient of the weight, for kernels up to 13.
+        direct_weight_large: The same for larger kernels.
+    """
+
+    dft: float = 70e9
+    channels: float = 75e9
+    moved: float = 3.6e9
+    made: float = 2.1e9
+    read: float = 3.4e9
+    calls: float = 1.2e5
+    direct: float = 120e9
+    direct_weight: float = 100e9
+    direct_weight_large: float = 50e9
+
+    def seconds(self, work: Work, threads: int) -> float:
+        """Return what some work takes."""
+        shared = (
+            work.dft / self.dft
+            + work.channels / self.channels
+            + work.moved / self.moved
+            + work.made / self.made
+            + work.read / self.read
+        )
+        return shared / threads + work.calls / self.calls
+
+
+RATES = Rates()
+
+
+@dataclass(frozen=True)
+class Task:
+    """One use of a layer.
+
+    Args:
+        batch: Images.
+        height: Of an image.
+        width: Of an image.
+        kernel: Side of the kernel.
+        channels_in: Channels of the input.
+        channels_out: Channels of the output.
+        kept: Whether the weight's spectra are kept between calls.
+        of_image: Whether the image's gradient will be wanted.
+        of_weight: Whether the weight's gradient will be wanted.
+    """
+
+    batch: int
+    height: int
+    width: int
+    kernel: int
+    channels_in: int
+    channels_out: int
+    kept: bool = False
+    of_image: bool = False
+    of_weight: bool = False
+
+
+def work_of_tiles(task: Task, tile: int) -> Work:
+    """Count the work of a convolution through tiles, with the gradients that are wanted."""
+    tiling = Tiling(task.batch, task.height, task.width, task.kernel, tile)
+    n = tiling.rows * tiling.across
+    half, length, kernel = tiling.half, tiling.length, tiling.kernel
+    weights = task.channels_in * task.channels_out
+    wide = tiling.across * tile + kernel - 1
+
+    def transform(channels: int, support: int) -> Work:
+        rows = 4 * half * support * tiling.rows * wide * channels
+        columns = 8 * half * length * support * n * channels
+        return Work(dft=rows + columns, moved=half * (4 * support + 3 * length) * n * channels, calls=5 * half)
+
+    def multiply(channels: int) -> Work:
+        dft = 12 * half * tile * length * n * channels + 4 * tile * half * n * tile * channels
+        moved = half * (3 * length + 4 * tile) * n * channels + n * tile * tile * channels
+        return Work(dft, 6 * half * length * n * weights, moved, calls=4 * half)
+
+    made = 3 * half * length * weights
+    make = Work(dft=(4 * kernel + 8 * length) * half * kernel * weights, made=made, calls=3 * half)
+    per_row = Work(calls=2 * tiling.rows)
+    total = transform(task.channels_in, length) + multiply(task.channels_out) + per_row
+    total += Work(read=made) if task.kept else make
+    if task.of_image or task.of_weight:
+        total += transform(task.channels_out, length) + per_row
+    if task.of_image:
+        total += multiply(task.channels_in) + make
+    if task.of_weight:
+        total += transform(task.channels_in, tile) + make
+        total += Work(dft=make.dft / 2, channels=6 * half * length * n * weights, calls=4 * half)
+    return total
+
+
+def seconds_direct(task: Task, threads: int, rates: Rates = RATES) -> float:
+    """Estimate a direct convolution, with the gradients that are wanted."""
+    pixels = task.batch * task.height * task.width
+    # it works on blocks of 16 channels
+    channels = (-(-task.channels_in // 16) * 16) * (-(-task.channels_out // 16) * 16)
+    operations = 2 * task.kernel**2 * channels * pixels
+    seconds = operations / rates.direct * (1 + task.of_image)
+    if task.of_weight:
+        seconds += operations / (rates.direct_weight if task.kernel < 15 else rates.direct_weight_large)
+    return seconds / threads
+
+
+@lru_cache(maxsize=4096)
+def best_tiling(task: Task, threads: int) -> Tiling | None:
+    """Return how to cut the image of a convolution in single precision on the CPU, None for the direct way."""
+    smallest = max(TILES[0], task.kernel // 2)
+    largest = max(task.height, task.width)
+    tiles = [tile for tile in TILES if smallest <= tile <= largest] or [smallest]
+    seconds = {tile: RATES.seconds(work_of_tiles(task, tile), threads) for tile in tiles}
+    tile = next(tile for tile in tiles if seconds[tile] <= HARDLY_MORE * min(seconds.values()))
+    if seconds[tile] > MARGIN * seconds_direct(task, threads):
+        return None
+    return Tiling(task.batch, task.height, task.width, task.kernel, tile)
+
+
+def work_of_winograd(task: Task, tile: int) -> Work:
+    """Count the work of a 3x3 convolution through tiles of Winograd's kind, without gradients."""
+    tiling = winograd.Tiling(task.batch, task.height, task.width, tile)
+    n, length = tiling.rows * tiling.across, tiling.length
+    bands = len(list(tiling.bands(task.channels_in + task.channels_out, 4)))
+    weights = task.channels_in * task.channels_out
+    # products with so small matrices run at half the rate of the others
+    dft = 4 * length * n * (task.channels_in * (length + tile) * length + task.channels_out * 2 * tile * (tile + 1))
+    # each tile is cut and put back at each point, and images come from memory
+    moved = n * (task.channels_in * (length**2 + 2 * tile**2) + task.channels_out * tile * (length + tile))
+    calls = bands * 5 * length + 2 * tiling.rows
+    # the weight's places lie side by side in memory: a transposition, which takes longer than the product
+    kernel = Work(read=length**2 * weights) if task.kept else Work(made=3 * length**2 * weights)
+    return kernel + Work(dft=dft, channels=2 * length**2 * n * weights, moved=moved, calls=calls)
+
+
+@lru_cache(maxsize=4096)
+def best_winograd_tile(task: Task, threads: int) -> int | None:
+    """Return the tile for a 3x3 convolution on the CPU, None for the direct way."""
+    seconds = {tile: RATES.seconds(work_of_winograd(task, tile), threads) for tile in winograd.TILES}
+    tile = next(tile for tile in winograd.TILES if seconds[tile] <= HARDLY_MORE * min(seconds.values()))
+    return tile if seconds[tile] <= MARGIN_WINOGRAD * seconds_direct(task, threads) else None

@@ -1,0 +1,1 @@
+"""Fusing images with a trained network: colour, speed, and which task a pair belongs to."""

@@ -1,0 +1,82 @@
+"""A trained network made ready for inference: the same function, in less time, on a copy.
+
+The readable network stays as it is. What changes in the copy is what only training needs (dropout, batch statistics),
+where features lie in memory, and how some layers are computed. `mmfuse.fastconv.large_kernel` speeds large kernels up
+by itself, in training too.
+"""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from mmfuse.fastconv.group_norm import StableGroupNorm
+from mmfuse.fastconv.large_kernel import LargeKernelConv2d
+from mmfuse.fastconv.pointwise import PointwiseConv2d
+from mmfuse.fastconv.small_kernel import SmallKernelConv2d
+from mmfuse.inference.banded import BANDED
+from mmfuse.nn.stochastic_depth import StochasticDepth
+
+Network = TypeVar("Network", bound=nn.Module)
+_ONLY_IN_TRAINING = (nn.Dropout, nn.Dropout2d, StochasticDepth)
+_GIVES_A_NEW_TENSOR = (nn.Conv2d, nn.ConvTranspose2d, nn.GroupNorm, nn.BatchNorm2d, nn.InstanceNorm2d, nn.Linear)
+
+
+def for_inference(network: Network) -> Network:
+    """Return a copy that gives the same outputs up to rounding, for inference only.
+
+    - Batch norms are folded into the convolutions before them.
+    - A ReLU after a layer that gives a new tensor works in place.
+    - Dropout goes.
+    - On a CPU, dense convolutions have their channels last in memory, as large kernels have them anyway; 3x3 kernels
+      with many channels go through tiles, SMFNet's blocks are done in bands, and group norm takes a variance that keeps
+      its digits with channels last; docs/decisions/0017-inference-copy.md.
+    """
+    fast = copy.deepcopy(network).eval().requires_grad_(False)
+    for module in list(fast.modules()):
+        if type(module).forward is nn.Sequential.forward:
+            _simplify(module)
+    if all(parameter.device.type == "cpu" for parameter in fast.parameters()):
+        _replace(fast)
+    for module in fast.modules():
+        plain = isinstance(module, nn.Conv2d) and not isinstance(module, LargeKernelConv2d)
+        if plain and module.weight.device.type == "cpu":
+            module.to(memory_format=torch.channels_last)
+    return fast
+
+
+def _replace(network: nn.Module) -> None:
+    """Put what does the same in less time, or more exactly, on a CPU in the place of layers and blocks."""
+    for name, module in network.named_children():
+        if type(module) is nn.Conv2d and SmallKernelConv2d.fits(module):
+            setattr(network, name, SmallKernelConv2d(module))
+        elif type(module) is nn.Conv2d and PointwiseConv2d.fits(module):
+            setattr(network, name, PointwiseConv2d(module))
+        elif type(module) is nn.GroupNorm:
+            setattr(network, name, StableGroupNorm(module))
+        elif type(module) in BANDED:
+            setattr(network, name, BANDED[type(module)](module))
+        _replace(getattr(network, name))
+
+
+def _simplify(sequence: nn.Module) -> None:
+    """Leave out, fold and reuse memory within layers that follow each other; the places of layers stay."""
+    for name, layer in sequence.named_children():
+        if isinstance(layer, _ONLY_IN_TRAINING):
+            setattr(sequence, name, nn.Identity())
+    for (first, layer), (second, after) in pairwise(_at_work(sequence)):
+        if type(layer) is nn.Conv2d and isinstance(after, nn.BatchNorm2d) and after.track_running_stats:
+            setattr(sequence, first, fuse_conv_bn_eval(layer, after))
+            setattr(sequence, second, nn.Identity())
+    for (_, layer), (_, after) in pairwise(_at_work(sequence)):
+        if isinstance(layer, _GIVES_A_NEW_TENSOR) and isinstance(after, nn.ReLU):
+            after.inplace = True
+
+
+def _at_work(sequence: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, layer) for name, layer in sequence.named_children() if not isinstance(layer, nn.Identity)]

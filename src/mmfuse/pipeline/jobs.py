@@ -1,0 +1,228 @@
+"""The envelope of every job: one MLflow run, one run.json, inputs and outputs with their checksums.
+
+A run.json says what a result was made from. It stays as it is when nothing changed; only what a stage measures of its
+own work, such as its time, differs from run to run, and stands apart under `measured`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mmfuse.errors import UserError
+from mmfuse.files.writing import checksum, remove_leftovers, write_json
+from mmfuse.tracking import Parent, Tracker
+
+_LIBRARIES = (
+    "mmfuse",
+    "torch",
+    "torchvision",
+    "lightning-fabric",
+    "numpy",
+    "pandas",
+    "pillow",
+    "scikit-image",
+    "mlflow",
+)
+_OPTIONAL = ("ultralytics",)  # named where a job has used them
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage is about to do.
+
+    Attributes:
+        stage: The stage's name.
+        name: The job's name within the stage, such as `mma_unet.base.s0/fusion`.
+        inputs: Files and folders it reads.
+        outputs: Files and folders it writes.
+        record: Where its run.json goes.
+        parameters: The parameters it depends on, nested.
+        tags: method, variant, task, dataset, seed: what MLflow can search for.
+        study: The study's name: the MLflow experiment.
+        parents: The MLflow runs that the job's run stands below.
+    """
+
+    stage: str
+    name: str
+    inputs: Sequence[Path]
+    outputs: Sequence[Path]
+    record: Path
+    parameters: Mapping[str, Any]
+    tags: Mapping[str, Any]
+    study: str
+    parents: Sequence[Parent] = ()
+
+
+@dataclass(frozen=True)
+class Running:
+    """What a stage is given while it works: its MLflow run and the job's fingerprint.
+
+    In `measured` it leaves what it measures of its own work. That goes into the record and into no output, since it is
+    not the same in the next run.
+    """
+
+    tracker: Tracker
+    fingerprint: str
+    measured: dict[str, Any] = field(default_factory=dict)
+
+
+def execute(job: Job, work: Callable[[Running], None]) -> None:
+    """Run a stage's work inside its envelope.
+
+    In a training on several devices every process comes through here; the first one alone locks, tracks and records.
+
+    Raises:
+        UserError: an input is missing, or another process is at the same job.
+    """
+    missing = [str(path) for path in job.inputs if not path.exists()]
+    if missing:
+        raise UserError(
+            f"The stage {job.stage} lacks an input.", expected=missing[0], found="no such file or folder",
+            fix="run the stage that makes it; `snakemake --cores all` runs them all in order",
+        )  # fmt: skip
+    root = Path.cwd()
+    inputs = {_relative(path): checksum(path) for path in job.inputs}
+    fingerprint = _fingerprint(job, inputs)
+    commit, dirty = _commit(root)
+    first = not rank()
+    tracker = Tracker(
+        root,
+        job.study,
+        f"{job.stage} {job.name}",
+        fingerprint=fingerprint,
+        tags={
+            "level": "job", "stage": job.stage, **job.tags, "commit": commit,
+            "mlflow.source.name": f"mmfuse stage {job.stage}", "mlflow.source.git.commit": commit,
+        },
+        parameters=job.parameters,
+        parents=job.parents,
+        data=_data(inputs),
+        enabled=first,
+    )  # fmt: skip
+    if not first:
+        work(Running(tracker, fingerprint))
+        return
+    with _alone(root, job), tracker:
+        for path in (*job.outputs, job.record):
+            remove_leftovers(path)
+        running = Running(tracker, fingerprint)
+        work(running)
+        record = {
+            "stage": job.stage,
+            "command": shlex.join(["mmfuse", *sys.argv[1:]]),
+            "inputs": inputs,
+            "outputs": {_relative(path): checksum(path) for path in job.outputs},
+            "parameters": job.parameters,
+            "versions": _versions(),
+            "commit": commit,
+            "dirty": dirty,
+            "seed": job.tags.get("seed"),
+            "machine": _machine(),
+            "mlflow": tracker.record(),
+            **({"measured": running.measured} if running.measured else {}),
+        }
+        write_json(job.record, record)
+        tracker.log_file(job.record)
+
+
+def rank() -> int:
+    """Return this process's number in a training on several devices, as torchrun, Slurm or Fabric say it."""
+    env = os.environ
+    if "RANK" in env:
+        return int(env["RANK"])
+    if "SLURM_PROCID" in env and "LOCAL_RANK" not in env:
+        return int(env["SLURM_PROCID"])
+    return int(env.get("LOCAL_RANK", "0")) + int(env.get("NODE_RANK", "0"))
+
+
+def _data(inputs: Mapping[str, str]) -> dict[str, str]:
+    """Return the datasets and packs among the inputs, such as `prepared/msrs/test`, with their checksums."""
+    found = {path: digest for path, digest in inputs.items() if path.startswith("data/raw/") and "run.json" not in path}
+    packs = {path: digest for path, digest in inputs.items() if path.endswith(".safetensors") and "prepared" in path}
+    return {
+        path.removeprefix("data/").removesuffix(".safetensors"): digest for path, digest in {**found, **packs}.items()
+    }
+
+
+def _relative(path: Path) -> str:
+    """Return a path as seen from the project's root, so that records do not depend on where it lies."""
+    return Path(os.path.relpath(path)).as_posix()
+
+
+def _fingerprint(job: Job, inputs: Mapping[str, str]) -> str:
+    parts = [job.stage, job.name, inputs, job.parameters, job.tags, [_relative(path) for path in job.outputs]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+@contextmanager
+def _alone(root: Path, job: Job) -> Iterator[None]:
+    """Hold a lock while a job writes its outputs; a second process at the same job is told so."""
+    name = hashlib.sha256(_relative(job.record).encode()).hexdigest()[:16]
+    folder = root / ".mmfuse" / "locks"
+    lock = FileLock(folder / f"{name}.lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"Another process is already at {job.stage} {job.name} in this folder.",
+            expected="one process for each job",
+            fix="wait for it to end, or stop it",
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"Cannot work in {root}.",
+            expected="a project's folder that this user may write to, on a disk with free space",
+            found=f"{folder}: {error.strerror}",
+            fix="change its permissions or free some space, then run the same command again",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _commit(root: Path) -> tuple[str | None, bool]:
+    """Return the commit and whether the code differs from it; (None, False) outside a repository."""
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        # what the engines write themselves, such as dvc.lock, does not make the code dirty
+        return commit, bool(_git(root, "status", "--porcelain", "--", "src", "workflow", "envs", "data/catalog.yaml"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, False
+
+
+def _git(root: Path, *arguments: str) -> str:
+    run = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
+    return run.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    used = [*_LIBRARIES, *(name for name in _OPTIONAL if name in sys.modules)]
+    return versions | {name: importlib.metadata.version(name) for name in used}
+
+
+def _machine() -> dict[str, Any]:
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        processor = models[0] if models else processor
+    torch = sys.modules.get("torch")
+    device = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else "cpu"
+    return {"system": platform.platform(terse=True), "processor": processor, "cores": os.cpu_count(), "device": device}

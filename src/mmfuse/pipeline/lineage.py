@@ -1,0 +1,71 @@
+"""Which runs of the tracking a job belongs to: the study in its present state, and one system of it.
+
+A state is one set of parameters, catalog entries and code. Whatever can change a number begins a new one, so that
+comparing two runs of a study, or of a system, shows what was changed beside what that did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from mmfuse.files.writing import sha256
+from mmfuse.study import plan
+from mmfuse.study.code import PACKAGE, PLUMBING
+from mmfuse.study.parameters import pick_all
+from mmfuse.study.settings import merged
+from mmfuse.tracking import STUDY, SYSTEM, Parent
+
+# where data come from, and what the page looks like, change no number
+_UNSEEN = {"download", "report"}
+_PRESENTATION = {"reporting", "benchmarks", "leaderboard", "stages/report"}
+
+
+def parents(parameters: Mapping[str, Any], system: plan.System | None = None) -> list[Parent]:
+    """Return the runs that a job belongs to: the study, and below it the system if the job serves a single one."""
+    settings = {key: value for key, value in parameters.items() if key not in _UNSEEN}
+    entries = pick_all(parameters, [f"data/catalog.yaml:datasets.{name}" for name in plan.datasets_of(parameters)])
+    state = _digest([settings, entries, _code()])
+    name = parameters["study"]["name"]
+    found = [Parent(STUDY, state, name, {}, settings)]
+    if system is not None:
+        tags = {"task": system.task, "method": system.method, "variant": system.variant, "seed": system.seed}
+        if plan.is_trained(parameters, system):
+            tags["trained_on"] = plan.trained_on(parameters, system.method, system.variant, system.task)
+        label = f"{system.label} {system.task}"
+        found.append(Parent(SYSTEM, _digest([state, label]), label, tags, _settings(parameters, system)))
+    return found
+
+
+def _settings(parameters: Mapping[str, Any], system: plan.System) -> dict[str, Any]:
+    """Return the parameters that one system's scores depend on, under the names that they have in the study."""
+    names = {
+        "prepare": ("val_fraction", "val_pairs", "skip_broken", "subset", "patches"),
+        "evaluate": ("convention", "beside"),
+    }
+    chosen = {block: {k: parameters[block][k] for k in keys if k in parameters[block]} for block, keys in names.items()}
+    study: dict[str, Any] = {"tasks": {system.task: parameters["study"]["tasks"][system.task]}}
+    if plan.is_trained(parameters, system):
+        name = plan.trained_on(parameters, system.method, system.variant, system.task)
+        block = "tasks" if name in parameters["study"]["tasks"] else "training_sets"
+        study = merged(study, {block: {name: parameters["study"][block][name]}})
+    task = {"study": study}
+    if system.variant == plan.EXTERNAL:
+        return {**task, **chosen}
+    own = plan.settings_of(parameters, system.method, system.variant)
+    return {**task, **chosen, "train": parameters["train"], "methods": {system.method: own}}
+
+
+@cache
+def _code() -> dict[str, str]:
+    """Return the checksum of each file of the package that can change a number."""
+    names = {path: path.relative_to(PACKAGE).with_suffix("").as_posix() for path in sorted(PACKAGE.rglob("*.py"))}
+    left_out = PLUMBING | _PRESENTATION
+    return {n: sha256(path) for path, n in names.items() if n not in left_out and n.partition("/")[0] not in left_out}
+
+
+def _digest(parts: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]

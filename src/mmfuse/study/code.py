@@ -1,0 +1,63 @@
+"""Which source files a stage's result depends on.
+
+The engines see a command, not the code behind it. These lists make a changed network or metric rerun what used it, and
+nothing else.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+SOURCE = Path("src/mmfuse")
+# how a job is announced, recorded and tracked does not change its result
+PLUMBING = {"errors", "files", "study", "weights", "pipeline", "tracking", "comparing", "cli"}
+
+
+def code_of(stage: str, *entries: str) -> list[str]:
+    """Return the files that a stage and further modules import from this package, relative to the project's root.
+
+    Templates beside a module that names their folder count as part of it.
+
+    Args:
+        stage: The stage's name.
+        entries: Modules that the stage loads by name, such as `methods.mma_unet`; `metrics.*` stands for all of them.
+    """
+    found: set[Path] = set()
+    waiting = [f"stages.{stage}"]
+    for entry in entries:
+        folder = PACKAGE / entry.removesuffix(".*")
+        waiting += [f"{folder.name}.{file.stem}" for file in folder.glob("*.py")] if entry.endswith(".*") else [entry]
+    while waiting:
+        path = _file(waiting.pop())
+        if path is not None and path not in found:
+            found |= {path, *(path.parent.glob("templates/*") if _has_templates(path) else ())}
+            waiting += _imports(path)
+    return sorted((SOURCE / path.relative_to(PACKAGE)).as_posix() for path in found)
+
+
+def _file(module: str) -> Path | None:
+    """Return the file of a module inside the package; None for names that are no module and for plumbing."""
+    if module.partition(".")[0] in PLUMBING:
+        return None
+    path = PACKAGE.joinpath(*module.split("."))
+    candidates = (path.with_suffix(".py"), path / "__init__.py")
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+@cache
+def _has_templates(path: Path) -> bool:
+    return '"templates"' in path.read_text(encoding="utf-8")
+
+
+@cache
+def _imports(path: Path) -> tuple[str, ...]:
+    """Return the modules of this package that a file imports, without the package's own name."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mmfuse":
+            inner = node.module.partition(".")[2]
+            names += [inner, *(f"{inner}.{alias.name}".lstrip(".") for alias in node.names)]
+    return tuple(name for name in names if name)

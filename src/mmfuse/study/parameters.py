@@ -1,0 +1,403 @@
+"""The numbers of the study: `params.yaml`, checked against its schema."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError, best_match
+
+from mmfuse import methods
+from mmfuse.errors import UserError, closest
+from mmfuse.files.reading import read_yaml
+from mmfuse.study import plan
+from mmfuse.study.code import PACKAGE
+from mmfuse.study.set_checks import check_sets, check_weights
+from mmfuse.study.settings import place
+
+SCHEMA = Path("workflow/schemas/params.schema.yaml")
+FORBIDDEN_KEYS = {"size", "nfiles"}  # DVC leaves nested keys of these names out of its run cache (its issue 10296)
+
+
+def project_root(start: Path) -> Path:
+    """Return the nearest folder at or above `start` that holds the workflow's schemas.
+
+    Raises:
+        UserError: there is none.
+    """
+    start = start.resolve()
+    for folder in (start, *start.parents):
+        if (folder / SCHEMA).is_file():
+            return folder
+    raise UserError(
+        f"No mmfuse project at {start}.",
+        expected=f"a folder with {SCHEMA}",
+        fix="run the command in the project's root",
+    )
+
+
+def check_against_schema(value: Any, schema: Mapping[str, Any], what: str) -> None:
+    """Check a value read from YAML against a JSON schema.
+
+    Raises:
+        UserError: names the key, what is allowed and, for an unknown key, the closest known one.
+    """
+    error = best_match(Draft202012Validator(schema).iter_errors(value))
+    if error is None:
+        return
+    where = ".".join(str(step) for step in error.absolute_path) or "(top level)"
+    if error.validator == "additionalProperties" and isinstance(error.schema, Mapping):
+        raise _unknown_key(error.instance, error.schema, where, what)
+    fix = str(error.schema.get("description", "")) if isinstance(error.schema, Mapping) else ""
+    if error.validator == "type" and isinstance(error.instance, str) and _is_number(error.instance):
+        fix = f"write {float(error.instance)!r}: YAML 1.1 reads {error.instance} as text"
+    raise UserError(
+        f"{what}: {where} is not valid.", expected=_expectation(error), found=error.instance, fix=fix or None
+    )
+
+
+def _unknown_key(block: Mapping[str, Any], schema: Mapping[str, Any], where: str, what: str) -> UserError:
+    known, patterns = list(schema.get("properties", {})), list(schema.get("patternProperties", {}))
+    unknown = next(k for k in map(str, block) if k not in known and not any(re.search(p, k) for p in patterns))
+    known += patterns
+    return UserError(
+        f"{what}: unknown key {unknown!r} in {where}.",
+        expected=", ".join(known),
+        found=unknown,
+        fix=closest(unknown, known, "remove it"),
+    )
+
+
+def _expectation(error: ValidationError) -> str:
+    return f"{error.validator}: {error.validator_value}" if error.validator != "required" else error.message
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def load_parameters(path: Path) -> dict[str, Any]:
+    """Read and check the study's parameters.
+
+    Raises:
+        UserError: a key is unknown, missing or of the wrong kind, or the study names something that does not exist.
+    """
+    values = read_yaml(path)
+    schema = read_yaml(project_root(path.parent) / SCHEMA)
+    _check_keys(values, path)
+    check_against_schema(values, schema, str(path))
+    _check_methods(values, schema, path)
+    _check_study(values, path)
+    check_sets(values, path, project_root(path.parent))
+    check_weights(values, path, project_root(path.parent))
+    _check_prepared(values, path)
+    _check_analyses(values, path)
+    _check_sweeps(values, path)
+    _check_published(values, path)
+    _check_downstream(values, path)
+    return dict(values)
+
+
+def _check_keys(value: Any, path: Path, where: str = "") -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{path}: {where.rstrip('.')} is not a finite number.", found=value, fix="give a finite number")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{path}: {where.rstrip('.')} is too large.", expected="less than 2 to the power of 63")
+    if isinstance(value, list):
+        for number, inner in enumerate(value):
+            _check_keys(inner, path, f"{where}{number}.")
+    if not isinstance(value, Mapping):
+        return
+    for key, inner in value.items():
+        if not isinstance(key, str):
+            raise UserError(
+                f"{path}: a key in {where.rstrip('.') or '(top level)'} is no text.",
+                expected="text",
+                found=f"{key!r}, a {type(key).__name__}",
+                fix="write it in quotes, if it is meant",
+            )
+        if key in FORBIDDEN_KEYS:
+            raise UserError(
+                f"{path}: no parameter may be called {key!r} ({where}{key}).",
+                found=key,
+                fix="rename it: DVC leaves parameters of that name out of its cache key and reuses stale results",
+            )
+        _check_keys(inner, path, f"{where}{key}.")
+
+
+def _check_study(values: Mapping[str, Any], path: Path) -> None:
+    """Check the names of the study: methods, their variants and tasks."""
+    for entry in values["study"]["systems"]:
+        _check_name(entry["method"], f"{path}: study.systems")
+        plan.settings_of(values, entry["method"], entry["variant"])  # refuses an unknown one
+        for task in entry["tasks"]:
+            if task not in values["study"]["tasks"]:
+                raise UserError(
+                    f"{path}: study.systems asks for task {task!r}.",
+                    expected=", ".join(values["study"]["tasks"]),
+                    found=task,
+                )
+    tested = [name for task in values["study"]["tasks"].values() for name in task["test"]]
+    for method, datasets in values["study"].get(plan.EXTERNAL, {}).items():
+        unknown = next((name for name in datasets if name not in tested), None)
+        if unknown is not None:
+            raise UserError(
+                f"{path}: study.external.{method} names {unknown!r}, on which the study does not test.",
+                expected=", ".join(tested),
+                found=unknown,
+            )
+
+
+def _check_prepared(values: Mapping[str, Any], path: Path) -> None:
+    """Check the names of the datasets of which not all pairs are used, or a number of them is held back."""
+    known = plan.datasets_of(values)
+    for block in ("subset", "val_pairs"):
+        other = next((dataset for dataset in values["prepare"].get(block, {}) if dataset not in known), None)
+        if other is not None:
+            raise UserError(
+                f"{path}: prepare.{block} names a dataset that is not part of the study.",
+                expected=", ".join(known),
+                found=other,
+                fix=closest(other, known, "take it out"),
+            )
+
+
+def _check_analyses(values: Mapping[str, Any], path: Path) -> None:
+    """Check the names in the block `analyse`: analyses, datasets and systems of the study."""
+    for name, block in values.get("analyse", {}).items():
+        if not (PACKAGE / "analyses" / f"{name}.py").is_file():
+            raise UserError(f"{path}: there is no analysis {name!r}.", found=name, fix="see `mmfuse list analyses`")
+        for dataset in block["datasets"]:
+            task = plan.task_of(values, dataset)
+            # networks, trained here or given with their weights
+            known = {
+                (s.method, s.variant)
+                for s in plan.systems_of(values, task)
+                if plan.is_trained(values, s) or plan.given_weights(values, s)
+            }
+            other = next((e for e in block["systems"] if (e["method"], e["variant"]) not in known), None)
+            if other is not None or dataset not in values["study"]["tasks"][task]["test"]:
+                raise UserError(
+                    f"{path}: analyse.{name} names what the study does not train or test on.",
+                    expected=f"test datasets of the study, and on {dataset} "
+                    + (", ".join(sorted(f"{method}.{variant}" for method, variant in known)) or "no system"),
+                    found=dataset if other is None else f"{other['method']}.{other['variant']}",
+                )
+
+
+def _check_sweeps(values: Mapping[str, Any], path: Path) -> None:
+    """Check the names under `report.sweeps`: variants that the study measures, metrics, and the option along x."""
+    for entry in values["report"].get("sweeps", []):
+        known = [s["variant"] for s in values["study"]["systems"] if s["method"] == entry["method"]]
+        variants = [variant for line in entry["lines"].values() for variant in line]
+        other = next((variant for variant in variants if variant not in known), None)
+        if other is not None:
+            raise UserError(
+                f"{path}: report.sweeps names {entry['method']}.{other}, which the study does not measure.",
+                expected=", ".join(known) or "a method of study.systems",
+                found=other,
+                fix="add it to study.systems, or take it from the sweep",
+            )
+        metric = next((name for name in entry["metrics"] if name not in values["evaluate"]["metrics"]), None)
+        if metric is not None:
+            raise UserError(
+                f"{path}: report.sweeps asks for the metric {metric!r}, which the study does not measure.",
+                expected=", ".join(values["evaluate"]["metrics"]),
+                found=metric,
+            )
+        for variant in variants:
+            place(values, entry["method"], variant, entry["x"])
+
+
+def _check_published(values: Mapping[str, Any], path: Path) -> None:
+    """Check the names under `report.published`: test datasets and systems, or a protocol and its image sets."""
+    scored = [(dataset, f"{s.method}.{s.variant}") for dataset, s in plan.scored_pairs(values)]
+    for entry in values["report"].get("published", []):
+        kinds = [key for key in ("datasets", "protocol") if key in entry]
+        misplaced = [key for key in ("classes", "means") if key in entry and "protocol" not in entry]
+        if len(kinds) != 1 or misplaced:
+            raise UserError(
+                f"{path}: report.published, Table {entry['table']} of {entry['paper']}: what is it measured on?",
+                expected="`datasets` for scores, or `protocol` (with `classes` and `means` at will) for detectors and "
+                "segmenters",
+                found=", ".join([*kinds, *misplaced]) or "neither",
+            )
+        if "protocol" in entry:
+            _check_rows(entry, values.get("downstream", {}).get(entry["protocol"], {}).get("sets", []), path)
+        for dataset in entry.get("datasets", []):
+            _check_rows(entry, [system for name, system in scored if name == dataset], path, dataset)
+        _check_claims(entry, path)
+
+
+def _check_claims(entry: Mapping[str, Any], path: Path) -> None:
+    """Check that each claim of a table has a row of its own, and the `base` of the same method beside it."""
+    rows = {} if "protocol" in entry else entry["rows"]
+    for row in entry.get("claims", {}):
+        method, _, variant = rows.get(row, "").partition(".")
+        if variant in {"", "base"} or f"{method}.base" not in rows.values():
+            raise UserError(
+                f"{path}: report.published, Table {entry['table']} of {entry['paper']}: a claim cannot be decided.",
+                expected="a row under `rows` that is a variant, with `base` of the same method under `rows` too",
+                found=f"{row}: {rows.get(row, 'no such row')}",
+            )
+
+
+def _check_rows(entry: Mapping[str, Any], measured: Sequence[str], path: Path, dataset: str = "") -> None:
+    """Check that a paper's table asks only for what the study measures."""
+    known = list(dict.fromkeys(measured))
+    other = next((system for system in entry["rows"].values() if system not in known), None)
+    if other is not None or not known:
+        where = dataset or entry["protocol"]
+        raise UserError(
+            f"{path}: report.published asks for what the study does not measure on {where}.",
+            expected=", ".join(known)
+            or ("a test dataset of the study" if dataset else "a protocol under `downstream`"),
+            found=other if known else where,
+            fix="add it to the study, or take it from the table",
+        )
+
+
+def _check_downstream(values: Mapping[str, Any], path: Path) -> None:
+    """Check the names under `downstream`: a dataset of the study, and image sets that the study can make."""
+    for name, block in plan.protocols(values).items():
+        if block["dataset"] not in plan.datasets_of(values):
+            raise UserError(
+                f"{path}: downstream.{name}.dataset is not a dataset of the study.",
+                expected=", ".join(plan.datasets_of(values)),
+                found=block["dataset"],
+            )
+        if (block["goal"] == "segment") != ("unlabelled" in block):
+            raise UserError(
+                f"{path}: downstream.{name}: `unlabelled` belongs to segment, and only there.",
+                expected="unlabelled: class or unlabelled: ignore" if block["goal"] == "segment" else "no such key",
+                found=block.get("unlabelled", "no such key"),
+            )
+        task = plan.task_of(values, block["dataset"])
+        systems = [*plan.systems_of(values, task), *plan.external_systems(values, task, block["dataset"])]
+        known = [*plan.MODALITIES, *dict.fromkeys(f"{system.method}.{system.variant}" for system in systems)]
+        unknown = next((image_set for image_set in block["sets"] if image_set not in known), None)
+        if unknown is not None:
+            raise UserError(
+                f"{path}: downstream.{name}.sets names {unknown!r}, which the study lacks on {block['dataset']}.",
+                expected=", ".join(known),
+                found=unknown,
+                fix="add the system to study.systems, or take it from the sets",
+            )
+
+
+def _check_name(method: str, what: str) -> None:
+    if method not in methods.available():
+        raise UserError(
+            f"{what} names the method {method!r}, which there is not.",
+            expected=", ".join(methods.available()),
+            found=method,
+            fix=closest(method, methods.available(), "see `mmfuse list methods`"),
+        )
+
+
+def _check_methods(values: Mapping[str, Any], schema: Mapping[str, Any], path: Path) -> None:
+    """Check each method's block with each variant laid over it, so that no misspelt change goes without effect."""
+    one = {"$ref": "#/$defs/method", "$defs": schema["$defs"]}
+    for method, block in values["methods"].items():
+        _check_name(method, f"{path}: methods")
+        for variant in block.get("variants", {"base": {}}):
+            if variant == plan.EXTERNAL:
+                raise UserError(
+                    f"{path}: no variant may be called {variant!r} (methods.{method}).",
+                    found=variant,
+                    fix="rename it: the name stands for images that were fused elsewhere",
+                )
+            what = f"{path}: methods.{method}, variant {variant}"
+            settings = plan.settings_of(values, method, variant)
+            check_against_schema(settings, one, what)
+            for part, chosen in settings.get("parts", {}).items():
+                _check_patches(values, part, chosen["patches"], what)
+                _check_turns(part, chosen, what)
+            _check_moments(settings.get("parts", {}), what)
+
+
+def _check_moments(parts: Mapping[str, Any], what: str) -> None:
+    """Check that an optimiser that shall go on finds what the part before kept, and that it fits the weights kept."""
+    before: Mapping[str, Any] = {}
+    for part, chosen in parts.items():
+        if chosen.get("keep_moments") and (chosen.get("weights", "best") != "last" or "averaging" in chosen):
+            averaged = ", averaging" if "averaging" in chosen else ""
+            raise UserError(
+                f"{what}: parts.{part} keeps moments that do not belong to its weights.",
+                expected="`weights: last` and no `averaging` beside `keep_moments: true`",
+                found=f"weights: {chosen.get('weights', 'best')}{averaged}",
+            )
+        if chosen.get("moments") == "continued" and not before.get("keep_moments"):
+            raise UserError(
+                f"{what}: parts.{part} asks for moments that the part before it does not keep.",
+                expected="`keep_moments: true` in the part before",
+                found="no part before" if not before else "no keep_moments there",
+                fix="set it there, or set `moments: fresh`",
+            )
+        before = chosen
+
+
+def _check_turns(part: str, chosen: Mapping[str, Any], what: str) -> None:
+    crop = chosen["crop"]
+    if chosen.get("quarter_turns") and crop["height"] != crop["width"]:
+        raise UserError(
+            f"{what}: parts.{part} turns crops by quarters that are not square.",
+            expected="crop.height and crop.width alike beside `quarter_turns: true`",
+            found=f"{crop['height']} x {crop['width']}",
+        )
+
+
+def _check_patches(values: Mapping[str, Any], part: str, patches: str, what: str) -> None:
+    if patches != "whole" and patches not in values["prepare"]["patches"]:
+        raise UserError(
+            f"{what}: parts.{part}.patches is not a patch set.",
+            expected=", ".join(["whole", *values["prepare"]["patches"]]),
+            found=patches,
+        )
+
+
+def pick(values: Mapping[str, Any], key: str, files: dict[str, Any] | None = None) -> Any:
+    """Return the value of a dotted key, such as `prepare.patches.square` or `data/catalog.yaml:datasets.msrs`.
+
+    Args:
+        values: The study's parameters.
+        key: Dotted key; FILE:KEY looks into another YAML file.
+        files: Files that were read already; more are added to it.
+
+    Raises:
+        UserError: there is no such key.
+    """
+    file, _, path = key.rpartition(":")
+    if file:
+        files = {} if files is None else files
+        values = files[file] if file in files else files.setdefault(file, read_yaml(Path(file)))
+    for step in path.split("."):
+        if not isinstance(values, Mapping) or step not in values:
+            raise UserError(f"There is no parameter {key!r}.", fix="add it to params.yaml, as workflow/configs have it")
+        values = values[step]
+    return values
+
+
+def pick_all(values: Mapping[str, Any], keys: Iterable[str], files: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the values of several dotted keys; `files` as in `pick`."""
+    files = {} if files is None else files
+    return {key: pick(values, key, files) for key in keys}
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "", separator: str = ".") -> dict[str, Any]:
+    """Return nested values as one level of keys, by default dotted ones."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}{separator}", separator)
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

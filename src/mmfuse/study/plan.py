@@ -1,0 +1,395 @@
+"""What the study consists of: which systems, which training parts, and where each result lies.
+
+Pure look-ups in the parameters and file names; used by the workflow's rules and by the stages, so that both speak of
+the same files. No torch in here: the engines read it at every start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmfuse.errors import UserError
+from mmfuse.study.settings import choice_of_weights, settings_of
+from mmfuse.study.training_sets import BOTH, chosen, training_set, training_sets
+from mmfuse.weights import shipped
+
+Parameters = Mapping[str, Any]
+MODALITIES = ("a", "b")  # image sets of a downstream protocol that are no fused images
+EXTERNAL = "external"  # the variant of a method whose fused images were made elsewhere
+
+
+@dataclass(frozen=True)
+class System:
+    """One method as it is trained (or not) and measured: method, variant, task and seed."""
+
+    method: str
+    variant: str
+    task: str
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """The name in paths and tables: METHOD.VARIANT.sSEED."""
+        return f"{self.method}.{self.variant}.s{self.seed}"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One part of a method as it is trained once: on which training set, in which variant, with which seed."""
+
+    trained_on: str
+    method: str
+    variant: str
+    seed: int
+    part: str
+
+    @property
+    def stem(self) -> str:
+        """Its place below data/checkpoints, without the endings of its files."""
+        return f"{self.trained_on}/{self.method}/{self.variant}/s{self.seed}/{self.part}"
+
+
+def parts_of(parameters: Parameters, method: str) -> list[str]:
+    """Return the names of a method's training parts in order; none for a weight-free method."""
+    return list(parameters["methods"].get(method, {}).get("parts", {}))
+
+
+def systems_of(parameters: Parameters, task: str) -> list[System]:
+    """Return the systems that the study measures on a task; what it does not train counts once, whatever the seeds."""
+    named = [System(e["method"], e["variant"], task, 0) for e in parameters["study"]["systems"] if task in e["tasks"]]
+    return [seeded for system in named for seeded in seeds_of(parameters, system)]
+
+
+def seeds_of(parameters: Parameters, system: System) -> list[System]:
+    """Return a system with each seed of the study; with seed 0 alone if it is not trained."""
+    seeds = parameters["study"]["seeds"] if is_trained(parameters, system) else [0]
+    return [replace(system, seed=seed) for seed in seeds]
+
+
+def given_weights(parameters: Parameters, system: System) -> Path | None:
+    """Return the file of weights that a system takes in place of a training; None where it has none."""
+    one = shipped_weights(parameters, system)
+    choice = choice_of_weights(parameters, system.method, system.variant, system.task)
+    return shipped.study_file(one) if one else Path(choice) if choice else None
+
+
+def shipped_weights(parameters: Parameters, system: System) -> shipped.Shipped | None:
+    """Return the shipped weights that a system takes in place of a training; None where it takes none of them.
+
+    Raises:
+        UserError: it asks for shipped weights that there are not, or that are another method's or task's.
+    """
+    choice = choice_of_weights(parameters, system.method, system.variant, system.task)
+    return shipped.chosen(choice, system.method, system.task) if choice and shipped.is_shipped(choice) else None
+
+
+def is_trained(parameters: Parameters, system: System) -> bool:
+    """Whether the study trains a system: neither a formula, nor images or weights from elsewhere."""
+    elsewhere = system.variant == EXTERNAL or given_weights(parameters, system) is not None
+    return not elsewhere and bool(parts_of(parameters, system.method))
+
+
+def origin(parameters: Parameters, method: str, variant: str, part: str) -> str:
+    """Return the variant whose training of `part` this variant shares, see `origins`."""
+    settings_of(parameters, method, variant)  # refuses an unknown one
+    return origins(parameters, method, part)[variant]
+
+
+def origins(parameters: Parameters, method: str, part: str) -> dict[str, str]:
+    """Return for each variant of a method the one whose training of `part` it shares.
+
+    It is the first of the method's variants, in the order of the parameters after `base`, with the same settings up to
+    this part; the study need not name it as a system.
+    """
+    variants = parameters["methods"].get(method, {}).get("variants", {})
+    first: dict[Any, str] = {}
+    names = ["base", *(name for name in variants if name != "base")]
+    return {name: first.setdefault(_frozen(_up_to(parameters, method, name, part)), name) for name in names}
+
+
+def _frozen(value: Any) -> Any:
+    """Return a value of the parameters in a form that can be looked up; equal values have equal forms."""
+    if isinstance(value, Mapping):
+        return frozenset((key, _frozen(inner)) for key, inner in value.items())
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _up_to(parameters: Parameters, method: str, variant: str, part: str) -> dict[str, Any]:
+    """Return the settings of a variant that a training of `part` depends on: all but those of later parts."""
+    settings = settings_of(parameters, method, variant)
+    settings.pop("trained_on", None)
+    needed = [*earlier_parts(parameters, method, part), part]
+    return settings | {"parts": {name: settings["parts"][name] for name in needed}}
+
+
+def trained_on(parameters: Parameters, method: str, variant: str, task: str) -> str:
+    """Return the name of the training set of a variant where it serves `task`: the task's own unless it says so."""
+    return chosen(settings_of(parameters, method, variant), task)
+
+
+def weights(
+    parameters: Parameters, checkpoints: Path, *, trained_on: str, method: str, variant: str, seed: int, part: str
+) -> Path:
+    """Return the path of a part's weights from one training set; variants that share a part share the file."""
+    training = Training(trained_on, method, origin(parameters, method, variant, part), seed, part)
+    return checkpoints / f"{training.stem}.safetensors"
+
+
+def checkpoint(
+    parameters: Parameters, checkpoints: Path, *, task: str, method: str, variant: str, seed: int, part: str
+) -> Path:
+    """Return the path of a part's weights as they serve a task, from the training set that the variant has there."""
+    name, system = trained_on(parameters, method, variant, task), {"method": method, "variant": variant}
+    return weights(parameters, checkpoints, trained_on=name, **system, seed=seed, part=part)
+
+
+def complete_weights(parameters: Parameters, checkpoints: Path, system: System) -> Path | None:
+    """Return the file that holds a system's whole network: weights from elsewhere, or those of its last part."""
+    if not is_trained(parameters, system):
+        return given_weights(parameters, system)
+    part = parts_of(parameters, system.method)[-1]
+    return checkpoint(parameters, checkpoints, **asdict(system), part=part)
+
+
+def earlier_parts(parameters: Parameters, method: str, part: str) -> list[str]:
+    """Return the parts whose weights this part starts from, in order."""
+    parts = parts_of(parameters, method)
+    return parts[: parts.index(part)]
+
+
+def training_packs(parameters: Parameters, prepared: Path, training: Training) -> list[Path]:
+    """Return the packs a training reads: of whole images, or the patch set that the part names."""
+    patches = settings_of(parameters, training.method, training.variant)["parts"][training.part]["patches"]
+    file = "train.safetensors" if patches == "whole" else f"patches.{patches}.safetensors"
+    return [prepared / name / file for name in training_set(parameters, training.trained_on).train]
+
+
+def validation_packs(parameters: Parameters, prepared: Path, training: Training) -> list[Path]:
+    """Return the packs a training is validated with; none where its training set names no dataset for that."""
+    return [prepared / name / "val.safetensors" for name in training_set(parameters, training.trained_on).val]
+
+
+def external_systems(parameters: Parameters, task: str, dataset: str) -> list[System]:
+    """Return the methods that join the study on a dataset with fused images made elsewhere."""
+    methods = parameters["study"].get(EXTERNAL, {})
+    return [System(method, EXTERNAL, task, 0) for method, datasets in methods.items() if dataset in datasets]
+
+
+def external_images(dataset: str, method: str) -> Path:
+    """Return the folder in which the fused images of an external method are expected."""
+    return Path("data/external") / method / dataset
+
+
+def scored_pairs(parameters: Parameters) -> list[tuple[str, System]]:
+    """Return every (dataset, system) that is fused and scored, in the order of the study, external methods last."""
+    return [
+        (dataset, system)
+        for task, entry in parameters["study"]["tasks"].items()
+        for dataset in entry["test"]
+        for system in [*systems_of(parameters, task), *external_systems(parameters, task, dataset)]
+    ]
+
+
+def analysed(parameters: Parameters) -> list[tuple[str, str, System]]:
+    """Return every (analysis, dataset, system) of the study, in the order of the parameters."""
+    return [
+        (name, dataset, system)
+        for name, block in parameters.get("analyse", {}).items()
+        for dataset in block["datasets"]
+        for e in block["systems"]
+        for system in seeds_of(parameters, System(e["method"], e["variant"], task_of(parameters, dataset), 0))
+    ]
+
+
+def analysis_file(analysis: str, system: System) -> str:
+    """Return the name of an analysis's result, below reports/analysis/DATASET."""
+    return f"{analysis}.{system.label}.json"
+
+
+def protocols(parameters: Parameters, dataset: str | None = None) -> dict[str, Any]:
+    """Return the downstream protocols of the study by name, or those on one dataset."""
+    found = parameters.get("downstream", {})
+    return {name: block for name, block in found.items() if dataset in {None, block["dataset"]}}
+
+
+def image_set(parameters: Parameters, protocol: str, name: str) -> System | None:
+    """Return the system behind an image set of a protocol; None for a modality alone (`a` or `b`).
+
+    A set is named METHOD.VARIANT in the parameters; a trained method takes part with the first seed of the study.
+    """
+    if name in MODALITIES:
+        return None
+    method, _, variant = name.partition(".")
+    task = task_of(parameters, parameters["downstream"][protocol]["dataset"])
+    return seeds_of(parameters, System(method, variant, task, 0))[0]
+
+
+def image_sets(parameters: Parameters, protocol: str) -> dict[str, System | None]:
+    """Return the image sets of a protocol by their label in paths: `a`, `b`, or that of a system."""
+    systems = {name: image_set(parameters, protocol, name) for name in parameters["downstream"][protocol]["sets"]}
+    return {system.label if system else name: system for name, system in systems.items()}
+
+
+def labelled_images(parameters: Parameters, protocol: str, label: str) -> list[str]:
+    """Return the folders of fused images that a detector or segmenter of one image set sees; none for a modality."""
+    block, sets = parameters["downstream"][protocol], image_sets(parameters, protocol)
+    seen = sets if block["transfer"] else {label: sets[label]}
+    return [f"data/fused/{block['dataset']}/labelled/{name}" for name, system in seen.items() if system]
+
+
+def downstream_jobs(parameters: Parameters) -> list[tuple[str, str, int]]:
+    """Return every (protocol, label of an image set, seed), in the order of the parameters."""
+    return [
+        (protocol, label, seed)
+        for protocol, block in protocols(parameters).items()
+        for label in image_sets(parameters, protocol)
+        for seed in block["seeds"]
+    ]
+
+
+def downstream_file(protocol: str, label: str, seed: int) -> str:
+    """Return the path of a downstream result, without its ending."""
+    return f"reports/downstream/{protocol}/{label}.seed{seed}"
+
+
+def _downstream_inputs(parameters: Parameters) -> list[str]:
+    """Return what the report reads of the downstream protocols."""
+    files = []
+    for protocol, block in protocols(parameters).items():
+        room = f"data/prepared/{block['dataset']}"
+        files += [f"{room}/labelled.run.json", f"{room}/folds.{protocol}.csv", f"{room}/folds.{protocol}.run.json"]
+        fused = [
+            images
+            for label in image_sets(parameters, protocol)
+            for images in labelled_images(parameters, protocol, label)
+        ]
+        files += [f"{folder}.run.json" for folder in fused]
+    for job in downstream_jobs(parameters):
+        files += [f"{downstream_file(*job)}{end}" for end in (".json", ".csv", ".pictures", ".run.json")]
+    return files
+
+
+def datasets_of(parameters: Parameters) -> list[str]:
+    """Return every dataset of the study once, in the order of the study."""
+    named = [d for entry in parameters["study"]["tasks"].values() for d in (*entry["train"], *entry["test"])]
+    if "training_sets" in parameters["study"]:
+        used = dict.fromkeys(training.trained_on for training in trainings(parameters))
+        named += [dataset for name in used for dataset in training_set(parameters, name).datasets]
+    return list(dict.fromkeys(named))
+
+
+def task_of(parameters: Parameters, dataset: str) -> str:
+    """Return the task a dataset serves in the study."""
+    for task, entry in parameters["study"]["tasks"].items():
+        if dataset in (*entry["train"], *entry["test"]):
+            return str(task)
+    for one in training_sets(parameters).values():
+        if dataset in one.datasets and one.task != BOTH:
+            return one.task
+    raise UserError(
+        f"Dataset {dataset!r} is not part of the study.",
+        expected=", ".join(datasets_of(parameters)),
+        found=dataset,
+        fix="name it in params.yaml under study.tasks; for DVC run `mmfuse sync` afterwards",
+    )
+
+
+def trainings(parameters: Parameters) -> list[Training]:
+    """Return every training of the study, each once: shared parts under the variant they belong to."""
+    found: dict[Training, None] = {}
+    shared: dict[tuple[str, str], dict[str, str]] = {}
+    for task in parameters["study"]["tasks"]:
+        for system in (system for system in systems_of(parameters, task) if is_trained(parameters, system)):
+            for part in parts_of(parameters, system.method):
+                if (system.method, part) not in shared:
+                    shared[system.method, part] = origins(parameters, system.method, part)
+                source = shared[system.method, part][system.variant]
+                name = trained_on(parameters, system.method, system.variant, task)
+                found[Training(name, system.method, source, system.seed, part)] = None
+    return list(found)
+
+
+def report_inputs(parameters: Parameters) -> list[str]:
+    """Return every file and folder that the report reads, in the places that the workflow writes them to."""
+    files: list[str] = []
+    for dataset in datasets_of(parameters):
+        packs = [f"data/prepared/{dataset}/{split}.safetensors" for split in ("train", "val", "test")]
+        files += [f"data/raw/{dataset}.run.json", *packs]
+        files += [f"data/prepared/{dataset}/{name}" for name in ("pairs.csv", "run.json")]
+    for training in trainings(parameters):
+        packs = [path.as_posix() for path in training_packs(parameters, Path("data/prepared"), training)]
+        files += [pack.replace(".safetensors", ".run.json") for pack in packs if "/patches." in pack]
+        stem = f"data/checkpoints/{training.stem}"
+        files += [f"{stem}.safetensors", f"{stem}.history.csv", f"{stem}.run.json"]
+    for dataset, system in scored_pairs(parameters):
+        files += [f"data/fused/{dataset}/{system.label}{end}" for end in ("", ".run.json")]
+        files += [f"reports/scores/{dataset}/{system.label}{end}" for end in (".csv", ".json", ".run.json")]
+        given = given_weights(parameters, system)
+        files += [given.as_posix()] if given else []
+        files += [shipped.study_index().as_posix()] if shipped_weights(parameters, system) else []
+    for name, dataset, system in analysed(parameters):
+        path = Path("reports/analysis") / dataset / analysis_file(name, system)
+        files += [path.as_posix(), path.with_suffix(".run.json").as_posix()]
+    files += _downstream_inputs(parameters)
+    return list(dict.fromkeys(files))
+
+
+def watched(parameters: Parameters, stage: str, **what: Any) -> list[str]:
+    """Return the dotted keys that a job's result depends on: a change of one of them reruns the job, in both engines.
+
+    A key of another file than params.yaml is written FILE:KEY.
+
+    Args:
+        parameters: The study's parameters.
+        stage: The stage's name.
+        **what: What tells the job from others: dataset, patches, trained_on, method, variant, part, analysis, protocol.
+    """
+    dataset, method = what.get("dataset"), f"methods.{what.get('method')}"
+    entry, block = f"data/catalog.yaml:datasets.{dataset}", parameters["methods"].get(what.get("method"), {})
+    if stage in {"label", "divide", "detect", "segment"}:
+        return _watched_downstream(parameters, stage, dataset, what.get("protocol"))
+    keys = {
+        "download": [entry],
+        "prepare": [entry, "prepare.skip_broken"],
+        "crop": [f"prepare.patches.{what.get('patches')}"],
+        "train": [f"{method}.network", f"{method}.parts.{what.get('part')}", "train"],
+        "fuse": ["fuse"],
+        "evaluate": ["evaluate.convention", "evaluate.beside", "evaluate.metrics"],
+        "analyse": [f"analyse.{what.get('analysis')}.options"],
+        "report": [key for key in parameters if key != "download"],
+    }[stage]
+    if stage == "report":
+        keys += [f"data/catalog.yaml:datasets.{name}" for name in datasets_of(parameters)]
+    if stage == "download" and dataset in parameters["generate"]:
+        keys.append(f"generate.{dataset}")
+    if stage == "prepare":
+        held = dataset in parameters["prepare"].get("val_pairs", {})
+        keys.append(f"prepare.val_pairs.{dataset}" if held else "prepare.val_fraction")
+        keys += [f"prepare.subset.{dataset}"] if dataset in parameters["prepare"].get("subset", {}) else []
+    if stage == "train":
+        keys.append(training_set(parameters, what["trained_on"]).key)
+    if stage == "fuse" and what.get("variant") == EXTERNAL:
+        return keys
+    weight_free = stage == "fuse" and "parts" not in block  # a trained network's options come with its weights
+    if weight_free and "network" in block:
+        keys.append(f"{method}.network")
+    if (stage == "train" or weight_free) and what.get("variant") in block.get("variants", {}):
+        keys.append(f"{method}.variants.{what['variant']}")
+    return keys
+
+
+def _watched_downstream(parameters: Parameters, stage: str, dataset: str | None, protocol: str | None) -> list[str]:
+    """Return what the result of a downstream stage depends on."""
+    if stage == "label":
+        own = [f"downstream.{name}.{key}" for name in protocols(parameters, dataset) for key in ("dataset", "splits")]
+        return [f"data/catalog.yaml:datasets.{dataset}", "prepare.skip_broken", *own]
+    block = parameters["downstream"][str(protocol)]
+    keys = ["goal", "dataset"] + (["splits", "division"] if stage == "divide" else ["model", "training", "pictures"])
+    if stage != "divide":
+        # the sets matter to a job that also looks at the others' images
+        keys += ["transfer"] + (["sets"] if block["transfer"] else []) + (["unlabelled"] if stage == "segment" else [])
+    labels = f"data/catalog.yaml:datasets.{block['dataset']}.labels"
+    return [labels, *(f"downstream.{protocol}.{key}" for key in keys)]

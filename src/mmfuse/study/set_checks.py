@@ -1,0 +1,255 @@
+"""What is refused about training sets and given weights: as parameters are read, and as a training is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mmfuse.data.catalog import Dataset, load_catalog
+from mmfuse.errors import UserError, closest
+from mmfuse.files.reading import read_json
+from mmfuse.study import plan
+from mmfuse.study.training_sets import BOTH, TrainingSet, training_sets
+from mmfuse.weights import shipped
+
+
+def check_sets(values: Mapping[str, Any], path: Path, root: Path) -> None:
+    """Check the training sets of a study: their names, their datasets, and that a choice of weights has pairs for it.
+
+    Args:
+        values: The study's parameters.
+        path: The file that they stand in.
+        root: The project's root, where the catalog lies.
+
+    Raises:
+        UserError: a name is unknown or taken, a dataset serves another task, holds no pairs to train on or is asked for
+            more pairs than it has, or a part keeps the best weights without pairs to choose them by.
+    """
+    known = training_sets(values)
+    _check_names(values, known, path)
+    if "training_sets" in values["study"]:
+        catalog = load_catalog(root / "data/catalog.yaml", schema=root / "workflow/schemas/catalog.schema.yaml")
+        for name in values["study"]["training_sets"]:
+            _check_datasets(known[name], catalog, path)
+        _check_tasks(values, known, path)
+    for training in plan.trainings(values):
+        _check_training(values, training, known[training.trained_on], path)
+
+
+def check_weights(values: Mapping[str, Any], path: Path, root: Path) -> None:
+    """Check that the weights are there that systems take in place of a training.
+
+    Args:
+        values: The study's parameters.
+        path: The file that they stand in.
+        root: The project's root, below which the weights lie.
+
+    Raises:
+        UserError: a variant names no weights for a task that the study asks of it, or a file that is not there; or the
+            study tests shipped weights on pairs that they were trained on.
+    """
+    for system in (system for task in values["study"]["tasks"] for system in plan.systems_of(values, task)):
+        given = plan.settings_of(values, system.method, system.variant).get("weights")
+        if given is None:
+            continue
+        key = f"{path}: methods.{system.method}, variant {system.variant}: weights"
+        file = plan.given_weights(values, system)
+        if file is None:
+            raise UserError(
+                f"{key} has no file for {system.task}, on which the study measures the system.",
+                expected=f"{system.task}: FILE",
+                found=", ".join(given),
+                fix=f"name its file, or take {system.task} from the system's tasks in study.systems",
+            )
+        one = plan.shipped_weights(values, system)
+        if one is not None:
+            shipped.verified(one, (root / file).parent)
+            _check_unseen(values, one, system, key)
+        elif not (root / file).is_file():
+            raise UserError(
+                f"{key} names a file that is not there.",
+                expected="a file that `mmfuse import-weights` or a training wrote",
+                found=file,
+                fix="put it there (docs/how-to/import-published-weights.md), or take the system from study.systems",
+            )
+
+
+def _check_unseen(values: Mapping[str, Any], one: shipped.Shipped, system: plan.System, key: str) -> None:
+    """Check that shipped weights were not trained or validated on pairs that the study tests on.
+
+    Datasets are compared by name and split; pairs that stand in two datasets are not noticed.
+    """
+    tested = values["study"]["tasks"][system.task]["test"]
+    seen = next((data for data in one.data if data.split == "test" and data.dataset in tested), None)
+    if seen is not None:
+        raise UserError(
+            f"{key}: the shipped weights {one.name} have seen the test pairs of {seen.dataset}.",
+            expected=f"test datasets that are not in their {seen.use}",
+            found=f"{seen.pairs} pairs of {seen.dataset}, split {seen.split}",
+            fix=f"take {seen.dataset} from study.tasks.{system.task}.test, or choose other weights",
+        )
+
+
+def _check_training(values: Mapping[str, Any], training: plan.Training, used: TrainingSet, path: Path) -> None:
+    """Check that a training has pairs, and validation pairs if its part keeps the best weights by them."""
+    block = f"methods.{training.method}"
+    if not used.train:
+        raise UserError(
+            f"{path}: {block}, variant {training.variant}, is trained on the set {used.name!r}, which has no dataset.",
+            expected=f"at least one dataset under {used.key}",
+            found="none",
+            fix="name one there, or choose another training set by `trained_on`",
+        )
+    part = plan.settings_of(values, training.method, training.variant)["parts"][training.part]
+    held = values["prepare"].get("val_pairs", {})
+    if part.get("weights", "best") == "best" and all(held.get(name) == 0 for name in used.val):
+        raise UserError(
+            f"{path}: {block}, variant {training.variant}: the part {training.part} keeps the weights of the best "
+            f"validation, and the training set {used.name!r} has no validation pairs.",
+            expected="validation pairs, or `weights: last`, which keeps those of the last step",
+            found=", ".join(f"{name} (prepare.val_pairs: 0)" for name in used.val) or "no dataset to validate with",
+            fix=f"set {block}.parts.{training.part}.weights to last, or name a dataset to validate with",
+        )
+
+
+def _check_names(values: Mapping[str, Any], known: Mapping[str, TrainingSet], path: Path) -> None:
+    """Check that no set is called like a task, and that every system is trained on one that there is."""
+    study = values["study"]
+    taken = next((name for name in study.get("training_sets", {}) if name in {"ivif", "mif"}), None)
+    if taken is not None:
+        raise UserError(
+            f"{path}: no training set may be called {taken!r}.",
+            expected="a name that is no task's",
+            found=taken,
+            fix=f"rename it: the datasets of the set {taken} stand under study.tasks.{taken}.train",
+        )
+    for entry in study["systems"]:
+        choice = plan.settings_of(values, entry["method"], entry["variant"]).get("trained_on", {})
+        names = list(choice.values()) if isinstance(choice, Mapping) else [choice]
+        unknown = next((name for name in names if name not in known), None)
+        if unknown is not None:
+            raise UserError(
+                f"{path}: {entry['method']}.{entry['variant']} is trained on {unknown!r}, which is no training set.",
+                expected=", ".join(known),
+                found=unknown,
+                fix=closest(unknown, known, "define it under study.training_sets"),
+            )
+
+
+def _check_datasets(one: TrainingSet, catalog: Mapping[str, Dataset], path: Path) -> None:
+    """Check that the datasets of a named set exist, serve its task, and have pairs to train on."""
+    for name in one.datasets:
+        entry = catalog.get(name)
+        if entry is None or one.task not in {entry.task, BOTH}:
+            fitting = [other for other, found in catalog.items() if one.task in {found.task, BOTH}]
+            raise UserError(
+                f"{path}: {one.key} names {name!r}, which is "
+                + ("not in the catalog." if entry is None else f"a dataset of the task {entry.task}."),
+                expected=f"datasets of {_name(one.task)}: {', '.join(fitting)}",
+                found=name,
+                fix=closest(name, fitting, "take it out, or add it to data/catalog.yaml"),
+            )
+        if not entry.splits.can_train:
+            fitting = [o for o, found in catalog.items() if one.task in {found.task, BOTH} and found.splits.can_train]
+            raise UserError(
+                f"{path}: {one.key} names {name!r}, which has test pairs alone; they are never trained on.",
+                expected=f"datasets with training pairs: {', '.join(fitting)}",
+                found=name,
+                fix="take it out, or give its entry in data/catalog.yaml other splits",
+            )
+    for name, count in one.pairs.items():
+        if name not in one.train:
+            raise UserError(
+                f"{path}: {one.key}.pairs names {name!r}, which the set does not train on.",
+                expected=", ".join(one.train),
+                found=name,
+                fix=closest(name, one.train, "take it out, or name it under `train` too"),
+            )
+        whole = catalog[name].pairs.get("train")
+        if whole is not None and count > whole:
+            raise UserError(
+                f"{path}: {one.key}.pairs asks for more pairs than {name} has.",
+                expected=f"at most {whole}",
+                found=count,
+                fix="lower the number, or take it out to use all pairs",
+            )
+
+
+def _name(task: str) -> str:
+    return "either task" if task == BOTH else f"the task {task}"
+
+
+def _check_tasks(values: Mapping[str, Any], known: Mapping[str, TrainingSet], path: Path) -> None:
+    """Check that each dataset of a set for both tasks stands in a task or a set of its own task as well."""
+    named = {d for entry in values["study"]["tasks"].values() for d in (*entry["train"], *entry["test"])}
+    named |= {dataset for one in known.values() if one.task != BOTH for dataset in one.datasets}
+    for one in known.values():
+        alone = next((dataset for dataset in one.datasets if dataset not in named), None)
+        if alone is not None:
+            raise UserError(
+                f"{path}: {one.key} alone names {alone!r}, so that the study does not say which task it serves.",
+                expected="the dataset in study.tasks, or in a training set of its own task",
+                found=f"a set of the task {BOTH}",
+                fix=f"name {alone} in study.tasks or in another training set",
+            )
+
+
+def check_inputs(
+    parameters: Mapping[str, Any],
+    training: plan.Training,
+    *,
+    train: Sequence[Path],
+    val: Sequence[Path],
+    start: Sequence[Path],
+) -> None:
+    """Check that a training reads the pairs of its training set, and starts from the weights that it shares by now.
+
+    Raises:
+        UserError: dvc.yaml was written for other parameters, with other packs or the weights of another variant.
+    """
+    name = f"The training {training.stem}"
+    prepared, checkpoints = Path("data/prepared"), Path("data/checkpoints")
+    packs = plan.training_packs(parameters, prepared, training), plan.validation_packs(parameters, prepared, training)
+    for what, given, expected in zip(("train on", "be validated with"), (train, val), packs, strict=True):
+        if [path.parts[-2:] for path in given] != [path.parts[-2:] for path in expected]:
+            raise UserError(
+                f"{name} would {what} other packs than those of its training set.",
+                expected=", ".join(map(str, expected)) or "none", found=", ".join(map(str, given)) or "none",
+                fix="run `mmfuse sync --write-dvc`: the training set in params.yaml has changed",
+            )  # fmt: skip
+    for path, earlier in zip(start, plan.earlier_parts(parameters, training.method, training.part), strict=False):
+        needed = plan.weights(parameters, checkpoints, **{**asdict(training), "part": earlier})
+        if path.parts[-5:] != needed.parts[-5:]:
+            raise UserError(
+                f"{name} does not share these weights.", expected=needed, found=path,
+                fix="run `mmfuse sync --write-dvc`: the variants in params.yaml have changed",
+            )  # fmt: skip
+
+
+def check_fused(parameters: Mapping[str, Any]) -> None:
+    """Check that each network was fused with the weights that it has by now, as the records in data/fused say.
+
+    Raises:
+        UserError: dvc.yaml was written for other parameters, in which the system was trained on another set, or took
+            other weights from elsewhere.
+    """
+    for dataset, system in plan.scored_pairs(parameters):
+        weights = plan.complete_weights(parameters, Path("data/checkpoints"), system)
+        if weights is None:
+            continue
+        record = Path(f"data/fused/{dataset}/{system.label}.run.json")
+        inputs = read_json(record, fix="run the stage `fuse` for it again")["inputs"]
+        if weights.as_posix() not in inputs:
+            raise UserError(
+                f"The images of {system.label} on {dataset} were fused with other weights than its own.",
+                expected=weights,
+                found=", ".join(
+                    name
+                    for name in inputs
+                    if name.startswith(("data/checkpoints/", "data/external/", "src/mmfuse/weights/"))
+                )
+                or "none",
+                fix="run `mmfuse sync --write-dvc`, then the study: params.yaml names another training set, or file",
+            )

@@ -1,0 +1,160 @@
+"""The results of a study, wherever they are: a folder, a commit of its repository, or a run in MLflow.
+
+Each is brought to one form, a folder laid out as a project: `params.yaml`, the scores, what detectors and segmenters
+found, and the jobs' records.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmfuse.errors import UserError
+from mmfuse.files.reading import read_yaml
+from mmfuse.study import plan
+from mmfuse.tracking.reading import fetch_kept
+
+ARCHIVE = "study.zip"  # what the run of a study keeps in MLflow
+PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
+_ROOMS, _TEXTS = ("reports/scores/", "reports/downstream/"), {".csv", ".json"}
+_MOMENT = (1980, 1, 1, 0, 0, 0)  # equal results give equal archives
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one run's results lie.
+
+    Attributes:
+        name: What the user called it.
+        kind: `folder`, `commit` or `mlflow`.
+        root: A folder laid out as a project.
+        system: The only system that was asked for, METHOD.VARIANT.sSEED; None for all of them.
+    """
+
+    name: str
+    kind: str
+    root: Path
+    system: str | None = None
+
+
+def small_files(parameters: Mapping[str, Any]) -> list[str]:
+    """Return the files that say what a study found and how: what was measured, and all records."""
+    found = plan.report_inputs(parameters)
+    measured = [file for file in found if file.startswith(_ROOMS) and Path(file).suffix in _TEXTS]
+    records = [file for file in found if Path(file).name == "run.json" or file.endswith(".run.json")]
+    return list(dict.fromkeys([*measured, *records]))
+
+
+def pack(root: Path, params: Path, parameters: Mapping[str, Any], target: Path) -> None:
+    """Write the small files of a study into one archive."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, path in [(PARAMS.name, params), *((file, root / file) for file in small_files(parameters))]:
+            member = zipfile.ZipInfo(name, _MOMENT)
+            member.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(member, path.read_bytes())
+
+
+def find(run: str, scratch: Path) -> Place:
+    """Return the results that a name stands for: a folder, else a commit, else a run in MLflow.
+
+    Args:
+        run: A project's root or its reports, a commit, branch or tag, or a run's name or id in MLflow.
+        scratch: An empty folder for what has to be fetched.
+
+    Raises:
+        UserError: there is no such run, or its results are not there.
+    """
+    if Path(run).is_dir():
+        return Place(run, "folder", _project(Path(run)))
+    commit = _commit(run)
+    if commit is not None:
+        _checkout(run, commit, scratch)
+        return Place(run, "commit", scratch)
+    study = str(read_yaml(PARAMS)["study"]["name"]) if PARAMS.is_file() else None
+    archive, system = fetch_kept(Path(), run, study=study, name=ARCHIVE, folder=scratch)
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(scratch)
+    return Place(run, "mlflow", scratch, system)
+
+
+def _project(folder: Path) -> Path:
+    """Return the folder above `reports`, from a project's root, its reports or its scores."""
+    for root in (folder, folder.resolve().parent, folder.resolve().parent.parent):
+        if (root / "reports/scores").is_dir() and folder.resolve() in {
+            root.resolve(),
+            (root / "reports").resolve(),
+            (root / "reports/scores").resolve(),
+        }:
+            return root
+    raise UserError(
+        f"There are no results in {folder}.",
+        expected=f"{folder / 'reports/scores'}, with what the stage `evaluate` writes",
+        found="no such folder",
+        fix="run the study there, or name the root of another project, a commit, or a run in MLflow",
+    )
+
+
+def _commit(run: str) -> str | None:
+    """Return the full hash of a commit, branch or tag; None if it is none."""
+    asked = ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{run}^{{commit}}"]
+    try:
+        found = subprocess.run(asked, capture_output=True, text=True, check=False)
+    except OSError:  # no git
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def _checkout(run: str, commit: str, target: Path) -> None:
+    """Bring a commit's parameters and small results to a folder; the results come from DVC's cache.
+
+    Raises:
+        UserError: the commit holds no results, or the cache lacks them.
+    """
+    texts = {}
+    for path in (PARAMS, LOCK):
+        shown = subprocess.run(["git", "show", f"{commit}:./{path}"], capture_output=True, check=False)
+        if shown.returncode:
+            raise UserError(
+                f"The commit {run} holds no results.",
+                expected=f"{PARAMS} and {LOCK} in the commit",
+                found=f"no {path}",
+                fix=f"after a complete run: `mmfuse sync`, then commit {PARAMS}, dvc.yaml and {LOCK}",
+            )
+        texts[path] = shown.stdout
+    (target / PARAMS).write_bytes(texts[PARAMS])
+    wanted = set(small_files(yaml.safe_load(texts[PARAMS])))
+    cache = _cache()
+    for stage in yaml.safe_load(texts[LOCK]).get("stages", {}).values():
+        for out in stage.get("outs", []):
+            if out["path"] in wanted:
+                _take(cache / out["md5"][:2] / out["md5"][2:], target / out["path"], run)
+
+
+def _cache() -> Path:
+    """Return the folder of files in DVC's cache."""
+    try:
+        run = subprocess.run(["dvc", "cache", "dir"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(
+            "DVC's cache cannot be found.", found=error, fix="run the command in the project's root"
+        ) from error
+    return Path(run.stdout.strip()) / "files" / "md5"
+
+
+def _take(source: Path, target: Path, run: str) -> None:
+    if not source.is_file():
+        raise UserError(
+            f"DVC's cache lacks a result of {run}.",
+            expected=target.name,
+            found="no such file in the cache",
+            fix="`dvc fetch --all-commits`, if its results were pushed",
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)

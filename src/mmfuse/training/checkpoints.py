@@ -1,0 +1,232 @@
+"""Weights and training states on disk, in formats that run no code when they are read.
+
+Weights are safetensors files that also say which method and options they belong to. A training state holds what a
+killed job needs to go on exactly; `torch.load(weights_only=True)` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mmfuse import methods
+from mmfuse.errors import UserError
+from mmfuse.files.writing import remove_leftovers, whole_file
+from mmfuse.methods.base import FusionMethod
+
+_MOMENTS = "optimiser."  # before the names of an optimiser's tensors in a weights file
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a weights file says about itself; `sources` are the SHA-256 of the files that imported weights came from."""
+
+    method: str
+    variant: str
+    task: str
+    seed: int
+    part: str
+    network: dict[str, Any]
+    complete: bool
+    sources: dict[str, str] = field(default_factory=dict)
+
+
+def weights_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return the parameters and buffers of named modules as CPU copies, under full names."""
+    return {
+        f"{name}.{key}": value.detach().cpu().clone().contiguous()
+        for name, module in modules.items()
+        for key, value in module.state_dict().items()
+    }
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor], card: Card) -> None:
+    """Write weights whole or not at all; equal weights give equal bytes."""
+    said = asdict(card)
+    if not card.sources:
+        said.pop("sources")  # weights that were trained have none
+    with whole_file(path) as temporary:
+        save_file(dict(weights), temporary, metadata={"mmfuse": json.dumps(said, sort_keys=True)})
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], Card]:
+    """Read a weights file.
+
+    Raises:
+        UserError: the file is missing, damaged or not one of ours, or holds what is not a finite number.
+    """
+    if not path.is_file():
+        raise UserError(f"Weights not found: {path}", fix="train the method first, or name another file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = Card(**json.loads(file.metadata()["mmfuse"]))
+            weights = {key: file.get_tensor(key) for key in file.keys() if not key.startswith(_MOMENTS)}  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"Not a readable weights file: {path}",
+            expected="a .safetensors file written by the stage `train`",
+            found=f"{type(error).__name__}: {error}",
+            fix="delete it and train again, or name another file",
+        ) from error
+    wrong = next((key for key, value in weights.items() if not value.isfinite().all()), None)
+    if wrong is not None:
+        raise UserError(
+            f"The weights in {path} are broken.",
+            expected="finite numbers",
+            found=f"others in {wrong}",
+            fix="delete it and train again, or name another file",
+        )
+    return weights, card
+
+
+def read_moments(path: Path) -> dict[str, Tensor]:
+    """Return what the optimiser knew at the end of a part's training, by name; see `moments_of`.
+
+    Raises:
+        UserError: the part did not keep it, or the file cannot be read.
+    """
+    read_weights(path)
+    with safe_open(path, framework="pt") as file:
+        found = {key: file.get_tensor(key) for key in file.keys() if key.startswith(_MOMENTS)}  # noqa: SIM118
+    if not found:
+        raise UserError(
+            f"{path} holds no moments of an optimiser to go on with.",
+            expected="weights of a part that was trained with `keep_moments: true`",
+            fix="set it in that part, and train it again",
+        )
+    return found
+
+
+def moments_of(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Tensor]:
+    """Return what an optimiser's state says of each parameter, as CPU copies under flat names.
+
+    Args:
+        state: The optimiser's `state_dict()`.
+        names: The names of its parameters, in its order.
+    """
+    return {
+        f"{_MOMENTS}{kind}.{names[index]}": torch.as_tensor(value).detach().cpu().clone()
+        for index, values in state["state"].items()
+        for kind, value in values.items()
+    }
+
+
+def with_moments(state: Mapping[str, Any], names: Sequence[str], moments: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return an optimiser's state with the moments of those of its parameters that have some; others start anew.
+
+    Raises:
+        UserError: none of the parameters has moments.
+    """
+    kinds = {key.removeprefix(_MOMENTS).partition(".")[0] for key in moments}
+    known = {
+        index: {kind: moments[f"{_MOMENTS}{kind}.{name}"] for kind in kinds}
+        for index, name in enumerate(names)
+        if f"{_MOMENTS}{min(kinds)}.{name}" in moments
+    }
+    if not known:
+        raise UserError(
+            "No parameter of this part has moments to go on with.", expected="one of " + ", ".join(names[:3])
+        )
+    return {**state, "state": known}
+
+
+def load_into(method: FusionMethod, path: Path) -> Card:
+    """Load the weights of one part, or of a complete network, into a method.
+
+    Raises:
+        UserError: the file belongs to a network of other options.
+    """
+    weights, card = read_weights(path)
+    own = method.state_dict()
+    wrong = [key for key, value in weights.items() if key not in own or own[key].shape != value.shape]
+    if wrong:
+        raise UserError(
+            f"The weights in {path} do not fit this network.",
+            expected=f"{wrong[0]} of shape {tuple(own[wrong[0]].shape)}" if wrong[0] in own else f"no {wrong[0]}",
+            found=f"{wrong[0]} of shape {tuple(weights[wrong[0]].shape)}, made with {card.network}",
+            fix="use the options that the weights were trained with",
+        )
+    method.load_state_dict(weights, strict=False)
+    return card
+
+
+def load_method(path: Path) -> tuple[FusionMethod, Card]:
+    """Build the network that a complete weights file belongs to, in eval mode.
+
+    Raises:
+        UserError: the file holds only an intermediate part, lacks a tensor, or cannot be read.
+    """
+    weights, card = read_weights(path)
+    if not card.complete:
+        raise UserError(
+            f"{path} holds only the part {card.part!r} of {card.method}.",
+            expected="the last part's weights",
+            fix=f"name the weights of {methods.load(card.method).parts[-1]!r}",
+        )
+    try:
+        method = build(card.method, card.network)
+    except (RuntimeError, ValueError, OverflowError, MemoryError, AttributeError) as error:
+        raise UserError(
+            f"No network can be built for the weights in {path}.",
+            expected=f"options that {card.method} takes",
+            found=f"{card.network}: {error}",
+            fix="train again: the file was written by something else than the stage `train`",
+        ) from error
+    lacking = weights_of(method.deployed_modules()).keys() - weights.keys()
+    if lacking:
+        raise UserError(
+            f"The weights in {path} do not fit this network.",
+            expected=f"also {min(lacking)}",
+            found=f"{len(weights)} tensors, {len(lacking)} too few",
+            fix="train again: the file was written by another version of the method",
+        )
+    load_into(method, path)
+    return method.eval(), card
+
+
+def build(name: str, network: Mapping[str, Any]) -> FusionMethod:
+    """Build a method with the options of its parameter block.
+
+    Raises:
+        UserError: an option is unknown.
+    """
+    method = methods.load(name)
+    try:
+        return method(**network)
+    except TypeError as error:
+        raise UserError(
+            f"Method {name} does not take these options.",
+            found=f"{error}",
+            fix=f"correct methods.{name}.network in params.yaml; `mmfuse list methods` shows the options",
+        ) from error
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a training state whole or not at all."""
+    # through a stream, which keeps the system's error: torch's own writer says of a full disk only that a position is
+    # unexpected
+    with whole_file(path) as temporary, temporary.open("wb") as stream:
+        torch.save(state, stream)
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """Read a training state; None where there is none or a damaged one (a training then starts again).
+
+    What a killed process left of a newer one is removed.
+    """
+    remove_leftovers(path)
+    if not path.is_file():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # a damaged file can say anything to its reader
+        return None
+    return state if isinstance(state, dict) and "fingerprint" in state else None
