@@ -21,6 +21,7 @@ from mmfuse.reporting.style import Album
 from mmfuse.stages import analyse as stage
 from mmfuse.study import plan
 from mmfuse.study.plan import System
+from mmfuse.study.stages import ANALYSE, report_inputs
 from mmfuse.training.checkpoints import Card, build, save_weights, weights_of
 
 # ------------------------------------------------------------------------------------------------------------ CKA
@@ -328,10 +329,10 @@ def test_the_plan_lists_every_analysis(parameters):
         ("cka", "synthetic_road", "ivif", 0), ("cka", "synthetic_road", "ivif", 4),
         ("cka", "synthetic_brain", "mif", 0), ("cka", "synthetic_brain", "mif", 4),
     ]  # fmt: skip
-    files = plan.report_inputs(parameters)
+    files = report_inputs(parameters)
     assert "reports/analysis/synthetic_brain/cka.mma_unet.base.s4.json" in files
     assert "reports/analysis/synthetic_brain/cka.mma_unet.base.s4.run.json" in files
-    assert plan.watched(parameters, "analyse", analysis="cka", dataset="synthetic_road") == ["analyse.cka.options"]
+    assert ANALYSE.watched(parameters, {"analysis": "cka", "dataset": "synthetic_road"}) == ["analyse.cka.options"]
 
 
 @pytest.mark.parametrize(

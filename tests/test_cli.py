@@ -22,6 +22,7 @@ from mmfuse.cli import doctor
 from mmfuse.data.images import image_files, luminance, read_image, write_image
 from mmfuse.data.packs import Pack, write_pack
 from mmfuse.inference.fusing import fuse_pair
+from mmfuse.study.stages import STAGES
 from mmfuse.training.checkpoints import Card, build, read_weights, save_weights, weights_of
 
 ROOT = Path(__file__).parents[1]
@@ -70,7 +71,7 @@ def commands():
 def test_all_commands_are_here():
     names = {" ".join(names) for names, _ in commands()}
     assert {"fuse", "evaluate", "list", "doctor", "sync"} <= names
-    stages = {path.stem for path in (ROOT / "src/mmfuse/stages").glob("*.py")} - {"__init__"}
+    stages = {name.replace("_", "-") for name in STAGES}
     assert {name.removeprefix("stage ") for name in names if name.startswith("stage ")} == stages
 
 
@@ -339,13 +340,7 @@ SYSTEM = ["--method", "mma_unet", "--variant", "base", "--seed", "0"]
 
 
 def train_all(mmfuse, part):
-    folder = "data/checkpoints/ivif/mma_unet/base/s0"
-    earlier = ["vi_unet", "ir_unet", "fusion"][: ["vi_unet", "ir_unet", "fusion"].index(part)]
-    start = [word for name in earlier for word in ("--start", f"{folder}/{name}.safetensors")]
-    return mmfuse(
-        "stage", "train", "--trained-on", "ivif", *SYSTEM, "--part", part, "--train", f"{ROAD}/train.safetensors",
-        "--val", f"{ROAD}/val.safetensors", *start, "--out", f"{folder}/{part}.safetensors",
-    )  # fmt: skip
+    return mmfuse("stage", "train", "--trained-on", "ivif", *SYSTEM, "--part", part)
 
 
 @pytest.mark.usefixtures("database")
@@ -367,10 +362,7 @@ def test_the_stages_from_training_to_scores(mmfuse, prepared):
     assert history["val/total"].notna().tolist() == [False, True] * 3
     assert {"lr", "train/mse", "train/ssim", "train/detail"} <= set(history.columns)
     fused = "data/fused/synthetic_road/mma_unet.base.s0"
-    code, _, err = mmfuse(
-        "stage", "fuse", "--dataset", "synthetic_road", *SYSTEM, "--test", f"{ROAD}/test.safetensors",
-        "--weights", f"{weights}.safetensors", "--out", fused,
-    )  # fmt: skip
+    code, _, err = mmfuse("stage", "fuse", "--dataset", "synthetic_road", *SYSTEM)
     assert code == 0, err
     assert [read_image(path).shape for path in image_files(prepared / fused).values()] == [(48, 64, 3)] * 2
     measured = json.loads(Path(f"{fused}.run.json").read_text(encoding="utf-8"))["measured"]
@@ -380,10 +372,7 @@ def test_the_stages_from_training_to_scores(mmfuse, prepared):
     assert measured["multiply_adds"] > 48 * 64 * 100
     assert measured["peak_mib"] > 10
     scores = "reports/scores/synthetic_road/mma_unet.base.s0"
-    code, _, err = mmfuse(
-        "stage", "evaluate", "--dataset", "synthetic_road", *SYSTEM, "--test", f"{ROAD}/test.safetensors",
-        "--fused", fused, "--out", f"{scores}.csv",
-    )  # fmt: skip
+    code, _, err = mmfuse("stage", "evaluate", "--dataset", "synthetic_road", *SYSTEM)
     assert code == 0, err
     table = pd.read_csv(f"{scores}.csv")
     assert table["name"].tolist() == Pack(prepared / ROAD / "test.safetensors").names
@@ -415,30 +404,30 @@ def test_training_again_gives_the_same_bytes(mmfuse, prepared):
                                 "vi_unet.run.json"}  # fmt: skip
 
 
-@pytest.mark.usefixtures("prepared")
-def test_mistakes_in_stages(refused, monkeypatch):
+def test_mistakes_in_stages(refused, monkeypatch, prepared):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    test = ["--test", f"{ROAD}/test.safetensors", "--out", "data/fused/x"]
     fuse = ["stage", "fuse", "--dataset", "synthetic_road"]
-    assert "needs trained weights" in refused(*fuse, *SYSTEM, *test)
-    trained(Path("w.safetensors"))
-    said = refused(*fuse, "--method", "average", *test, "--weights", "w.safetensors")
-    assert "mma_unet" in said
-    assert "average" in said
-    assert "Unknown method" in refused(*fuse, "--method", "averag", *test)
-    assert "'none' of average" in refused(*fuse, "--method", "average", "--variant", "none", *test)
-    assert "not part of the study" in refused("stage", "fuse", "--dataset", "tno", "--method", "average", *test)
-    assert "lacks an input" in refused(*fuse, "--method", "average", "--test", "none", "--out", "x")
-    assert "no dataset 'synthetic_raod'" in refused(
-        "stage", "prepare", "--dataset", "synthetic_raod", "--raw", "data", "--out", "x"
-    )
-    assert "prepare.patches.none" in refused(
-        "stage", "crop", "--dataset", "synthetic_road", "--patches", "none", "--pack", "params.yaml", "--out", "x"
-    )
-    assert "Not a readable pack: params.yaml" in refused(
-        *fuse, "--method", "average", "--test", "params.yaml", "--out", "x"
-    )
-    assert not Path("data/fused/x").exists()
+    weights = Path("data/checkpoints/ivif/mma_unet/base/s0/fusion.safetensors")
+    assert f"expected: {weights}" in refused(*fuse, *SYSTEM)
+    assert "Unknown method" in refused(*fuse, "--method", "averag")
+    assert "'none' of average" in refused(*fuse, "--method", "average", "--variant", "none")
+    assert "'none' of mma_unet" in refused(*fuse, "--method", "mma_unet", "--variant", "none")
+    assert "not part of the study" in refused("stage", "fuse", "--dataset", "tno", "--method", "average")
+    assert "no dataset 'synthetic_raod'" in refused("stage", "prepare", "--dataset", "synthetic_raod")
+    assert "prepare.patches.none" in refused("stage", "crop", "--dataset", "synthetic_road", "--patches", "none")
+    assert "--seed has no such value" in refused(*fuse, "--method", "average", "--seed", "one")
+    assert "--method has no such value" in refused(*fuse, "--method", "../average")
+    assert "no protocol 'boxes' of the stage detect" in refused("stage", "detect", "--protocol", "boxes", "--set", "a")
+    detect = ["stage", "detect", "--protocol", "road_boxes"]
+    assert "no image set 'average.base.s9'" in refused(*detect, "--set", "average.base.s9")
+    test = prepared / ROAD / "test.safetensors"
+    test.unlink()
+    assert f"expected: {ROAD}/test.safetensors" in refused(*fuse, "--method", "average")
+    test.write_text("no pack")
+    assert f"Not a readable pack: {ROAD}/test.safetensors" in refused(*fuse, "--method", "average")
+    weights.parent.mkdir(parents=True)
+    trained(weights, "average")
+    assert not Path("data/fused").exists()
 
 
 # ------------------------------------------------------------------------------------------ as a process of its own
@@ -454,7 +443,7 @@ def process(*words):
 def test_an_unknown_key_as_a_process(project):
     path = project / "params.yaml"
     path.write_text(path.read_text(encoding="utf-8").replace("save_every:", "save_evry:"), encoding="utf-8")
-    code, out, err = process("stage", "crop", "--dataset", "x", "--patches", "square", "--pack", "x", "--out", "y")
+    code, out, err = process("stage", "crop", "--dataset", "x", "--patches", "square")
     assert code == 2
     assert out == ""
     assert err.startswith("error: params.yaml: unknown key 'save_evry' in train.")

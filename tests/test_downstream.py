@@ -26,6 +26,7 @@ from mmfuse.pipeline.jobs import Running
 from mmfuse.stages import detect, divide, label, segment
 from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters
+from mmfuse.study.stages import DETECT, report_inputs
 from mmfuse.training.checkpoints import load_state
 
 ROOT = Path(__file__).parents[1]
@@ -510,13 +511,14 @@ def test_the_plan_names_sets_files_and_what_a_job_depends_on():
     assert list(labels_of)[:3] == ["a", "b", "average.base.s0"]
     assert labels_of["a"] is None
     assert len(plan.downstream_jobs(parameters)) == 2 * len(block["sets"]) * len(block["seeds"])
-    every = plan.labelled_images(parameters, "road_boxes", "a")
+    key = {"protocol": "road_boxes", "set": "a", "seed": "0"}
+    every = DETECT.inputs(parameters, key)["fused"]
     assert "data/fused/synthetic_road/labelled/average.base.s0" in every  # run on the others, so it needs them
-    assert "downstream.road_boxes.sets" in plan.watched(parameters, "detect", protocol="road_boxes")
+    assert "downstream.road_boxes.sets" in DETECT.watched(parameters, {"protocol": "road_boxes"})
     block["transfer"] = False
-    assert plan.labelled_images(parameters, "road_boxes", "a") == []
-    assert "downstream.road_boxes.sets" not in plan.watched(parameters, "detect", protocol="road_boxes")
-    assert "reports/downstream/road_boxes/a.seed0.json" in plan.report_inputs(parameters)
+    assert DETECT.inputs(parameters, key)["fused"] == []
+    assert "downstream.road_boxes.sets" not in DETECT.watched(parameters, {"protocol": "road_boxes"})
+    assert "reports/downstream/road_boxes/a.seed0.json" in report_inputs(parameters)
 
 
 @pytest.mark.parametrize(

@@ -146,31 +146,34 @@ def change_loss(folder):
     write(folder, parameters)
 
 
-def test_both_graphs_are_equal_and_a_difference_is_named():
+def test_both_engines_have_the_declared_jobs_and_a_difference_is_named():
     from dataclasses import replace
 
-    from jobs import differences, dvc_jobs, snakemake_study
+    from jobs import declared_jobs, differences, dvc_jobs, snakemake_commands
     from sync import dvc_yaml
 
-    study = snakemake_study(ROOT)
-    jobs = dvc_jobs(ROOT)
-    assert len(jobs) == len({job.name for job in jobs}) > 20
-    assert differences(study.jobs, jobs) == []
-    assert (ROOT / "dvc.yaml").read_text() == dvc_yaml(study.jobs)
-    first = jobs[0]
-    assert "command" in differences(study.jobs, [replace(first, command="other"), *jobs[1:]])[0]
+    declared, dvc, snakemake = declared_jobs(ROOT), dvc_jobs(ROOT), snakemake_commands(ROOT)
+    assert len(dvc) == len({job.name for job in dvc}) > 20
+    assert differences(declared, dvc, snakemake) == []
+    assert (ROOT / "dvc.yaml").read_text() == dvc_yaml(declared)
+    first, *others = dvc
+    assert "command differs" in differences(declared, [replace(first, command="other"), *others], snakemake)[0]
     dropped = replace(first, inputs=frozenset(sorted(first.inputs)[1:]))
-    assert "only Snakemake" in differences(study.jobs, [dropped, *jobs[1:]])[0]
-    assert "only Snakemake makes" in differences(study.jobs, jobs[1:])[0]
+    assert "inputs differ: only declared" in differences(declared, [dropped, *others], snakemake)[0]
+    assert f"{first.name} is missing in dvc.yaml" in differences(declared, others, snakemake)
+    more = differences(declared, [replace(first, name="more"), *dvc], snakemake)
+    assert more == ["more of dvc.yaml is no job of the study"]
+    assert "Snakemake does not run" in differences(declared, dvc, snakemake[1:])[0]
+    assert "only Snakemake runs: mmfuse x" in differences(declared, dvc, [*snakemake, "mmfuse x"])
 
 
 def test_every_job_watches_parameters_that_exist():
-    from jobs import snakemake_study
+    from jobs import declared_jobs
 
     from mmfuse.study.parameters import load_parameters, pick_all
 
     parameters = load_parameters(ROOT / "params.yaml")
-    for job in snakemake_study(ROOT).jobs:
+    for job in declared_jobs(ROOT):
         assert job.parameters, job.name
         pick_all(parameters, job.parameters)
 

@@ -15,6 +15,7 @@ from mmfuse.stages import evaluate, fuse
 from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.plan import System
+from mmfuse.study.stages import FUSE, report_inputs
 
 
 @pytest.fixture
@@ -101,8 +102,8 @@ def test_an_external_method_is_scored_where_the_study_says(parameters):
     assert pairs.count(("synthetic_brain", System("u2", "external", "mif", 0))) == 1
     assert [d for d, s in pairs if s.label == "mma_unet.external.s0"] == ["synthetic_road"]
     assert [s.label for d, s in pairs if d == "synthetic_road"][-1] == "mma_unet.external.s0"
-    assert "data/fused/synthetic_brain/u2.external.s0" in plan.report_inputs(parameters)
-    assert plan.watched(parameters, "fuse", method="mma_unet", variant="external") == ["fuse"]
+    assert "data/fused/synthetic_brain/u2.external.s0" in report_inputs(parameters)
+    assert FUSE.watched(parameters, {"method": "mma_unet", "variant": "external"}) == ["fuse"]
     assert not any(training.variant == "external" for training in plan.trainings(parameters))
 
 

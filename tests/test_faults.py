@@ -68,7 +68,7 @@ def job(folder, **changes):
 
 # ------------------------------------------------------------------------------------------- asked to stop (SIGTERM)
 
-DOWNLOAD = ("stage", "download", "--dataset", "synthetic_road", "--out", "data/raw/synthetic_road")
+DOWNLOAD = ("stage", "download", "--dataset", "synthetic_road")
 
 
 @pytest.mark.usefixtures("database")

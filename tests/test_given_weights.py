@@ -20,6 +20,7 @@ from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.plan import System
 from mmfuse.study.set_checks import check_fused
+from mmfuse.study.stages import FUSE, report_inputs
 from mmfuse.training.checkpoints import Card, build, save_weights, weights_of
 
 FILE = "data/external/weights/theirs.safetensors"
@@ -58,7 +59,7 @@ def test_the_system_is_measured_once_and_never_trained(parameters):
     assert plan.complete_weights(parameters, rooms, base) == rooms / "ivif/mma_unet/base/s3/fusion.safetensors"
     assert plan.complete_weights(parameters, rooms, System("average", "base", "ivif", 0)) is None
     assert ("synthetic_road", SYSTEM) in plan.scored_pairs(parameters)
-    inputs = plan.report_inputs(parameters)
+    inputs = report_inputs(parameters)
     assert FILE in inputs
     assert f"reports/scores/synthetic_road/{SYSTEM.label}.csv" in inputs
 
@@ -90,7 +91,7 @@ def test_a_method_of_given_weights_alone_needs_no_training_block(parameters, pro
     (project / "params.yaml").write_text(yaml.safe_dump(parameters))
     read = load_parameters(project / "params.yaml")
     assert plan.trainings(read) == []
-    assert plan.watched(read, "fuse", method="mma_unet", variant="base", dataset="synthetic_road")
+    assert FUSE.watched(read, {"method": "mma_unet", "variant": "base", "dataset": "synthetic_road"})
     assert "mma_unet.base (0.2" in doctor._methods(project / "params.yaml")
 
 

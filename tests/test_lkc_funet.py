@@ -19,8 +19,8 @@ from mmfuse.methods.lkc_funet import BlockOptions, InitBlock, LKCBlock, LKDCBloc
 from mmfuse.nn.losses import BORDERS, strongest_gradient_loss, strongest_intensity_loss, two_source_ssim_loss
 from mmfuse.nn.mpafm import MPAFM
 from mmfuse.nn.stochastic_depth import StochasticDepth
-from mmfuse.stages.train import network_options
 from mmfuse.study import plan
+from mmfuse.study.settings import network_options
 from mmfuse.training.checkpoints import build
 from mmfuse.training.loop import prepare_part
 

@@ -18,8 +18,9 @@ from mmfuse import methods
 from mmfuse.errors import UserError
 from mmfuse.methods.base import FusionMethod
 from mmfuse.nn.attention import ChannelSpatialAttention, PooledConvAttention
-from mmfuse.stages.train import check_parts, network_options, without_adaptive
+from mmfuse.stages.train import check_parts
 from mmfuse.study import plan
+from mmfuse.study.settings import network_options, without_adaptive
 from mmfuse.training.checkpoints import (
     Card,
     build,

@@ -17,6 +17,7 @@ from mmfuse.errors import UserError
 from mmfuse.study import plan
 from mmfuse.study.plan import System
 from mmfuse.study.settings import merged
+from mmfuse.study.stages import STAGES, report_inputs
 
 # ------------------------------------------------------------------------------------------------------------ packs
 
@@ -328,7 +329,7 @@ def test_a_training_reads_the_packs_of_its_set(sets):
     ]  # fmt: skip
     assert plan.task_of(sets, "roadscene") == "ivif"
     assert plan.task_of(sets, "harvard_ct_mri") == "mif"
-    files = plan.report_inputs(sets)
+    files = report_inputs(sets)
     assert len(files) == len(set(files))
     assert {"data/prepared/m3fd/pairs.csv", "data/checkpoints/night/lkc_funet/base/s0/net.run.json"} <= set(files)
 
@@ -349,28 +350,6 @@ def test_a_changed_training_set_reruns_the_trainings_that_use_it_and_no_other(se
     assert rerun(lambda p: p["study"]["tasks"]["mif"]["train"].append("harvard_ct_mri")) == of["mif"]
     assert rerun(lambda p: p["study"]["tasks"]["ivif"].update(test=["msrs"])) == set()
     assert rerun(lambda p: p["study"]["training_sets"].update(more=p["study"]["training_sets"]["night"])) == set()
-
-
-def test_a_training_on_other_packs_than_its_set_has_is_refused(sets):
-    """What a dvc.yaml would ask for that was written before the training set changed."""
-    from mmfuse.study.set_checks import check_inputs
-
-    net = plan.Training("night", "lkc_funet", "base", 0, "net")
-    msrs = [Path("/project/data/prepared/msrs/train.safetensors")]
-    check_inputs(sets, net, train=msrs, val=[], start=[])
-    for train, val, words in [
-        (msrs * 2, [], "train on other packs"),
-        ([msrs[0].with_name("test.safetensors")], [], "train on other packs"),
-        (msrs, [msrs[0].with_name("val.safetensors")], "be validated with other packs"),
-    ]:
-        with pytest.raises(UserError, match=words) as caught:
-            check_inputs(sets, net, train=train, val=val, start=[])
-        assert "mmfuse sync --write-dvc" in str(caught.value)
-    both = plan.Training("both", "mma_unet", "base", 0, "fusion")
-    packs = plan.training_packs(sets, Path("p"), both), plan.validation_packs(sets, Path("p"), both)
-    start = [Path(f"c/night/mma_unet/base/s0/{part}.safetensors") for part in ("vi_unet", "ir_unet")]
-    with pytest.raises(UserError, match="does not share these weights"):
-        check_inputs(sets, both, train=packs[0], val=packs[1], start=start)
 
 
 def test_images_fused_with_the_weights_of_another_set_are_refused(sets, project):
@@ -401,22 +380,6 @@ def test_runs_say_what_a_system_was_trained_on(sets):
     _, system = parents(sets, System("average", "base", "ivif", 0))
     assert "trained_on" not in system.tags
     assert list(system.parameters["study"]) == ["tasks"]
-
-
-def test_a_training_from_weights_that_its_variant_no_longer_shares_is_refused(study):
-    """What a dvc.yaml would ask for that was written before the variant changed."""
-    from mmfuse.study.set_checks import check_inputs
-
-    late = plan.Training("ivif", "mma_unet", "late", 7, "fusion")
-    train, val = ([Path(f"data/prepared/synthetic_road/{split}.safetensors")] for split in ("train", "val"))
-    start = [
-        Path(f"/project/data/checkpoints/ivif/mma_unet/base/s7/{part}.safetensors") for part in ("vi_unet", "ir_unet")
-    ]
-    check_inputs(study, late, train=train, val=val, start=start)
-    study["methods"]["mma_unet"]["variants"]["late"]["parts"]["ir_unet"] = {"steps": 7}
-    with pytest.raises(UserError, match="does not share these weights") as caught:
-        check_inputs(study, late, train=train, val=val, start=start)
-    assert "late/s7/ir_unet" in str(caught.value)
 
 
 def test_every_shared_part_is_trained_once(study):
@@ -455,7 +418,7 @@ def test_datasets_and_tasks(study):
 
 
 def test_report_inputs_are_listed_once_each_and_complete(study):
-    files = plan.report_inputs(study)
+    files = report_inputs(study)
     assert len(files) == len(set(files))
     assert "data/checkpoints/ivif/mma_unet/late/s7/fusion.history.csv" in files
     assert "data/checkpoints/ivif/mma_unet/late/s7/vi_unet.history.csv" not in files
@@ -472,8 +435,8 @@ def changes(study, stage, change, **what):
 
     after = copy.deepcopy(study)
     change(after)
-    files = [key for key in plan.watched(study, stage, **what) if ":" in key]
-    keys = [key for key in plan.watched(study, stage, **what) if key not in files]
+    files = [key for key in STAGES[stage].watched(study, what) if ":" in key]
+    keys = [key for key in STAGES[stage].watched(study, what) if key not in files]
     return pick_all(study, keys) != pick_all(after, keys)
 
 
@@ -520,4 +483,4 @@ def test_the_variant_of_a_weight_free_method_is_watched(study):
 
 def test_the_catalogs_entry_is_watched(study):
     for stage in ("download", "prepare"):
-        assert "data/catalog.yaml:datasets.msrs" in plan.watched(study, stage, dataset="msrs")
+        assert "data/catalog.yaml:datasets.msrs" in STAGES[stage].watched(study, {"dataset": "msrs"})

@@ -19,6 +19,7 @@ from mmfuse.stages import train as stage
 from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.plan import System
+from mmfuse.study.settings import network_options
 from mmfuse.training.checkpoints import Card, build, load_method, read_weights, save_weights, weights_of
 from mmfuse.training.loop import prepare_part
 
@@ -67,7 +68,7 @@ def stage_one(tmp_path, settings):
     """Weights of both encoders, as stage I leaves them."""
     paths, net = [], network(channels=3)
     for part in ("vi_unet", "ir_unet"):
-        card = Card("mma_unet", "base", "ivif", 0, part, stage.network_options(settings, part), complete=False)
+        card = Card("mma_unet", "base", "ivif", 0, part, network_options(settings, part), complete=False)
         paths.append(tmp_path / f"{part}.safetensors")
         save_weights(paths[-1], weights_of(net.part_modules(part)), card)
     return paths
@@ -206,7 +207,7 @@ def test_the_variants_of_table_4():
     found = {}
     for variant in parameters["methods"]["mma_unet"]["variants"]:
         settings = plan.settings_of(parameters, "mma_unet", variant)
-        options = stage.network_options(settings)
+        options = network_options(settings)
         origins = [plan.origin(parameters, "mma_unet", variant, part) for part in settings["parts"]]
         found[variant] = (options["guidance"], options["pairing"], origins)
     paper, base = [list(levels) for levels in PAPER_PAIRING], ["base", "base"]

@@ -39,8 +39,7 @@ def study(project, image, parameters):
         Path("params.yaml").write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")
         command = [
             *launcher, "stage", "train", "--trained-on", "ivif", "--method", "lkc_funet", "--variant", "base",
-            "--seed", "0", "--part", "net", "--train", f"{ROAD}/train.safetensors", "--val", f"{ROAD}/val.safetensors",
-            "--out", str(OUT),
+            "--seed", "0", "--part", "net",
         ]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": f"sqlite:///{project}/mlflow.db"}
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)

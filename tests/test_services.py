@@ -103,9 +103,9 @@ IN_ONE_PROCESS = """
 import shlex, sys
 from pathlib import Path
 sys.path.insert(0, "workflow/scripts")
-from jobs import snakemake_study
+from jobs import declared_jobs
 from mmfuse.cli import app as cli
-waiting = snakemake_study(Path.cwd()).jobs
+waiting = declared_jobs(Path.cwd())
 while waiting:
     made = {path for job in waiting for path in job.outputs}
     for job in [job for job in waiting if not job.inputs & made]:

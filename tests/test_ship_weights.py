@@ -68,20 +68,14 @@ def study(mmfuse, project, parameters, database, kept):
         code, _, err = mmfuse("stage", *words)
         assert code == 0, err
 
-    dataset, prepared = ("--dataset", "synthetic_road"), "data/prepared/synthetic_road"
-    stage("download", *dataset, "--out", "data/raw/synthetic_road")
-    stage("prepare", *dataset, "--raw", "data/raw/synthetic_road", "--out", prepared)
-    stage(
-        "train", "--trained-on", "ivif", "--method", "lkc_funet", "--part", "net", "--out", WEIGHTS,
-        "--train", f"{prepared}/train.safetensors", "--val", f"{prepared}/val.safetensors",
-    )  # fmt: skip
+    dataset = ("--dataset", "synthetic_road")
+    stage("download", *dataset)
+    stage("prepare", *dataset)
+    stage("train", "--trained-on", "ivif", "--method", "lkc_funet", "--part", "net")
     read = load_parameters(project / "params.yaml")
     for system in plan.systems_of(read, "ivif"):
-        own = [*dataset, "--method", system.method, "--test", f"{prepared}/test.safetensors"]
-        given = ["--weights", WEIGHTS] if system.method == "lkc_funet" else []
-        fused = f"data/fused/synthetic_road/{system.label}"
-        stage("fuse", *own, *given, "--out", fused)
-        stage("evaluate", *own, "--fused", fused, "--out", f"reports/scores/synthetic_road/{system.label}.csv")
+        stage("fuse", *dataset, "--method", system.method)
+        stage("evaluate", *dataset, "--method", system.method)
     shutil.copytree(project, kept / "project")
     shutil.copy(database.removeprefix("sqlite:///"), kept / "mlflow.db")
     return project

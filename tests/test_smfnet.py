@@ -37,8 +37,8 @@ from mmfuse.nn.smfnet.transformer import (
     TransformerGroup,
     channel_attention,
 )
-from mmfuse.stages.train import network_options
 from mmfuse.study import plan
+from mmfuse.study.settings import network_options
 from mmfuse.training.batches import TrainingPairs, validation_pairs
 from mmfuse.training.checkpoints import build, load_state
 from mmfuse.training.loop import make_fabric, prepare_part, train_part

@@ -11,8 +11,8 @@ import torch
 import yaml
 from torch import nn
 
-from mmfuse.stages.train import network_options
 from mmfuse.study import plan
+from mmfuse.study.settings import network_options
 from mmfuse.training.checkpoints import build
 
 CONFIGS = Path(__file__).parents[1] / "workflow/configs"

@@ -3,20 +3,17 @@
 
 rule analyse:
     input:
-        test="data/prepared/{dataset}/test.safetensors",
-        weights=complete_weights,
-        code=lambda wildcards: code_of("analyse", f"analyses.{wildcards.analysis}", f"methods.{wildcards.method}"),
+        unpack(inputs("analyse")),
     output:
-        result="reports/analysis/{dataset}/{analysis}.{method}.{variant}.s{seed}.json",
-        record="reports/analysis/{dataset}/{analysis}.{method}.{variant}.s{seed}.run.json",
+        **outputs("analyse"),
     log:
-        "logs/analyse/{dataset}.{analysis}.{method}.{variant}.s{seed}.log",
+        logged("analyse"),
     conda:
         ENVIRONMENT
     threads: STUDY["fuse"]["threads"]
     params:
         watch=watch("analyse"),
+    message:
+        "Look into {wildcards.method}.{wildcards.variant}, seed {wildcards.seed}, on {wildcards.dataset}: {wildcards.analysis}."
     shell:
-        "mmfuse --log {log} stage analyse --analysis {wildcards.analysis} --dataset {wildcards.dataset}"
-        " --method {wildcards.method} --variant {wildcards.variant} --seed {wildcards.seed} --test {input.test}"
-        " --weights {input.weights} --out {output.result}"
+        command("analyse")

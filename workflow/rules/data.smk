@@ -3,55 +3,50 @@
 
 rule download:
     input:
-        code=generator_code,
-        manifest=manifest,
+        unpack(inputs("download")),
     output:
-        folder=directory("data/raw/{dataset}"),
-        record="data/raw/{dataset}.run.json",
+        **outputs("download"),
     log:
-        "logs/download/{dataset}.log",
+        logged("download"),
     conda:
         ENVIRONMENT
     params:
         watch=watch("download"),
+    message:
+        "Get {wildcards.dataset}."
     shell:
-        "mmfuse --log {log} stage download --dataset {wildcards.dataset} --out {output.folder}"
+        command("download")
 
 
 rule prepare:
     input:
-        raw="data/raw/{dataset}",
-        code=code_of("prepare"),
+        unpack(inputs("prepare")),
     output:
-        train="data/prepared/{dataset}/train.safetensors",
-        val="data/prepared/{dataset}/val.safetensors",
-        test="data/prepared/{dataset}/test.safetensors",
-        pairs="data/prepared/{dataset}/pairs.csv",
-        record="data/prepared/{dataset}/run.json",
+        **outputs("prepare"),
     log:
-        "logs/prepare/{dataset}.log",
+        logged("prepare"),
     conda:
         ENVIRONMENT
     params:
         watch=watch("prepare"),
+    message:
+        "Pair and pack the images of {wildcards.dataset}."
     shell:
-        "mmfuse --log {log} stage prepare --dataset {wildcards.dataset} --raw {input.raw}"
-        " --out data/prepared/{wildcards.dataset}"
+        command("prepare")
 
 
 rule crop:
     input:
-        pack="data/prepared/{dataset}/train.safetensors",
-        code=code_of("crop"),
+        unpack(inputs("crop")),
     output:
-        pack="data/prepared/{dataset}/patches.{patches}.safetensors",
-        record="data/prepared/{dataset}/patches.{patches}.run.json",
+        **outputs("crop"),
     log:
-        "logs/crop/{dataset}.{patches}.log",
+        logged("crop"),
     conda:
         ENVIRONMENT
     params:
         watch=watch("crop"),
+    message:
+        "Cut the training pairs of {wildcards.dataset} into patches: {wildcards.patches}."
     shell:
-        "mmfuse --log {log} stage crop --dataset {wildcards.dataset} --patches {wildcards.patches}"
-        " --pack {input.pack} --out {output.pack}"
+        command("crop")

@@ -1,106 +1,93 @@
-# Detectors and segmenters, trained anew on each image set of each protocol.
+# Detectors and segmenters, trained for each image set of each protocol.
 
 
 rule label:
     input:
-        raw="data/raw/{dataset}",
-        code=code_of("label"),
+        unpack(inputs("label")),
     output:
-        pack="data/prepared/{dataset}/labelled.safetensors",
-        names="data/prepared/{dataset}/labelled.csv",
-        record="data/prepared/{dataset}/labelled.run.json",
+        **outputs("label"),
     log:
-        "logs/label/{dataset}.log",
+        logged("label"),
     conda:
         ENVIRONMENT
     params:
         watch=watch("label"),
+    message:
+        "Pack the labelled pairs of {wildcards.dataset}."
     shell:
-        "mmfuse --log {log} stage label --dataset {wildcards.dataset} --raw {input.raw} --out {output.pack}"
+        command("label")
 
 
 rule divide:
     input:
-        pack=labelled_pack,
-        names=labelled_names,
-        code=code_of("divide"),
+        unpack(inputs("divide")),
     output:
-        folds="data/prepared/{dataset}/folds.{protocol}.csv",
-        record="data/prepared/{dataset}/folds.{protocol}.run.json",
+        **outputs("divide"),
     log:
-        "logs/divide/{dataset}.{protocol}.log",
+        logged("divide"),
     conda:
         ENVIRONMENT
     params:
         watch=watch("divide"),
+    message:
+        "Divide the labelled pairs of {wildcards.dataset} for {wildcards.protocol}."
     shell:
-        "mmfuse --log {log} stage divide --protocol {wildcards.protocol} --labelled {input.pack} --out {output.folds}"
+        command("divide")
 
 
-# the stage `fuse` once more, on the labelled pairs
-use rule fuse as fuse_labelled with:
+rule fuse_labelled:
     input:
-        test="data/prepared/{dataset}/labelled.safetensors",
-        weights=complete_weights,
-        external=external_images,
-        code=fuse_code,
+        unpack(inputs("fuse_labelled")),
     output:
-        folder=directory("data/fused/{dataset}/labelled/{method}.{variant}.s{seed}"),
-        record="data/fused/{dataset}/labelled/{method}.{variant}.s{seed}.run.json",
+        **outputs("fuse_labelled"),
     log:
-        "logs/fuse/{dataset}.labelled.{method}.{variant}.s{seed}.log",
+        logged("fuse_labelled"),
+    conda:
+        ENVIRONMENT
+    threads: STUDY["fuse"]["threads"]
     params:
-        watch=watch("fuse"),
-        source=lambda wildcards, input: f"{fuse_source(wildcards, input)} --pairs labelled",
+        watch=watch("fuse_labelled"),
+    message:
+        "Fuse the labelled pairs of {wildcards.dataset} with {wildcards.method}.{wildcards.variant}, seed {wildcards.seed}."
+    shell:
+        command("fuse_labelled")
 
 
 rule detect:
     input:
-        pack=labelled_pack,
-        folds=folds,
-        fused=labelled_images,
-        code=code_of("detect"),
+        unpack(inputs("detect")),
     output:
-        summary="reports/downstream/{protocol}/{set}.seed{seed}.json",
-        predictions="reports/downstream/{protocol}/{set}.seed{seed}.csv",
-        pictures=directory("reports/downstream/{protocol}/{set}.seed{seed}.pictures"),
-        record="reports/downstream/{protocol}/{set}.seed{seed}.run.json",
+        **outputs("detect"),
     log:
-        "logs/detect/{protocol}.{set}.seed{seed}.log",
+        logged("detect"),
     wildcard_constraints:
         protocol=protocols_of("detect"),
     conda:
         ENVIRONMENT
-    threads: lambda wildcards: STUDY["downstream"][wildcards.protocol]["training"]["threads"]
+    threads: training_threads
     params:
         watch=watch("detect"),
-        fused=lambda wildcards, input: "".join(f" --fused {folder}" for folder in input.fused),
+    message:
+        "Train a detector for {wildcards.protocol} on {wildcards.set}, seed {wildcards.seed}."
     shell:
-        "mmfuse --log {log} stage detect --protocol {wildcards.protocol} --set {wildcards.set}"
-        " --seed {wildcards.seed} --labelled {input.pack} --folds {input.folds}{params.fused} --out {output.summary}"
+        command("detect")
 
 
 rule segment:
     input:
-        pack=labelled_pack,
-        folds=folds,
-        fused=labelled_images,
-        code=code_of("segment"),
+        unpack(inputs("segment")),
     output:
-        summary="reports/downstream/{protocol}/{set}.seed{seed}.json",
-        predictions="reports/downstream/{protocol}/{set}.seed{seed}.csv",
-        pictures=directory("reports/downstream/{protocol}/{set}.seed{seed}.pictures"),
-        record="reports/downstream/{protocol}/{set}.seed{seed}.run.json",
+        **outputs("segment"),
     log:
-        "logs/segment/{protocol}.{set}.seed{seed}.log",
+        logged("segment"),
     wildcard_constraints:
         protocol=protocols_of("segment"),
     conda:
         ENVIRONMENT
-    threads: lambda wildcards: STUDY["downstream"][wildcards.protocol]["training"]["threads"]
+    threads: training_threads
     params:
         watch=watch("segment"),
-        fused=lambda wildcards, input: "".join(f" --fused {folder}" for folder in input.fused),
+    message:
+        "Train a segmenter for {wildcards.protocol} on {wildcards.set}, seed {wildcards.seed}."
     shell:
-        "mmfuse --log {log} stage segment --protocol {wildcards.protocol} --set {wildcards.set}"
-        " --seed {wildcards.seed} --labelled {input.pack} --folds {input.folds}{params.fused} --out {output.summary}"
+        command("segment")

@@ -1,24 +1,19 @@
-# Every system applied to the test pairs of every dataset of its task; images from elsewhere take the same place.
+# Every system applied to the test pairs of every dataset of its task, or images from elsewhere taken over.
 
 
 rule fuse:
     input:
-        test="data/prepared/{dataset}/test.safetensors",
-        weights=complete_weights,
-        external=external_images,
-        code=fuse_code,
+        unpack(inputs("fuse")),
     output:
-        folder=directory("data/fused/{dataset}/{method}.{variant}.s{seed}"),
-        record="data/fused/{dataset}/{method}.{variant}.s{seed}.run.json",
+        **outputs("fuse"),
     log:
-        "logs/fuse/{dataset}.{method}.{variant}.s{seed}.log",
+        logged("fuse"),
     conda:
         ENVIRONMENT
     threads: STUDY["fuse"]["threads"]
     params:
         watch=watch("fuse"),
-        source=fuse_source,
+    message:
+        "Fuse {wildcards.dataset} with {wildcards.method}.{wildcards.variant}, seed {wildcards.seed}."
     shell:
-        "mmfuse --log {log} stage fuse --dataset {wildcards.dataset} --method {wildcards.method}"
-        " --variant {wildcards.variant} --seed {wildcards.seed} --test {input.test}{params.source}"
-        " --out {output.folder}"
+        command("fuse")

@@ -1,38 +1,34 @@
-# The pages that sum the study up. `snakemake --report` shows what is marked with `report` in here.
+# The pages that sum the study up. `snakemake --report` shows what has a caption in here.
 
 
 rule report:
     input:
-        study=plan.report_inputs(STUDY),
-        printed="data/published.csv",
-        code=code_of("report", "reporting.*", "metrics.*", "analyses.*"),
+        unpack(inputs("report")),
     output:
-        page=report("reports/index.html", caption="../report/page.rst", category="Report"),
-        viewer="reports/viewer.html",
-        pictures=directory("reports/viewer"),
-        record="reports/index.run.json",
-        means="reports/metrics.json",
-        tables=report(
-            directory("reports/tables"),
-            patterns=["{table}.csv"],
-            caption="../report/table.rst",
-            category="Tables",
-            labels={"table": "{table}"},
-        ),
-        figures=report(
-            directory("reports/figures"),
-            patterns=["{about}/{figure}.svg"],
-            caption="../report/figure.rst",
-            category="Figures",
-            subcategory="{about}",
-            labels={"about": "{about}", "figure": "{figure}"},
+        **outputs(
+            "report",
+            page=dict(caption="../report/page.rst", category="Report"),
+            tables=dict(
+                patterns=["{table}.csv"],
+                caption="../report/table.rst",
+                category="Tables",
+                labels={"table": "{table}"},
+            ),
+            figures=dict(
+                patterns=["{about}/{figure}.svg"],
+                caption="../report/figure.rst",
+                category="Figures",
+                subcategory="{about}",
+                labels={"about": "{about}", "figure": "{figure}"},
+            ),
         ),
     log:
-        "logs/report.log",
+        logged("report"),
     conda:
         ENVIRONMENT
     params:
         watch=watch("report"),
+    message:
+        "Write the report."
     shell:
-        "mmfuse --log {log} stage report --prepared data/prepared --checkpoints data/checkpoints --fused data/fused"
-        " --scores reports/scores --downstream reports/downstream --analyses reports/analysis --out reports"
+        command("report")

@@ -23,6 +23,7 @@ from mmfuse.study.parameters import load_parameters
 PROFILE = Path("workflow/profiles/slurm/config.yaml")
 LOGS = Path("logs/slurm")
 HERE = "download"  # nodes often have no network
+_DIGEST = ("dvc", "repro", "--quiet", "--single-item", "code")
 _POLL = 2.0  # seconds
 
 
@@ -118,6 +119,7 @@ def threads(task: Task, parameters: Mapping[str, Any]) -> int:
     named = {
         "train": parameters["train"]["threads"],
         "fuse": parameters["fuse"]["threads"],
+        "fuse_labelled": parameters["fuse"]["threads"],
         "analyse": parameters["fuse"]["threads"],
         "evaluate": parameters["evaluate"]["workers"],
     }
@@ -187,6 +189,9 @@ def study(root: Path, *, together: Mapping[str, int], extra: Sequence[str], wait
             found=", ".join(waiting),
             fix=f"wait for them, or `scancel {' '.join(waiting)}`",
         )
+    # what the code of each job is must be known before it can be said which jobs are out of date
+    if not dry and subprocess.run(_DIGEST, cwd=root, check=False).returncode:
+        raise MmfuseError("DVC's stage `code` failed.")
     runs = outdated(root)
     here = [stage for stage in runs if stage.partition("-")[0] == HERE]
     tasks = tasks_of({stage: after - set(here) for stage, after in runs.items() if stage not in here}, together)

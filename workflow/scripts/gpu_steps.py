@@ -28,9 +28,9 @@ from mmfuse.methods.base import FusionMethod
 from mmfuse.metrics.tables import read_scores
 from mmfuse.pipeline.jobs import Running
 from mmfuse.stages import evaluate, fuse, train
-from mmfuse.stages.train import network_options, without_adaptive
 from mmfuse.study import plan
 from mmfuse.study.plan import System
+from mmfuse.study.settings import network_options, without_adaptive
 from mmfuse.tracking import Tracker
 from mmfuse.training.batches import Batch, TrainingPairs
 from mmfuse.training.checkpoints import build, load_state

@@ -1,120 +1,123 @@
-"""The study's jobs as each engine sees them, in one form, so that they can be compared and written down."""
+"""The study's jobs as they are declared, as DVC lists them, and as Snakemake would run them; how they differ."""
 
 from __future__ import annotations
 
-import io
-from contextlib import redirect_stderr, redirect_stdout
+import subprocess
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from mmfuse.errors import MmfuseError
+from mmfuse.study.parameters import load_parameters
+from mmfuse.study.stage import Key, Parameters, Stage
+from mmfuse.study.stages import REPORT, jobs_of
 
 PARAMS = "params.yaml"
+CODE = "code"  # DVC's stage that writes the digests
+_SHELL = "Shell command: "
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job: its command, its files, and the parameters whose change reruns it (`FILE:KEY`, or a key alone)."""
+    """One job: its name in dvc.yaml, its command, its files, and the parameters whose change reruns it.
 
+    A parameter of another file than params.yaml is `FILE:KEY`. Among the inputs stands the digest of the code.
+    """
+
+    name: str
     command: str
     inputs: frozenset[str]
     outputs: frozenset[str]
     parameters: frozenset[str]
 
-    @property
-    def name(self) -> str:
-        """The job's name in dvc.yaml: the stage and what tells its jobs apart."""
-        words = self.command.split()
-        stage = words[words.index("stage") + 1]
-        known = {words[k]: words[k + 1] for k in range(len(words) - 1) if words[k].startswith("--")}
-        keys = (
-            "analysis",
-            "protocol",
-            "set",
-            "dataset",
-            "pairs",
-            "patches",
-            "trained-on",
-            "method",
-            "variant",
-            "seed",
-            "part",
-        )
-        parts = [known.get(f"--{key}") for key in keys]
-        return "-".join([stage, *(part for part in parts if part)])
+
+def digest_file(stage: Stage, key: Key) -> str:
+    """Return the file that lists the code behind a job, with its checksums."""
+    own = [entry.rpartition(".")[2] for entry in stage.entries(key) if not entry.endswith(".*")]
+    return f".mmfuse/code/{'.'.join([stage.name, *own])}.txt"
 
 
-@dataclass(frozen=True)
-class SnakemakeStudy:
-    """What Snakemake would do: all jobs, and whether each of them was last run by Snakemake itself."""
-
-    jobs: list[Job]
-    recorded: bool
+def declared_jobs(root: Path) -> list[Job]:
+    """Return all jobs of the study in a project's folder, in the order of the work."""
+    parameters = load_parameters(root / PARAMS)
+    return [_declared(parameters, stage, key) for stage, key in [*jobs_of(parameters), (REPORT, {})]]
 
 
-def snakemake_study(root: Path) -> SnakemakeStudy:
-    """Read all jobs from the Snakefile's graph, whether or not they are up to date."""
-    from snakemake.api import SnakemakeApi
-    from snakemake.settings.types import DAGSettings, OutputSettings, Quietness, ResourceSettings
+def _declared(parameters: Parameters, stage: Stage, key: Key) -> Job:
+    inputs = [path for paths in stage.inputs(parameters, key).values() for path in paths]
+    return Job(
+        name="-".join([stage.name, *key.values()]),
+        command=stage.command(key),
+        inputs=frozenset([*inputs, digest_file(stage, key)]),
+        outputs=frozenset([*stage.written(key).values(), stage.path("record", key)]),
+        parameters=frozenset(stage.watched(parameters, key)),
+    )
 
-    quiet = OutputSettings(quiet={Quietness.ALL})
-    said = io.StringIO()
-    with redirect_stdout(said), redirect_stderr(said), SnakemakeApi(quiet) as api:
-        workflow = api.workflow(ResourceSettings(cores=1), snakefile=root / "Snakefile", workdir=root)
-        workflow.dag(DAGSettings(forceall=True)).execute_workflow(executor="dryrun")
-        graph = workflow._workflow.dag
-        real = [job for job in graph.jobs if job.shellcmd]
-        jobs = [
-            Job(
-                command=" ".join(job.shellcmd.split()),
-                inputs=frozenset(map(str, job.input)),
-                outputs=frozenset(map(str, job.output)),
-                parameters=frozenset(job.params.watch),
-            )
-            for job in real
-        ]
-        records = workflow._workflow.persistence
-        recorded = all(records.has_metadata(job) for job in real)
-    return SnakemakeStudy(sorted(jobs, key=lambda job: job.command), recorded)
+
+def digests(root: Path) -> dict[str, list[str]]:
+    """Return the files of code behind the jobs of the study, by the file that lists them."""
+    parameters = load_parameters(root / PARAMS)
+    return {digest_file(stage, key): stage.code(key) for stage, key in [*jobs_of(parameters), (REPORT, {})]}
 
 
 def dvc_jobs(root: Path) -> list[Job]:
-    """Read all jobs from dvc.yaml."""
+    """Read all jobs from dvc.yaml, but for the one that writes the digests."""
     from dvc.dependency import ParamsDependency
     from dvc.repo import Repo
 
     jobs = []
     with Repo(str(root)) as repo:
-        for stage in repo.index.stages:
+        for stage in (stage for stage in repo.index.stages if stage.name != CODE):
             watched = [dep for dep in stage.deps if isinstance(dep, ParamsDependency)]
             jobs.append(
                 Job(
+                    name=stage.name,
                     command=" ".join(stage.cmd.split()),
                     inputs=frozenset(dep.def_path for dep in stage.deps if not isinstance(dep, ParamsDependency)),
                     outputs=frozenset(out.def_path for out in stage.outs),
                     parameters=frozenset(_key(dep.def_path, key) for dep in watched for key in dep.params),
                 )
             )
-    return sorted(jobs, key=lambda job: job.command)
+    return jobs
 
 
 def _key(file: str, key: str) -> str:
     return key if Path(file).name == PARAMS else f"{file}:{key}"
 
 
-def differences(snakemake: list[Job], dvc: list[Job]) -> list[str]:
-    """Say in words how two lists of jobs differ; nothing if they are equal."""
-    left, right = ({job.outputs: job for job in jobs} for jobs in (snakemake, dvc))
-    lines = [f"only Snakemake makes {min(outputs)}" for outputs in left.keys() - right.keys()]
-    lines += [f"only DVC makes {min(outputs)}" for outputs in right.keys() - left.keys()]
-    for outputs in left.keys() & right.keys():
-        for field in ("command", "inputs", "parameters"):
-            one, other = getattr(left[outputs], field), getattr(right[outputs], field)
-            if one != other:
-                lines.append(f"{left[outputs].name}: {field} differ: {_gap(one, other)}")
+def snakemake_commands(root: Path) -> list[str]:
+    """Return the commands of all jobs that Snakemake would run if nothing were there.
+
+    Raises:
+        MmfuseError: Snakemake refuses.
+    """
+    run = subprocess.run(
+        ["snakemake", "--dry-run", "--forceall", "--printshellcmds", "--cores", "1"],
+        cwd=root, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    said = run.stdout + run.stderr
+    if run.returncode:
+        raise MmfuseError(f"Snakemake has no plan:\n{said}")
+    commands = [line.removeprefix(_SHELL) for line in said.splitlines() if line.startswith(_SHELL)]
+    return [command for command in commands if command != "None"]  # that of `rule all`
+
+
+def differences(declared: Sequence[Job], dvc: Iterable[Job], snakemake: Iterable[str]) -> list[str]:
+    """Say in words how the engines' jobs differ from the declared ones; nothing if all are equal."""
+    left, right = ({job.name: job for job in jobs} for jobs in (declared, dvc))
+    lines = [f"{name} is missing in dvc.yaml" for name in left.keys() - right.keys()]
+    lines += [f"{name} of dvc.yaml is no job of the study" for name in right.keys() - left.keys()]
+    for name in left.keys() & right.keys():
+        one, other = left[name], right[name]
+        if one.command != other.command:
+            lines.append(f"{name}: command differs: {one.command!r}, in dvc.yaml {other.command!r}")
+        for field in ("inputs", "outputs", "parameters"):
+            here, there = getattr(one, field), getattr(other, field)
+            if here != there:
+                gap = f"only declared: {sorted(here - there)}, only in dvc.yaml: {sorted(there - here)}"
+                lines.append(f"{name}: {field} differ: {gap}")
+    commands = {job.command for job in declared}
+    run = set(snakemake)
+    lines += [f"Snakemake does not run: {command}" for command in commands - run]
+    lines += [f"only Snakemake runs: {command}" for command in run - commands]
     return sorted(lines)
-
-
-def _gap(one: Any, other: Any) -> str:
-    if isinstance(one, str):
-        return f"{one!r} (Snakemake), {other!r} (DVC)"
-    return f"{sorted(one - other)} (only Snakemake), {sorted(other - one)} (only DVC)"

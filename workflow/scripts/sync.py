@@ -1,43 +1,60 @@
 """The guarded step between the engines (`mmfuse sync`), and the writer of dvc.yaml.
 
-The Snakefile is where the study is wired. dvc.yaml is written from it, since DVC's own templates cannot list a varying
-number of dependencies. Both `dvc commit --force` and `snakemake --touch` believe what lies there, so each is run only
-after the other engine has said that nothing is out of date.
+Both `dvc commit --force` and `snakemake --touch` believe what lies there, so each is run only after the other engine
+has said that nothing is out of date. dvc.yaml is written from the declarations of the stages, as the Snakefile's rules
+are made of them.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jobs import PARAMS, Job, SnakemakeStudy, differences, dvc_jobs, snakemake_study
+from jobs import CODE, PARAMS, Job, declared_jobs, differences, digests, dvc_jobs, snakemake_commands
 
 from mmfuse.errors import MmfuseError, UserError
-from mmfuse.files.writing import write_text
+from mmfuse.files.writing import sha256, write_text
 
 METRICS = "reports/metrics.json"  # what `dvc metrics diff` compares
 HEADER = """\
-# The same jobs as the Snakefile's, for DVC. Written by `mmfuse sync --write-dvc` from the Snakefile and params.yaml:
-# run it after a change of the rules or of what the study consists of. Numbers may change without it.
+# The same jobs as the Snakefile's, for DVC. Written by `mmfuse sync --write-dvc` from params.yaml and the declarations
+# in src/mmfuse/study/stages.py: run it after a change of what the study consists of. Numbers may change without it.
 """
 
 
 def dvc_yaml(jobs: list[Job]) -> str:
-    """Return the text of dvc.yaml for a list of jobs."""
-    stages = {}
-    for job in sorted(jobs, key=lambda one: one.name):
+    """Return the text of dvc.yaml for a list of jobs: a few lines each."""
+    listed = sorted({path for job in jobs for path in job.inputs if path.startswith(".mmfuse/code/")})
+    # lists the code behind each job, so that a job reruns if its own code has changed
+    lines = ["stages:", *_stage(CODE, cmd="mmfuse sync --code", deps=["src/mmfuse", PARAMS], outs=listed)]
+    for job in jobs:
         measured = sorted(job.outputs & {METRICS})
-        stages[job.name] = {
-            "cmd": job.command,
-            "deps": sorted(job.inputs),
-            "params": _parameters(job),
-            "outs": sorted(job.outputs - set(measured)),
-            **({"metrics": measured} if measured else {}),
-        }
-    return HEADER + yaml.safe_dump({"stages": stages, "plots": _plots(jobs)}, sort_keys=False, width=10_000)
+        lines += _stage(
+            job.name,
+            cmd=job.command,
+            deps=sorted(job.inputs),
+            params=_parameters(job),
+            outs=sorted(job.outputs - set(measured)),
+            metrics=measured,
+        )
+    lines += ["plots:", *(f"- {_flow(plot)}" for plot in _plots(jobs))]
+    return HEADER + "\n".join(lines) + "\n"
+
+
+def _stage(name: str, **fields: Any) -> list[str]:
+    """Return the lines of one stage; fields that hold nothing are left out."""
+    return [f"  {name}:", *(f"    {field}: {_flow(value)}" for field, value in fields.items() if value)]
+
+
+def _flow(value: Any) -> str:
+    """Return a value as YAML within lines of its own, lists and mappings in brackets."""
+    text = yaml.safe_dump(value, sort_keys=False, default_flow_style=True, width=250).removesuffix("...\n").rstrip()
+    return " ".join(text.split()) if isinstance(value, str) else text.replace("\n", "\n    ")
 
 
 def _plots(jobs: list[Job]) -> list[dict[str, Any]]:
@@ -59,14 +76,38 @@ def _parameters(job: Job) -> list[str | dict[str, list[str]]]:
     return keys + [{file: inner} for file, inner in files.items()]
 
 
-def write_dvc(root: Path, study: SnakemakeStudy) -> bool:
+def write_dvc(root: Path) -> bool:
     """Write dvc.yaml if it differs; return whether it did."""
-    path, text = root / "dvc.yaml", dvc_yaml(study.jobs)
+    jobs = declared_jobs(root)
+    path, text = root / "dvc.yaml", dvc_yaml(jobs)
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return False
     write_text(path, text)
-    print(f"wrote dvc.yaml: {len(study.jobs)} jobs of {PARAMS}")
+    print(f"wrote dvc.yaml: {len(jobs)} jobs of {PARAMS}")
     return True
+
+
+def write_code(root: Path) -> None:
+    """Write the files that list the code behind each job, with its checksums; DVC's stage `code` does so."""
+    for name, files in digests(root).items():
+        lines = "".join(f"{sha256(root / file)}  {file}\n" for file in files)
+        if not (root / name).is_file() or (root / name).read_text(encoding="utf-8") != lines:
+            write_text(root / name, lines)
+
+
+def check_dvc(root: Path) -> None:
+    """Check that dvc.yaml lists the jobs of params.yaml.
+
+    Raises:
+        UserError: it was written for a study of other jobs.
+    """
+    path = root / "dvc.yaml"
+    if path.read_text(encoding="utf-8") != dvc_yaml(declared_jobs(root)):
+        raise UserError(
+            "dvc.yaml was written for other parameters.",
+            expected=f"the jobs of {PARAMS}",
+            fix="run `mmfuse sync --write-dvc`, then the same command again",
+        )
 
 
 def sync(root: Path) -> None:
@@ -75,14 +116,13 @@ def sync(root: Path) -> None:
     Raises:
         UserError: neither engine is up to date.
     """
-    study = snakemake_study(root)
-    write_dvc(root, study)
+    write_dvc(root)
+    write_code(root)
     if _run(root, "dvc", "status", "--quiet") == 0:
         _renew(root)
         print("DVC is up to date; Snakemake's records now say the same.")
         return
-    nothing = "Nothing to be done" in _output(root, "snakemake", "--dry-run", "--cores", "1")
-    if nothing and study.recorded:
+    if _finished(root):
         _must(root, "dvc", "commit", "--force", "--quiet")
         _renew(root)  # DVC has written the files anew, and Snakemake goes by the time of the largest ones
         print("Snakemake is up to date; DVC's records now say the same.")
@@ -94,6 +134,13 @@ def sync(root: Path) -> None:
     )
 
 
+def _finished(root: Path) -> bool:
+    """Whether Snakemake has run all jobs itself, and has nothing to do."""
+    run = subprocess.run(["snakemake", "--summary"], cwd=root, capture_output=True, text=True, check=False)
+    rows = list(csv.DictReader(io.StringIO(run.stdout), delimiter="\t"))
+    return not run.returncode and bool(rows) and all(r["plan"] == "no update" and r["rule"] != "-" for r in rows)
+
+
 def _renew(root: Path) -> None:
     """Let Snakemake take everything that lies there as up to date."""
     _must(root, "snakemake", "--touch", "--forceall", "--cores", "1", "--quiet", "all")
@@ -103,11 +150,6 @@ def _run(root: Path, *command: str) -> int:
     return subprocess.run(command, cwd=root, capture_output=True, check=False).returncode
 
 
-def _output(root: Path, *command: str) -> str:
-    run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    return run.stdout + run.stderr
-
-
 def _must(root: Path, *command: str) -> None:
     run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if run.returncode:
@@ -115,15 +157,17 @@ def _must(root: Path, *command: str) -> None:
 
 
 def main() -> None:
-    """`sync.py` brings the engines together, `--write-dvc` writes dvc.yaml, `--check` compares the two graphs."""
+    """Bring the engines together; `--write-dvc` writes dvc.yaml, `--check` compares all jobs, `--code` is for DVC."""
     root = Path.cwd()
     try:
         if "--write-dvc" in sys.argv:
-            study = snakemake_study(root)
-            if not write_dvc(root, study):
+            if not write_dvc(root):
                 print("dvc.yaml is up to date")
+        elif "--code" in sys.argv:
+            check_dvc(root)
+            write_code(root)
         elif "--check" in sys.argv:
-            lines = differences(snakemake_study(root).jobs, dvc_jobs(root))
+            lines = differences(declared_jobs(root), dvc_jobs(root), snakemake_commands(root))
             print("\n".join(lines) or "both engines have the same jobs")
             sys.exit(1 if lines else 0)
         else:

@@ -72,10 +72,9 @@ def options_of(method: str, params: Path | None, variant: str, assignments: Sequ
     Raises:
         UserError: the parameters lack the variant, or an assignment has no `=`.
     """
-    from mmfuse.stages.train import network_options, without_adaptive
     from mmfuse.study.parameters import load_parameters
     from mmfuse.study.plan import settings_of
-    from mmfuse.study.settings import assigned
+    from mmfuse.study.settings import assigned, network_options, without_adaptive
 
     options: dict[str, Any] = {}
     if params is not None:

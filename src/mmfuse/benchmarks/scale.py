@@ -35,7 +35,7 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
     "Snakemake: dry run": (
         "snakemake", "--dry-run", "--quiet", "--cores", "1", "--workflow-profile", "workflow/profiles/local", "all",
     ),
-    "dvc.yaml from the Snakefile": (sys.executable, "workflow/scripts/sync.py", "--write-dvc"),
+    "dvc.yaml": (sys.executable, "workflow/scripts/sync.py", "--write-dvc"),
     "DVC: graph": ("dvc", "stage", "list", "--name-only"),
     "DVC: status": ("dvc", "status", "--quiet"),
 }  # fmt: skip

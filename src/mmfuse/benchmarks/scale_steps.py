@@ -10,13 +10,12 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mmfuse.data.catalog import load_catalog
-from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters
+from mmfuse.study.stages import STAGES, report_inputs
 
 T = TypeVar("T")
 Measured = dict[str, tuple[float, float]]  # part to processor seconds and MiB
@@ -66,11 +65,9 @@ def planning() -> Measured:
 def plan_all() -> list[Any]:
     """Return everything that a plan says of a study: files, and the watched keys of each job."""
     parameters = load_parameters(Path("params.yaml"))
-    found: list[Any] = [plan.report_inputs(parameters)]
-    found += [plan.watched(parameters, "train", **asdict(training)) for training in plan.trainings(parameters)]
-    for dataset, system in plan.scored_pairs(parameters):
-        what = {"dataset": dataset, "method": system.method, "variant": system.variant}
-        found += [plan.watched(parameters, stage, **what) for stage in ("fuse", "evaluate")]
+    found: list[Any] = [report_inputs(parameters)]
+    for stage in STAGES.values():
+        found += [(stage.watched(parameters, key), stage.inputs(parameters, key)) for key in stage.jobs(parameters)]
     return found
 
 

@@ -24,6 +24,7 @@ from mmfuse.errors import UserError
 from mmfuse.files.reading import read_yaml
 from mmfuse.study import plan
 from mmfuse.study.plan import System
+from mmfuse.study.stages import report_inputs
 
 METHOD, DATASET = "mma_unet", "synthetic_road"
 DEMO = Path("workflow/configs/demo.yaml")
@@ -122,7 +123,7 @@ def make_results(size: Size, folder: Path) -> None:
         fused = folder / "data/fused" / dataset / system.label
         for name in _shown(values, dataset, names, linked.get(dataset, [])):
             write_image(fused / f"{name}.png", random.integers(0, 256, (_SIDE, _SIDE), dtype=np.uint8))
-    for path in plan.report_inputs(values):
+    for path in report_inputs(values):
         if path.endswith("run.json"):
             _write_record(folder, path)
 

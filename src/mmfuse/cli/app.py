@@ -17,10 +17,19 @@ import typer
 
 from mmfuse import __version__
 from mmfuse.cli import stages as commands
-from mmfuse.cli.options import Task
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.files.writing import no_space
 from mmfuse.leaderboard.command import leaderboard
+
+_PARAMS = Path("params.yaml")
+
+
+class Task(StrEnum):
+    """What a network fuses: infrared and visible, or medical images."""
+
+    ivif = "ivif"
+    mif = "mif"
+
 
 app = typer.Typer(
     help="A reproducible benchmark of multimodal image fusion.",
@@ -136,7 +145,7 @@ class Listed(StrEnum):
 @app.command(name="list")
 def list_(
     what: Annotated[Listed, typer.Argument(help="What to list.")],
-    params: Annotated[Path, typer.Option(help="The study's parameters (for variants).")] = commands.DEFAULT_PARAMS,
+    params: Annotated[Path, typer.Option(help="The study's parameters (for variants).")] = _PARAMS,
 ) -> None:
     """List the methods, metrics, datasets, variants, analyses or shipped weights there are."""
     from mmfuse.cli import own_images as people
@@ -147,7 +156,7 @@ def list_(
 
 @app.command()
 def doctor(
-    params: Annotated[Path, typer.Option(help="The study's parameters.")] = commands.DEFAULT_PARAMS,
+    params: Annotated[Path, typer.Option(help="The study's parameters.")] = _PARAMS,
 ) -> None:
     """Check the environment, the devices, the parameters and the data, and say what to do about each problem."""
     from mmfuse.cli.doctor import examine
@@ -190,7 +199,7 @@ def register(
     study: Annotated[
         str | None, typer.Option(help="The study's name; another one in the parameters is refused.")
     ] = None,
-    params: Annotated[Path, typer.Option(help="The study's parameters.")] = commands.DEFAULT_PARAMS,
+    params: Annotated[Path, typer.Option(help="The study's parameters.")] = _PARAMS,
 ) -> None:
     """Put the study's best trained system into MLflow's registry, ready for `mlflow.pytorch.load_model`."""
     from mmfuse.cli import registering
@@ -253,7 +262,11 @@ def benchmark_convolution(
 @app.command()
 def sync(
     write: Annotated[
-        bool, typer.Option("--write-dvc", help="Only write dvc.yaml anew from the Snakefile and params.yaml.")
+        bool, typer.Option("--write-dvc", help="Only write dvc.yaml for the jobs of params.yaml.")
+    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only compare the jobs of both engines.")] = False,
+    code: Annotated[
+        bool, typer.Option("--code", help="Only list the code behind each job, as DVC's stage `code` does.")
     ] = False,
 ) -> None:
     """Make both engines agree: after a complete run of one, the other has nothing to do.
@@ -264,7 +277,8 @@ def sync(
     script = Path("workflow/scripts/sync.py")
     if not script.is_file():
         raise UserError("This is not the root of an mmfuse project.", expected=str(script))
-    run = subprocess.run([sys.executable, str(script), *(["--write-dvc"] if write else [])], check=False)
+    chosen = {"--write-dvc": write, "--check": check, "--code": code}
+    run = subprocess.run([sys.executable, str(script), *(word for word, on in chosen.items() if on)], check=False)
     raise typer.Exit(run.returncode)
 
 

@@ -83,7 +83,8 @@ def _parameters(params: Path) -> str:
 def _methods(params: Path) -> str:
     """Build every method and variant of the study once, and look its metrics up."""
     from mmfuse.metrics import resolve
-    from mmfuse.stages.train import check_parts, network_options, without_adaptive
+    from mmfuse.stages.train import check_parts
+    from mmfuse.study.settings import network_options, without_adaptive
     from mmfuse.training.checkpoints import build, load_method
 
     parameters = load_parameters(params)

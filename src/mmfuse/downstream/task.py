@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfuse.data.catalog import Dataset
+from mmfuse.data.catalog import dataset as catalog_entry
 from mmfuse.data.images import Bytes, write_image
 from mmfuse.data.packs import Pack
 from mmfuse.downstream.folds import read_folds
@@ -16,6 +17,25 @@ from mmfuse.downstream.images import Labelled, load_images
 from mmfuse.downstream.labels import class_index, class_names
 from mmfuse.errors import UserError
 from mmfuse.files.writing import whole_folder
+from mmfuse.pipeline.jobs import Work
+from mmfuse.study.plan import MODALITIES
+
+
+def task_of(job: Work) -> Task:
+    """Return what one job of the stage `detect` or `segment` trains and tests."""
+    block, own = job.parameters["downstream"][job.key["protocol"]], job.key["set"]
+    modalities = [name for name in MODALITIES if name in block["sets"] and (block["transfer"] or name == own)]
+    return Task(
+        dataset=catalog_entry(block["dataset"]),
+        block=block,
+        pack=job.read("pack"),
+        folds=job.read("folds"),
+        sources={**{name: name for name in modalities}, **{folder.name: folder for folder in job.inputs["fused"]}},
+        own=own,
+        seed=int(job.key["seed"]),
+        out=job.outputs["summary"].with_suffix(""),
+        resume=job.resume,
+    )
 
 
 @dataclass(frozen=True)

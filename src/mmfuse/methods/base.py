@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from mmfuse.nn import further_losses
 from mmfuse.nn.precision import at_least_single
 
-ADAPTIVE = "adaptive"  # the value of an option that a part finds from its training images
-
 
 class FusionMethod(nn.Module):
     """A network (or a formula) that fuses two aligned images into one.

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -22,8 +23,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from mmfuse.data import catalog
 from mmfuse.errors import UserError
 from mmfuse.files.writing import checksum, remove_leftovers, write_json
+from mmfuse.pipeline.lineage import parents
+from mmfuse.study.parameters import load_parameters, pick_all
+from mmfuse.study.plan import System
+from mmfuse.study.stage import KEYS, Key, Stage
 from mmfuse.tracking import Parent, Tracker
 
 _LIBRARIES = (
@@ -78,6 +84,82 @@ class Running:
     tracker: Tracker
     fingerprint: str
     measured: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One job that a stage is asked to do.
+
+    Attributes:
+        stage: The stage's declaration.
+        key: Which of its jobs it is.
+        parameters: The study's parameters.
+        params: The file that they come from.
+        inputs: Paths of what it reads, by the declared names.
+        outputs: Paths of what it writes, by the declared names.
+        running: Its MLflow run and its fingerprint.
+    """
+
+    stage: Stage
+    key: Key
+    parameters: dict[str, Any]
+    params: Path
+    inputs: Mapping[str, list[Path]]
+    outputs: Mapping[str, Path]
+    running: Running
+
+    def read(self, name: str) -> Path:
+        """Return the only path of an input."""
+        (path,) = self.inputs[name]
+        return path
+
+    @property
+    def system(self) -> System:
+        """The single system that the job serves."""
+        system = self.stage.system(self.parameters, self.key)
+        assert system is not None
+        return system
+
+    @property
+    def resume(self) -> Path:
+        """Where the state of an unfinished job lies."""
+        return Path(self.stage.resume.format(**self.key))
+
+
+def run(stage: Stage, key: Key, params: Path, work: Callable[[Work], None]) -> None:
+    """Do one job of a stage inside its envelope.
+
+    Raises:
+        UserError: the parameters or the key are wrong, an input is missing, or another process is at the same job.
+    """
+    for name in stage.key:
+        if not re.fullmatch(KEYS[name][0], key[name]):
+            raise UserError(f"--{name.replace('_', '-')} has no such value.", expected=KEYS[name][1], found=key[name])
+    parameters = load_parameters(params)
+    if "dataset" in key:
+        catalog.dataset(key["dataset"])  # refuses an unknown one
+    inputs = {name: list(map(Path, paths)) for name, paths in stage.inputs(parameters, key).items()}
+    outputs = {name: Path(path) for name, path in stage.written(key).items()}
+    # none where the package is installed without the project
+    sources = [path for path in map(Path, stage.code(key)) if path.is_file()]
+    job = Job(
+        stage=stage.name,
+        name="/".join(stage.parts(key)) or parameters["study"]["name"],
+        inputs=[*sources, *(path for paths in inputs.values() for path in paths)],
+        outputs=list(outputs.values()),
+        record=Path(stage.path("record", key)),
+        parameters=pick_all(parameters, stage.watched(parameters, key)),
+        tags=stage.tags(parameters, key),
+        study=parameters["study"]["name"],
+        parents=parents(parameters, stage.system(parameters, key)),
+    )
+
+    def start(running: Running) -> None:
+        work(Work(stage, key, parameters, params, inputs, outputs, running))
+
+    execute(job, start)
+    if stage.resume and not rank():
+        Path(stage.resume.format(**key)).unlink(missing_ok=True)
 
 
 def execute(job: Job, work: Callable[[Running], None]) -> None:

@@ -27,7 +27,7 @@ def pages(study: Study) -> list[Page]:
                 study.album.draw(dataset, f"{name}_{number}", d.title, d.caption, (d.width, d.height), d.paint)
                 for number, d in enumerate(analyses.load(name).draw(found), start=1)
             ],
-            "runs": [(s.label, provenance.anchor("run", "analyse", name, dataset, s.label)) for s in found],
+            "runs": [(s.label, provenance.anchor("run", "analyse", dataset, name, s.label)) for s in found],
         }
         for (name, dataset), found in results.items()
     ]

@@ -88,7 +88,7 @@ def _shown(study: Study, protocol: str) -> dict[str, Any]:
         "model": block["model"]["name"],
         "parameters": sets[0].summaries[0]["parameters"],
         "folds": sets[0].summaries[0]["folds"],
-        "divide": provenance.anchor("run", "divide", protocol),
+        "divide": provenance.anchor("run", "divide", block["dataset"], protocol),
         "unlabelled": block.get("unlabelled"),
         "seeds": block["seeds"],
         "measure": WORDS[main[0]],

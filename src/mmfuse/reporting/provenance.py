@@ -12,8 +12,9 @@ import yaml
 
 from mmfuse.files.reading import read_json
 from mmfuse.reporting.scores import existing
+from mmfuse.study.stages import STAGES
 
-_ORDER = ("download", "prepare", "crop", "train", "fuse", "evaluate", "analyse", "label", "divide", "detect", "segment")
+_ORDER = tuple(STAGES)
 _SHOWN = 40  # ASSUME: longer lists of files are cut in the page; run.json has them whole
 
 

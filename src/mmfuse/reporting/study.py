@@ -17,6 +17,7 @@ from mmfuse.reporting.style import Album
 from mmfuse.reporting.tables import Table, build
 from mmfuse.study import plan
 from mmfuse.study.plan import System
+from mmfuse.study.stages import jobs_of
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ class Study:
 
     def training_anchor(self, weights: Path) -> str:
         """Return the place of a training's run in the page."""
-        return provenance.anchor("run", "train", *weights.relative_to(self.rooms.checkpoints).with_suffix("").parts)
+        name, method, variant, seed, part = weights.relative_to(self.rooms.checkpoints).with_suffix("").parts
+        return provenance.anchor("run", "train", name, f"{method}.{variant}.{seed}", part)
 
     def analysis(self, name: str, dataset: str, system: System) -> Path:
         """Return the path of an analysis's result."""
@@ -123,7 +125,7 @@ def read_study(parameters: Mapping[str, Any], rooms: Rooms, catalog: Mapping[str
     """
     groups = read_groups(parameters, rooms.scores)
     boards = {dataset: _board(dataset, found) for dataset, found in groups.items()}
-    return Study(parameters, rooms, catalog, printed, groups, boards, _runs(parameters, rooms))
+    return Study(parameters, rooms, catalog, printed, groups, boards, _runs(parameters))
 
 
 def read_groups(parameters: Mapping[str, Any], scores: Path) -> dict[str, list[Group]]:
@@ -150,54 +152,9 @@ def _board(dataset: str, groups: Sequence[Group]) -> Table:
     )
 
 
-def _runs(parameters: Mapping[str, Any], rooms: Rooms) -> list[Run]:
-    """Return every run behind the page, in the order in which the work was done."""
-    runs = []
-    for dataset in plan.datasets_of(parameters):
-        raw = rooms.prepared.with_name("raw") / f"{dataset}.run.json"
-        runs.append(provenance.read_run(raw, "download", dataset))
-        runs.append(provenance.read_run(rooms.prepared / dataset / "run.json", "prepare", dataset))
-    runs += _training_runs(parameters, rooms)
-    for stage, room in (("fuse", rooms.fused), ("evaluate", rooms.scores)):
-        runs += [
-            provenance.read_run(room / dataset / f"{system.label}.run.json", stage, dataset, system.label)
-            for dataset, system in plan.scored_pairs(parameters)
-        ]
-    for name, dataset, system in plan.analysed(parameters):
-        path = rooms.analyses / dataset / plan.analysis_file(name, system)
-        runs.append(provenance.read_run(path.with_suffix(".run.json"), "analyse", name, dataset, system.label))
-    return [*runs, *_downstream_runs(parameters, rooms)]
-
-
-def _training_runs(parameters: Mapping[str, Any], rooms: Rooms) -> list[Run]:
-    """Return the runs that cut patches and trained on them."""
-    runs = []
-    trainings = plan.trainings(parameters)
-    read = [pack for training in trainings for pack in plan.training_packs(parameters, rooms.prepared, training)]
-    for pack in dict.fromkeys(read):
-        if pack.name != "train.safetensors":  # a set of patches, with a run of its own
-            runs.append(provenance.read_run(pack.with_suffix(".run.json"), "crop", pack.parent.name, pack.stem))
-    for training in trainings:
-        path = rooms.checkpoints / f"{training.stem}.run.json"
-        runs.append(provenance.read_run(path, "train", *training.stem.split("/")))
-    return runs
-
-
-def _downstream_runs(parameters: Mapping[str, Any], rooms: Rooms) -> list[Run]:
-    """Return the runs behind the detectors and segmenters."""
-    runs, fused = [], []
-    for dataset in dict.fromkeys(block["dataset"] for block in plan.protocols(parameters).values()):
-        runs.append(provenance.read_run(rooms.prepared / dataset / "labelled.run.json", "label", dataset))
-    for protocol, block in plan.protocols(parameters).items():
-        folder = rooms.prepared / block["dataset"]
-        runs.append(provenance.read_run(folder / f"folds.{protocol}.run.json", "divide", protocol))
-        fused += [
-            (block["dataset"], label) for label, system in plan.image_sets(parameters, protocol).items() if system
-        ]
-    for dataset, label in dict.fromkeys(fused):
-        path = rooms.fused / dataset / "labelled" / f"{label}.run.json"
-        runs.append(provenance.read_run(path, "fuse", dataset, "labelled", label))
-    for protocol, label, seed in plan.downstream_jobs(parameters):
-        path = rooms.downstream / protocol / f"{label}.seed{seed}.run.json"
-        runs.append(provenance.read_run(path, parameters["downstream"][protocol]["goal"], protocol, path.name[:-9]))
-    return runs
+def _runs(parameters: Mapping[str, Any]) -> list[Run]:
+    """Return every run behind the page, in the order of the work."""
+    return [
+        provenance.read_run(Path(stage.path("record", key)), stage.name, *stage.parts(key))
+        for stage, key in jobs_of(parameters)
+    ]

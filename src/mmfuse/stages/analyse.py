@@ -14,9 +14,24 @@ from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
 from mmfuse.files.writing import write_json
 from mmfuse.inference.fusing import best_device
-from mmfuse.pipeline.jobs import Running
+from mmfuse.pipeline.jobs import Running, Work
 from mmfuse.study.plan import System
 from mmfuse.training.checkpoints import load_method
+
+
+def work(job: Work) -> None:
+    """Do one job of the stage."""
+    name = job.key["analysis"]
+    run(
+        name,
+        job.system,
+        options=job.parameters["analyse"][name]["options"],
+        weights=job.read("weights"),
+        test=job.read("test"),
+        threads=job.parameters["fuse"]["threads"],
+        out=job.outputs["result"],
+        running=job.running,
+    )
 
 
 def run(

@@ -13,6 +13,13 @@ from tqdm import tqdm
 from mmfuse.data.images import Bytes
 from mmfuse.data.packs import Pack, Sample, pack_writer, patch_name
 from mmfuse.errors import UserError
+from mmfuse.pipeline.jobs import Work
+
+
+def work(job: Work) -> None:
+    """Do one job of the stage."""
+    patches = job.parameters["prepare"]["patches"][job.key["patches"]]
+    run(pack=job.read("pack"), out=job.outputs["pack"], patches=patches)
 
 
 def run(*, pack: Path, out: Path, patches: Mapping[str, Any]) -> None:

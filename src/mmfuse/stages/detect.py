@@ -13,13 +13,18 @@ from mmfuse.downstream.boxes import Boxes, Matched, match
 from mmfuse.downstream.images import Batches, Labelled, as_tensor
 from mmfuse.downstream.models import build_detector
 from mmfuse.downstream.results import curves, detection_summary, write_detections
-from mmfuse.downstream.task import Task
-from mmfuse.pipeline.jobs import Running
+from mmfuse.downstream.task import Task, task_of
+from mmfuse.pipeline.jobs import Running, Work
 from mmfuse.reporting.pictures import with_boxes
 from mmfuse.training.seeding import seed_everything
 
 _SURE = 0.3  # ASSUME: boxes of a smaller score are not drawn
 Predict = Callable[[Sequence[Labelled]], list[Boxes]]
+
+
+def work(job: Work) -> None:
+    """Do one job of the stage."""
+    run(task_of(job), running=job.running)
 
 
 def run(task: Task, *, running: Running) -> None:

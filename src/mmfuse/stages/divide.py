@@ -12,11 +12,20 @@ from typing import Any
 import numpy as np
 
 from mmfuse.data.catalog import Dataset
+from mmfuse.data.catalog import dataset as catalog_entry
 from mmfuse.data.packs import Pack
 from mmfuse.downstream.folds import FOLDS, divide
 from mmfuse.downstream.labels import check_labels
 from mmfuse.files.reading import read_table
 from mmfuse.files.writing import write_text
+from mmfuse.pipeline.jobs import Work
+
+
+def work(job: Work) -> None:
+    """Do one job of the stage."""
+    block = job.parameters["downstream"][job.key["protocol"]]
+    chosen = {key: block[key] for key in ("goal", "splits", "division")}
+    run(catalog_entry(job.key["dataset"]), pack=job.read("pack"), out=job.outputs["folds"], **chosen)
 
 
 def run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import shutil
 import sys
 import tempfile
@@ -19,9 +20,22 @@ from mmfuse.data.catalog import dataset as catalog_entry
 from mmfuse.data.downloads import clone, discard, download
 from mmfuse.errors import UserError
 from mmfuse.files.writing import files_below, read_manifest, sha256, whole_folder, write_text
+from mmfuse.pipeline.jobs import Work
 
 MANUAL = Path("data/manual")
 _SHOWN = 5
+
+
+def work(job: Work) -> None:
+    """Do one job of the stage."""
+    mirror = os.environ.get("MMFUSE_MIRROR") or job.parameters["download"]["mirror"]
+    dataset = job.key["dataset"]
+    run(
+        dataset=dataset,
+        out=job.outputs["folder"],
+        mirror=Path(mirror) if mirror else None,
+        generate=job.parameters["generate"].get(dataset),
+    )
 
 
 def run(

@@ -13,8 +13,25 @@ from mmfuse.data.packs import Pack
 from mmfuse.data.pairs import check_equal_sizes
 from mmfuse.metrics import resolve
 from mmfuse.metrics.tables import score_images, summarise, write_scores
-from mmfuse.pipeline.jobs import Running
+from mmfuse.pipeline.jobs import Running, Work
 from mmfuse.study.plan import System
+
+
+def work(job: Work) -> None:
+    """Do one job of the stage."""
+    block = job.parameters["evaluate"]
+    run(
+        job.system,
+        job.key["dataset"],
+        test=job.read("test"),
+        fused=job.read("fused"),
+        out=job.outputs["table"],
+        convention=block["convention"],
+        beside=block["beside"],
+        metrics=block["metrics"],
+        workers=block["workers"],
+        running=job.running,
+    )
 
 
 def run(

@@ -23,8 +23,30 @@ from mmfuse.inference.fast_copy import for_inference
 from mmfuse.inference.fusing import best_device, fuse_pair, strip
 from mmfuse.methods.base import FusionMethod
 from mmfuse.nn.counting import multiply_adds
-from mmfuse.pipeline.jobs import Running
+from mmfuse.pipeline.jobs import Running, Work
+from mmfuse.study.plan import external_images
+from mmfuse.study.settings import network_options, settings_of
 from mmfuse.training.checkpoints import build, load_method
+
+
+def work(job: Work) -> None:
+    """Do one job of the stage `fuse` or `fuse_labelled`."""
+    block, out, test = job.parameters["fuse"], job.outputs["folder"], job.read("test")
+    method, variant = job.key["method"], job.key["variant"]
+    if job.inputs["external"]:
+        folder = external_images(job.key["dataset"], method)
+        take_over(folder, test=test, out=out, pictures=block["pictures"], running=job.running)
+        return
+    run(
+        method,
+        network=network_options(settings_of(job.parameters, method, variant)),
+        weights=next(iter(job.inputs["weights"]), None),
+        test=test,
+        out=out,
+        threads=block["threads"],
+        pictures=block["pictures"],
+        running=job.running,
+    )
 
 
 def run(

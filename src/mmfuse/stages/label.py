@@ -9,10 +9,25 @@ from pathlib import Path
 import pandas as pd
 
 from mmfuse.data.catalog import Dataset
+from mmfuse.data.catalog import dataset as catalog_entry
 from mmfuse.data.packs import pack_writer
 from mmfuse.data.reading import find_pairs, first_of, read_pairs
 from mmfuse.errors import UserError
 from mmfuse.files.writing import write_text
+from mmfuse.pipeline.jobs import Work
+from mmfuse.study.plan import protocols
+
+
+def work(job: Work) -> None:
+    """Do one job of the stage."""
+    name = job.key["dataset"]
+    run(
+        catalog_entry(name),
+        raw=job.read("raw"),
+        out=job.outputs["pack"],
+        splits=sorted({split for block in protocols(job.parameters, name).values() for split in block["splits"]}),
+        skip_broken=job.parameters["prepare"]["skip_broken"],
+    )
 
 
 def run(dataset: Dataset, *, raw: Path, out: Path, splits: Collection[str], skip_broken: bool) -> None:

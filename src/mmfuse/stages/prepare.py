@@ -12,13 +12,29 @@ from pathlib import Path
 import pandas as pd
 
 from mmfuse.data.catalog import Dataset
+from mmfuse.data.catalog import dataset as catalog_entry
 from mmfuse.data.images import luminance
 from mmfuse.data.packs import Sample, pack_writer, spread
 from mmfuse.data.reading import Files, find_pairs, first_of, read_pairs
 from mmfuse.errors import UserError
 from mmfuse.files.writing import write_text
+from mmfuse.pipeline.jobs import Work
 
 SPLITS = ("train", "val", "test")
+
+
+def work(job: Work) -> None:
+    """Do one job of the stage."""
+    name, block = job.key["dataset"], job.parameters["prepare"]
+    run(
+        catalog_entry(name),
+        raw=job.read("raw"),
+        out=job.outputs["pairs"].parent,
+        val_fraction=block["val_fraction"],
+        val_pairs=block.get("val_pairs", {}).get(name),
+        skip_broken=block["skip_broken"],
+        subset=block.get("subset", {}).get(name),
+    )
 
 
 def run(

@@ -6,10 +6,41 @@ from pathlib import Path
 from typing import Any
 
 from mmfuse.data.catalog import load_catalog
-from mmfuse.files.writing import whole_folder, write_text
+from mmfuse.files.writing import whole_folder, write_json, write_text
+from mmfuse.pipeline.jobs import Work
 from mmfuse.reporting import viewer
+from mmfuse.reporting.means import study_means
 from mmfuse.reporting.pages import pages, render
 from mmfuse.reporting.study import Rooms, read_study
+from mmfuse.study.parameters import flatten
+from mmfuse.study.set_checks import check_fused
+from mmfuse.tracking import STUDY, results
+
+
+def work(job: Work) -> None:
+    """Do the job of the stage."""
+    parameters, out = job.parameters, job.outputs["page"].parent
+    check_fused(parameters)
+    data = Path("data")
+    scores, downstream = out / "scores", out / "downstream"
+    run(
+        parameters=parameters,
+        prepared=data / "prepared",
+        checkpoints=data / "checkpoints",
+        fused=data / "fused",
+        scores=scores,
+        analyses=out / "analysis",
+        downstream=downstream,
+        out=out,
+        catalog=data / "catalog.yaml",
+        printed=job.read("printed"),
+    )
+    means = study_means(parameters, scores, downstream)
+    write_json(job.outputs["means"], means)  # what `dvc metrics diff` compares
+    tracker = job.running.tracker
+    tracker.log_above(STUDY, flatten(means, separator="/"))
+    tracker.keep_above(STUDY, lambda file: results.pack(Path(), job.params, parameters, file), results.ARCHIVE)
+    print(job.outputs["page"].resolve())
 
 
 def run(

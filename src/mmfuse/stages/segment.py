@@ -15,12 +15,17 @@ from mmfuse.downstream.images import Batches, Labelled, as_tensor
 from mmfuse.downstream.masks import confusion
 from mmfuse.downstream.models import build_segmenter
 from mmfuse.downstream.results import segmentation_summary, write_masks
-from mmfuse.downstream.task import Task
-from mmfuse.pipeline.jobs import Running
+from mmfuse.downstream.task import Task, task_of
+from mmfuse.pipeline.jobs import Running, Work
 from mmfuse.reporting.pictures import with_mask
 from mmfuse.training.seeding import seed_everything
 
 Predict = Callable[[Sequence[Labelled]], list[NDArray[np.int64]]]
+
+
+def work(job: Work) -> None:
+    """Do one job of the stage."""
+    run(task_of(job), running=job.running)
 
 
 def run(task: Task, *, running: Running) -> None:

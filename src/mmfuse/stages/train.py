@@ -17,16 +17,35 @@ from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
 from mmfuse.files.writing import write_text
 from mmfuse.inference.fusing import fuse_pair, strip
-from mmfuse.methods.base import ADAPTIVE, FusionMethod
+from mmfuse.methods.base import FusionMethod
 from mmfuse.nn import further_losses
-from mmfuse.pipeline.jobs import Running
+from mmfuse.pipeline.jobs import Running, Work
 from mmfuse.study.plan import System
+from mmfuse.study.settings import ADAPTIVE, network_options, settings_of, without_adaptive
+from mmfuse.study.training_sets import training_set
 from mmfuse.training.batches import Batch, TrainingPairs, validation_pairs
 from mmfuse.training.checkpoints import Card, build, load_into, read_moments, read_weights, save_weights, weights_of
 from mmfuse.training.loop import Outcome, make_fabric, step_count, train_part
 from mmfuse.training.seeding import seed_everything
 
 _WEIGHTS, _SURVEY = 2, 3  # streams of random numbers: the first weights, the crops that options are found from
+
+
+def work(job: Work) -> None:
+    """Do one job of the stage."""
+    run(
+        job.system,
+        job.key["part"],
+        settings=settings_of(job.parameters, job.key["method"], job.key["variant"]),
+        loop=job.parameters["train"],
+        train=job.inputs["train"],
+        pairs_of=training_set(job.parameters, job.key["trained_on"]).pairs,
+        val=job.inputs["val"],
+        start=job.inputs["start"],
+        out=job.outputs["best"],
+        resume=job.resume,
+        running=job.running,
+    )
 
 
 def run(
@@ -106,24 +125,6 @@ def run(
         running.tracker.log_metrics({"best/step": outcome.best_step})
         if complete:
             _show(method, packs, running)
-
-
-def network_options(settings: Mapping[str, Any], part: str | None = None) -> dict[str, Any]:
-    """Return what the method's constructor gets: the shared options, and those of every part up to `part`.
-
-    Options of later parts stay at their defaults, so that they do not show in the weights of earlier ones.
-    """
-    options = dict(settings.get("network", {}))
-    for name, block in settings.get("parts", {}).items():
-        options |= block.get("network", {})
-        if name == part:
-            break
-    return options
-
-
-def without_adaptive(network: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options without those that are found from training images."""
-    return {name: value for name, value in network.items() if value != ADAPTIVE}
 
 
 def _settled(

@@ -160,10 +160,16 @@ def earlier_parts(parameters: Parameters, method: str, part: str) -> list[str]:
     return parts[: parts.index(part)]
 
 
+def patches_of(parameters: Parameters, training: Training) -> str | None:
+    """Return the patch set that a training reads; None if it reads whole images."""
+    patches = settings_of(parameters, training.method, training.variant)["parts"][training.part]["patches"]
+    return None if patches == "whole" else str(patches)
+
+
 def training_packs(parameters: Parameters, prepared: Path, training: Training) -> list[Path]:
     """Return the packs a training reads: of whole images, or the patch set that the part names."""
-    patches = settings_of(parameters, training.method, training.variant)["parts"][training.part]["patches"]
-    file = "train.safetensors" if patches == "whole" else f"patches.{patches}.safetensors"
+    patches = patches_of(parameters, training)
+    file = f"patches.{patches}.safetensors" if patches else "train.safetensors"
     return [prepared / name / file for name in training_set(parameters, training.trained_on).train]
 
 
@@ -233,11 +239,13 @@ def image_sets(parameters: Parameters, protocol: str) -> dict[str, System | None
     return {system.label if system else name: system for name, system in systems.items()}
 
 
-def labelled_images(parameters: Parameters, protocol: str, label: str) -> list[str]:
-    """Return the folders of fused images that a detector or segmenter of one image set sees; none for a modality."""
+def seen_systems(parameters: Parameters, protocol: str, label: str) -> list[System]:
+    """Return the systems whose images a detector or segmenter of one set sees: its own, or all if it transfers."""
     block, sets = parameters["downstream"][protocol], image_sets(parameters, protocol)
-    seen = sets if block["transfer"] else {label: sets[label]}
-    return [f"data/fused/{block['dataset']}/labelled/{name}" for name, system in seen.items() if system]
+    if label not in sets:
+        raise UserError(f"The protocol {protocol} has no image set {label!r}.", expected=", ".join(sets), found=label)
+    seen = sets.values() if block["transfer"] else [sets[label]]
+    return [system for system in seen if system]
 
 
 def downstream_jobs(parameters: Parameters) -> list[tuple[str, str, int]]:
@@ -248,28 +256,6 @@ def downstream_jobs(parameters: Parameters) -> list[tuple[str, str, int]]:
         for label in image_sets(parameters, protocol)
         for seed in block["seeds"]
     ]
-
-
-def downstream_file(protocol: str, label: str, seed: int) -> str:
-    """Return the path of a downstream result, without its ending."""
-    return f"reports/downstream/{protocol}/{label}.seed{seed}"
-
-
-def _downstream_inputs(parameters: Parameters) -> list[str]:
-    """Return what the report reads of the downstream protocols."""
-    files = []
-    for protocol, block in protocols(parameters).items():
-        room = f"data/prepared/{block['dataset']}"
-        files += [f"{room}/labelled.run.json", f"{room}/folds.{protocol}.csv", f"{room}/folds.{protocol}.run.json"]
-        fused = [
-            images
-            for label in image_sets(parameters, protocol)
-            for images in labelled_images(parameters, protocol, label)
-        ]
-        files += [f"{folder}.run.json" for folder in fused]
-    for job in downstream_jobs(parameters):
-        files += [f"{downstream_file(*job)}{end}" for end in (".json", ".csv", ".pictures", ".run.json")]
-    return files
 
 
 def datasets_of(parameters: Parameters) -> list[str]:
@@ -310,86 +296,3 @@ def trainings(parameters: Parameters) -> list[Training]:
                 name = trained_on(parameters, system.method, system.variant, task)
                 found[Training(name, system.method, source, system.seed, part)] = None
     return list(found)
-
-
-def report_inputs(parameters: Parameters) -> list[str]:
-    """Return every file and folder that the report reads, in the places that the workflow writes them to."""
-    files: list[str] = []
-    for dataset in datasets_of(parameters):
-        packs = [f"data/prepared/{dataset}/{split}.safetensors" for split in ("train", "val", "test")]
-        files += [f"data/raw/{dataset}.run.json", *packs]
-        files += [f"data/prepared/{dataset}/{name}" for name in ("pairs.csv", "run.json")]
-    for training in trainings(parameters):
-        packs = [path.as_posix() for path in training_packs(parameters, Path("data/prepared"), training)]
-        files += [pack.replace(".safetensors", ".run.json") for pack in packs if "/patches." in pack]
-        stem = f"data/checkpoints/{training.stem}"
-        files += [f"{stem}.safetensors", f"{stem}.history.csv", f"{stem}.run.json"]
-    for dataset, system in scored_pairs(parameters):
-        files += [f"data/fused/{dataset}/{system.label}{end}" for end in ("", ".run.json")]
-        files += [f"reports/scores/{dataset}/{system.label}{end}" for end in (".csv", ".json", ".run.json")]
-        given = given_weights(parameters, system)
-        files += [given.as_posix()] if given else []
-        files += [shipped.study_index().as_posix()] if shipped_weights(parameters, system) else []
-    for name, dataset, system in analysed(parameters):
-        path = Path("reports/analysis") / dataset / analysis_file(name, system)
-        files += [path.as_posix(), path.with_suffix(".run.json").as_posix()]
-    files += _downstream_inputs(parameters)
-    return list(dict.fromkeys(files))
-
-
-def watched(parameters: Parameters, stage: str, **what: Any) -> list[str]:
-    """Return the dotted keys that a job's result depends on: a change of one of them reruns the job, in both engines.
-
-    A key of another file than params.yaml is written FILE:KEY.
-
-    Args:
-        parameters: The study's parameters.
-        stage: The stage's name.
-        **what: What tells the job from others: dataset, patches, trained_on, method, variant, part, analysis, protocol.
-    """
-    dataset, method = what.get("dataset"), f"methods.{what.get('method')}"
-    entry, block = f"data/catalog.yaml:datasets.{dataset}", parameters["methods"].get(what.get("method"), {})
-    if stage in {"label", "divide", "detect", "segment"}:
-        return _watched_downstream(parameters, stage, dataset, what.get("protocol"))
-    keys = {
-        "download": [entry],
-        "prepare": [entry, "prepare.skip_broken"],
-        "crop": [f"prepare.patches.{what.get('patches')}"],
-        "train": [f"{method}.network", f"{method}.parts.{what.get('part')}", "train"],
-        "fuse": ["fuse"],
-        "evaluate": ["evaluate.convention", "evaluate.beside", "evaluate.metrics"],
-        "analyse": [f"analyse.{what.get('analysis')}.options"],
-        "report": [key for key in parameters if key != "download"],
-    }[stage]
-    if stage == "report":
-        keys += [f"data/catalog.yaml:datasets.{name}" for name in datasets_of(parameters)]
-    if stage == "download" and dataset in parameters["generate"]:
-        keys.append(f"generate.{dataset}")
-    if stage == "prepare":
-        held = dataset in parameters["prepare"].get("val_pairs", {})
-        keys.append(f"prepare.val_pairs.{dataset}" if held else "prepare.val_fraction")
-        keys += [f"prepare.subset.{dataset}"] if dataset in parameters["prepare"].get("subset", {}) else []
-    if stage == "train":
-        keys.append(training_set(parameters, what["trained_on"]).key)
-    if stage == "fuse" and what.get("variant") == EXTERNAL:
-        return keys
-    weight_free = stage == "fuse" and "parts" not in block  # a trained network's options come with its weights
-    if weight_free and "network" in block:
-        keys.append(f"{method}.network")
-    if (stage == "train" or weight_free) and what.get("variant") in block.get("variants", {}):
-        keys.append(f"{method}.variants.{what['variant']}")
-    return keys
-
-
-def _watched_downstream(parameters: Parameters, stage: str, dataset: str | None, protocol: str | None) -> list[str]:
-    """Return what the result of a downstream stage depends on."""
-    if stage == "label":
-        own = [f"downstream.{name}.{key}" for name in protocols(parameters, dataset) for key in ("dataset", "splits")]
-        return [f"data/catalog.yaml:datasets.{dataset}", "prepare.skip_broken", *own]
-    block = parameters["downstream"][str(protocol)]
-    keys = ["goal", "dataset"] + (["splits", "division"] if stage == "divide" else ["model", "training", "pictures"])
-    if stage != "divide":
-        # the sets matter to a job that also looks at the others' images
-        keys += ["transfer"] + (["sets"] if block["transfer"] else []) + (["unlabelled"] if stage == "segment" else [])
-    labels = f"data/catalog.yaml:datasets.{block['dataset']}.labels"
-    return [labels, *(f"downstream.{protocol}.{key}" for key in keys)]

@@ -1,9 +1,8 @@
-"""What is refused about training sets and given weights: as parameters are read, and as a training is started."""
+"""What is refused about training sets and given weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -194,38 +193,6 @@ def _check_tasks(values: Mapping[str, Any], known: Mapping[str, TrainingSet], pa
                 found=f"a set of the task {BOTH}",
                 fix=f"name {alone} in study.tasks or in another training set",
             )
-
-
-def check_inputs(
-    parameters: Mapping[str, Any],
-    training: plan.Training,
-    *,
-    train: Sequence[Path],
-    val: Sequence[Path],
-    start: Sequence[Path],
-) -> None:
-    """Check that a training reads the pairs of its training set, and starts from the weights that it shares by now.
-
-    Raises:
-        UserError: dvc.yaml was written for other parameters, with other packs or the weights of another variant.
-    """
-    name = f"The training {training.stem}"
-    prepared, checkpoints = Path("data/prepared"), Path("data/checkpoints")
-    packs = plan.training_packs(parameters, prepared, training), plan.validation_packs(parameters, prepared, training)
-    for what, given, expected in zip(("train on", "be validated with"), (train, val), packs, strict=True):
-        if [path.parts[-2:] for path in given] != [path.parts[-2:] for path in expected]:
-            raise UserError(
-                f"{name} would {what} other packs than those of its training set.",
-                expected=", ".join(map(str, expected)) or "none", found=", ".join(map(str, given)) or "none",
-                fix="run `mmfuse sync --write-dvc`: the training set in params.yaml has changed",
-            )  # fmt: skip
-    for path, earlier in zip(start, plan.earlier_parts(parameters, training.method, training.part), strict=False):
-        needed = plan.weights(parameters, checkpoints, **{**asdict(training), "part": earlier})
-        if path.parts[-5:] != needed.parts[-5:]:
-            raise UserError(
-                f"{name} does not share these weights.", expected=needed, found=path,
-                fix="run `mmfuse sync --write-dvc`: the variants in params.yaml have changed",
-            )  # fmt: skip
 
 
 def check_fused(parameters: Mapping[str, Any]) -> None:

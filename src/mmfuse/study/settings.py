@@ -10,6 +10,7 @@ import yaml
 from mmfuse.errors import UserError
 
 Parameters = Mapping[str, Any]
+ADAPTIVE = "adaptive"  # the value of an option that a part finds from its training images
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,6 +64,24 @@ def place(parameters: Parameters, method: str, variant: str, option: str) -> flo
             fix="correct `x` of the sweep",
         )
     return float(max(numbers))
+
+
+def network_options(settings: Mapping[str, Any], part: str | None = None) -> dict[str, Any]:
+    """Return what the method's constructor gets: the shared options, and those of every part up to `part`.
+
+    Options of later parts stay at their defaults, so that they do not show in the weights of earlier ones.
+    """
+    options = dict(settings.get("network", {}))
+    for name, block in settings.get("parts", {}).items():
+        options |= block.get("network", {})
+        if name == part:
+            break
+    return options
+
+
+def without_adaptive(network: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options without those that are found from training images."""
+    return {name: value for name, value in network.items() if value != ADAPTIVE}
 
 
 def assigned(texts: Sequence[str]) -> dict[str, Any]:

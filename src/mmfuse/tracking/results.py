@@ -18,7 +18,7 @@ import yaml
 
 from mmfuse.errors import UserError
 from mmfuse.files.reading import read_yaml
-from mmfuse.study import plan
+from mmfuse.study.stages import report_inputs
 from mmfuse.tracking.reading import fetch_kept
 
 ARCHIVE = "study.zip"  # what the run of a study keeps in MLflow
@@ -46,7 +46,7 @@ class Place:
 
 def small_files(parameters: Mapping[str, Any]) -> list[str]:
     """Return the files that say what a study found and how: what was measured, and all records."""
-    found = plan.report_inputs(parameters)
+    found = report_inputs(parameters)
     measured = [file for file in found if file.startswith(_ROOMS) and Path(file).suffix in _TEXTS]
     records = [file for file in found if Path(file).name == "run.json" or file.endswith(".run.json")]
     return list(dict.fromkeys([*measured, *records]))

@@ -1,0 +1,133 @@
+"""What the declaration of a stage consists of; `mmfuse.study.stages` has all of them.
+
+A stage has one job for each value of its key, such as one dataset, or one system on one dataset. From the declaration
+follow the command of a job, its record, the rule's inputs and outputs in the Snakefile, the jobs of `dvc.yaml`, and
+what the report reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from mmfuse.study.code import code_of
+from mmfuse.study.plan import System, task_of
+
+Parameters = Mapping[str, Any]
+Key = Mapping[str, str]  # names and values that tell a job from the others of its stage
+
+_NAME = "[a-z0-9_]+"
+# what the values of keys look like, and what they mean
+KEYS: Mapping[str, tuple[str, str]] = {
+    "dataset": (_NAME, "Dataset of data/catalog.yaml."),
+    "patches": (_NAME, "Patch set under `prepare.patches`."),
+    "trained_on": (_NAME, "Training set: ivif or mif for a task's own, or another by name."),
+    "method": (_NAME, "Method; see `mmfuse list methods`."),
+    "variant": (_NAME, "Variant of the method."),
+    "seed": ("[0-9]+", "Seed of the training."),
+    "part": (_NAME, "Training part of the method."),
+    "analysis": (_NAME, "Analysis; see `mmfuse list analyses`."),
+    "protocol": (_NAME, "Protocol under `downstream`."),
+    "set": (rf"a|b|{_NAME}\.{_NAME}\.s[0-9]+", "Image set to train on: a, b, or METHOD.VARIANT.sSEED."),
+}
+
+
+class Stage:
+    """One stage of the study. A subclass sets the attributes and says what its jobs read and depend on.
+
+    Attributes:
+        name: The stage's name.
+        module: The module of `mmfuse.stages` whose `work` does the job; the stage's name, unless given.
+        key: The names of its key, in the order of the command's options.
+        outputs: Name to path of what it writes, with {KEY} for the values; a folder ends in a slash.
+        record: Path of the job's run.json.
+        unread: Names of outputs that the report does not read.
+        resume: Path of the state of an unfinished job, for stages that resume. It is no output: the engines delete
+            those before they start a job again.
+    """
+
+    name: ClassVar[str]
+    module: ClassVar[str] = ""
+    key: ClassVar[tuple[str, ...]] = ()
+    outputs: ClassVar[Mapping[str, str]]
+    record: ClassVar[str]
+    unread: ClassVar[tuple[str, ...]] = ()
+    resume: ClassVar[str] = ""
+
+    def jobs(self, parameters: Parameters) -> Iterable[Key]:
+        """Return the key of every job of the study, in the order of the parameters."""
+        raise NotImplementedError
+
+    def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
+        """Return the files and folders that a job reads, by name; `code` and what stands there by itself apart."""
+        raise NotImplementedError
+
+    def watched(self, parameters: Parameters, key: Key) -> list[str]:
+        """Return the dotted keys of the parameters that a job's result depends on.
+
+        A change of one of them reruns the job, in both engines. A key of another file than params.yaml is written
+        FILE:KEY.
+        """
+        raise NotImplementedError
+
+    def entries(self, key: Key) -> list[str]:  # noqa: ARG002 - for subclasses
+        """Return the modules that a job loads by name, see `mmfuse.study.code.code_of`."""
+        return []
+
+    def system(self, parameters: Parameters, key: Key) -> System | None:
+        """Return the single system that a job serves, if it does."""
+        if "method" not in key or "dataset" not in key:
+            return None
+        return System(key["method"], key["variant"], task_of(parameters, key["dataset"]), int(key["seed"]))
+
+    def task(self, parameters: Parameters, key: Key) -> str | None:
+        """Return the task that a job serves, `ivif` or `mif`."""
+        return task_of(parameters, key["dataset"]) if "dataset" in key else None
+
+    def tags(self, parameters: Parameters, key: Key) -> dict[str, Any]:
+        """Return what the tracking can search for."""
+        task = self.task(parameters, key)
+        numbers = {"seed": int(key["seed"])} if "seed" in key else {}
+        return {**({"task": task} if task else {}), **key, **numbers}
+
+    # ------------------------------------------------------------------------------------- what follows from it
+
+    @property
+    def summary(self) -> str:
+        """What the stage does, in one sentence: the first line of its docstring."""
+        return (self.__doc__ or "").partition("\n")[0]
+
+    def path(self, output: str, key: Key) -> str:
+        """Return the path of one output of a job, or of its `record`; folders without the slash."""
+        pattern = self.record if output == "record" else self.outputs[output]
+        return pattern.format(**key).rstrip("/")
+
+    def written(self, key: Key) -> dict[str, str]:
+        """Return the path of each output of a job by name, its record apart."""
+        return {name: self.path(name, key) for name in self.outputs}
+
+    def reported(self, key: Key) -> list[str]:
+        """Return what the report reads of a job: its outputs but for the `unread` ones, and its record."""
+        return [*(self.path(name, key) for name in self.outputs if name not in self.unread), self.path("record", key)]
+
+    def code(self, key: Key) -> list[str]:
+        """Return the source files that a job's result depends on."""
+        return list(code_of(self.module or self.name, *self.entries(key)))
+
+    def parts(self, key: Key) -> tuple[str, ...]:
+        """Return what tells a job from others, in words for people: method, variant and seed as one."""
+        label = f"{key['method']}.{key['variant']}.s{key['seed']}" if "method" in key else ""
+        words = {name: label if name == "method" else key[name] for name in self.key}
+        return tuple(word for name, word in words.items() if not (label and name in {"variant", "seed"}))
+
+    def command(self, key: Key) -> str:
+        """Return the command of a job."""
+        return " ".join(["mmfuse", "--log", self.log(key), "stage", self.name.replace("_", "-"), *self.options(key)])
+
+    def options(self, key: Key) -> list[str]:
+        """Return the words that name a job on the command line."""
+        return [word for name in self.key for word in (f"--{name.replace('_', '-')}", key[name])]
+
+    def log(self, key: Key) -> str:
+        """Return the path of a job's log."""
+        return f"logs/{self.name}/{'.'.join(self.parts(key))}.log" if self.key else f"logs/{self.name}.log"

@@ -1,0 +1,432 @@
+"""The stages of the study, each declared once: key, inputs, outputs, and the parameters and code that it depends on.
+
+`mmfuse.stages` has the work, in a module of the same name; `workflow/rules` has a rule for each. No torch in here: the
+engines read it at every start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mmfuse.data import catalog
+from mmfuse.data.images import image_files
+from mmfuse.errors import UserError
+from mmfuse.study import plan
+from mmfuse.study.stage import Key, Parameters, Stage
+from mmfuse.study.training_sets import training_set
+from mmfuse.weights import shipped
+
+_CATALOG = "data/catalog.yaml:datasets"
+_PREPARED, _CHECKPOINTS = Path("data/prepared"), Path("data/checkpoints")
+PUBLISHED = "data/published.csv"  # what the papers print
+_SYSTEM = ("method", "variant", "seed")
+
+
+def _key(system: plan.System) -> dict[str, str]:
+    return {"method": system.method, "variant": system.variant, "seed": str(system.seed)}
+
+
+class Download(Stage):
+    """Bring one dataset to data/raw: generated, from a mirror, or from its source; verified by checksum."""
+
+    name = "download"
+    key = ("dataset",)
+    outputs = {"folder": "data/raw/{dataset}/"}
+    record = "data/raw/{dataset}.run.json"
+    unread = ("folder",)
+
+    def jobs(self, parameters: Parameters) -> Iterable[Key]:
+        return [{"dataset": name} for name in plan.datasets_of(parameters)]
+
+    def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
+        manifest = catalog.dataset(key["dataset"]).manifest
+        return {"manifest": [manifest.as_posix()] if manifest else []}
+
+    def watched(self, parameters: Parameters, key: Key) -> list[str]:
+        drawn = key["dataset"] in parameters["generate"]
+        return [f"{_CATALOG}.{key['dataset']}", *([f"generate.{key['dataset']}"] if drawn else [])]
+
+    def entries(self, key: Key) -> list[str]:
+        generator = catalog.dataset(key["dataset"]).generator
+        return [generator.removeprefix("mmfuse.")] if generator else []
+
+
+class Prepare(Stage):
+    """Pair the images by name, bring them to one size, write the splits down, and pack them."""
+
+    name = "prepare"
+    key = ("dataset",)
+    outputs = {
+        "train": "data/prepared/{dataset}/train.safetensors",
+        "val": "data/prepared/{dataset}/val.safetensors",
+        "test": "data/prepared/{dataset}/test.safetensors",
+        "pairs": "data/prepared/{dataset}/pairs.csv",
+    }
+    record = "data/prepared/{dataset}/run.json"
+
+    def jobs(self, parameters: Parameters) -> Iterable[Key]:
+        return DOWNLOAD.jobs(parameters)
+
+    def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
+        return {"raw": [DOWNLOAD.path("folder", key)]}
+
+    def watched(self, parameters: Parameters, key: Key) -> list[str]:
+        block, name = parameters["prepare"], key["dataset"]
+        validated = f"prepare.val_pairs.{name}" if name in block.get("val_pairs", {}) else "prepare.val_fraction"
+        subset = [f"prepare.subset.{name}"] if name in block.get("subset", {}) else []
+        return [f"{_CATALOG}.{name}", "prepare.skip_broken", validated, *subset]
+
+
+class Crop(Stage):
+    """Cut the training pairs into patches, masks and boxes with them."""
+
+    name = "crop"
+    key = ("dataset", "patches")
+    outputs = {"pack": "data/prepared/{dataset}/patches.{patches}.safetensors"}
+    record = "data/prepared/{dataset}/patches.{patches}.run.json"
+    unread = ("pack",)
+
+    def jobs(self, parameters: Parameters) -> Iterable[Key]:
+        found: dict[tuple[str, str], None] = {}
+        for training in plan.trainings(parameters):
+            patches = plan.patches_of(parameters, training)
+            if patches:
+                found |= dict.fromkeys((name, patches) for name in training_set(parameters, training.trained_on).train)
+        return [{"dataset": name, "patches": patches} for name, patches in found]
+
+    def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
+        return {"pack": [PREPARE.path("train", key)]}
+
+    def watched(self, parameters: Parameters, key: Key) -> list[str]:
+        return [f"prepare.patches.{key['patches']}"]
+
+
+class Train(Stage):
+    """Train one part of a method; a killed training resumes where it was last saved."""
+
+    name = "train"
+    key = ("trained_on", *_SYSTEM, "part")
+    outputs = {
+        "best": "data/checkpoints/{trained_on}/{method}/{variant}/s{seed}/{part}.safetensors",
+        "last": "data/checkpoints/{trained_on}/{method}/{variant}/s{seed}/{part}.last.safetensors",
+        "history": "data/checkpoints/{trained_on}/{method}/{variant}/s{seed}/{part}.history.csv",
+    }
+    record = "data/checkpoints/{trained_on}/{method}/{variant}/s{seed}/{part}.run.json"
+    unread = ("last",)
+    resume = "data/resume/{trained_on}/{method}/{variant}/s{seed}/{part}.pt"
+
+    def jobs(self, parameters: Parameters) -> Iterable[Key]:
+        return [asdict(training) | {"seed": str(training.seed)} for training in plan.trainings(parameters)]
+
+    def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
+        one = self.training(key)
+        earlier = plan.earlier_parts(parameters, one.method, one.part)
+        start = [plan.weights(parameters, _CHECKPOINTS, **(asdict(one) | {"part": part})) for part in earlier]
+        found = {
+            "train": plan.training_packs(parameters, _PREPARED, one),
+            "val": plan.validation_packs(parameters, _PREPARED, one),
+            "start": start,
+        }
+        return {name: [path.as_posix() for path in paths] for name, paths in found.items()}
+
+    def watched(self, parameters: Parameters, key: Key) -> list[str]:
+        method = f"methods.{key['method']}"
+        variants = parameters["methods"][key["method"]].get("variants", {})
+        own = [f"{method}.variants.{key['variant']}"] if key["variant"] in variants else []
+        used = training_set(parameters, key["trained_on"]).key
+        return [f"{method}.network", f"{method}.parts.{key['part']}", "train", used, *own]
+
+    def entries(self, key: Key) -> list[str]:
+        return [f"methods.{key['method']}"]
+
+    def system(self, parameters: Parameters, key: Key) -> plan.System | None:
+        task = self.task(parameters, key) or ""
+        return plan.System(key["method"], key["variant"], task, int(key["seed"]))
+
+    def task(self, parameters: Parameters, key: Key) -> str | None:
+        return training_set(parameters, key["trained_on"]).task
+
+    def training(self, key: Key) -> plan.Training:
+        """Return the training that a key names."""
+        return plan.Training(key["trained_on"], key["method"], key["variant"], int(key["seed"]), key["part"])
+
+
+class Fuse(Stage):
+    """Apply one system to the test pairs of one dataset, or take over images that were fused elsewhere."""
+
+    name = "fuse"
+    key = ("dataset", *_SYSTEM)
+    outputs = {"folder": "data/fused/{dataset}/{method}.{variant}.s{seed}/"}
+    record = "data/fused/{dataset}/{method}.{variant}.s{seed}.run.json"
+
+    def jobs(self, parameters: Parameters) -> Iterable[Key]:
+        return [{"dataset": name, **_key(system)} for name, system in plan.scored_pairs(parameters)]
+
+    def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
+        return {"test": [PREPARE.path("test", key)], **self.sources(parameters, key)}
+
+    def sources(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
+        """Return what makes the images: complete weights, the images themselves file by file, or neither."""
+        if key["variant"] == plan.EXTERNAL:
+            # file by file: a folder's time does not tell of a changed file
+            folder = plan.external_images(key["dataset"], key["method"])
+            images = [path.as_posix() for path in image_files(folder).values()] if folder.is_dir() else []
+            return {"weights": [], "external": images or [folder.as_posix()]}
+        return {"weights": _complete_weights(self, parameters, key), "external": []}
+
+    def watched(self, parameters: Parameters, key: Key) -> list[str]:
+        method, block = f"methods.{key['method']}", parameters["methods"].get(key["method"], {})
+        if key["variant"] == plan.EXTERNAL or "parts" in block:  # a trained network's options come with its weights
+            return ["fuse"]
+        own = [f"{method}.variants.{key['variant']}"] if key["variant"] in block.get("variants", {}) else []
+        return ["fuse", *([f"{method}.network"] if "network" in block else []), *own]
+
+    def entries(self, key: Key) -> list[str]:
+        return [] if key["variant"] == plan.EXTERNAL else [f"methods.{key['method']}"]
+
+
+class Evaluate(Stage):
+    """Measure the fused images of one system against their sources."""
+
+    name = "evaluate"
+    key = ("dataset", *_SYSTEM)
+    outputs = {
+        "table": "reports/scores/{dataset}/{method}.{variant}.s{seed}.csv",
+        "summary": "reports/scores/{dataset}/{method}.{variant}.s{seed}.json",
+    }
+    record = "reports/scores/{dataset}/{method}.{variant}.s{seed}.run.json"
+
+    def jobs(self, parameters: Parameters) -> Iterable[Key]:
+        return FUSE.jobs(parameters)
+
+    def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
+        return {"test": [PREPARE.path("test", key)], "fused": [FUSE.path("folder", key)]}
+
+    def watched(self, parameters: Parameters, key: Key) -> list[str]:
+        return ["evaluate.convention", "evaluate.beside", "evaluate.metrics"]
+
+    def entries(self, key: Key) -> list[str]:
+        return ["metrics.*"]
+
+
+class Analyse(Stage):
+    """Look into a trained system with one analysis, on the test pairs of one dataset."""
+
+    name = "analyse"
+    key = ("dataset", "analysis", *_SYSTEM)
+    outputs = {"result": "reports/analysis/{dataset}/{analysis}.{method}.{variant}.s{seed}.json"}
+    record = "reports/analysis/{dataset}/{analysis}.{method}.{variant}.s{seed}.run.json"
+
+    def jobs(self, parameters: Parameters) -> Iterable[Key]:
+        return [
+            {"dataset": dataset, "analysis": name, **_key(system)}
+            for name, dataset, system in plan.analysed(parameters)
+        ]
+
+    def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
+        return {"test": [PREPARE.path("test", key)], "weights": _complete_weights(self, parameters, key)}
+
+    def watched(self, parameters: Parameters, key: Key) -> list[str]:
+        return [f"analyse.{key['analysis']}.options"]
+
+    def entries(self, key: Key) -> list[str]:
+        return [f"analyses.{key['analysis']}", f"methods.{key['method']}"]
+
+
+class Label(Stage):
+    """Pack the labelled pairs of one dataset, in colour, for detectors and segmenters."""
+
+    name = "label"
+    key = ("dataset",)
+    outputs = {
+        "pack": "data/prepared/{dataset}/labelled.safetensors",
+        "names": "data/prepared/{dataset}/labelled.csv",
+    }
+    record = "data/prepared/{dataset}/labelled.run.json"
+    unread = ("pack", "names")
+
+    def jobs(self, parameters: Parameters) -> Iterable[Key]:
+        blocks = plan.protocols(parameters).values()
+        return [{"dataset": name} for name in dict.fromkeys(block["dataset"] for block in blocks)]
+
+    def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
+        return {"raw": [DOWNLOAD.path("folder", key)]}
+
+    def watched(self, parameters: Parameters, key: Key) -> list[str]:
+        names = plan.protocols(parameters, key["dataset"])
+        own = [f"downstream.{name}.{word}" for name in names for word in ("dataset", "splits")]
+        return [f"{_CATALOG}.{key['dataset']}", "prepare.skip_broken", *own]
+
+
+class Divide(Stage):
+    """Check the labels of a downstream protocol, and write down which pairs train and which test."""
+
+    name = "divide"
+    key = ("dataset", "protocol")
+    outputs = {"folds": "data/prepared/{dataset}/folds.{protocol}.csv"}
+    record = "data/prepared/{dataset}/folds.{protocol}.run.json"
+
+    def jobs(self, parameters: Parameters) -> Iterable[Key]:
+        return [{"dataset": b["dataset"], "protocol": name} for name, b in plan.protocols(parameters).items()]
+
+    def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
+        return {"pack": [LABEL.path("pack", key)], "names": [LABEL.path("names", key)]}
+
+    def watched(self, parameters: Parameters, key: Key) -> list[str]:
+        own = [f"downstream.{key['protocol']}.{word}" for word in ("goal", "dataset", "splits", "division")]
+        return [f"{_CATALOG}.{key['dataset']}.labels", *own]
+
+
+class FuseLabelled(Fuse):
+    """Apply one system to the labelled pairs of one dataset."""
+
+    name = "fuse_labelled"
+    module = "fuse"
+    outputs = {"folder": "data/fused/{dataset}/labelled/{method}.{variant}.s{seed}/"}
+    record = "data/fused/{dataset}/labelled/{method}.{variant}.s{seed}.run.json"
+    unread = ("folder",)
+
+    def jobs(self, parameters: Parameters) -> Iterable[Key]:
+        found: dict[tuple[str, plan.System], None] = {}
+        for protocol, block in plan.protocols(parameters).items():
+            for system in plan.image_sets(parameters, protocol).values():
+                if system:
+                    found[block["dataset"], system] = None
+        return [{"dataset": name, **_key(system)} for name, system in found]
+
+    def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
+        return {"test": [LABEL.path("pack", key)], **self.sources(parameters, key)}
+
+
+class Detect(Stage):
+    """Train a detector on one image set and measure its average precision."""
+
+    name = "detect"
+    key = ("protocol", "set", "seed")
+    outputs = {
+        "summary": "reports/downstream/{protocol}/{set}.seed{seed}.json",
+        "predictions": "reports/downstream/{protocol}/{set}.seed{seed}.csv",
+        "pictures": "reports/downstream/{protocol}/{set}.seed{seed}.pictures/",
+    }
+    record = "reports/downstream/{protocol}/{set}.seed{seed}.run.json"
+    resume = "data/resume/downstream/{protocol}/{set}.seed{seed}.pt"
+
+    def jobs(self, parameters: Parameters) -> Iterable[Key]:
+        return [
+            {"protocol": protocol, "set": label, "seed": str(seed)}
+            for protocol, label, seed in plan.downstream_jobs(parameters)
+            if parameters["downstream"][protocol]["goal"] == self.name
+        ]
+
+    def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
+        dataset = {"dataset": self.block(parameters, key)["dataset"]}
+        systems = plan.seen_systems(parameters, key["protocol"], key["set"])
+        return {
+            "pack": [LABEL.path("pack", dataset)],
+            "folds": [DIVIDE.path("folds", {**dataset, **key})],
+            "fused": [FUSE_LABELLED.path("folder", {**dataset, **_key(system)}) for system in systems],
+        }
+
+    def watched(self, parameters: Parameters, key: Key) -> list[str]:
+        block = self.block(parameters, key)
+        # the sets matter to a job that also looks at the others' images
+        own = ["goal", "dataset", "model", "training", "pictures", "transfer", *(["sets"] if block["transfer"] else [])]
+        own += ["unlabelled"] if "unlabelled" in block else []
+        return [f"{_CATALOG}.{block['dataset']}.labels", *(f"downstream.{key['protocol']}.{word}" for word in own)]
+
+    def system(self, parameters: Parameters, key: Key) -> plan.System | None:
+        return plan.image_sets(parameters, key["protocol"]).get(key["set"])
+
+    def task(self, parameters: Parameters, key: Key) -> str | None:
+        return plan.task_of(parameters, self.block(parameters, key)["dataset"])
+
+    def tags(self, parameters: Parameters, key: Key) -> dict[str, Any]:
+        return {**super().tags(parameters, key), "dataset": self.block(parameters, key)["dataset"]}
+
+    def parts(self, key: Key) -> tuple[str, ...]:
+        return key["protocol"], f"{key['set']}.seed{key['seed']}"
+
+    def block(self, parameters: Parameters, key: Key) -> dict[str, Any]:
+        """Return the protocol's block of the parameters.
+
+        Raises:
+            UserError: there is no such protocol of this stage.
+        """
+        known = {name: b for name, b in plan.protocols(parameters).items() if b["goal"] == self.name}
+        if key["protocol"] not in known:
+            raise UserError(
+                f"There is no protocol {key['protocol']!r} of the stage {self.name}.",
+                expected=", ".join(known) or "none",
+                found=key["protocol"],
+            )
+        return dict(known[key["protocol"]])
+
+
+class Segment(Detect):
+    """Train a segmenter on one image set and measure its intersection over union."""
+
+    name = "segment"
+
+
+class Report(Stage):
+    """Write the pages that sum up the study, with their tables and figures."""
+
+    name = "report"
+    outputs = {
+        "page": "reports/index.html",
+        "viewer": "reports/viewer.html",
+        "pictures": "reports/viewer/",
+        "means": "reports/metrics.json",
+        "tables": "reports/tables/",
+        "figures": "reports/figures/",
+    }
+    record = "reports/index.run.json"
+
+    def jobs(self, parameters: Parameters) -> Iterable[Key]:
+        return [{}]
+
+    def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
+        return {"study": report_inputs(parameters), "printed": [PUBLISHED]}
+
+    def watched(self, parameters: Parameters, key: Key) -> list[str]:
+        own = [name for name in parameters if name != "download"]
+        return [*own, *(f"{_CATALOG}.{name}" for name in plan.datasets_of(parameters))]
+
+    def entries(self, key: Key) -> list[str]:
+        return ["reporting.*", "metrics.*", "analyses.*"]
+
+
+def _complete_weights(stage: Stage, parameters: Parameters, key: Key) -> list[str]:
+    """Return the file with the whole network, trained here or given; a training-free method has none."""
+    system = stage.system(parameters, key)
+    file = plan.complete_weights(parameters, _CHECKPOINTS, system) if system else None
+    return [file.as_posix()] if file else []
+
+
+DOWNLOAD, PREPARE, CROP, TRAIN, FUSE, EVALUATE = Download(), Prepare(), Crop(), Train(), Fuse(), Evaluate()
+ANALYSE, LABEL, DIVIDE, FUSE_LABELLED = Analyse(), Label(), Divide(), FuseLabelled()
+DETECT, SEGMENT, REPORT = Detect(), Segment(), Report()
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        DOWNLOAD, PREPARE, CROP, TRAIN, FUSE, EVALUATE, ANALYSE, LABEL, DIVIDE, FUSE_LABELLED, DETECT, SEGMENT, REPORT,
+    )
+}  # fmt: skip
+
+
+def jobs_of(parameters: Parameters) -> list[tuple[Stage, Key]]:
+    """Return every job of the study but the report, in the order of the work."""
+    return [(stage, key) for stage in STAGES.values() if stage is not REPORT for key in stage.jobs(parameters)]
+
+
+def report_inputs(parameters: Parameters) -> list[str]:
+    """Return every file and folder that the report reads: of all jobs, and weights that come from elsewhere."""
+    files = [path for stage, key in jobs_of(parameters) for path in stage.reported(key)]
+    for _, system in plan.scored_pairs(parameters):
+        given = plan.given_weights(parameters, system)
+        files += [given.as_posix()] if given else []
+        files += [shipped.study_index().as_posix()] if plan.shipped_weights(parameters, system) else []
+    return list(dict.fromkeys(files))
