@@ -279,9 +279,9 @@ SUMMARY: dict[str, Any] = {
 
 def scores(table: str | bytes = CSV, summary: object = SUMMARY) -> Callable[[Path], Call]:
     def make(folder: Path) -> Call:
-        written(folder / f"road/{SYSTEM.label}.csv", table)
+        written(folder / f"reports/scores/road/{SYSTEM.label}.csv", table)
         text = summary if isinstance(summary, (str, bytes)) else json.dumps(summary)
-        written(folder / f"road/{SYSTEM.label}.json", text)
+        written(folder / f"reports/scores/road/{SYSTEM.label}.json", text)
         return lambda: read_scores(folder, "road", SYSTEM)
 
     return make
@@ -391,7 +391,7 @@ def found_objects() -> Iterator[Bad]:
 def prepared(text: str) -> Callable[[Path], Call]:
     def make(folder: Path) -> Call:
         catalog = load_catalog(ROOT / "data/catalog.yaml", schema=CATALOG_SCHEMA)
-        written(folder / "msrs/pairs.csv", text)
+        written(folder / "data/prepared/msrs/pairs.csv", text)
         return lambda: card(catalog, "msrs", folder)
 
     return make

@@ -91,19 +91,19 @@ def _data(root: Path, random: np.random.Generator) -> None:
         a = np.clip(np.tile(ramp, (60, 1)) + random.normal(0, 12, (60, 80)), 0, 255).astype(np.uint8)
         b = np.clip(ramp[..., ::-1, None] + random.normal(0, 12, (60, 80, 3)), 0, 255).astype(np.uint8)
         samples.append({"name": name, "a": a, "b": b})
-    folder = root / "prepared/road"
+    folder = root / "data/prepared/road"
     write_pack(folder / "test.safetensors", samples)
     rows = [f"t{n},train,60,80,x,y" for n in range(7)] + [f"{name},test,60,80,x,y" for name in NAMES]
     (folder / "pairs.csv").write_text("\n".join(["name,split,height,width,a,b", *rows]), encoding="utf-8")
-    (root / "raw").mkdir()
-    _record(root / "raw/road.run.json", "download", root, [], [])
+    (root / "data/raw").mkdir()
+    _record(root / "data/raw/road.run.json", "download", root, [], [])
     _record(folder / "run.json", "prepare", root, [], [folder / "test.safetensors"])
     _record(folder / "labelled.run.json", "label", root, [], [])
 
 
 def _trained(root: Path) -> None:
     for training in plan.trainings(PARAMETERS):
-        weights = root / f"checkpoints/{training.stem}.safetensors"
+        weights = root / f"data/checkpoints/{training.stem}.safetensors"
         weights.parent.mkdir(parents=True, exist_ok=True)
         weights.write_bytes(training.part.encode())
         rows = [f"{i},0.1,{1 / i + 0.1 * training.seed},{1 / i if i % 5 == 0 else ''}" for i in range(1, 21)]
@@ -118,7 +118,7 @@ def _measured(root: Path, random: np.random.Generator) -> None:
     levels = {label: random.uniform(0.5, 1.0, len(METRICS)) for label in dict.fromkeys(s.method for s in systems)}
     noise = random.normal(0, 0.02, (len(NAMES), len(METRICS)))
     scale = np.array([7.0, 40.0, 12.0, 4.0, 2.0, 0.9, 0.8, 0.6, 16.0, 0.5])
-    room = root / "scores/road"
+    room = root / "reports/scores/road"
     room.mkdir(parents=True)
     for system in systems:
         names = [*METRICS, *(f"{m}.{c}" for c in CONVENTIONS[1:] for m in METRICS)]
@@ -144,7 +144,7 @@ def _measured(root: Path, random: np.random.Generator) -> None:
 
 def _fused(root: Path, random: np.random.Generator) -> None:
     for _, system in plan.scored_pairs(PARAMETERS):
-        folder = root / "fused/road" / system.label
+        folder = root / "data/fused/road" / system.label
         for name in NAMES:
             write_image(folder / f"{name}.png", random.integers(0, 256, (60, 80, 3), dtype=np.uint8))
         path = folder.with_name(f"{system.label}.run.json")
@@ -156,17 +156,17 @@ def _fused(root: Path, random: np.random.Generator) -> None:
 
 
 def _downstream(root: Path) -> None:
-    (root / "fused/road/labelled").mkdir(parents=True)
+    (root / "data/fused/road/labelled").mkdir(parents=True)
     for protocol, block in PARAMETERS["downstream"].items():
         labels = list(plan.image_sets(PARAMETERS, protocol))
         classes = ROAD_BOXES if block["goal"] == "detect" else ROAD_MASKS
-        write_protocol(root / "downstream" / protocol, block, labels, classes, images=16)
-        _record(root / f"prepared/road/folds.{protocol}.run.json", "divide", root, [], [])
+        write_protocol(root / "reports/downstream" / protocol, block, labels, classes, images=16)
+        _record(root / f"data/prepared/road/folds.{protocol}.run.json", "divide", root, [], [])
         for label in labels:
             if label not in plan.MODALITIES:
-                _record(root / f"fused/road/labelled/{label}.run.json", "fuse", root, [], [])
+                _record(root / f"data/fused/road/labelled/{label}.run.json", "fuse", root, [], [])
             for seed in block["seeds"]:
-                stem = root / "downstream" / protocol / f"{label}.seed{seed}"
+                stem = root / "reports/downstream" / protocol / f"{label}.seed{seed}"
                 _record(stem.with_name(f"{stem.name}.run.json"), block["goal"], root, [], [])
 
 
@@ -186,12 +186,7 @@ def write_report(root: Path, out: Path) -> None:
     """Write its report."""
     report.run(
         parameters=PARAMETERS,
-        prepared=root / "prepared",
-        checkpoints=root / "checkpoints",
-        fused=root / "fused",
-        scores=root / "scores",
-        analyses=root / "analysis",
-        downstream=root / "downstream",
+        root=root,
         out=out,
         catalog=root / "catalog.yaml",
         printed=ROOT / "data/published.csv",

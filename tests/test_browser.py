@@ -91,9 +91,9 @@ def settle(page: Any) -> None:
 def truth(study: Path, name: str, layer: str, dataset: str = "road") -> np.ndarray:
     """The true pixels, from the file that the viewer's scripts were made from."""
     if layer in {"a", "b"}:
-        pack = Pack(study / f"prepared/{dataset}/test.safetensors")
+        pack = Pack(study / f"data/prepared/{dataset}/test.safetensors")
         return pack[pack.names.index(name)][layer]
-    return read_image(study / f"fused/{dataset}/{layer}/{name}.png")
+    return read_image(study / f"data/fused/{dataset}/{layer}/{name}.png")
 
 
 def rgb(pixels: np.ndarray, column: int, row: int) -> list[int]:
@@ -368,7 +368,7 @@ def test_metrics_of_the_pair(study, show):
         values = [float(cell.get_attribute("title")) for cell in cells.all()]
         found[row.locator("abbr").inner_text()] = values, [cell.get_attribute("class") for cell in cells.all()]
     for layer, side in (("average.base.s0", 0), (MAXIMUM, 1)):
-        with (study / f"scores/road/{layer}.csv").open(encoding="utf-8") as stream:
+        with (study / f"reports/scores/road/{layer}.csv").open(encoding="utf-8") as stream:
             line = next(line for line in csv.DictReader(stream) if line["name"] == "p2")
         assert {name: values[side] for name, (values, _) in found.items()} == {
             name: float(line[name]) for name in ("EN", "Nabf")

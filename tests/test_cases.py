@@ -207,7 +207,7 @@ def test_the_order_of_all_images_can_be_looked_up(project):
 
 def test_a_score_moves_the_cases(project):
     system = System("net", "base", "ivif", 0)
-    _scores(project / "scores/road", "road", system, {**VALUES["net"], "EN": [6.0, 4.0, 7.0, 8.0]})
+    _scores(project / "reports/scores/road", "road", system, {**VALUES["net"], "EN": [6.0, 4.0, 7.0, 8.0]})
     page = overview(_run(project))
     found = re.findall(r"<h4>(\w+) case: (\w+)[^<]* of <a href=\"#data-road\">\w+</a>, mean rank ([\d.]+)<", page)
     assert found[0] == ("Best", "p4", "1.00")
@@ -237,10 +237,10 @@ def test_only_the_images_that_are_shown_are_read(project, monkeypatch):
     monkeypatch.setattr(cases, "read_image", counted)
     _run(project)
     names = [f"{name}.png" for name in (NAMES[2], "p1", "p4")]
-    expected = [project / f"fused/road/{system}.base.s0" / name for name in names for system in ("maximum", "net")]
+    expected = [project / f"data/fused/road/{system}.base.s0" / name for name in names for system in ("maximum", "net")]
     assert read[:6] == expected
     assert len(read) == 9
-    chosen = cases.pairs(PARAMETERS, read_groups(PARAMETERS, project / "scores"))
+    chosen = cases.pairs(PARAMETERS, read_groups(PARAMETERS, project))
     assert chosen["road"] == [NAMES[2], "p1", "p4"]
 
 
@@ -270,13 +270,13 @@ def test_images_from_elsewhere_are_neither_network_nor_baseline(project):
     """And with images of every colour: grey ones among colour ones."""
     parameters = study_with(external={"theirs": ["road"]})
     theirs = System("theirs", "external", "ivif", 0)
-    _scores(project / "scores/road", "road", theirs, {"EN": [9.0] * 4, "Nabf": [0.0] * 4})
-    folder = project / f"fused/road/{theirs.label}"
+    _scores(project / "reports/scores/road", "road", theirs, {"EN": [9.0] * 4, "Nabf": [0.0] * 4})
+    folder = project / f"data/fused/road/{theirs.label}"
     for name in NAMES:
         write_image(folder / f"{name}.png", np.zeros((20, 32), np.uint8))
-        write_image(project / f"fused/road/net.base.s0/{name}.png", np.full((20, 32), 90, np.uint8))
-    record = (project / "fused/road/net.base.s0.run.json").read_text(encoding="utf-8")
-    for room in ("fused", "scores"):
+        write_image(project / f"data/fused/road/net.base.s0/{name}.png", np.full((20, 32), 90, np.uint8))
+    record = (project / "data/fused/road/net.base.s0.run.json").read_text(encoding="utf-8")
+    for room in ("data/fused", "reports/scores"):
         (project / room / "road" / f"{theirs.label}.run.json").write_text(record, encoding="utf-8")
     page = overview(_run(project, parameters=parameters))
     assert "images from elsewhere count as neither" in page

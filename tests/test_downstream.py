@@ -538,7 +538,7 @@ def test_a_protocol_names_what_the_study_has(project, parameters, change, words)
 
 def test_the_report_has_intervals_tests_and_transfer(room):
     from mmfuse.reporting import downstream
-    from mmfuse.reporting.study import Rooms, Study
+    from mmfuse.reporting.study import Study
 
     parameters = {
         "study": {"seeds": [0], "tasks": {"ivif": {"train": ["synthetic_road"], "test": ["synthetic_road"]}}},
@@ -547,17 +547,19 @@ def test_the_report_has_intervals_tests_and_transfer(room):
         "report": {"width": 64},
     }
     for own in ("a", "b"):
-        out, _ = made(room, "segment", own=own, name=f"tried/{own}.seed0", training=TRAINING | {"steps": 12})
+        out, _ = made(
+            room, "segment", own=own, name=f"reports/downstream/tried/{own}.seed0", training=TRAINING | {"steps": 12}
+        )
         for end in (".json", ".csv", ".pictures"):
             source, target = with_end(out, end), out.with_name(f"{own}.seed1{end}")
             shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
     catalog = {"synthetic_road": SimpleNamespace(roles={"a": "infrared", "b": "visible"})}
-    study = Study(parameters, Rooms(*[room] * 6), catalog, room / "none.csv", {}, {}, [])
+    study = Study(parameters, room, catalog, room / "none.csv", {}, {}, [])
     (page,) = downstream.pages(study)
     part = page.shown
     (first, cells), (second, _) = part["rows"]
     assert [first.title, second.title] == ["infrared alone", "visible alone"]
-    stated = json.loads((room / "tried/a.seed0.json").read_text())["results"]["a"]["mIoU"]
+    stated = json.loads((room / "reports/downstream/tried/a.seed0.json").read_text())["results"]["a"]["mIoU"]
     assert cells[0].text == f"{stated:.3f}"
     low, high = (float(end) for end in cells[0].below[0].strip("[]").split(", "))
     assert low <= stated + 5e-4
@@ -567,6 +569,6 @@ def test_the_report_has_intervals_tests_and_transfer(room):
     assert part["transfer"][0][1][0] == cells[0].text
     assert len(study.sheets["downstream.tried.csv"].splitlines()) == 1 + 2 * 2 * 2
     assert len(part["grid"]) == 1
-    (room / "tried/b.seed1.json").unlink()
+    (room / "reports/downstream/tried/b.seed1.json").unlink()
     with pytest.raises(UserError, match="segment"):
         downstream.pages(replace(study, _seen={}))  # read anew

@@ -16,7 +16,7 @@ from mmfuse.errors import UserError
 from mmfuse.files.reading import read_table
 from mmfuse.reporting import papers, published, published_sets
 from mmfuse.reporting.seen import read_sets
-from mmfuse.reporting.study import Rooms, Study
+from mmfuse.reporting.study import Study
 from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters
 from simulated import ROAD_BOXES, ROAD_MASKS, write_protocol
@@ -46,7 +46,7 @@ def room(tmp_path_factory):
     """Made-up results of two protocols with all classes of the papers."""
     folder = tmp_path_factory.mktemp("downstream")
     for name, classes in (("boxes", ROAD_BOXES), ("masks", ROAD_MASKS)):
-        write_protocol(folder / name, PARAMETERS["downstream"][name], SETS, classes)
+        write_protocol(folder / "reports/downstream" / name, PARAMETERS["downstream"][name], SETS, classes)
     return folder
 
 
@@ -151,7 +151,7 @@ def test_an_entry_that_fits_no_protocol_is_refused(project, parameters, change, 
 def study(room, *entries):
     parameters = PARAMETERS | {"report": {"width": 64, "published": list(entries)}}
     catalog = {name: SimpleNamespace(roles=ROLES) for name in ("m3fd", "msrs")}
-    return Study(parameters, Rooms(*[room] * 6), catalog, PRINTED, {}, {}, [])
+    return Study(parameters, room, catalog, PRINTED, {}, {}, [])
 
 
 def test_the_page_says_what_was_measured_on_what(room):
@@ -195,7 +195,7 @@ def test_every_printed_table_is_asked_for_by_the_study_of_the_papers(papers_stud
         classes = {"detect": ROAD_BOXES, "segment": ROAD_MASKS}[one["goal"]]
         parameters = papers_study | {"downstream": {asked: one}}
         labels = plan.image_sets(parameters, asked)
-        write_protocol(tmp_path / asked, one, list(labels), classes, images=4, skills=dict.fromkeys(labels, 0.8))
+        write_protocol(tmp_path / "reports/downstream" / asked, one, list(labels), classes, images=4, skills=dict.fromkeys(labels, 0.8))
         found = published_sets.build(entries[0], PRINTED, parameters, read_sets(parameters, asked, tmp_path, ROLES))
         assert found.missing == {}, "each column is measured"
         lines = [line for line in found.lines if line.system]

@@ -113,7 +113,7 @@ VALUES = {
 
 
 def _dataset(root: Path, dataset: str, random: np.random.Generator) -> None:
-    folder = root / "prepared" / dataset
+    folder = root / "data/prepared" / dataset
     samples: list[Sample] = [
         {
             "name": name,
@@ -131,7 +131,7 @@ def _dataset(root: Path, dataset: str, random: np.random.Generator) -> None:
     lines += [f"p{i},test,20,32,x,y" for i in range(4)]
     lines += ["Damaged image: p5.png,dropped,,,,"] if dataset == "brain" else []
     (folder / "pairs.csv").write_text("\n".join(lines), encoding="utf-8")
-    raw = root / "raw" / dataset
+    raw = root / "data/raw" / dataset
     raw.parent.mkdir(exist_ok=True)
     raw.write_text("as downloaded", encoding="utf-8")
     _record(raw.with_name(f"{dataset}.run.json"), "download", root, [], [raw])
@@ -141,7 +141,7 @@ def _dataset(root: Path, dataset: str, random: np.random.Generator) -> None:
 
 def _training(root: Path, seed: int) -> None:
     for part in ("first", "second"):
-        weights = root / f"checkpoints/ivif/net/base/s{seed}" / f"{part}.safetensors"
+        weights = root / f"data/checkpoints/ivif/net/base/s{seed}" / f"{part}.safetensors"
         weights.parent.mkdir(parents=True, exist_ok=True)
         weights.write_bytes(part.encode())
         rows = [f"{i},0.1,{1 / i},{1 / i if i % 5 == 0 else ''}" for i in range(1, 21)]
@@ -153,13 +153,13 @@ def _training(root: Path, seed: int) -> None:
 def _results(
     root: Path, dataset: str, system: System, values: dict[str, list[float]], random: np.random.Generator
 ) -> None:
-    fused = root / "fused" / dataset / system.label
+    fused = root / "data/fused" / dataset / system.label
     for name in NAMES:
         write_image(fused / f"{name}.png", random.integers(0, 256, (20, 32, 3), dtype=np.uint8))
     made = sorted(fused.iterdir())
-    pack = root / "prepared" / dataset / "test.safetensors"
+    pack = root / "data/prepared" / dataset / "test.safetensors"
     _record(fused.parent / f"{system.label}.run.json", "fuse", root, [pack], made)
-    scores = root / "scores" / dataset
+    scores = root / "reports/scores" / dataset
     _scores(scores, dataset, system, values)
     table = scores / f"{system.label}.csv"
     _record(scores / f"{system.label}.run.json", "evaluate", root, made, [table])
@@ -202,12 +202,7 @@ def _run(project: Path, out: Path | None = None, parameters: dict[str, Any] | No
     out = out or project / "out"
     report.run(
         parameters=parameters or PARAMETERS,
-        prepared=project / "prepared",
-        checkpoints=project / "checkpoints",
-        fused=project / "fused",
-        scores=project / "scores",
-        analyses=project / "analysis",
-        downstream=project / "downstream",
+        root=project,
         out=out,
         catalog=project / "catalog.yaml",
         printed=project / "published.csv",
@@ -299,7 +294,7 @@ def test_equal_inputs_give_equal_bytes_in_every_file(project):
 
 
 def _measure(project: Path, method: str, **measured: float) -> None:
-    path = project / f"fused/road/{method}.base.s0.run.json"
+    path = project / f"data/fused/road/{method}.base.s0.run.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     record["measured"] = measured
     path.write_text(json.dumps(record), encoding="utf-8")
@@ -363,7 +358,7 @@ def test_counts_and_dropped_pairs_are_told(project):
 def test_changed_score_changes_the_page(project):
     before = _run(project)
     system = System("average", "base", "ivif", 0)
-    _scores(project / "scores/road", "road", system, {**VALUES["average"], "EN": [5.5, 5.0, 6.0, 6.0]})
+    _scores(project / "reports/scores/road", "road", system, {**VALUES["average"], "EN": [5.5, 5.0, 6.0, 6.0]})
     assert _run(project) != before
 
 
@@ -397,17 +392,17 @@ def test_verdict_names_the_tie(project):
 @pytest.mark.parametrize(
     ("path", "stage"),
     [
-        ("scores/road/net.base.s0.csv", "evaluate"),
-        ("scores/brain/average.base.s0.json", "evaluate"),
-        ("scores/road/net.base.s0.run.json", "evaluate"),
-        ("fused/road/maximum.base.s0.run.json", "fuse"),
-        ("fused/road/maximum.base.s0/p4.png", "fuse"),
-        ("checkpoints/ivif/net/base/s0/second.history.csv", "train"),
-        ("checkpoints/ivif/net/base/s0/first.run.json", "train"),
-        ("prepared/brain/pairs.csv", "prepare"),
-        ("prepared/road/patches.square.run.json", "crop"),
-        ("raw/road.run.json", "download"),
-        ("prepared/brain/test.safetensors", "prepare"),
+        ("reports/scores/road/net.base.s0.csv", "evaluate"),
+        ("reports/scores/brain/average.base.s0.json", "evaluate"),
+        ("reports/scores/road/net.base.s0.run.json", "evaluate"),
+        ("data/fused/road/maximum.base.s0.run.json", "fuse"),
+        ("data/fused/road/maximum.base.s0/p4.png", "fuse"),
+        ("data/checkpoints/ivif/net/base/s0/second.history.csv", "train"),
+        ("data/checkpoints/ivif/net/base/s0/first.run.json", "train"),
+        ("data/prepared/brain/pairs.csv", "prepare"),
+        ("data/prepared/road/patches.square.run.json", "crop"),
+        ("data/raw/road.run.json", "download"),
+        ("data/prepared/brain/test.safetensors", "prepare"),
     ],
 )
 def test_missing_file_is_named_with_its_stage_and_nothing_is_written(project, path, stage):
@@ -420,14 +415,14 @@ def test_missing_file_is_named_with_its_stage_and_nothing_is_written(project, pa
 
 
 def test_table_and_summary_that_disagree_are_refused(project):
-    path = project / "scores/road/average.base.s0.csv"
+    path = project / "reports/scores/road/average.base.s0.csv"
     path.write_text(path.read_text(encoding="utf-8").replace("5.0", "5.9"), encoding="utf-8")
     with pytest.raises(UserError, match="disagree on EN"):
         _run(project)
 
 
 def test_systems_measured_on_other_images_are_refused(project):
-    path = project / "scores/road/average.base.s0.csv"
+    path = project / "reports/scores/road/average.base.s0.csv"
     path.write_text(path.read_text(encoding="utf-8").replace("p4", "p5"), encoding="utf-8")
     with pytest.raises(UserError, match="cannot stand in one table"):
         _run(project)
@@ -435,9 +430,9 @@ def test_systems_measured_on_other_images_are_refused(project):
 
 def test_stale_input_is_reported(project):
     assert "other checksum than" not in _run(project)
-    path = project / "scores/road/average.base.s0.run.json"
+    path = project / "reports/scores/road/average.base.s0.run.json"
     record = json.loads(path.read_text(encoding="utf-8"))
-    name = "fused/road/average.base.s0/p1.png"
+    name = "data/fused/road/average.base.s0/p1.png"
     record["inputs"][name] = "0" * 64
     path.write_text(json.dumps(record), encoding="utf-8")
     text = _run(project)
@@ -508,7 +503,7 @@ def test_a_second_convention_stands_beside(project):
     for system in (s for dataset, s in plan.scored_pairs(PARAMETERS) if dataset == "road"):
         own = VALUES[system.method]
         beside = {"EN.ivif_zoo": [12 - v for v in own["EN"]], "Nabf.ivif_zoo": own["Nabf"]}
-        _scores(project / "scores/road", "road", system, {**own, **beside})
+        _scores(project / "reports/scores/road", "road", system, {**own, **beside})
     text = _run(project)
     main, beside = _tables(text, "scores")[:2]
     expected = (main, [("3", "lkc_funet")], 3), (beside, [("1", "ivif_zoo")], 1)  # in main the mean rank as well

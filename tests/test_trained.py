@@ -10,7 +10,7 @@ import pytest
 
 from mmfuse.reporting import trained, trainings
 from mmfuse.reporting.figures import read_history
-from mmfuse.reporting.study import Rooms, Study
+from mmfuse.reporting.study import Study
 
 COUNTS = {
     "msrs": {"train": 1083, "test": 361},
@@ -56,9 +56,10 @@ PARAMETERS = {
 def study(tmp_path: Path) -> Study:
     for name, counts in COUNTS.items():
         rows = [f"{split}{number},{split}" for split, count in counts.items() for number in range(count)]
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "pairs.csv").write_text("\n".join(["name,split", *rows]), encoding="utf-8")
-    return Study(PARAMETERS, Rooms(*[tmp_path] * 6), {}, tmp_path, {}, {}, [])
+        folder = tmp_path / "data/prepared" / name
+        folder.mkdir(parents=True)
+        (folder / "pairs.csv").write_text("\n".join(["name,split", *rows]), encoding="utf-8")
+    return Study(PARAMETERS, tmp_path, {}, tmp_path, {}, {}, [])
 
 
 def test_each_system_with_its_pairs_and_the_tests_it_had_never_seen(study):

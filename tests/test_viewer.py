@@ -47,15 +47,14 @@ def _write(study: Path, out: Path, **settings: Any) -> None:
     for dataset, system in plan.scored_pairs(parameters):
         systems.setdefault(dataset, []).append(system)
     groups = {
-        dataset: grouped([read_scores(study / "scores", dataset, system) for system in found], dataset)
+        dataset: grouped([read_scores(study, dataset, system) for system in found], dataset)
         for dataset, found in systems.items()
     }
     viewer.write(
         out,
         parameters=parameters,
         catalog=load_catalog(study / "catalog.yaml"),
-        prepared=study / "prepared",
-        fused=study / "fused",
+        root=study,
         groups=groups,
         linked={"road": ["p4"]},
     )
@@ -80,14 +79,14 @@ def _cards(out: Path) -> list[dict[str, Any]]:
 
 def test_each_picture_keeps_its_pixels_and_brings_its_scores(study):
     _write(study, study / "out")
-    with (study / "scores/road/maximum.base.s0.csv").open(encoding="utf-8") as stream:
+    with (study / "reports/scores/road/maximum.base.s0.csv").open(encoding="utf-8") as stream:
         scores = {row["name"]: [float(row[name]) for name in METRICS] for row in csv.DictReader(stream)}
-    pack = Pack(study / "prepared/road/test.safetensors")
+    pack = Pack(study / "data/prepared/road/test.safetensors")
     for number, name in enumerate(NAMES):
         for key, truth, grey in (
             ("a", pack[number]["a"], True),
             ("b", pack[number]["b"], False),
-            ("maximum.base.s0", np.asarray(Image.open(study / f"fused/road/maximum.base.s0/{name}.png")), False),
+            ("maximum.base.s0", np.asarray(Image.open(study / f"data/fused/road/maximum.base.s0/{name}.png")), False),
         ):
             own, data = _layer(study / f"out/viewer/road/{number:04d}/{key}.js")
             assert own == f"road/{number:04d}/{key}"
@@ -166,7 +165,7 @@ def test_equal_inputs_give_equal_bytes_and_old_pictures_go(study):
 
 
 def test_nothing_is_written_without_an_image(study):
-    (study / "fused/brain/maximum.base.s0/p2.png").unlink()
+    (study / "data/fused/brain/maximum.base.s0/p2.png").unlink()
     with pytest.raises(UserError, match=r"The report needs .*p2\.png"):
         _run(study)
     assert not (study / "out/viewer").exists()

@@ -67,7 +67,7 @@ def plan_all() -> list[Any]:
     parameters = load_parameters(Path("params.yaml"))
     found: list[Any] = [report_inputs(parameters)]
     for stage in STAGES.values():
-        found += [(stage.watched(parameters, key), stage.inputs(parameters, key)) for key in stage.jobs(parameters)]
+        found += [stage.watched(parameters, key) for key in stage.jobs(parameters)]
     return found
 
 
@@ -75,17 +75,13 @@ def report() -> Measured:
     """Make the report, part by part as the stage does."""
     from mmfuse.reporting import viewer
     from mmfuse.reporting.pages import pages, render
-    from mmfuse.reporting.study import Rooms, read_study
+    from mmfuse.reporting.study import read_study
 
     found: Measured = {}
-    data, reports = Path("data"), Path("reports")
-    rooms = Rooms(
-        data / "prepared", data / "checkpoints", data / "fused", reports / "scores", reports / "analysis",
-        reports / "downstream",
-    )  # fmt: skip
+    reports = Path("reports")
     parameters, entries = load_parameters(Path("params.yaml")), load_catalog()
     study = _timed(
-        found, "report: scores, tests", lambda: read_study(parameters, rooms, entries, data / "published.csv")
+        found, "report: scores, tests", lambda: read_study(parameters, Path(), entries, Path("data/published.csv"))
     )
     shown = _timed(found, "report: tables, figures", lambda: pages(study))
     _timed(found, "report: page", lambda: Path("reports/index.html").write_text(render(study, shown), "utf-8"))
@@ -98,7 +94,7 @@ def report() -> Measured:
     _timed(
         found,
         "report: viewer",
-        lambda: viewer.write(reports, prepared=rooms.prepared, fused=rooms.fused, **told),
+        lambda: viewer.write(reports, root=Path(), **told),
     )
     return found
 

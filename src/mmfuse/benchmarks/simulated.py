@@ -12,6 +12,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from mmfuse.errors import UserError
 from mmfuse.files.reading import read_yaml
 from mmfuse.study import plan
 from mmfuse.study.plan import System
-from mmfuse.study.stages import report_inputs
+from mmfuse.study.stages import EVALUATE, FUSE, PREPARE, TRAIN, key_of, report_inputs
 
 METHOD, DATASET = "mma_unet", "synthetic_road"
 DEMO = Path("workflow/configs/demo.yaml")
@@ -106,21 +107,21 @@ def make_results(size: Size, folder: Path) -> None:
     names, metrics = list(_names(size.pairs)), _metrics(values)
     datasets = plan.datasets_of(values)
     for dataset in datasets:
-        room = folder / "data/prepared" / dataset
+        room = (folder / PREPARE.path("test", {"dataset": dataset})).parent
         pixels = random.integers(0, 256, (2, _SIDE, _SIDE), dtype=np.uint8)
         write_pack(room / "test.safetensors", ({"name": name, "a": pixels[0], "b": pixels[1]} for name in names))
         lines = ["name,split,height,width,a,b", *(f"{name},test,{_SIDE},{_SIDE},a,b" for name in names)]
         (room / "pairs.csv").write_text("\n".join(lines), encoding="utf-8")
     for training in plan.trainings(values):
-        history = folder / f"data/checkpoints/{training.stem}.history.csv"
+        history = folder / TRAIN.path("history", asdict(training))
         history.parent.mkdir(parents=True, exist_ok=True)
         rows = [f"{step},0.1,{1 / step},{1 / step if step % 5 == 0 else ''}" for step in range(1, 21)]
         history.write_text("\n".join(["step,lr,train/total,val/total", *rows]), encoding="utf-8")
     for dataset, system in plan.scored_pairs(values):
-        _write_scores(folder / "reports/scores" / dataset, names, metrics, system, random)
-    linked = cases.pairs(values, read_groups(values, folder / "reports/scores"))
+        _write_scores((folder / EVALUATE.path("table", key_of(dataset, system))).parent, names, metrics, system, random)
+    linked = cases.pairs(values, read_groups(values, folder))
     for dataset, system in plan.scored_pairs(values):
-        fused = folder / "data/fused" / dataset / system.label
+        fused = folder / FUSE.path("folder", key_of(dataset, system))
         for name in _shown(values, dataset, names, linked.get(dataset, [])):
             write_image(fused / f"{name}.png", random.integers(0, 256, (_SIDE, _SIDE), dtype=np.uint8))
     for path in report_inputs(values):

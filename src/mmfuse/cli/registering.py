@@ -19,11 +19,11 @@ from mmfuse.reporting.scores import Column, average, read_scores
 from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.plan import System
+from mmfuse.study.stages import CHECKPOINTS, EVALUATE, FUSE, PREPARE, key_of
 from mmfuse.tracking import Tracker
 from mmfuse.tracking.models import register as register_model
 from mmfuse.training.checkpoints import load_method
 
-SCORES, CHECKPOINTS = Path("reports/scores"), Path("data/checkpoints")
 _SIDE = 64  # of the example, which MLflow keeps as text
 
 
@@ -45,7 +45,7 @@ def register(params: Path, *, dataset: str, metric: str, name: str | None, study
     weights = plan.checkpoint(parameters, CHECKPOINTS, **asdict(system), part=part)
     check_made_by(system, dataset, weights)
     method, card = load_method(weights)
-    pair = Pack(Path("data/prepared") / dataset / "test.safetensors")[0]
+    pair = Pack(Path(PREPARE.path("test", {"dataset": dataset})))[0]
     layers = [luminance(pair[key])[:_SIDE, :_SIDE] for key in ("a", "b")]
     example = (np.stack(layers)[None] / 255).astype(np.float32)  # (1, 2, h, w)
     digest = checksum(weights)
@@ -93,7 +93,7 @@ def best(parameters: dict[str, Any], dataset: str, metric: str) -> tuple[System,
         )
     found: dict[System, float] = {}
     for system in systems:
-        scores = read_scores(SCORES, dataset, system)
+        scores = read_scores(Path(), dataset, system)
         column = _column(scores.metrics, metric)
         found[system] = average(scores.values[scores.metrics.index(column)])
     order = sorted(found, key=lambda system: -column.sign * found[system])
@@ -117,10 +117,11 @@ def check_made_by(system: System, dataset: str, weights: Path | None) -> None:
     Raises:
         UserError: something has been made anew since.
     """
-    images = Path("data/fused") / dataset / system.label
-    steps = [(SCORES / dataset / f"{system.label}.run.json", images)]
+    key = key_of(dataset, system)
+    images = Path(FUSE.path("folder", key))
+    steps = [(Path(EVALUATE.path("record", key)), images)]
     if weights is not None:
-        steps.insert(0, (images.with_name(f"{images.name}.run.json"), weights))
+        steps.insert(0, (Path(FUSE.path("record", key)), weights))
     for record, needed in steps:
         known = json.loads(record.read_text(encoding="utf-8"))["inputs"] if record.is_file() else {}
         if not needed.exists() or known.get(needed.as_posix()) != checksum(needed):

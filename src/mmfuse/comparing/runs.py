@@ -13,6 +13,7 @@ from mmfuse.reporting.scores import Group, grouped, read_scores
 from mmfuse.reporting.seen import Seen
 from mmfuse.study import plan
 from mmfuse.study.plan import System
+from mmfuse.study.stages import EVALUATE, key_of
 from mmfuse.tracking.results import PARAMS, Place
 
 One = TypeVar("One")
@@ -89,12 +90,12 @@ def scored(place: Place) -> dict[str, dict[str, Group]]:
         named = [_named(path) for path in sorted(scores.glob("*/*.json")) if not path.name.endswith(".run.json")]
     members: dict[tuple[str, str], list[System]] = {}
     for dataset, system in named:
-        there = (scores / dataset / f"{system.label}.csv").is_file()
+        there = (place.root / EVALUATE.path("table", key_of(dataset, system))).is_file()
         if there and place.system in {None, system.label}:
             members.setdefault((dataset, f"{system.method}.{system.variant}"), []).append(system)
     groups: dict[str, dict[str, Group]] = {}
     for (dataset, name), systems in members.items():
-        found = grouped([read_scores(scores, dataset, system) for system in systems], dataset)
+        found = grouped([read_scores(place.root, dataset, system) for system in systems], dataset)
         groups.setdefault(dataset, {})[name] = found[0]
     return groups
 

@@ -17,6 +17,7 @@ from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import existing
 from mmfuse.reporting.study import Page, Study
 from mmfuse.study import plan
+from mmfuse.study.stages import PREPARE
 
 TASKS = {"ivif": "infrared-visible fusion", "mif": "medical image fusion"}
 
@@ -68,7 +69,7 @@ def _classes(dataset: Dataset, kind: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, pictures.ink(kind, number)) for number, name in classes.items() if number or kind != "mask")
 
 
-def card(catalog: Mapping[str, Dataset], name: str, prepared: Path) -> Card:
+def card(catalog: Mapping[str, Dataset], name: str, root: Path) -> Card:
     """Put together what the page says about one dataset.
 
     Raises:
@@ -77,7 +78,7 @@ def card(catalog: Mapping[str, Dataset], name: str, prepared: Path) -> Card:
     if name not in catalog:
         raise UserError(f"The catalog has no dataset {name!r}.", expected=", ".join(sorted(catalog)), found=name)
     dataset = catalog[name]
-    table = existing(prepared / name / "pairs.csv", "prepare")
+    table = existing(root / PREPARE.path("pairs", {"dataset": name}), "prepare")
     rows = read_table(table, ("name", "split"), fix="run the stage `prepare` for it again")
     return Card(
         name,
@@ -98,7 +99,7 @@ def card(catalog: Mapping[str, Dataset], name: str, prepared: Path) -> Card:
 def pages(study: Study) -> list[Page]:
     """Return the page of the data cards: the test datasets, then those that are only trained on."""
     names = list(dict.fromkeys([*study.groups, *plan.datasets_of(study.parameters)]))
-    found = [card(study.catalog, name, study.rooms.prepared) for name in names]
+    found = [card(study.catalog, name, study.root) for name in names]
     study.sheets["data.csv"] = _csv(found)
     study.sheets["data.tex"] = _latex(found)
     entries = [_entry(study, one) for one in found]

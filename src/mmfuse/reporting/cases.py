@@ -19,6 +19,7 @@ from mmfuse.reporting.pictures import Picture
 from mmfuse.reporting.scores import Array, Column, Group, existing
 from mmfuse.reporting.study import Study
 from mmfuse.study.plan import System
+from mmfuse.study.stages import FUSE, key_of
 
 Key = tuple[str, str]  # method and variant
 Groups = Mapping[Key, Group]
@@ -197,8 +198,9 @@ def _case(study: Study, found: Board, choice: Choice, place: int, title: str) ->
     layers = ["b"]
     for system in (choice.baseline, choice.shown):
         if system is not None:
-            layers.append(found.group(dataset, system).members[0].system.label)
-            path = existing(study.rooms.fused / dataset / layers[-1] / f"{name}.png", "fuse")
+            member = found.group(dataset, system).members[0].system
+            layers.append(member.label)
+            path = existing(study.path(FUSE, "folder", key_of(dataset, member)) / f"{name}.png", "fuse")
             views[f"{found.label(system)}, mean rank {found.ranks[system, number]:.2f}"] = read_image(path)
     asked = {"dataset": dataset, "image": name, "a": layers[-2], "b": layers[-1]}
     study.linked.setdefault(dataset, []).append(name)

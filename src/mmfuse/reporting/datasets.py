@@ -15,6 +15,7 @@ from mmfuse.reporting.pictures import Picture, Window
 from mmfuse.reporting.scores import existing
 from mmfuse.reporting.study import Page, Study, representatives
 from mmfuse.study import plan
+from mmfuse.study.stages import FUSE, key_of
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ def pages(study: Study) -> list[Page]:
 
 def _shown(study: Study, dataset: str, systems: Sequence[trained.Trained]) -> dict[str, Any]:
     settings, groups = study.settings, study.groups[dataset]
-    card = cards.card(study.catalog, dataset, study.rooms.prepared)
+    card = cards.card(study.catalog, dataset, study.root)
     table, pack = study.boards[dataset], study.pack(dataset)
     names = pictures.chosen(settings["images"], dataset, pack.names)
     shown = representatives(study.parameters, groups)
-    folders = {g.label: study.rooms.fused / dataset / g.members[0].system.label for g in shown}
+    folders = {g.label: study.path(FUSE, "folder", key_of(dataset, g.members[0].system)) for g in shown}
     images = len(groups[0].members[0].images)
     meanings = tables.legend(groups[0].members[0].metrics)
     study.sheets.update(

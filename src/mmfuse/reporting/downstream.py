@@ -25,6 +25,7 @@ from mmfuse.reporting.study import Page, Study
 from mmfuse.reporting.style import LINES, Album, Shown
 from mmfuse.reporting.tables import printed, printed_p
 from mmfuse.study import plan
+from mmfuse.study.stages import STAGES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +61,7 @@ def pages(study: Study) -> list[Page]:
 
 def _shown(study: Study, protocol: str) -> dict[str, Any]:
     """Return one protocol's part of the page."""
-    parameters, room = study.parameters, study.rooms.downstream
+    parameters, root = study.parameters, study.root
     block = parameters["downstream"][protocol]
     goal, key = block["goal"], _BY_CLASS[block["goal"]]
     sets = study.seen(protocol)
@@ -101,7 +102,7 @@ def _shown(study: Study, protocol: str) -> dict[str, Any]:
         "tests": tests,
         "transfer": transfer,
         "curves": _curves(study.album, protocol, sets, classes) if goal == "detect" else None,
-        "grid": _grid(protocol, sets, room, parameters["report"]["width"]),
+        "grid": _grid(protocol, sets, root, parameters["report"]["width"]),
     }
 
 
@@ -189,9 +190,13 @@ def _paint_curves(sets: Sequence[Seen], classes: Sequence[str], across: int, fig
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=4, fontsize=8)
 
 
-def _grid(protocol: str, sets: Sequence[Seen], room: Path, width: int) -> list[tuple[str, list[tuple[str, Picture]]]]:
+def _grid(protocol: str, sets: Sequence[Seen], root: Path, width: int) -> list[tuple[str, list[tuple[str, Picture]]]]:
     """Return the example pictures by test image, one for each set, of the first seed."""
-    folders = {s.title: room / protocol / f"{s.label}.seed{s.summaries[0]['seed']}.pictures" for s in sets}
+    folders = {
+        s.title: root
+        / STAGES[s.goal].path("pictures", {"protocol": protocol, "set": s.label, "seed": str(s.summaries[0]["seed"])})
+        for s in sets
+    }
     names = sorted(path.stem for path in next(iter(folders.values())).glob("*.png"))
     return [
         (

@@ -11,27 +11,27 @@ import numpy as np
 
 from mmfuse.files.reading import read_json
 from mmfuse.reporting.scores import average, existing, read_scores
-from mmfuse.reporting.seen import MEANS, mean, numbers, set_name
+from mmfuse.reporting.seen import MEANS, mean, numbers, set_name, summaries
 from mmfuse.study import plan
 
 Means = dict[str, dict[str, dict[str, float]]]
 
 
-def study_means(parameters: Mapping[str, Any], scores: Path, downstream: Path) -> dict[str, Any]:
+def study_means(parameters: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """Return the means of all systems, by dataset, and below `downstream` those of all image sets, by protocol.
 
     Raises:
         UserError: a result is missing or damaged.
     """
-    found: dict[str, Any] = dict(score_means(parameters, scores))
-    return found | ({"downstream": protocol_means(parameters, downstream)} if plan.protocols(parameters) else {})
+    found: dict[str, Any] = dict(score_means(parameters, root))
+    return found | ({"downstream": protocol_means(parameters, root)} if plan.protocols(parameters) else {})
 
 
-def score_means(parameters: Mapping[str, Any], folder: Path) -> Means:
+def score_means(parameters: Mapping[str, Any], root: Path) -> Means:
     """Return the mean of each metric of the main convention over images and seeds, by dataset and METHOD.VARIANT."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for dataset, system in plan.scored_pairs(parameters):
-        scores = read_scores(folder, dataset, system)
+        scores = read_scores(root, dataset, system)
         means = found.setdefault(dataset, {}).setdefault(f"{system.method}.{system.variant}", {})
         for metric, values in zip(scores.metrics, scores.values, strict=True):
             if metric.name == metric.plain:
@@ -44,7 +44,7 @@ def score_means(parameters: Mapping[str, Any], folder: Path) -> Means:
     }
 
 
-def protocol_means(parameters: Mapping[str, Any], room: Path) -> Means:
+def protocol_means(parameters: Mapping[str, Any], root: Path) -> Means:
     """Return the measures of each image set on its own test images, mean over the seeds, by protocol and set.
 
     Raises:
@@ -53,7 +53,7 @@ def protocol_means(parameters: Mapping[str, Any], room: Path) -> Means:
     found: Means = {}
     for protocol, block in plan.protocols(parameters).items():
         for label in plan.image_sets(parameters, protocol):
-            paths = [room / protocol / f"{label}.seed{seed}.json" for seed in block["seeds"]]
+            paths = [root / path for path in summaries(parameters, protocol, label)]
             fix = f"run the stage `{block['goal']}` for it again"
             read = [read_json(existing(path, block["goal"]), fix=fix)["results"][label] for path in paths]
             means = {key: mean(numbers(one[key] for one in read)) for key in MEANS[block["goal"]]}

@@ -53,7 +53,7 @@ def page(study: Study, others: Sequence[Page]) -> Page:
 def _row(study: Study, dataset: str) -> dict[str, Any]:
     """Return how the systems stand on one dataset: the first, what cannot be told apart from it, the rest."""
     groups, ranked = study.groups[dataset], study.boards[dataset].ranking
-    card = cards.card(study.catalog, dataset, study.rooms.prepared)
+    card = cards.card(study.catalog, dataset, study.root)
     row: dict[str, Any] = {
         "dataset": dataset,
         "anchor": provenance.anchor("data", dataset),

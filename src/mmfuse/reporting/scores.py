@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mmfuse.errors import UserError
 from mmfuse.files.reading import read_json, read_table
 from mmfuse.study.plan import System
+from mmfuse.study.stages import EVALUATE, key_of
 
 Array = NDArray[np.float64]
 
@@ -111,13 +112,13 @@ def _check_summary(summary: Mapping[str, Any], path: Path, fix: str) -> None:
         )
 
 
-def read_scores(folder: Path, dataset: str, system: System) -> Scores:
-    """Read the scores of one system and check that the table and its summary belong together.
+def read_scores(root: Path, dataset: str, system: System) -> Scores:
+    """Read the scores of one system in a project's folder; check that the table and its summary belong together.
 
     Raises:
         UserError: a file is missing, or the table and the summary disagree.
     """
-    table = existing(folder / dataset / f"{system.label}.csv", "evaluate")
+    table = existing(root / EVALUATE.path("table", key_of(dataset, system)), "evaluate")
     existing(table.with_suffix(".json"), "evaluate")
     return read_one(table, system, again="run the stage `evaluate` for it again")
 

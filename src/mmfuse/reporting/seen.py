@@ -19,6 +19,7 @@ from mmfuse.downstream.boxes import Matched
 from mmfuse.reporting import provenance, statistics
 from mmfuse.reporting.scores import existing
 from mmfuse.study import plan
+from mmfuse.study.stages import STAGES
 
 Array = NDArray[np.float64]
 # ASSUME: the ends of an interval then move by a few hundredths of its width with another draw
@@ -143,8 +144,15 @@ def read_set(stems: Sequence[Path], goal: str, label: str, title: str, anchors: 
     return Seen(label, title, goal, summaries, tuple(anchors), tuple(found for _, found in pairs))
 
 
-def read_sets(parameters: Mapping[str, Any], protocol: str, room: Path, roles: Mapping[str, str]) -> list[Seen]:
-    """Read the image sets of a protocol; `roles` are what `a` and `b` are, such as infrared and visible.
+def summaries(parameters: Mapping[str, Any], protocol: str, label: str) -> list[str]:
+    """Return the path of the summary of each seed of an image set."""
+    block = parameters["downstream"][protocol]
+    keys = ({"protocol": protocol, "set": label, "seed": str(seed)} for seed in block["seeds"])
+    return [STAGES[block["goal"]].path("summary", key) for key in keys]
+
+
+def read_sets(parameters: Mapping[str, Any], protocol: str, root: Path, roles: Mapping[str, str]) -> list[Seen]:
+    """Read the image sets of a protocol in a project's folder; `roles` are what `a` and `b` are, such as infrared.
 
     Raises:
         UserError: a result is missing or damaged.
@@ -153,7 +161,7 @@ def read_sets(parameters: Mapping[str, Any], protocol: str, room: Path, roles: M
     for label, system in plan.image_sets(parameters, protocol).items():
         title = f"{roles[label]} alone" if system is None else system.method
         title += "" if system is None or system.variant == "base" else f".{system.variant}"
-        names = [f"{label}.seed{seed}" for seed in block["seeds"]]
-        anchors = [provenance.anchor("run", block["goal"], protocol, name) for name in names]
-        found.append(read_set([room / protocol / name for name in names], block["goal"], label, title, anchors))
+        stems = [root / path.removesuffix(".json") for path in summaries(parameters, protocol, label)]
+        anchors = [provenance.anchor("run", block["goal"], protocol, stem.name) for stem in stems]
+        found.append(read_set(stems, block["goal"], label, title, anchors))
     return found

@@ -1,4 +1,4 @@
-"""What the report is made from: the study's parameters, its rooms, the scores, and the runs behind them."""
+"""What the report is made from: the study's parameters, its folder, the scores, and the runs behind them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,8 @@ from mmfuse.reporting.style import Album
 from mmfuse.reporting.tables import Table, build
 from mmfuse.study import plan
 from mmfuse.study.plan import System
-from mmfuse.study.stages import jobs_of
-
-
-@dataclass(frozen=True)
-class Rooms:
-    """The folders that the report reads."""
-
-    prepared: Path
-    checkpoints: Path
-    fused: Path
-    scores: Path
-    analyses: Path
-    downstream: Path
+from mmfuse.study.stage import Key, Stage
+from mmfuse.study.stages import ANALYSE, CHECKPOINTS, FUSE, PREPARE, jobs_of, key_of
 
 
 @dataclass(frozen=True)
@@ -51,7 +40,7 @@ class Study:
     """
 
     parameters: Mapping[str, Any]
-    rooms: Rooms
+    root: Path
     catalog: Mapping[str, Dataset]
     printed: Path
     groups: Mapping[str, Sequence[Group]]
@@ -70,20 +59,24 @@ class Study:
 
     def pack(self, dataset: str) -> Pack:
         """Return the test pairs of a dataset."""
-        return Pack(existing(self.rooms.prepared / dataset / "test.safetensors", "prepare"))
+        return Pack(existing(self.path(PREPARE, "test", {"dataset": dataset}), "prepare"))
+
+    def path(self, stage: Stage, output: str, key: Key) -> Path:
+        """Return where one output of a job lies."""
+        return self.root / stage.path(output, key)
 
     def seen(self, protocol: str) -> list[Seen]:
         """Return the image sets of a downstream protocol; they are read once."""
         if protocol not in self._seen:
             roles = self.catalog[self.parameters["downstream"][protocol]["dataset"]].roles
-            self._seen[protocol] = read_sets(self.parameters, protocol, self.rooms.downstream, roles)
+            self._seen[protocol] = read_sets(self.parameters, protocol, self.root, roles)
         return self._seen[protocol]
 
     def weights(self, system: System, part: str) -> Path:
         """Return the path of a part's weights."""
         return plan.checkpoint(
             self.parameters,
-            self.rooms.checkpoints,
+            self.root / CHECKPOINTS,
             task=system.task,
             method=system.method,
             variant=system.variant,
@@ -93,16 +86,16 @@ class Study:
 
     def training_anchor(self, weights: Path) -> str:
         """Return the place of a training's run in the page."""
-        name, method, variant, seed, part = weights.relative_to(self.rooms.checkpoints).with_suffix("").parts
+        name, method, variant, seed, part = weights.relative_to(self.root / CHECKPOINTS).with_suffix("").parts
         return provenance.anchor("run", "train", name, f"{method}.{variant}.{seed}", part)
 
     def analysis(self, name: str, dataset: str, system: System) -> Path:
         """Return the path of an analysis's result."""
-        return self.rooms.analyses / dataset / plan.analysis_file(name, system)
+        return self.path(ANALYSE, "result", {**key_of(dataset, system), "analysis": name})
 
     def fuse_run(self, dataset: str, system: System) -> Run:
         """Return the run that fused a dataset's test pairs."""
-        path = self.rooms.fused / dataset / f"{system.label}.run.json"
+        path = self.path(FUSE, "record", key_of(dataset, system))
         return provenance.read_run(path, "fuse", dataset, system.label)
 
 
@@ -117,18 +110,18 @@ def representatives(parameters: Mapping[str, Any], groups: Sequence[Group]) -> l
     return list(found.values())
 
 
-def read_study(parameters: Mapping[str, Any], rooms: Rooms, catalog: Mapping[str, Dataset], printed: Path) -> Study:
+def read_study(parameters: Mapping[str, Any], root: Path, catalog: Mapping[str, Dataset], printed: Path) -> Study:
     """Read the scores and the runs of a study.
 
     Raises:
         UserError: something that the study names is missing, or scores cannot stand in one table.
     """
-    groups = read_groups(parameters, rooms.scores)
+    groups = read_groups(parameters, root)
     boards = {dataset: _board(dataset, found) for dataset, found in groups.items()}
-    return Study(parameters, rooms, catalog, printed, groups, boards, _runs(parameters))
+    return Study(parameters, root, catalog, printed, groups, boards, _runs(parameters, root))
 
 
-def read_groups(parameters: Mapping[str, Any], scores: Path) -> dict[str, list[Group]]:
+def read_groups(parameters: Mapping[str, Any], root: Path) -> dict[str, list[Group]]:
     """Read the scores of each test dataset, by method and variant.
 
     Raises:
@@ -138,7 +131,7 @@ def read_groups(parameters: Mapping[str, Any], scores: Path) -> dict[str, list[G
     for dataset, system in plan.scored_pairs(parameters):
         systems.setdefault(dataset, []).append(system)
     return {
-        dataset: grouped([read_scores(scores, dataset, system) for system in found], dataset)
+        dataset: grouped([read_scores(root, dataset, system) for system in found], dataset)
         for dataset, found in systems.items()
     }
 
@@ -152,9 +145,9 @@ def _board(dataset: str, groups: Sequence[Group]) -> Table:
     )
 
 
-def _runs(parameters: Mapping[str, Any]) -> list[Run]:
+def _runs(parameters: Mapping[str, Any], root: Path) -> list[Run]:
     """Return every run behind the page, in the order of the work."""
     return [
-        provenance.read_run(Path(stage.path("record", key)), stage.name, *stage.parts(key))
+        provenance.read_run(root / stage.path("record", key), stage.name, *stage.parts(key))
         for stage, key in jobs_of(parameters)
     ]

@@ -13,6 +13,7 @@ from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import existing
 from mmfuse.reporting.study import Study
 from mmfuse.study import plan
+from mmfuse.study.stages import PREPARE
 from mmfuse.study.training_sets import training_set
 
 Pairs = tuple[tuple[str, int], ...]  # datasets, and how many of their pairs
@@ -63,7 +64,7 @@ def _one(
     used = training_set(study.parameters, plan.trained_on(study.parameters, method, variant, task))
     for dataset in used.datasets:
         if dataset not in counts:
-            table = existing(study.rooms.prepared / dataset / "pairs.csv", "prepare")
+            table = existing(study.path(PREPARE, "pairs", {"dataset": dataset}), "prepare")
             rows = read_table(table, ("name", "split"), fix="run the stage `prepare` for it again")
             counts[dataset] = Counter(row["split"] for row in rows)
     train = tuple((name, used.pairs.get(name, counts[name]["train"])) for name in used.train)

@@ -23,6 +23,7 @@ from mmfuse.data.packs import Pack
 from mmfuse.files.writing import whole_file, whole_folder
 from mmfuse.reporting import pictures, tables
 from mmfuse.reporting.scores import Column, Group, Scores, existing
+from mmfuse.study.stages import FUSE, PREPARE, key_of
 
 FOLDER, PAGE = "viewer", "viewer.html"
 _PROGRAMS = ("pictures", "drawing", "controls")  # in the order in which they build on each other
@@ -73,7 +74,7 @@ def _script(key: str, png: bytes, scores: Sequence[float] | None = None) -> str:
 
 
 def _scripts(
-    dataset: str, pack: Pack, shown: Mapping[int, str], members: Sequence[Scores], fused: Path
+    dataset: str, pack: Pack, shown: Mapping[int, str], members: Sequence[Scores], root: Path
 ) -> Iterator[tuple[str, str]]:
     """Give the key and the script of each picture of a dataset; keys have numbers, since names may hold anything."""
     rows = [{name: row for row, name in enumerate(member.images)} for member in members]
@@ -84,7 +85,9 @@ def _scripts(
         yield f"{start}/b", _script(f"{start}/b", _png(sample["b"]))
         for member, row in zip(members, rows, strict=True):
             label = member.system.label
-            png = existing(fused / dataset / label / f"{name}.png", "fuse").read_bytes()
+            png = existing(
+                root / FUSE.path("folder", key_of(dataset, member.system)) / f"{name}.png", "fuse"
+            ).read_bytes()
             scores = member.values[chosen, row[name]].tolist()
             yield f"{start}/{label}", _script(f"{start}/{label}", png, scores)
 
@@ -134,8 +137,7 @@ def write(
     *,
     parameters: Mapping[str, Any],
     catalog: Mapping[str, Dataset],
-    prepared: Path,
-    fused: Path,
+    root: Path,
     groups: Mapping[str, Sequence[Group]],
     linked: Mapping[str, Sequence[str]],
 ) -> None:
@@ -145,8 +147,7 @@ def write(
         out: The report's folder.
         parameters: The study's parameters; `report.viewer` says which pairs and seeds there are.
         catalog: The datasets' entries.
-        prepared: Room of the prepared data.
-        fused: Room of the fused images.
+        root: The project's folder, with the prepared data and the fused images.
         groups: Each dataset's scores by method and variant.
         linked: Pairs of each dataset that the report's pages lead to.
 
@@ -156,10 +157,10 @@ def write(
     settings, cards = parameters["report"], []
     with whole_folder(out / FOLDER) as folder:
         for dataset, found in groups.items():
-            pack = Pack(existing(prepared / dataset / "test.safetensors", "prepare"))
+            pack = Pack(existing(root / PREPARE.path("test", {"dataset": dataset}), "prepare"))
             shown = pairs(settings, dataset, pack.names, linked.get(dataset, ()))
             members = [member for group in found for member in _members(settings, group)]
-            for key, text in _scripts(dataset, pack, shown, members, fused):
+            for key, text in _scripts(dataset, pack, shown, members, root):
                 path = folder / f"{key}.js"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")

@@ -11,7 +11,7 @@ from mmfuse.pipeline.jobs import Work
 from mmfuse.reporting import viewer
 from mmfuse.reporting.means import study_means
 from mmfuse.reporting.pages import pages, render
-from mmfuse.reporting.study import Rooms, read_study
+from mmfuse.reporting.study import read_study
 from mmfuse.study.parameters import flatten
 from mmfuse.study.set_checks import check_fused
 from mmfuse.tracking import STUDY, results
@@ -21,21 +21,8 @@ def work(job: Work) -> None:
     """Do the job of the stage."""
     parameters, out = job.parameters, job.outputs["page"].parent
     check_fused(parameters)
-    data = Path("data")
-    scores, downstream = out / "scores", out / "downstream"
-    run(
-        parameters=parameters,
-        prepared=data / "prepared",
-        checkpoints=data / "checkpoints",
-        fused=data / "fused",
-        scores=scores,
-        analyses=out / "analysis",
-        downstream=downstream,
-        out=out,
-        catalog=data / "catalog.yaml",
-        printed=job.read("printed"),
-    )
-    means = study_means(parameters, scores, downstream)
+    run(parameters=parameters, root=Path(), out=out, catalog=Path("data/catalog.yaml"), printed=job.read("printed"))
+    means = study_means(parameters, Path())
     write_json(job.outputs["means"], means)  # what `dvc metrics diff` compares
     tracker = job.running.tracker
     tracker.log_above(STUDY, flatten(means, separator="/"))
@@ -46,12 +33,7 @@ def work(job: Work) -> None:
 def run(
     *,
     parameters: dict[str, Any],
-    prepared: Path,
-    checkpoints: Path,
-    fused: Path,
-    scores: Path,
-    analyses: Path,
-    downstream: Path,
+    root: Path,
     out: Path,
     catalog: Path,
     printed: Path,
@@ -60,16 +42,21 @@ def run(
 
     Nothing is written before all of it is made, and the page last: whoever sees it sees tables of the same run.
 
+    Args:
+        parameters: The study's parameters.
+        root: The project's folder, below which all results lie where the stages write them.
+        out: The folder of the report.
+        catalog: The catalog of datasets.
+        printed: The tables that the papers print.
+
     Raises:
         UserError: something that the study names is missing (the message says which stage makes it), or scores
             cannot stand in one table.
     """
-    rooms = Rooms(prepared, checkpoints, fused, scores, analyses, downstream)
     entries = load_catalog(catalog)
-    study = read_study(parameters, rooms, entries, printed)
+    study = read_study(parameters, root, entries, printed)
     page = render(study, pages(study))
-    rooms_read = {"prepared": prepared, "fused": fused}
-    viewer.write(out, parameters=parameters, catalog=entries, groups=study.groups, linked=study.linked, **rooms_read)
+    viewer.write(out, parameters=parameters, catalog=entries, root=root, groups=study.groups, linked=study.linked)
     with whole_folder(out / "tables") as folder:
         for name, text in study.sheets.items():
             (folder / name).write_text(text, encoding="utf-8")

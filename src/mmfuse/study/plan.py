@@ -210,11 +210,6 @@ def analysed(parameters: Parameters) -> list[tuple[str, str, System]]:
     ]
 
 
-def analysis_file(analysis: str, system: System) -> str:
-    """Return the name of an analysis's result, below reports/analysis/DATASET."""
-    return f"{analysis}.{system.label}.json"
-
-
 def protocols(parameters: Parameters, dataset: str | None = None) -> dict[str, Any]:
     """Return the downstream protocols of the study by name, or those on one dataset."""
     found = parameters.get("downstream", {})

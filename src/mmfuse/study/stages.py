@@ -20,13 +20,14 @@ from mmfuse.study.training_sets import training_set
 from mmfuse.weights import shipped
 
 _CATALOG = "data/catalog.yaml:datasets"
-_PREPARED, _CHECKPOINTS = Path("data/prepared"), Path("data/checkpoints")
+_PREPARED, CHECKPOINTS = Path("data/prepared"), Path("data/checkpoints")
 PUBLISHED = "data/published.csv"  # what the papers print
 _SYSTEM = ("method", "variant", "seed")
 
 
-def _key(system: plan.System) -> dict[str, str]:
-    return {"method": system.method, "variant": system.variant, "seed": str(system.seed)}
+def key_of(dataset: str, system: plan.System) -> Key:
+    """Return the key of a system on a dataset, as the stages `fuse`, `evaluate` and `fuse_labelled` have it."""
+    return {"dataset": dataset, "method": system.method, "variant": system.variant, "seed": str(system.seed)}
 
 
 class Download(Stage):
@@ -124,7 +125,7 @@ class Train(Stage):
     def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
         one = self.training(key)
         earlier = plan.earlier_parts(parameters, one.method, one.part)
-        start = [plan.weights(parameters, _CHECKPOINTS, **(asdict(one) | {"part": part})) for part in earlier]
+        start = [plan.weights(parameters, CHECKPOINTS, **(asdict(one) | {"part": part})) for part in earlier]
         found = {
             "train": plan.training_packs(parameters, _PREPARED, one),
             "val": plan.validation_packs(parameters, _PREPARED, one),
@@ -163,7 +164,7 @@ class Fuse(Stage):
     record = "data/fused/{dataset}/{method}.{variant}.s{seed}.run.json"
 
     def jobs(self, parameters: Parameters) -> Iterable[Key]:
-        return [{"dataset": name, **_key(system)} for name, system in plan.scored_pairs(parameters)]
+        return [key_of(*pair) for pair in plan.scored_pairs(parameters)]
 
     def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
         return {"test": [PREPARE.path("test", key)], **self.sources(parameters, key)}
@@ -221,10 +222,7 @@ class Analyse(Stage):
     record = "reports/analysis/{dataset}/{analysis}.{method}.{variant}.s{seed}.run.json"
 
     def jobs(self, parameters: Parameters) -> Iterable[Key]:
-        return [
-            {"dataset": dataset, "analysis": name, **_key(system)}
-            for name, dataset, system in plan.analysed(parameters)
-        ]
+        return [{**key_of(dataset, system), "analysis": name} for name, dataset, system in plan.analysed(parameters)]
 
     def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
         return {"test": [PREPARE.path("test", key)], "weights": _complete_weights(self, parameters, key)}
@@ -295,7 +293,7 @@ class FuseLabelled(Fuse):
             for system in plan.image_sets(parameters, protocol).values():
                 if system:
                     found[block["dataset"], system] = None
-        return [{"dataset": name, **_key(system)} for name, system in found]
+        return [key_of(*pair) for pair in found]
 
     def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
         return {"test": [LABEL.path("pack", key)], **self.sources(parameters, key)}
@@ -327,7 +325,7 @@ class Detect(Stage):
         return {
             "pack": [LABEL.path("pack", dataset)],
             "folds": [DIVIDE.path("folds", {**dataset, **key})],
-            "fused": [FUSE_LABELLED.path("folder", {**dataset, **_key(system)}) for system in systems],
+            "fused": [FUSE_LABELLED.path("folder", key_of(dataset["dataset"], system)) for system in systems],
         }
 
     def watched(self, parameters: Parameters, key: Key) -> list[str]:
@@ -402,7 +400,7 @@ class Report(Stage):
 def _complete_weights(stage: Stage, parameters: Parameters, key: Key) -> list[str]:
     """Return the file with the whole network, trained here or given; a training-free method has none."""
     system = stage.system(parameters, key)
-    file = plan.complete_weights(parameters, _CHECKPOINTS, system) if system else None
+    file = plan.complete_weights(parameters, CHECKPOINTS, system) if system else None
     return [file.as_posix()] if file else []
 
 
