@@ -195,7 +195,8 @@ def test_every_printed_table_is_asked_for_by_the_study_of_the_papers(papers_stud
         classes = {"detect": ROAD_BOXES, "segment": ROAD_MASKS}[one["goal"]]
         parameters = papers_study | {"downstream": {asked: one}}
         labels = plan.image_sets(parameters, asked)
-        write_protocol(tmp_path / "reports/downstream" / asked, one, list(labels), classes, images=4, skills=dict.fromkeys(labels, 0.8))
+        room, skills = tmp_path / "reports/downstream" / asked, dict.fromkeys(labels, 0.8)
+        write_protocol(room, one, list(labels), classes, images=4, skills=skills)
         found = published_sets.build(entries[0], PRINTED, parameters, read_sets(parameters, asked, tmp_path, ROLES))
         assert found.missing == {}, "each column is measured"
         lines = [line for line in found.lines if line.system]
