@@ -121,7 +121,7 @@ def test_a_network_is_shipped_with_all_that_is_known_of_it(study, ship, tmp_path
     assert one.training["commit"].startswith(record["commit"] or "unknown")
     assert one.training["steps"] == {"net": 60}
     assert 0 <= one.training["hours"] < 0.1
-    scores = ship_weights.read_scores(Path("reports/scores"), "synthetic_road", _system("lkc_funet"))
+    scores = ship_weights.read_scores(Path(), "synthetic_road", _system("lkc_funet"))
     entropy = scores.values[0]
     assert one.scores["synthetic_road"]["EN"] == pytest.approx(entropy.mean(), rel=1e-5)
     text = (out / "roads.md").read_text()

@@ -46,7 +46,7 @@ def declared_jobs(root: Path) -> list[Job]:
 def _declared(parameters: Parameters, stage: Stage, key: Key) -> Job:
     inputs = [path for paths in stage.inputs(parameters, key).values() for path in paths]
     return Job(
-        name="-".join([stage.name, *key.values()]),
+        name="-".join([stage.name, *(key[name] for name in stage.key)]),
         command=stage.command(key),
         inputs=frozenset([*inputs, digest_file(stage, key)]),
         outputs=frozenset([*stage.written(key).values(), stage.path("record", key)]),

@@ -21,7 +21,7 @@ import yaml
 from ship_cards import Agreement, Scored, Training, card
 from tqdm import tqdm
 
-from mmfuse.cli.registering import CHECKPOINTS, SCORES, check_made_by
+from mmfuse.cli.registering import check_made_by
 from mmfuse.data.catalog import load_catalog
 from mmfuse.data.images import read_image
 from mmfuse.data.packs import Pack
@@ -35,12 +35,12 @@ from mmfuse.reporting.scores import average, read_scores
 from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.plan import System
+from mmfuse.study.stages import CHECKPOINTS, FUSE, PREPARE, key_of
 from mmfuse.study.training_sets import training_set
 from mmfuse.tracking.reading import hours_of
 from mmfuse.training.checkpoints import load_method, read_weights, save_weights, weights_of
 from mmfuse.weights import shipped
 
-FUSED, PREPARED = Path("data/fused"), Path("data/prepared")
 BASELINES = ("average", "maximum", "laplacian")
 LARGEST, TOGETHER = 5_000_000, 25_000_000  # bytes of one file, and of all of them
 GREY_LEVELS = 1  # by which a picture may change
@@ -165,9 +165,9 @@ def agreement(stored: Path, system: System, dataset: str) -> Agreement:
     """
     device = best_device()
     net = for_inference(load_method(stored)[0].to(device))
-    pack, largest, changed, pixels = Pack(PREPARED / dataset / "test.safetensors"), 0, 0, 0
+    pack, largest, changed, pixels = Pack(Path(PREPARE.path("test", {"dataset": dataset}))), 0, 0, 0
     for sample in tqdm(pack, desc=f"{dataset}, {system.label}", mininterval=2, disable=None):
-        picture = FUSED / dataset / system.label / f"{sample['name']}.png"
+        picture = Path(FUSE.path("folder", key_of(dataset, system))) / f"{sample['name']}.png"
         distance = np.abs(
             fuse_pair(net, sample["a"], sample["b"], device).astype(int) - read_image(picture).astype(int)
         )
@@ -204,7 +204,7 @@ def scores_of(parameters: Mapping[str, Any], system: System, dataset: str) -> Sc
     found = {}
     for one in rows:
         check_made_by(one, dataset, plan.complete_weights(parameters, CHECKPOINTS, one))
-        scores = read_scores(SCORES, dataset, one)
+        scores = read_scores(Path(), dataset, one)
         ends = statistics.interval(scores.values)
         name = "this network" if one == system else one.method
         found[name] = [
@@ -242,7 +242,8 @@ def data_of(parameters: Mapping[str, Any], wish: Wish) -> list[shipped.Data]:
     used = training_set(parameters, plan.trained_on(parameters, system.method, system.variant, system.task))
     for split, use, datasets in (("train", "training", used.train), ("val", "validation", used.val)):
         for dataset in datasets:
-            rows = read_table(PREPARED / dataset / "pairs.csv", ("name", "split"), fix="run the study again")
+            table = Path(PREPARE.path("pairs", {"dataset": dataset}))
+            rows = read_table(table, ("name", "split"), fix="run the study again")
             count = sum(row["split"] == split for row in rows)
             count = used.pairs.get(dataset, count) if split == "train" else count
             if count:
