@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 
-from mmfuse.pipeline.jobs import run
 from mmfuse.study.stage import KEYS, Stage
 from mmfuse.study.stages import STAGES
 
@@ -25,6 +24,8 @@ def _command(stage: Stage) -> Callable[..., None]:
     """Return the command of a stage: an option for each name of its key."""
 
     def command(params: Path, **key: str) -> None:
+        from mmfuse.pipeline.jobs import run
+
         module = import_module(f"mmfuse.stages.{stage.module or stage.name}")
         run(stage, key, params, module.work)
 

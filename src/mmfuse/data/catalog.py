@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-import jsonschema
-
 from mmfuse.errors import UserError
 from mmfuse.files.reading import read_yaml
 
@@ -204,6 +202,8 @@ def load_catalog(path: Path = CATALOG, *, schema: Path = SCHEMA) -> dict[str, Da
     Raises:
         UserError: a file is missing or not YAML, or an entry does not fit the schema (the message names the key).
     """
+    import jsonschema
+
     content = _with_text_keys(read_yaml(path))
     errors = jsonschema.Draft202012Validator(read_yaml(schema)).iter_errors(content)
     worst = jsonschema.exceptions.best_match(errors)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from mmfuse.data import catalog
-from mmfuse.data.images import image_files
 from mmfuse.errors import UserError
 from mmfuse.study import plan
 from mmfuse.study.stage import Key, Parameters, Stage
@@ -172,6 +171,8 @@ class Fuse(Stage):
     def sources(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
         """Return what makes the images: complete weights, the images themselves file by file, or neither."""
         if key["variant"] == plan.EXTERNAL:
+            from mmfuse.data.images import image_files
+
             # file by file: a folder's time does not tell of a changed file
             folder = plan.external_images(key["dataset"], key["method"])
             images = [path.as_posix() for path in image_files(folder).values()] if folder.is_dir() else []
