@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -425,8 +426,10 @@ def test_mistakes_in_stages(refused, monkeypatch, prepared):
     assert f"expected: {ROAD}/test.safetensors" in refused(*fuse, "--method", "average")
     test.write_text("no pack")
     assert f"Not a readable pack: {ROAD}/test.safetensors" in refused(*fuse, "--method", "average")
+    shutil.copy(prepared / ROAD / "val.safetensors", test)
     weights.parent.mkdir(parents=True)
-    trained(weights, "average")
+    weights.write_text("no weights")
+    assert str(weights) in refused(*fuse, *SYSTEM)
     assert not Path("data/fused").exists()
 
 
@@ -446,7 +449,8 @@ def test_an_unknown_key_as_a_process(project):
     code, out, err = process("stage", "crop", "--dataset", "x", "--patches", "square")
     assert code == 2
     assert out == ""
-    assert err.startswith("error: params.yaml: unknown key 'save_evry' in train.")
+    assert re.match(r"error: params\.yaml: \d+ mistakes\.\n", err)
+    assert re.search(r"^params\.yaml, line \d+: unknown key 'save_evry' in train\.$", err, re.MULTILINE)
     assert "did you mean 'save_every'?" in err
     assert "Traceback" not in err
 

@@ -299,3 +299,35 @@ def test_picking_by_dotted_key(parameters, project):
 def test_flattening():
     nested = {"a": {"b": {"c": 1}, "d": [1, {"e": 2}]}, "f": {}, "g": None}
     assert flatten(nested) == {"a.b.c": 1, "a.d": [1, {"e": 2}], "f": {}, "g": None}
+
+
+def test_every_mistake_is_named_at_once_with_its_line(project):
+    """Any number of mistakes of any kind, each once and in the order of the file."""
+    path = project / "params.yaml"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    wrong = {"  save_every: ": "  save_evry: 1", "  threads: ": "  threads: many", "  images: ": "  images: 1e3"}
+    changed = []
+    for number, line in enumerate(lines):
+        start = next((start for start in wrong if line.startswith(start)), None)
+        if start is not None:
+            lines[number] = wrong[start]
+            changed.append(number + 1)
+    assert len(changed) >= 3
+    path.write_text("\n".join([*lines, "evil: 1"]), encoding="utf-8")
+    changed.append(len(lines) + 1)
+    with pytest.raises(UserError) as caught:
+        load_parameters(path)
+    named = [int(number) for number in re.findall(r"^\S+params\.yaml, line (\d+): ", str(caught.value), re.MULTILINE)]
+    assert named == sorted(named)
+    assert set(changed) <= set(named)
+    assert str(caught.value).startswith(f"{path}: {len(named)} mistakes.")
+    assert str(caught.value).count("unknown key 'save_evry'") == 1
+
+
+def test_the_line_of_a_mistake_inside_a_list(project, parameters):
+    parameters["study"]["systems"][1]["variant"] = 5
+    path = project / "params.yaml"
+    path.write_text(yaml.safe_dump(parameters, sort_keys=False), encoding="utf-8")
+    line = path.read_text(encoding="utf-8").splitlines().index("    variant: 5") + 1
+    with pytest.raises(UserError, match=rf"params\.yaml, line {line}: study\.systems\.1\.variant is not valid"):
+        load_parameters(path)

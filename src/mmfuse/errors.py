@@ -6,7 +6,7 @@ Exit codes of the command line: 2 for the user's mistakes (`UserError`), 1 for o
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 _SHOWN = 4000  # characters of a value in a message
 
@@ -36,6 +36,14 @@ class UserError(MmfuseError):
         lines += [f"  found:    {_shortened(found)}"] if found is not None else []
         lines += [f"  to do:    {fix}"] if fix is not None else []
         super().__init__("\n".join(lines))
+
+
+def together(what: str, errors: Sequence[UserError]) -> UserError:
+    """Return one error for several mistakes in `what`; a single one stands for itself."""
+    if len(errors) == 1:
+        return errors[0]
+    every = "\n".join(str(error) for error in errors)
+    return UserError(f"{what}: {len(errors)} mistakes.\n{every}")
 
 
 def _shortened(value: object) -> str:

@@ -43,6 +43,28 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path} is not valid YAML.", found=error, fix="correct the line that it names") from error
 
 
+def lines_of(path: Path) -> dict[tuple[str | int, ...], int]:
+    """Return the line of each key and each item of a YAML file, by the keys and places that lead to it.
+
+    The file must be one that `read_yaml` reads. Lines count from 1.
+    """
+    found: dict[tuple[str | int, ...], int] = {}
+
+    def walk(node: yaml.Node | None, above: tuple[str | int, ...]) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                place = (*above, key.value)
+                found.setdefault(place, key.start_mark.line + 1)
+                walk(value, place)
+        elif isinstance(node, yaml.SequenceNode):
+            for number, value in enumerate(node.value):
+                found.setdefault((*above, number), value.start_mark.line + 1)
+                walk(value, (*above, number))
+
+    walk(yaml.SafeLoader(path.read_text(encoding="utf-8")).get_single_node(), ())
+    return found
+
+
 def _unfolded(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
     """Return how many values a node holds with its aliases written out; refuse keys that occur twice."""
     if id(node) in above:

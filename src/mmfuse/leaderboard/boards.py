@@ -77,7 +77,7 @@ def load(path: Path, *, schema: Path = SCHEMA) -> Boards:
         UserError: the file is missing or does not fit the schema, or names a metric, a method or a dataset wrongly.
     """
     content = read_yaml(path)
-    check_against_schema(content, read_yaml(schema), str(path))
+    check_against_schema(content, read_yaml(schema), str(path), path)
     found = Boards(
         path.parent,
         content["convention"],

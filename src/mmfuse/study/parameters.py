@@ -12,8 +12,8 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
 from mmfuse import methods
-from mmfuse.errors import UserError, closest
-from mmfuse.files.reading import read_yaml
+from mmfuse.errors import UserError, closest, together
+from mmfuse.files.reading import lines_of, read_yaml
 from mmfuse.study import plan
 from mmfuse.study.code import PACKAGE
 from mmfuse.study.set_checks import check_sets, check_weights
@@ -40,32 +40,67 @@ def project_root(start: Path) -> Path:
     )
 
 
-def check_against_schema(value: Any, schema: Mapping[str, Any], what: str) -> None:
+def check_against_schema(value: Any, schema: Mapping[str, Any], what: str, file: Path | None = None) -> None:
     """Check a value read from YAML against a JSON schema.
 
+    Args:
+        value: The value.
+        schema: The schema.
+        what: How messages call the value, such as its file.
+        file: The file that it was read from, for the lines of the mistakes.
+
     Raises:
-        UserError: names the key, what is allowed and, for an unknown key, the closest known one.
+        UserError: names each wrong key, what is allowed and, for an unknown key, the closest known one.
     """
-    error = best_match(Draft202012Validator(schema).iter_errors(value))
-    if error is None:
+    errors = [best_match([error]) for error in Draft202012Validator(schema).iter_errors(value)]
+    if not errors:
         return
-    where = ".".join(str(step) for step in error.absolute_path) or "(top level)"
-    if error.validator == "additionalProperties" and isinstance(error.schema, Mapping):
-        raise _unknown_key(error.instance, error.schema, where, what)
+    lines = lines_of(file) if file else {}
+    found: dict[tuple[int, str], UserError] = {}
+    for error in errors:
+        place = tuple(error.absolute_path)
+        names: list[str | None] = [None]
+        if error.validator == "additionalProperties" and isinstance(error.schema, Mapping):
+            names = [*_unknown_keys(error.instance, error.schema)]
+        for name in names:
+            line = _line(lines, place if name is None else (*place, name))
+            there = f"{what}, line {line}" if line else what
+            problem = _mistake(error, there) if name is None else _unknown_key(error, name, there)
+            found[line, problem.problem] = problem
+    raise together(what, [found[key] for key in sorted(found)])
+
+
+def _line(lines: Mapping[tuple[str | int, ...], int], place: tuple[str | int, ...]) -> int:
+    """Return the line of a place, or of the block around it that has one; 0 where none is known."""
+    return next((lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines), 0)
+
+
+def _where(error: ValidationError) -> str:
+    return ".".join(str(step) for step in error.absolute_path) or "(top level)"
+
+
+def _mistake(error: ValidationError, what: str) -> UserError:
     fix = str(error.schema.get("description", "")) if isinstance(error.schema, Mapping) else ""
     if error.validator == "type" and isinstance(error.instance, str) and _is_number(error.instance):
         fix = f"write {float(error.instance)!r}: YAML 1.1 reads {error.instance} as text"
-    raise UserError(
-        f"{what}: {where} is not valid.", expected=_expectation(error), found=error.instance, fix=fix or None
+    found: Any = error.instance
+    if error.validator == "required":
+        found = ", ".join(map(str, found))
+    return UserError(
+        f"{what}: {_where(error)} is not valid.", expected=_expectation(error), found=found, fix=fix or None
     )
 
 
-def _unknown_key(block: Mapping[str, Any], schema: Mapping[str, Any], where: str, what: str) -> UserError:
-    known, patterns = list(schema.get("properties", {})), list(schema.get("patternProperties", {}))
-    unknown = next(k for k in map(str, block) if k not in known and not any(re.search(p, k) for p in patterns))
-    known += patterns
+def _unknown_keys(block: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterable[str]:
+    known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    return [key for key in map(str, block) if key not in known and not any(re.search(p, key) for p in patterns)]
+
+
+def _unknown_key(error: ValidationError, unknown: str, what: str) -> UserError:
+    schema: Any = error.schema
+    known = [*schema.get("properties", {}), *schema.get("patternProperties", {})]
     return UserError(
-        f"{what}: unknown key {unknown!r} in {where}.",
+        f"{what}: unknown key {unknown!r} in {_where(error)}.",
         expected=", ".join(known),
         found=unknown,
         fix=closest(unknown, known, "remove it"),
@@ -93,7 +128,7 @@ def load_parameters(path: Path) -> dict[str, Any]:
     values = read_yaml(path)
     schema = read_yaml(project_root(path.parent) / SCHEMA)
     _check_keys(values, path)
-    check_against_schema(values, schema, str(path))
+    check_against_schema(values, schema, str(path), path)
     _check_methods(values, schema, path)
     _check_study(values, path)
     check_sets(values, path, project_root(path.parent))
