@@ -75,7 +75,3 @@ def check_choices(what: str, choices: Mapping[str, Collection[str]], **chosen: s
             raise UserError(
                 f"{what} does not know this {option}.", expected=", ".join(choices[option]), found=value, fix=fix
             )
-
-
-class MmfuseWarning(UserWarning):
-    """Something the user should know, and the job goes on."""

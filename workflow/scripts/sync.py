@@ -18,7 +18,7 @@ import yaml
 from jobs import CODE, PARAMS, Job, declared_jobs, differences, digests, dvc_jobs, snakemake_commands
 
 from mmfuse.errors import MmfuseError, UserError
-from mmfuse.files.writing import sha256, write_text
+from mmfuse.files.writing import write_manifest, write_text
 
 METRICS = "reports/metrics.json"  # what `dvc metrics diff` compares
 HEADER = """\
@@ -90,9 +90,7 @@ def write_dvc(root: Path) -> bool:
 def write_code(root: Path) -> None:
     """Write the files that list the code behind each job, with its checksums; DVC's stage `code` does so."""
     for name, files in digests(root).items():
-        lines = "".join(f"{sha256(root / file)}  {file}\n" for file in files)
-        if not (root / name).is_file() or (root / name).read_text(encoding="utf-8") != lines:
-            write_text(root / name, lines)
+        write_manifest(root / name, root, [root / file for file in files])
 
 
 def check_dvc(root: Path) -> None:
