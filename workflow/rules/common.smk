@@ -35,8 +35,8 @@ def inputs(name):
 def outputs(name, **shown):
     """Return what a job writes, by name, with its record; `shown` says what Snakemake's own report has of it."""
     found = {}
-    for output, path in {**STAGES[name].outputs, "record": STAGES[name].record}.items():
-        found[output] = directory(path.rstrip("/")) if path.endswith("/") else path
+    for output, (path, is_folder) in STAGES[name].patterns().items():
+        found[output] = directory(path) if is_folder else path
         if output in shown:
             found[output] = report(found[output], **shown[output])
     return found

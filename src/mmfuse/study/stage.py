@@ -99,8 +99,12 @@ class Stage:
 
     def path(self, output: str, key: Key) -> str:
         """Return the path of one output of a job, or of its `record`; folders without the slash."""
-        pattern = self.record if output == "record" else self.outputs[output]
-        return pattern.format(**key).rstrip("/")
+        return self.patterns()[output][0].format(**key)
+
+    def patterns(self) -> dict[str, tuple[str, bool]]:
+        """Return the path of each output and of the record, with {KEY} for the values, and whether it is a folder."""
+        found = {**self.outputs, "record": self.record}
+        return {name: (path.rstrip("/"), path.endswith("/")) for name, path in found.items()}
 
     def written(self, key: Key) -> dict[str, str]:
         """Return the path of each output of a job by name, its record apart."""
