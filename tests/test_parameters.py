@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from mmfuse.study import plan
 from mmfuse.study.parameters import flatten, load_parameters, pick, pick_all, project_root
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "workflow/scripts"))
 SCHEMA = ROOT / "workflow/schemas/params.schema.yaml"
 CATALOG = yaml.safe_load((ROOT / "data/catalog.yaml").read_text(encoding="utf-8"))["datasets"]
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "workflow/configs").glob("*.yaml"))]
@@ -331,3 +335,44 @@ def test_the_line_of_a_mistake_inside_a_list(project, parameters):
     line = path.read_text(encoding="utf-8").splitlines().index("    variant: 5") + 1
     with pytest.raises(UserError, match=rf"params\.yaml, line {line}: study\.systems\.1\.variant is not valid"):
         load_parameters(path)
+
+
+def test_the_types_of_the_parameters_are_those_of_the_schema():
+    script = [sys.executable, "workflow/scripts/schema_types.py", "--check"]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    run = subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr + "run python workflow/scripts/schema_types.py"
+
+
+TEXT, ANY = {"type": "string"}, {"type": "object"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"type": "integer"}, "int"),
+        ({"enum": ["a", "b"]}, "Literal['a', 'b']"),
+        ({"type": ["number", "null"]}, "float | None"),
+        ({"oneOf": [{"type": "null"}, TEXT]}, "str | None"),
+        ({"type": "array", "items": {"$ref": "#/$defs/n"}}, "list[int]"),
+        (ANY | {"additionalProperties": {"type": "boolean"}}, "dict[str, bool]"),
+        (ANY | {"additionalProperties": False, "patternProperties": {"x": TEXT}}, "dict[str, str]"),
+        (ANY, "dict[str, Any]"),
+        (ANY | {"properties": {"k": TEXT}}, "K"),
+        ({}, "Any"),
+    ],
+)
+def test_each_kind_of_schema_has_its_type(schema, expected):
+    from schema_types import Types
+
+    top = {"type": "object", "properties": {}, "$defs": {"n": {"type": "integer"}}}
+    assert Types(top).of(schema, "K") == expected
+
+
+def test_a_block_says_which_keys_may_be_left_out():
+    from schema_types import Types
+
+    schema = ANY | {"title": "A block", "required": ["a"], "properties": {"a": TEXT, "b": {}}}
+    text = Types(schema).classes["Parameters"]
+    assert "    a: str\n    b: NotRequired[Any]" in text
+    assert '"""A block."""' in text

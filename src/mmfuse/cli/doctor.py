@@ -123,7 +123,7 @@ def _data(params: Path) -> str:
             states.append(f"{name}: in data/manual")
         else:
             states.append(f"{name}: to be downloaded")
-    for method, datasets in parameters["study"].get(plan.EXTERNAL, {}).items():
+    for method, datasets in (parameters["study"].get("external") or {}).items():
         for folder in (plan.external_images(name, method) for name in datasets):
             if not folder.is_dir():
                 raise MmfuseError(f"{folder} is not there: put the images of {method} into it (study.external)")

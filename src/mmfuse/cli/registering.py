@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.plan import System
 from mmfuse.study.stages import CHECKPOINTS, EVALUATE, FUSE, PREPARE, key_of
+from mmfuse.study.types import Parameters
 from mmfuse.tracking import Tracker
 from mmfuse.tracking.models import register as register_model
 from mmfuse.training.checkpoints import load_method
@@ -77,7 +77,7 @@ def register(params: Path, *, dataset: str, metric: str, name: str | None, study
     ]
 
 
-def best(parameters: dict[str, Any], dataset: str, metric: str) -> tuple[System, float, dict[str, float]]:
+def best(parameters: Parameters, dataset: str, metric: str) -> tuple[System, float, dict[str, float]]:
     """Return the trained system with the best mean, that mean, and the means of all of them, best first.
 
     Raises:

@@ -90,7 +90,7 @@ def compare(names: Sequence[str]) -> Comparison:
 def _read(place: Place) -> Run:
     """Read what a run left: by its parameters where they are there, else whatever lies among its scores."""
     scores, params = place.root / "reports/scores", place.root / PARAMS
-    parameters = read_yaml(params) if params.is_file() else {}
+    parameters: Any = read_yaml(params) if params.is_file() else {}  # of another state of the project, unchecked
     if parameters:
         records = [Path(file) for file in results.small_files(parameters) if file.endswith("run.json")]
     else:

@@ -7,7 +7,6 @@ same draws for both runs, as in the report.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,13 @@ from mmfuse.downstream.boxes import Matched
 from mmfuse.reporting import statistics
 from mmfuse.reporting.seen import MEANS, Array, Seen, ends, mean, read_set, set_name
 from mmfuse.study import plan
+from mmfuse.study.types import Parameters
 from mmfuse.tracking.results import Place
 
 _ROOM = Path("reports/downstream")
 
 
-def read(place: Place, parameters: Mapping[str, Any]) -> dict[str, dict[str, Seen]]:
+def read(place: Place, parameters: Parameters) -> dict[str, dict[str, Seen]]:
     """Read the image sets of a run by protocol and name; what is not there is left out."""
     stems: dict[tuple[str, str, str], list[Path]] = {}
     for goal, protocol, label, stem in _named(place.root, parameters):
@@ -37,7 +37,7 @@ def read(place: Place, parameters: Mapping[str, Any]) -> dict[str, dict[str, See
     return found
 
 
-def _named(root: Path, parameters: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+def _named(root: Path, parameters: Parameters) -> list[tuple[str, str, str, str]]:
     """Return goal, protocol, label and file name of each result: by the parameters, else whatever lies there."""
     if parameters:
         return [

@@ -34,7 +34,7 @@ class Run:
 
     name: str
     kind: str
-    parameters: dict[str, Any]
+    parameters: Mapping[str, Any]
     records: dict[str, dict[str, Any]]
     groups: dict[str, dict[str, Group]]
     sets: dict[str, dict[str, Seen]]

@@ -30,6 +30,7 @@ from mmfuse.pipeline.lineage import parents
 from mmfuse.study.parameters import load_parameters, pick_all
 from mmfuse.study.plan import System
 from mmfuse.study.stage import KEYS, Key, Stage
+from mmfuse.study.types import Parameters
 from mmfuse.tracking import Parent, Tracker
 
 _LIBRARIES = (
@@ -102,7 +103,7 @@ class Work:
 
     stage: Stage
     key: Key
-    parameters: dict[str, Any]
+    parameters: Parameters
     params: Path
     inputs: Mapping[str, list[Path]]
     outputs: Mapping[str, Path]

@@ -17,6 +17,7 @@ from mmfuse.study import plan
 from mmfuse.study.code import PACKAGE, PLUMBING
 from mmfuse.study.parameters import pick_all
 from mmfuse.study.settings import merged
+from mmfuse.study.types import Parameters
 from mmfuse.tracking import STUDY, SYSTEM, Parent
 
 # where data come from, and what the page looks like, change no number
@@ -24,7 +25,7 @@ _UNSEEN = {"download", "report"}
 _PRESENTATION = {"reporting", "benchmarks", "leaderboard", "stages/report"}
 
 
-def parents(parameters: Mapping[str, Any], system: plan.System | None = None) -> list[Parent]:
+def parents(parameters: Parameters, system: plan.System | None = None) -> list[Parent]:
     """Return the runs that a job belongs to: the study, and below it the system if the job serves a single one."""
     settings = {key: value for key, value in parameters.items() if key not in _UNSEEN}
     entries = pick_all(parameters, [f"data/catalog.yaml:datasets.{name}" for name in plan.datasets_of(parameters)])
@@ -40,18 +41,19 @@ def parents(parameters: Mapping[str, Any], system: plan.System | None = None) ->
     return found
 
 
-def _settings(parameters: Mapping[str, Any], system: plan.System) -> dict[str, Any]:
+def _settings(parameters: Parameters, system: plan.System) -> dict[str, Any]:
     """Return the parameters that one system's scores depend on, under the names that they have in the study."""
     names = {
         "prepare": ("val_fraction", "val_pairs", "skip_broken", "subset", "patches"),
         "evaluate": ("convention", "beside"),
     }
-    chosen = {block: {k: parameters[block][k] for k in keys if k in parameters[block]} for block, keys in names.items()}
+    every: Mapping[str, Any] = {**parameters}
+    chosen = {block: {k: every[block][k] for k in keys if k in every[block]} for block, keys in names.items()}
     study: dict[str, Any] = {"tasks": {system.task: parameters["study"]["tasks"][system.task]}}
     if plan.is_trained(parameters, system):
         name = plan.trained_on(parameters, system.method, system.variant, system.task)
         block = "tasks" if name in parameters["study"]["tasks"] else "training_sets"
-        study = merged(study, {block: {name: parameters["study"][block][name]}})
+        study = merged(study, {block: {name: every["study"][block][name]}})
     task = {"study": study}
     if system.variant == plan.EXTERNAL:
         return {**task, **chosen}

@@ -20,6 +20,7 @@ from mmfuse.reporting.scores import Array, Column, Group, existing
 from mmfuse.reporting.study import Study
 from mmfuse.study.plan import System
 from mmfuse.study.stages import FUSE, key_of
+from mmfuse.study.types import Parameters
 
 Key = tuple[str, str]  # method and variant
 Groups = Mapping[Key, Group]
@@ -109,7 +110,7 @@ def _mean_places(groups: Groups, systems: Sequence[Key], metrics: Sequence[Colum
     return np.asarray(total) / len(metrics)
 
 
-def chosen(parameters: Mapping[str, Any], groups: Mapping[str, Sequence[Group]]) -> dict[str, tuple[Board, Choice]]:
+def chosen(parameters: Parameters, groups: Mapping[str, Sequence[Group]]) -> dict[str, tuple[Board, Choice]]:
     """Return what is shown of each task in which systems can be ranked.
 
     Args:
@@ -124,7 +125,7 @@ def chosen(parameters: Mapping[str, Any], groups: Mapping[str, Sequence[Group]])
     return found
 
 
-def pairs(parameters: Mapping[str, Any], groups: Mapping[str, Sequence[Group]]) -> dict[str, list[str]]:
+def pairs(parameters: Parameters, groups: Mapping[str, Sequence[Group]]) -> dict[str, list[str]]:
     """Return the names of the images to show, by test set."""
     names: dict[str, list[str]] = {}
     for found, choice in chosen(parameters, groups).values():

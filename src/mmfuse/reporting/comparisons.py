@@ -17,6 +17,7 @@ from mmfuse.reporting.pictures import PALETTE
 from mmfuse.reporting.scores import Array, Column, Group, average
 from mmfuse.reporting.style import LINES, MARKERS, Album, Shown
 from mmfuse.study.settings import place
+from mmfuse.study.types import Parameters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +72,7 @@ def _modalities(found: Mapping[str, Greys], figure: Figure) -> None:
 def sweep(
     album: Album,
     dataset: str,
-    parameters: Mapping[str, Any],
+    parameters: Parameters,
     number: int,
     groups: Sequence[Group],
 ) -> Shown | None:

@@ -6,13 +6,13 @@ neither, since the study does not know what made them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mmfuse.reporting.study import Study
 from mmfuse.study import plan
 from mmfuse.study.plan import System
+from mmfuse.study.types import Parameters
 
 TRAINED, SHIPPED, GIVEN = "trained in this study", "shipped weights", "weights from elsewhere"
 EXTERNAL, FREE = "images from elsewhere", "training-free"
@@ -49,7 +49,7 @@ class Match:
         return f"{network} {self.result} {self.baseline} ({self.against:.2f})"
 
 
-def kind(parameters: Mapping[str, Any], system: System) -> str:
+def kind(parameters: Parameters, system: System) -> str:
     """Return what a system is: one of `NETWORKS`, `EXTERNAL` or `FREE`."""
     if system.variant == plan.EXTERNAL:
         return EXTERNAL

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,12 @@ from mmfuse.files.reading import read_json
 from mmfuse.reporting.scores import average, existing, read_scores
 from mmfuse.reporting.seen import MEANS, mean, numbers, set_name, summaries
 from mmfuse.study import plan
+from mmfuse.study.types import Parameters
 
 Means = dict[str, dict[str, dict[str, float]]]
 
 
-def study_means(parameters: Mapping[str, Any], root: Path) -> dict[str, Any]:
+def study_means(parameters: Parameters, root: Path) -> dict[str, Any]:
     """Return the means of all systems, by dataset, and below `downstream` those of all image sets, by protocol.
 
     Raises:
@@ -27,7 +27,7 @@ def study_means(parameters: Mapping[str, Any], root: Path) -> dict[str, Any]:
     return found | ({"downstream": protocol_means(parameters, root)} if plan.protocols(parameters) else {})
 
 
-def score_means(parameters: Mapping[str, Any], root: Path) -> Means:
+def score_means(parameters: Parameters, root: Path) -> Means:
     """Return the mean of each metric of the main convention over images and seeds, by dataset and METHOD.VARIANT."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for dataset, system in plan.scored_pairs(parameters):
@@ -44,7 +44,7 @@ def score_means(parameters: Mapping[str, Any], root: Path) -> Means:
     }
 
 
-def protocol_means(parameters: Mapping[str, Any], root: Path) -> Means:
+def protocol_means(parameters: Parameters, root: Path) -> Means:
     """Return the measures of each image set on its own test images, mean over the seeds, by protocol and set.
 
     Raises:

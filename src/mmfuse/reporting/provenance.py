@@ -13,6 +13,7 @@ import yaml
 from mmfuse.files.reading import read_json
 from mmfuse.reporting.scores import existing
 from mmfuse.study.stages import STAGES
+from mmfuse.study.types import Parameters
 
 _ORDER = tuple(STAGES)
 _SHOWN = 40  # ASSUME: longer lists of files are cut in the page; run.json has them whole
@@ -132,7 +133,7 @@ def section(run: Run, made: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     }
 
 
-def overview(runs: Sequence[Run], parameters: Mapping[str, Any]) -> dict[str, Any]:
+def overview(runs: Sequence[Run], parameters: Parameters) -> dict[str, Any]:
     """Return what the whole study came from: commits, machines, data and parameters."""
     count, wrong = broken(runs)
     data = [

@@ -17,6 +17,7 @@ from mmfuse.reporting.seen import MEANS, Array, Seen, ends, mean, set_name
 from mmfuse.reporting.study import Study
 from mmfuse.reporting.trained import Trained, behind
 from mmfuse.study import plan
+from mmfuse.study.types import Parameters
 
 # a column of a paper -> the measure by class; a class follows behind a blank
 _BY_CLASS = {"AP50": "AP50", "AP50-95": "AP50_95", "IoU": "IoU"}
@@ -24,7 +25,7 @@ _OVER_CLASSES = {"mAP50": "AP50", "mAP50-95": "AP50_95", "mIoU": "IoU", "mAcc": 
 _GOALS = {"detect": "detectors", "segment": "segmenters"}
 
 
-def build(entry: Mapping[str, Any], path: Path, parameters: Mapping[str, Any], sets: Sequence[Seen]) -> Beside:
+def build(entry: Mapping[str, Any], path: Path, parameters: Parameters, sets: Sequence[Seen]) -> Beside:
     """Put what detectors or segmenters found in our image sets beside a table of a paper.
 
     A class is found by its name, whatever its case, blanks and underscores, or as the entry's `classes` says. A mean

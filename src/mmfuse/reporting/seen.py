@@ -20,6 +20,7 @@ from mmfuse.reporting import provenance, statistics
 from mmfuse.reporting.scores import existing
 from mmfuse.study import plan
 from mmfuse.study.stages import STAGES
+from mmfuse.study.types import Parameters
 
 Array = NDArray[np.float64]
 # ASSUME: the ends of an interval then move by a few hundredths of its width with another draw
@@ -144,14 +145,14 @@ def read_set(stems: Sequence[Path], goal: str, label: str, title: str, anchors: 
     return Seen(label, title, goal, summaries, tuple(anchors), tuple(found for _, found in pairs))
 
 
-def summaries(parameters: Mapping[str, Any], protocol: str, label: str) -> list[str]:
+def summaries(parameters: Parameters, protocol: str, label: str) -> list[str]:
     """Return the path of the summary of each seed of an image set."""
     block = parameters["downstream"][protocol]
     keys = ({"protocol": protocol, "set": label, "seed": str(seed)} for seed in block["seeds"])
     return [STAGES[block["goal"]].path("summary", key) for key in keys]
 
 
-def read_sets(parameters: Mapping[str, Any], protocol: str, root: Path, roles: Mapping[str, str]) -> list[Seen]:
+def read_sets(parameters: Parameters, protocol: str, root: Path, roles: Mapping[str, str]) -> list[Seen]:
     """Read the image sets of a protocol in a project's folder; `roles` are what `a` and `b` are, such as infrared.
 
     Raises:

@@ -19,6 +19,7 @@ from mmfuse.study import plan
 from mmfuse.study.plan import System
 from mmfuse.study.stage import Key, Stage
 from mmfuse.study.stages import ANALYSE, CHECKPOINTS, FUSE, PREPARE, jobs_of, key_of
+from mmfuse.study.types import Parameters
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Study:
     the pairs that they lead to in the viewer.
     """
 
-    parameters: Mapping[str, Any]
+    parameters: Parameters
     root: Path
     catalog: Mapping[str, Dataset]
     printed: Path
@@ -99,7 +100,7 @@ class Study:
         return provenance.read_run(path, "fuse", dataset, system.label)
 
 
-def representatives(parameters: Mapping[str, Any], groups: Sequence[Group]) -> list[Group]:
+def representatives(parameters: Parameters, groups: Sequence[Group]) -> list[Group]:
     """Return one group a method, `base` or the first variant that the study lists, and each with given weights."""
     found: dict[tuple[str, str], Group] = {}
     for group in groups:
@@ -110,7 +111,7 @@ def representatives(parameters: Mapping[str, Any], groups: Sequence[Group]) -> l
     return list(found.values())
 
 
-def read_study(parameters: Mapping[str, Any], root: Path, catalog: Mapping[str, Dataset], printed: Path) -> Study:
+def read_study(parameters: Parameters, root: Path, catalog: Mapping[str, Dataset], printed: Path) -> Study:
     """Read the scores and the runs of a study.
 
     Raises:
@@ -121,7 +122,7 @@ def read_study(parameters: Mapping[str, Any], root: Path, catalog: Mapping[str, 
     return Study(parameters, root, catalog, printed, groups, boards, _runs(parameters, root))
 
 
-def read_groups(parameters: Mapping[str, Any], root: Path) -> dict[str, list[Group]]:
+def read_groups(parameters: Parameters, root: Path) -> dict[str, list[Group]]:
     """Read the scores of each test dataset, by method and variant.
 
     Raises:
@@ -145,7 +146,7 @@ def _board(dataset: str, groups: Sequence[Group]) -> Table:
     )
 
 
-def _runs(parameters: Mapping[str, Any], root: Path) -> list[Run]:
+def _runs(parameters: Parameters, root: Path) -> list[Run]:
     """Return every run behind the page, in the order of the work."""
     return [
         provenance.read_run(root / stage.path("record", key), stage.name, *stage.parts(key))

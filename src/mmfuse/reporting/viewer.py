@@ -24,6 +24,7 @@ from mmfuse.files.writing import whole_file, whole_folder
 from mmfuse.reporting import pictures, tables
 from mmfuse.reporting.scores import Column, Group, Scores, existing
 from mmfuse.study.stages import FUSE, PREPARE, key_of
+from mmfuse.study.types import Parameters
 
 FOLDER, PAGE = "viewer", "viewer.html"
 _PROGRAMS = ("pictures", "drawing", "controls")  # in the order in which they build on each other
@@ -135,7 +136,7 @@ def render(study: str, cards: Sequence[Mapping[str, Any]]) -> str:
 def write(
     out: Path,
     *,
-    parameters: Mapping[str, Any],
+    parameters: Parameters,
     catalog: Mapping[str, Dataset],
     root: Path,
     groups: Mapping[str, Sequence[Group]],

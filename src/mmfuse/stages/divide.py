@@ -24,8 +24,14 @@ from mmfuse.pipeline.jobs import Work
 def work(job: Work) -> None:
     """Do one job of the stage."""
     block = job.parameters["downstream"][job.key["protocol"]]
-    chosen = {key: block[key] for key in ("goal", "splits", "division")}
-    run(catalog_entry(job.key["dataset"]), pack=job.read("pack"), out=job.outputs["folds"], **chosen)
+    run(
+        catalog_entry(job.key["dataset"]),
+        goal=block["goal"],
+        pack=job.read("pack"),
+        out=job.outputs["folds"],
+        splits=block["splits"],
+        division={**block["division"]},
+    )
 
 
 def run(

@@ -8,6 +8,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 
@@ -33,7 +34,7 @@ def work(job: Work) -> None:
         val_fraction=block["val_fraction"],
         val_pairs=block.get("val_pairs", {}).get(name),
         skip_broken=block["skip_broken"],
-        subset=block.get("subset", {}).get(name),
+        subset=cast("dict[str, int] | None", (block.get("subset") or {}).get(name)),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from mmfuse.data.catalog import load_catalog
 from mmfuse.files.writing import whole_folder, write_json, write_text
@@ -14,6 +13,7 @@ from mmfuse.reporting.pages import pages, render
 from mmfuse.reporting.study import read_study
 from mmfuse.study.parameters import flatten
 from mmfuse.study.set_checks import check_fused
+from mmfuse.study.types import Parameters
 from mmfuse.tracking import STUDY, results
 
 
@@ -32,7 +32,7 @@ def work(job: Work) -> None:
 
 def run(
     *,
-    parameters: dict[str, Any],
+    parameters: Parameters,
     root: Path,
     out: Path,
     catalog: Path,

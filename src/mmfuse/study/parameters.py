@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
@@ -18,6 +18,7 @@ from mmfuse.study import plan
 from mmfuse.study.code import PACKAGE
 from mmfuse.study.set_checks import check_sets, check_weights
 from mmfuse.study.settings import place
+from mmfuse.study.types import Parameters
 
 SCHEMA = Path("workflow/schemas/params.schema.yaml")
 FORBIDDEN_KEYS = {"size", "nfiles"}  # DVC leaves nested keys of these names out of its run cache (its issue 10296)
@@ -119,7 +120,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def load_parameters(path: Path) -> dict[str, Any]:
+def load_parameters(path: Path) -> Parameters:
     """Read and check the study's parameters.
 
     Raises:
@@ -138,7 +139,7 @@ def load_parameters(path: Path) -> dict[str, Any]:
     _check_sweeps(values, path)
     _check_published(values, path)
     _check_downstream(values, path)
-    return dict(values)
+    return cast(Parameters, values)
 
 
 def _check_keys(value: Any, path: Path, where: str = "") -> None:
@@ -168,7 +169,7 @@ def _check_keys(value: Any, path: Path, where: str = "") -> None:
         _check_keys(inner, path, f"{where}{key}.")
 
 
-def _check_study(values: Mapping[str, Any], path: Path) -> None:
+def _check_study(values: Parameters, path: Path) -> None:
     """Check the names of the study: methods, their variants and tasks."""
     for entry in values["study"]["systems"]:
         _check_name(entry["method"], f"{path}: study.systems")
@@ -181,7 +182,7 @@ def _check_study(values: Mapping[str, Any], path: Path) -> None:
                     found=task,
                 )
     tested = [name for task in values["study"]["tasks"].values() for name in task["test"]]
-    for method, datasets in values["study"].get(plan.EXTERNAL, {}).items():
+    for method, datasets in (values["study"].get("external") or {}).items():
         unknown = next((name for name in datasets if name not in tested), None)
         if unknown is not None:
             raise UserError(
@@ -191,11 +192,12 @@ def _check_study(values: Mapping[str, Any], path: Path) -> None:
             )
 
 
-def _check_prepared(values: Mapping[str, Any], path: Path) -> None:
+def _check_prepared(values: Parameters, path: Path) -> None:
     """Check the names of the datasets of which not all pairs are used, or a number of them is held back."""
     known = plan.datasets_of(values)
-    for block in ("subset", "val_pairs"):
-        other = next((dataset for dataset in values["prepare"].get(block, {}) if dataset not in known), None)
+    prepare = values["prepare"]
+    for block, named in {"subset": prepare.get("subset"), "val_pairs": prepare.get("val_pairs")}.items():
+        other = next((dataset for dataset in named or () if dataset not in known), None)
         if other is not None:
             raise UserError(
                 f"{path}: prepare.{block} names a dataset that is not part of the study.",
@@ -205,7 +207,7 @@ def _check_prepared(values: Mapping[str, Any], path: Path) -> None:
             )
 
 
-def _check_analyses(values: Mapping[str, Any], path: Path) -> None:
+def _check_analyses(values: Parameters, path: Path) -> None:
     """Check the names in the block `analyse`: analyses, datasets and systems of the study."""
     for name, block in values.get("analyse", {}).items():
         if not (PACKAGE / "analyses" / f"{name}.py").is_file():
@@ -228,7 +230,7 @@ def _check_analyses(values: Mapping[str, Any], path: Path) -> None:
                 )
 
 
-def _check_sweeps(values: Mapping[str, Any], path: Path) -> None:
+def _check_sweeps(values: Parameters, path: Path) -> None:
     """Check the names under `report.sweeps`: variants that the study measures, metrics, and the option along x."""
     for entry in values["report"].get("sweeps", []):
         known = [s["variant"] for s in values["study"]["systems"] if s["method"] == entry["method"]]
@@ -252,7 +254,7 @@ def _check_sweeps(values: Mapping[str, Any], path: Path) -> None:
             place(values, entry["method"], variant, entry["x"])
 
 
-def _check_published(values: Mapping[str, Any], path: Path) -> None:
+def _check_published(values: Parameters, path: Path) -> None:
     """Check the names under `report.published`: test datasets and systems, or a protocol and its image sets."""
     scored = [(dataset, f"{s.method}.{s.variant}") for dataset, s in plan.scored_pairs(values)]
     for entry in values["report"].get("published", []):
@@ -266,7 +268,8 @@ def _check_published(values: Mapping[str, Any], path: Path) -> None:
                 found=", ".join([*kinds, *misplaced]) or "neither",
             )
         if "protocol" in entry:
-            _check_rows(entry, values.get("downstream", {}).get(entry["protocol"], {}).get("sets", []), path)
+            protocol = plan.protocols(values).get(entry["protocol"])
+            _check_rows(entry, protocol["sets"] if protocol else [], path)
         for dataset in entry.get("datasets", []):
             _check_rows(entry, [system for name, system in scored if name == dataset], path, dataset)
         _check_claims(entry, path)
@@ -300,7 +303,7 @@ def _check_rows(entry: Mapping[str, Any], measured: Sequence[str], path: Path, d
         )
 
 
-def _check_downstream(values: Mapping[str, Any], path: Path) -> None:
+def _check_downstream(values: Parameters, path: Path) -> None:
     """Check the names under `downstream`: a dataset of the study, and image sets that the study can make."""
     for name, block in plan.protocols(values).items():
         if block["dataset"] not in plan.datasets_of(values):
@@ -338,7 +341,7 @@ def _check_name(method: str, what: str) -> None:
         )
 
 
-def _check_methods(values: Mapping[str, Any], schema: Mapping[str, Any], path: Path) -> None:
+def _check_methods(values: Parameters, schema: Mapping[str, Any], path: Path) -> None:
     """Check each method's block with each variant laid over it, so that no misspelt change goes without effect."""
     one = {"$ref": "#/$defs/method", "$defs": schema["$defs"]}
     for method, block in values["methods"].items():
@@ -390,7 +393,7 @@ def _check_turns(part: str, chosen: Mapping[str, Any], what: str) -> None:
         )
 
 
-def _check_patches(values: Mapping[str, Any], part: str, patches: str, what: str) -> None:
+def _check_patches(values: Parameters, part: str, patches: str, what: str) -> None:
     if patches != "whole" and patches not in values["prepare"]["patches"]:
         raise UserError(
             f"{what}: parts.{part}.patches is not a patch set.",
@@ -399,7 +402,7 @@ def _check_patches(values: Mapping[str, Any], part: str, patches: str, what: str
         )
 
 
-def pick(values: Mapping[str, Any], key: str, files: dict[str, Any] | None = None) -> Any:
+def pick(values: Mapping[str, object], key: str, files: dict[str, Any] | None = None) -> Any:
     """Return the value of a dotted key, such as `prepare.patches.square` or `data/catalog.yaml:datasets.msrs`.
 
     Args:
@@ -414,20 +417,21 @@ def pick(values: Mapping[str, Any], key: str, files: dict[str, Any] | None = Non
     if file:
         files = {} if files is None else files
         values = files[file] if file in files else files.setdefault(file, read_yaml(Path(file)))
+    found: Any = values
     for step in path.split("."):
-        if not isinstance(values, Mapping) or step not in values:
+        if not isinstance(found, Mapping) or step not in found:
             raise UserError(f"There is no parameter {key!r}.", fix="add it to params.yaml, as workflow/configs have it")
-        values = values[step]
-    return values
+        found = found[step]
+    return found
 
 
-def pick_all(values: Mapping[str, Any], keys: Iterable[str], files: dict[str, Any] | None = None) -> dict[str, Any]:
+def pick_all(values: Mapping[str, object], keys: Iterable[str], files: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the values of several dotted keys; `files` as in `pick`."""
     files = {} if files is None else files
     return {key: pick(values, key, files) for key in keys}
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "", separator: str = ".") -> dict[str, Any]:
+def flatten(values: Mapping[str, object], prefix: str = "", separator: str = ".") -> dict[str, Any]:
     """Return nested values as one level of keys, by default dotted ones."""
     flat: dict[str, Any] = {}
     for key, value in values.items():

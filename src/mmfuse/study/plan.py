@@ -14,9 +14,9 @@ from typing import Any
 from mmfuse.errors import UserError
 from mmfuse.study.settings import choice_of_weights, settings_of
 from mmfuse.study.training_sets import BOTH, chosen, training_set, training_sets
+from mmfuse.study.types import Parameters
 from mmfuse.weights import shipped
 
-Parameters = Mapping[str, Any]
 MODALITIES = ("a", "b")  # image sets of a downstream protocol that are no fused images
 EXTERNAL = "external"  # the variant of a method whose fused images were made elsewhere
 
@@ -180,7 +180,7 @@ def validation_packs(parameters: Parameters, prepared: Path, training: Training)
 
 def external_systems(parameters: Parameters, task: str, dataset: str) -> list[System]:
     """Return the methods that join the study on a dataset with fused images made elsewhere."""
-    methods = parameters["study"].get(EXTERNAL, {})
+    methods = parameters["study"].get("external") or {}
     return [System(method, EXTERNAL, task, 0) for method, datasets in methods.items() if dataset in datasets]
 
 

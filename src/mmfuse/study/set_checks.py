@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mmfuse.data.catalog import Dataset, load_catalog
 from mmfuse.errors import UserError, closest
 from mmfuse.files.reading import read_json
 from mmfuse.study import plan
 from mmfuse.study.training_sets import BOTH, TrainingSet, training_sets
+from mmfuse.study.types import Parameters
 from mmfuse.weights import shipped
 
 
-def check_sets(values: Mapping[str, Any], path: Path, root: Path) -> None:
+def check_sets(values: Parameters, path: Path, root: Path) -> None:
     """Check the training sets of a study: their names, their datasets, and that a choice of weights has pairs for it.
 
     Args:
@@ -37,7 +37,7 @@ def check_sets(values: Mapping[str, Any], path: Path, root: Path) -> None:
         _check_training(values, training, known[training.trained_on], path)
 
 
-def check_weights(values: Mapping[str, Any], path: Path, root: Path) -> None:
+def check_weights(values: Parameters, path: Path, root: Path) -> None:
     """Check that the weights are there that systems take in place of a training.
 
     Args:
@@ -75,7 +75,7 @@ def check_weights(values: Mapping[str, Any], path: Path, root: Path) -> None:
             )
 
 
-def _check_unseen(values: Mapping[str, Any], one: shipped.Shipped, system: plan.System, key: str) -> None:
+def _check_unseen(values: Parameters, one: shipped.Shipped, system: plan.System, key: str) -> None:
     """Check that shipped weights were not trained or validated on pairs that the study tests on.
 
     Datasets are compared by name and split; pairs that stand in two datasets are not noticed.
@@ -91,7 +91,7 @@ def _check_unseen(values: Mapping[str, Any], one: shipped.Shipped, system: plan.
         )
 
 
-def _check_training(values: Mapping[str, Any], training: plan.Training, used: TrainingSet, path: Path) -> None:
+def _check_training(values: Parameters, training: plan.Training, used: TrainingSet, path: Path) -> None:
     """Check that a training has pairs, and validation pairs if its part keeps the best weights by them."""
     block = f"methods.{training.method}"
     if not used.train:
@@ -113,7 +113,7 @@ def _check_training(values: Mapping[str, Any], training: plan.Training, used: Tr
         )
 
 
-def _check_names(values: Mapping[str, Any], known: Mapping[str, TrainingSet], path: Path) -> None:
+def _check_names(values: Parameters, known: Mapping[str, TrainingSet], path: Path) -> None:
     """Check that no set is called like a task, and that every system is trained on one that there is."""
     study = values["study"]
     taken = next((name for name in study.get("training_sets", {}) if name in {"ivif", "mif"}), None)
@@ -180,7 +180,7 @@ def _name(task: str) -> str:
     return "either task" if task == BOTH else f"the task {task}"
 
 
-def _check_tasks(values: Mapping[str, Any], known: Mapping[str, TrainingSet], path: Path) -> None:
+def _check_tasks(values: Parameters, known: Mapping[str, TrainingSet], path: Path) -> None:
     """Check that each dataset of a set for both tasks stands in a task or a set of its own task as well."""
     named = {d for entry in values["study"]["tasks"].values() for d in (*entry["train"], *entry["test"])}
     named |= {dataset for one in known.values() if one.task != BOTH for dataset in one.datasets}
@@ -195,7 +195,7 @@ def _check_tasks(values: Mapping[str, Any], known: Mapping[str, TrainingSet], pa
             )
 
 
-def check_fused(parameters: Mapping[str, Any]) -> None:
+def check_fused(parameters: Parameters) -> None:
     """Check that each network was fused with the weights that it has by now, as the records in data/fused say.
 
     Raises:

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from mmfuse.errors import UserError
+from mmfuse.study.types import Parameters
 
-Parameters = Mapping[str, Any]
 ADAPTIVE = "adaptive"  # the value of an option that a part finds from its training images
 
 
@@ -28,7 +28,7 @@ def settings_of(parameters: Parameters, method: str, variant: str) -> dict[str, 
     Raises:
         UserError: the method has no such variant.
     """
-    block = dict(parameters["methods"].get(method, {}))
+    block: dict[str, Any] = {**parameters["methods"].get(method, {})}
     variants = block.pop("variants", {"base": {}})
     if variant not in variants:
         raise UserError(f"Unknown variant {variant!r} of {method}.", expected=", ".join(variants), found=variant)

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 from mmfuse.study.code import code_of
 from mmfuse.study.plan import System, task_of
+from mmfuse.study.types import Parameters
 
-Parameters = Mapping[str, Any]
 Key = Mapping[str, str]  # names and values that tell a job from the others of its stage
 
 _NAME = "[a-z0-9_]+"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmfuse.errors import UserError, closest
+from mmfuse.study.types import Parameters
 
-Parameters = Mapping[str, Any]
 BOTH = "both"  # the task of a set with datasets of either task
 
 
@@ -48,10 +48,11 @@ def training_sets(parameters: Parameters) -> dict[str, TrainingSet]:
     for task, entry in parameters["study"]["tasks"].items():
         datasets = tuple(entry["train"])
         found[task] = TrainingSet(task, task, datasets, datasets, f"study.tasks.{task}.train")
-    for name, entry in parameters["study"].get("training_sets", {}).items():
+    for name, own in (parameters["study"].get("training_sets") or {}).items():
         key = f"study.training_sets.{name}"
-        train, val = tuple(entry["train"]), tuple(entry["val"])
-        found[name] = TrainingSet(name, entry["task"], train, val, key, entry.get("pairs", {}))
+        found[name] = TrainingSet(
+            name, own["task"], tuple(own["train"]), tuple(own["val"]), key, own.get("pairs") or {}
+        )
     return found
 
 

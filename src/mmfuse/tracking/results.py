@@ -9,16 +9,15 @@ from __future__ import annotations
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from mmfuse.errors import UserError
 from mmfuse.files.reading import read_yaml
 from mmfuse.study.stages import report_inputs
+from mmfuse.study.types import Parameters
 from mmfuse.tracking.reading import fetch_kept
 
 ARCHIVE = "study.zip"  # what the run of a study keeps in MLflow
@@ -44,7 +43,7 @@ class Place:
     system: str | None = None
 
 
-def small_files(parameters: Mapping[str, Any]) -> list[str]:
+def small_files(parameters: Parameters) -> list[str]:
     """Return the files that say what a study found and how: what was measured, and all records."""
     found = report_inputs(parameters)
     measured = [file for file in found if file.startswith(_ROOMS) and Path(file).suffix in _TEXTS]
@@ -52,7 +51,7 @@ def small_files(parameters: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys([*measured, *records]))
 
 
-def pack(root: Path, params: Path, parameters: Mapping[str, Any], target: Path) -> None:
+def pack(root: Path, params: Path, parameters: Parameters, target: Path) -> None:
     """Write the small files of a study into one archive."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, path in [(PARAMS.name, params), *((file, root / file) for file in small_files(parameters))]:
