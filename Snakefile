@@ -1,6 +1,6 @@
 # The whole study. `snakemake --cores all` makes everything that params.yaml names, up to reports/index.html.
 # How the jobs are wired stands in workflow/rules; what they do, in src/mmfuse/stages.
-from snakemake.utils import min_version, validate
+from snakemake.utils import min_version
 
 min_version("9.0")
 
@@ -9,9 +9,6 @@ configfile: "params.yaml"
 
 
 report: "workflow/report/study.rst"
-
-
-validate(config, "workflow/schemas/params.schema.yaml", set_default=False)
 
 
 include: "workflow/rules/common.smk"

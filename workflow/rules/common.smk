@@ -2,12 +2,16 @@
 from functools import cache
 from pathlib import Path
 
+from snakemake.exceptions import WorkflowError
+
 from mmfuse.study.parameters import load_parameters, pick_all
 from mmfuse.study.stage import KEYS
 from mmfuse.study.stages import STAGES, report_inputs
 
 # the same checks as every stage makes, before the first job
 STUDY = load_parameters(Path("params.yaml"))
+if config != STUDY:
+    raise WorkflowError("The jobs read params.yaml alone: change it there, not by --config or --configfile.")
 WATCHED_FILES = {}
 ENVIRONMENT = "../../envs/mmfuse.yaml"
 # every file that a study must leave: listed one by one, never globbed

@@ -1,7 +1,7 @@
-"""Write the types of `params.yaml` for type checkers, from its schema: `src/mmfuse/study/types.py`.
+"""Write what follows from the schema of `params.yaml`: `src/mmfuse/study/types.py` and `docs/parameters.md`.
 
     python workflow/scripts/schema_types.py            # write
-    python workflow/scripts/schema_types.py --check    # exit status 1 if the file is not what the schema gives
+    python workflow/scripts/schema_types.py --check    # exit status 1 if a file is not what the schema gives
 
 Each block of the schema becomes a `TypedDict` with its sentence, so that a key that does not exist, or a value of
 another kind, is an error of `mypy`. At run time the parameters stay plain dictionaries, as the engines read them.
@@ -9,18 +9,27 @@ another kind, is an error of `mypy`. At run time the parameters stay plain dicti
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 SCHEMA = Path("workflow/schemas/params.schema.yaml")
-OUT = Path("src/mmfuse/study/types.py")
+OUT, DOCS = Path("src/mmfuse/study/types.py"), Path("docs/parameters.md")
 TOP = "Parameters"
 _PLAIN = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
+_WORDS = {
+    "str": "text",
+    "int": "whole number",
+    "float": "number",
+    "bool": "true or false",
+    "None": "null",
+    "Any": "anything",
+}
 HEADER = '''"""The types of `params.yaml`, written by workflow/scripts/schema_types.py from its schema."""
 
 # ruff: noqa: E501 - the schema's sentences
@@ -29,6 +38,10 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 '''
+PAGE = """# Parameters
+
+Every key of `params.yaml`, from its [schema](../workflow/schemas/params.schema.yaml). Unknown keys are refused. NAME
+stands for a name of your own, `[]` for each item of a list. Written by `python workflow/scripts/schema_types.py`."""
 
 
 class Types:
@@ -52,7 +65,8 @@ class Types:
         choices = [choice for choice in every if set(choice) != {"required"}]
         if choices:
             return _union(self.of(choice, name) for choice in choices)
-        return f"Literal[{', '.join(map(repr, node['enum']))}]" if "enum" in node else self._plain(node, name)
+        values = node.get("enum", [node["const"]] if "const" in node else [])
+        return f"Literal[{', '.join(map(repr, values))}]" if values else self._plain(node, name)
 
     def _plain(self, node: Mapping[str, Any], name: str) -> str:
         """Return the type of a node that is neither a block nor a choice."""
@@ -99,16 +113,67 @@ def written(schema: Mapping[str, Any]) -> str:
     return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
 
 
+def listed(schema: Mapping[str, Any]) -> str:
+    """Return the page of all keys: type, whether it may be left out, and its sentence; a heading for each block."""
+    types, lines = Types(schema), [PAGE]
+
+    def walk(node: Mapping[str, Any], path: str, name: str) -> None:
+        for key, given in node.get("properties", {}).items():
+            inner = {**types.definitions[str(given["$ref"]).rpartition("/")[2]], **given} if "$ref" in given else given
+            place, kind = f"{path}{key}", types.of(given, f"{'' if name == TOP else name}{_camel(key)}")
+            if not path:
+                lines.append(f"\n## {key}\n\n{_sentence(inner, key)}\n")
+            else:
+                optional = "" if key in node.get("required", []) else ", may be left out"
+                lines.append(f"- `{place}` ({_in_words(kind, types.classes)}{optional}): {_sentence(inner, key)}")
+            for block, step in _blocks(inner, types.definitions):
+                walk(block, f"{place}{step}.", _camel(key))
+
+    walk(schema, "", TOP)
+    return "\n".join(lines) + "\n"
+
+
+def _in_words(kind: str, classes: Collection[str]) -> str:
+    """Return a type in words."""
+    for name in classes:
+        kind = re.sub(rf"\b{name}\b", "block", kind)
+    kind = re.sub(r"Literal\[(.*?)\]", lambda found: found[1].replace("'", "").replace(", ", " or "), kind)
+    while "[" in kind:
+        kind = re.sub(r"list\[([^\[\]]*)\]", r"list of \1", kind)
+        kind = re.sub(r"dict\[str, ([^\[\]]*)\]", r"\1 by name", kind)
+    return re.sub(r"\w+", lambda found: _WORDS.get(found[0], found[0]), kind).replace(" | ", " or ")
+
+
+def _blocks(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], str]]:
+    """Return the blocks of keys inside a node, and the step to each: none, `.NAME` of a mapping, `[]` of a list."""
+    if "$ref" in node:
+        node = definitions[str(node["$ref"]).rpartition("/")[2]]
+    if "properties" in node:
+        return [(node, "")]
+    found = []
+    for choice in node.get("oneOf", []):
+        found += _blocks(choice, definitions)
+    inner = [*node.get("patternProperties", {}).values(), node.get("additionalProperties")]
+    for value in (value for value in inner if isinstance(value, Mapping)):
+        found += [(block, f".NAME{step}") for block, step in _blocks(value, definitions)]
+    if isinstance(node.get("items"), Mapping):
+        found += [(block, f"[]{step}") for block, step in _blocks(node["items"], definitions)]
+    return found
+
+
 def main() -> int:
-    """Write the module, or compare it; return the exit status."""
-    text = written(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
-    if "--check" in sys.argv:
-        same = OUT.is_file() and OUT.read_text(encoding="utf-8") == text
-        print(f"{OUT} is {'what' if same else 'not what'} {SCHEMA} gives")
-        return 0 if same else 1
-    OUT.write_text(text, encoding="utf-8")
-    print(f"wrote {OUT}")
-    return 0
+    """Write the files, or compare them; return the exit status."""
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    status = 0
+    for path, text in {OUT: written(schema), DOCS: listed(schema)}.items():
+        if "--check" in sys.argv:
+            same = path.is_file() and path.read_text(encoding="utf-8") == text
+            print(f"{path} is {'what' if same else 'not what'} {SCHEMA} gives")
+            status |= not same
+        else:
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {path}")
+    return status
 
 
 if __name__ == "__main__":

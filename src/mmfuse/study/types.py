@@ -117,7 +117,7 @@ class Train(TypedDict):
     """The training loop, alike for all methods."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
-    devices: int | Any
+    devices: int | Literal["auto"]
     nodes: NotRequired[int]
     precision: Literal["auto", "32-true", "bf16-mixed"]
     tf32: NotRequired[bool]
@@ -180,7 +180,7 @@ class Protocol(TypedDict):
 class ProtocolDivision(TypedDict):
     """ProtocolDivision."""
 
-    by: Any
+    by: Literal["catalog"]
     scene: NotRequired[Scene | None]
 
 
