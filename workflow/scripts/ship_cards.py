@@ -12,6 +12,7 @@ from mmfuse.reporting.tables import decimals, printed
 from mmfuse.weights.shipped import Shipped
 
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
+PICTURES = "Difficult pairs with pictures: `docs/difficult-cases.md` in the project's repository."
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def card(
     lines = [f"# {one.name}", "", one.summary, "", "| | |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in facts.items()]
     lines += ["", "## Use", "", use, "", "```sh", f"mmfuse fuse A/ B/ OUT/ --weights {one.name}", "```", ""]
-    lines += ["## Known weaknesses", "", *(f"- {text}" for text in weaknesses), "", *_data(one)]
+    lines += ["## Known weaknesses", "", *(f"- {text}" for text in weaknesses), "", PICTURES, "", *_data(one)]
     lines += ["## Scores", "", *_said(one, scored)]
     for dataset in scored:
         lines += _table(dataset)
