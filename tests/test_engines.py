@@ -212,6 +212,33 @@ def test_after_dvc_snakemake_has_nothing_to_do(by_dvc, by_snakemake):
     assert results(by_dvc) == results(by_snakemake)
 
 
+def test_dvc_refuses_a_study_that_its_file_was_not_written_for(by_dvc):
+    """Else it would run jobs with the files of another study, and record these as their inputs."""
+    folder = clone(by_dvc, "stale")
+    parameters = yaml.safe_load((folder / "params.yaml").read_text())
+    parameters["study"]["systems"].append({"method": "maximum", "variant": "base", "tasks": ["ivif"]})
+    write(folder, parameters)
+    said = call(folder, "dvc", "repro", "evaluate-synthetic_road-average-base-0", good=(1, 255))
+    assert "dvc.yaml was written for other parameters" in said
+    assert "mmfuse sync --write-dvc" in said
+    assert not (folder / "data/raw").exists()
+
+
+def test_changed_code_reruns_the_jobs_that_it_is_behind_and_no_other(by_dvc):
+    def out_of_date():
+        call(by_dvc, "dvc", "repro", "--quiet", "code", environment=environment)
+        return set(re.findall(r"^([a-z_]+)[-:]", call(by_dvc, "dvc", "status"), re.MULTILINE))
+
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(by_dvc / "src")}
+    module = by_dvc / "src/mmfuse/metrics/contrast.py"
+    before = module.read_text()
+    assert out_of_date() == set()
+    module.write_text(before + "\n# a comment\n")
+    assert out_of_date() == {"evaluate", "report"}
+    module.write_text(before)
+    assert out_of_date() == set()
+
+
 def test_push_and_pull_restore_a_second_clone(by_snakemake):
     call(by_snakemake, "git", "add", "dvc.lock")
     call(by_snakemake, "git", "commit", "-qm", "results")

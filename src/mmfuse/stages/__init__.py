@@ -1,1 +1,1 @@
-"""The stages of the pipeline, one `run(...)` each."""
+"""The stages of the study, one module each: `work(job)` does a job, `run(...)` takes paths and numbers by hand."""
