@@ -59,7 +59,7 @@ class Stage:
         raise NotImplementedError
 
     def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
-        """Return the files and folders that a job reads, by name; `code` and what stands there by itself apart."""
+        """Return the files and folders that a job reads, by name; its code apart."""
         raise NotImplementedError
 
     def watched(self, parameters: Parameters, key: Key) -> list[str]:
