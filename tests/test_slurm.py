@@ -150,7 +150,7 @@ def test_queued_experiments_in_a_job(small, cluster, alone):
 def test_what_waits_for_a_failed_stage_is_not_run(cluster, alone):
     folder = alone.parent / "failing"
     shutil.copytree(alone, folder, symlinks=True)
-    call(folder, "dvc", "commit", "--force", "--quiet")
+    call(folder, "mmfuse", "sync")
     parameters = yaml.safe_load((folder / "params.yaml").read_text())
     parameters["methods"]["lkc_funet"]["parts"]["net"]["steps"] = 7
     write(folder, parameters)
