@@ -171,16 +171,16 @@ def catalogs() -> Iterator[Bad]:
         return make
 
     for layout in ("../{name}.png", "/etc/{name}", "a/../../{name}.png", "a\\{name}.png", "", 5):
-        says = r"at datasets\.madeup\.layout\.a"
+        says = r": datasets\.madeup\.layout\.a"
         yield Bad(f"layout {layout!r}", catalog(layout={"a": layout, "b": "b/{name}.png"}), says)
     for source in (
         {"generator": "os"}, {"generator": "mmfuse.datasets.../os"}, {"git": "ext::sh -c touch"}, {"git": "file:///etc"},
         {"git": "--upload-pack=evil"}, {"https": "http://example.org/x.zip"}, {"https": "file:///etc/passwd"}, {},
         {"https": "https://example.org/x.zip", "sha256": "abc"}, {"https": "https://example.org/x.zip", "into": "../x"},
     ):  # fmt: skip
-        yield Bad(f"source {source!r}", catalog(sources=[source]), r"at datasets\.madeup\.sources")
-    yield Bad("written above", catalog(written={"../evil": ["x"]}), r"at datasets\.madeup\.written")
-    yield Bad("manifest not there", catalog(manifest="manifests/none.sha256"), "contradicts itself|at datasets")
+        yield Bad(f"source {source!r}", catalog(sources=[source]), r": datasets\.madeup\.sources")
+    yield Bad("written above", catalog(written={"../evil": ["x"]}), r": datasets\.madeup\.written")
+    yield Bad("manifest not there", catalog(manifest="manifests/none.sha256"), "contradicts itself|: datasets")
     for text in OBJECTS[:3]:
         make = lambda folder, text=text: partial(load_catalog, written(folder / "c.yaml", f"x: {text}"))  # noqa: E731
         yield Bad(f"catalog with {text[:30]}", make, "not valid YAML")

@@ -43,7 +43,7 @@ def together(what: str, errors: Sequence[UserError]) -> UserError:
     if len(errors) == 1:
         return errors[0]
     every = "\n".join(str(error) for error in errors)
-    return UserError(f"{what}: {len(errors)} mistakes.\n{every}")
+    return UserError(f"{what}: {len(errors)} mistakes.\n{every}", fix="correct each of them")
 
 
 def _shortened(value: object) -> str:

@@ -202,18 +202,10 @@ def load_catalog(path: Path = CATALOG, *, schema: Path = SCHEMA) -> dict[str, Da
     Raises:
         UserError: a file is missing or not YAML, or an entry does not fit the schema (the message names the key).
     """
-    import jsonschema
+    from mmfuse.files.schema import check_against_schema
 
     content = _with_text_keys(read_yaml(path))
-    errors = jsonschema.Draft202012Validator(read_yaml(schema)).iter_errors(content)
-    worst = jsonschema.exceptions.best_match(errors)
-    if worst is not None:
-        key = ".".join(str(part) for part in worst.absolute_path) or "the top level"
-        raise UserError(
-            f"{path} does not fit its schema at {key}: {worst.message}",
-            expected=worst.schema.get("description") if isinstance(worst.schema, Mapping) else None,
-            fix=f"correct the entry; {schema} explains each key",
-        )
+    check_against_schema(content, read_yaml(schema), str(path), path)
     catalog = {name: _dataset(name, entry, path.parent) for name, entry in content["datasets"].items()}
     for entry in catalog.values():
         _check(entry, path)

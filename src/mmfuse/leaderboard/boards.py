@@ -11,9 +11,9 @@ import numpy as np
 
 from mmfuse.errors import UserError
 from mmfuse.files.reading import read_table, read_yaml
+from mmfuse.files.schema import check_against_schema
 from mmfuse.metrics import resolve
 from mmfuse.reporting.scores import Array, Column, Scores
-from mmfuse.study.parameters import check_against_schema
 
 SCHEMA = Path("workflow/schemas/leaderboard.schema.yaml")
 DIGITS = 6  # significant, of every score that counts: those of stored files

@@ -1,0 +1,93 @@
+"""A file's content against its JSON schema: every mistake at once, with its line, and what would be right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError, best_match
+
+from mmfuse.errors import UserError, closest, together
+from mmfuse.files.reading import lines_of
+
+
+def check_against_schema(value: Any, schema: Mapping[str, Any], what: str, file: Path | None = None) -> None:
+    """Check a value read from YAML against a JSON schema.
+
+    Args:
+        value: The value.
+        schema: The schema.
+        what: How messages call the value, such as its file.
+        file: The file that it was read from, for the lines of the mistakes.
+
+    Raises:
+        UserError: names each wrong key, what is allowed and, for an unknown key, the closest known one.
+    """
+    errors = [best_match([error]) for error in Draft202012Validator(schema).iter_errors(value)]
+    if not errors:
+        return
+    lines = lines_of(file) if file else {}
+    found: dict[tuple[int, str], UserError] = {}
+    for error in errors:
+        place = tuple(error.absolute_path)
+        names: list[str | None] = [None]
+        if error.validator == "additionalProperties" and isinstance(error.schema, Mapping):
+            names = [*_unknown_keys(error.instance, error.schema)]
+        for name in names:
+            line = _line(lines, place if name is None else (*place, name))
+            there = f"{what}, line {line}" if line else what
+            problem = _mistake(error, there) if name is None else _unknown_key(error, name, there)
+            found[line, problem.problem] = problem
+    raise together(what, [found[key] for key in sorted(found)])
+
+
+def _line(lines: Mapping[tuple[str | int, ...], int], place: tuple[str | int, ...]) -> int:
+    """Return the line of a place, or of the block around it that has one; 0 where none is known."""
+    return next((lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines), 0)
+
+
+def _where(error: ValidationError) -> str:
+    return ".".join(str(step) for step in error.absolute_path) or "(top level)"
+
+
+def _mistake(error: ValidationError, what: str) -> UserError:
+    fix = str(error.schema.get("description", "")) if isinstance(error.schema, Mapping) else ""
+    if error.validator == "type" and isinstance(error.instance, str) and _is_number(error.instance):
+        fix = f"write {float(error.instance)!r}: YAML 1.1 reads {error.instance} as text"
+    found: Any = error.instance
+    if error.validator == "required":
+        found = ", ".join(map(str, found))
+    return UserError(
+        f"{what}: {_where(error)} is not valid.", expected=_expectation(error), found=found, fix=fix or None
+    )
+
+
+def _unknown_keys(block: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterable[str]:
+    known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    return [key for key in map(str, block) if key not in known and not any(re.search(p, key) for p in patterns)]
+
+
+def _unknown_key(error: ValidationError, unknown: str, what: str) -> UserError:
+    schema: Any = error.schema
+    known = [*schema.get("properties", {}), *schema.get("patternProperties", {})]
+    return UserError(
+        f"{what}: unknown key {unknown!r} in {_where(error)}.",
+        expected=", ".join(known),
+        found=unknown,
+        fix=closest(unknown, known, "remove it"),
+    )
+
+
+def _expectation(error: ValidationError) -> str:
+    return f"{error.validator}: {error.validator_value}" if error.validator != "required" else error.message
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
