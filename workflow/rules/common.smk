@@ -1,5 +1,4 @@
 # What the rules share. Files, watched parameters, code and command of each stage stand in src/mmfuse/study/stages.py.
-from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -25,13 +24,9 @@ wildcard_constraints:
 def inputs(name):
     """Return the files that a job reads, by name, with the code that it runs."""
 
-    @cache
-    def code(key):
-        return STAGES[name].code(dict(key))
-
     def found(wildcards):
         key = dict(wildcards.items())
-        return {**STAGES[name].inputs(STUDY, key), "code": code(tuple(key.items()))}
+        return {**STAGES[name].inputs(STUDY, key), "code": STAGES[name].code(key)}
 
     return found
 

@@ -7,6 +7,7 @@ nothing else.
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +26,12 @@ def code_of(stage: str, *entries: str) -> list[str]:
         stage: The stage's name.
         entries: Modules that the stage loads by name, such as `methods.mma_unet`; `metrics.*` stands for all of them.
     """
+    return list(_found(stage, entries))
+
+
+@cache
+def _found(stage: str, entries: Sequence[str]) -> tuple[str, ...]:
+    """Return the files as `code_of` does; they do not change while a process runs."""
     found: set[Path] = set()
     waiting = [f"stages.{stage}"]
     for entry in entries:
@@ -35,7 +42,7 @@ def code_of(stage: str, *entries: str) -> list[str]:
         if path is not None and path not in found:
             found |= {path, *(path.parent.glob("templates/*") if _has_templates(path) else ())}
             waiting += _imports(path)
-    return sorted((SOURCE / path.relative_to(PACKAGE)).as_posix() for path in found)
+    return tuple(sorted((SOURCE / path.relative_to(PACKAGE)).as_posix() for path in found))
 
 
 def _file(module: str) -> Path | None:

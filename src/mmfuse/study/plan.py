@@ -1,7 +1,7 @@
-"""What the study consists of: which systems, which training parts, and where each result lies.
+"""What the study consists of: systems, trainings and their training parts, test datasets, image sets.
 
-Pure look-ups in the parameters and file names; used by the workflow's rules and by the stages, so that both speak of
-the same files. No torch in here: the engines read it at every start.
+Look-ups in the parameters, on which the declarations of the stages (`mmfuse.study.stages`) rest. No torch in here: the
+engines read it at every start.
 """
 
 from __future__ import annotations

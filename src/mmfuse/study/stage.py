@@ -116,7 +116,7 @@ class Stage:
 
     def code(self, key: Key) -> list[str]:
         """Return the source files that a job's result depends on."""
-        return list(code_of(self.module or self.name, *self.entries(key)))
+        return code_of(self.module or self.name, *self.entries(key))
 
     def parts(self, key: Key) -> tuple[str, ...]:
         """Return what tells a job from others, in words for people: method, variant and seed as one."""
