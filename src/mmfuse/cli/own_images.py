@@ -170,12 +170,12 @@ def evaluate_folders(
     Raises:
         UserError: images are missing, damaged or of unequal size, or a metric is unknown.
     """
-    from mmfuse.metrics import CONVENTIONS, resolve
+    from mmfuse.metrics import plain_names, resolve
     from mmfuse.metrics.tables import score_images, summarise, write_scores
 
     if out.suffix == ".json":
         raise UserError(f"Cannot write {out}: the JSON goes beside it.", expected="a name ending in .csv", found=out)
-    names = list(CONVENTIONS.get(convention, {})) if metrics == "all" else [n.strip() for n in metrics.split(",")]
+    names = list(plain_names(convention)) if metrics == "all" else [n.strip() for n in metrics.split(",")]
     meaning = resolve(convention, names, [n.strip() for n in beside.split(",")] if beside else [])
     matched = _matched({"fused": fused, "a": a, "b": b}, allow_missing=allow_missing)
 
@@ -220,13 +220,14 @@ def _methods() -> Iterator[str]:
 
 
 def _metrics() -> Iterator[str]:
-    from mmfuse.metrics import CONVENTIONS, variants
+    from mmfuse.metrics import CONVENTIONS, plain_names, variants
 
     for name, metric in variants().items():
         low, high = metric.card.range
         yield f"{name}: {metric.card.better} is better, {low:g} to {high:g} ({metric.card.source})"
-    for convention, meaning in CONVENTIONS.items():
-        yield f"convention {convention}: " + ", ".join(f"{plain} = {variant}" for plain, variant in meaning.items())
+    for convention in CONVENTIONS:
+        meaning = plain_names(convention).items()
+        yield f"convention {convention}: " + ", ".join(f"{plain} = {variant}" for plain, variant in meaning)
 
 
 def _analyses() -> Iterator[str]:

@@ -22,7 +22,7 @@ from mmfuse.metrics.sharing import sharing
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CONVENTIONS", "Card", "Metric", "resolve", "score", "variants"]
+__all__ = ["CONVENTIONS", "Card", "Metric", "plain_names", "resolve", "score", "variants"]
 
 
 @functools.cache
@@ -38,6 +38,16 @@ def variants() -> dict[str, Metric]:
     return dict(sorted(found.items()))
 
 
+def plain_names(convention: str) -> dict[str, str]:
+    """Return the plain names of a convention with their variants: its own, then those that metrics bring themselves.
+
+    Raises:
+        UserError: an unknown convention.
+    """
+    own = _own_names(convention)
+    return {**own, **{metric.card.name: name for name, metric in variants().items() if metric.card.name not in {"", *own}}}
+
+
 def resolve(convention: str, names: Iterable[str], beside: Iterable[str] = ()) -> dict[str, Metric]:
     """Return the variants behind plain names such as EN or SSIM, in the order of the names.
 
@@ -48,7 +58,7 @@ def resolve(convention: str, names: Iterable[str], beside: Iterable[str] = ()) -
     Raises:
         UserError: an unknown convention or name, no plain name, or a convention beside that adds nothing.
     """
-    asked, meaning = list(names), _meaning(convention)
+    asked, meaning = list(names), plain_names(convention)
     plain = [name for name in asked if "." not in name]
     if not plain:
         raise UserError(f"No metric is asked for by the convention {convention}.", expected="a plain name such as EN")
@@ -57,7 +67,7 @@ def resolve(convention: str, names: Iterable[str], beside: Iterable[str] = ()) -
             raise _unknown("metric", name, meaning, _elsewhere(name))
     resolved = {name: variants()[meaning[name]] for name in plain}
     for other in beside:
-        theirs = _meaning(other)
+        theirs = _own_names(other)
         if other == convention or not set(plain) & set(theirs):
             raise UserError(
                 f"The convention {other} cannot stand beside {convention}.",
@@ -67,7 +77,7 @@ def resolve(convention: str, names: Iterable[str], beside: Iterable[str] = ()) -
         resolved.update({f"{name}.{other}": variants()[theirs[name]] for name in plain if name in theirs})
     for name in (name for name in asked if "." in name):
         single, _, other = name.partition(".")
-        theirs = _meaning(other)
+        theirs = _own_names(other)
         if other == convention:
             raise UserError(f"{name} is of the main convention.", expected=single, found=name)
         if single not in theirs:
@@ -82,7 +92,7 @@ def _elsewhere(name: str) -> str | None:
     return f"name the convention too: {', '.join(others)}" if others else None
 
 
-def _meaning(convention: str) -> Mapping[str, str]:
+def _own_names(convention: str) -> Mapping[str, str]:
     if convention not in CONVENTIONS:
         raise _unknown("convention", convention, CONVENTIONS)
     return CONVENTIONS[convention]

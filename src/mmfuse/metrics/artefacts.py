@@ -82,7 +82,7 @@ def _nabf_of_lines(fused: Tensor, a: Tensor, b: Tensor, *, faint: float, flat: f
     return _share(artefact, lost, weights)
 
 
-@metric(Card(better="lower", range=(0, 1), source=_KUMAR_2013, used_by="Tang (MATLAB)"))
+@metric(Card(better="lower", range=(0, 1), source=_KUMAR_2013, used_by="Tang (MATLAB)", directed=True))
 def nabf_tang(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Share of artefacts: edges stronger than in both sources; faint edges have a weight of 0.001.
 
@@ -109,7 +109,11 @@ def nabf_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return _nabf_of_lines(fused, a, b, faint=0.0, flat=0.0)
 
 
-@metric(Card(better="lower", range=(0, 1), source=_KUMAR_2013, used_by="the evaluator of SMFNet"))
+@metric(
+    Card(
+        better="lower", range=(0, 1), source=_KUMAR_2013, used_by="the evaluator of SMFNet", ordered=True, directed=True
+    )
+)
 def nabf_smfnet(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Share of artefacts: edges stronger than in a alone, directions over the full circle, gradients not divided by 8.
 

@@ -21,12 +21,19 @@ class Card:
         range: Smallest and largest possible value for 8-bit images.
         source: The publication that defines the metric.
         used_by: The evaluators and tables that use exactly this variant.
+        name: The plain name of a metric that no published convention has: every convention that defines no formula
+            of this name takes this one.
+        ordered: Whether the value depends on which source is `a` (infrared or MRI).
+        directed: Whether mirroring or transposing all three images changes the value.
     """
 
     better: Literal["higher", "lower"]
     range: tuple[float, float]
     source: str
     used_by: str
+    name: str = ""
+    ordered: bool = False
+    directed: bool = False
 
 
 @dataclass(frozen=True)

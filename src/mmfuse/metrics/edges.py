@@ -55,6 +55,7 @@ def _preserved(source: Edges, fused: Edges) -> Tensor:
         range=(0, 0.9994 * 0.9879),
         source="Xydeas, Petrovic: Objective image fusion performance measure, Electronics Letters 36 (2000) 308",
         used_by="the evaluators of LKC-FUNet, SMFNet, CDDFuse; IVIF_ZOO; VIFB; Tang (MATLAB); the table of SMFNet",
+        directed=True,
     )
 )
 def qabf(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -79,6 +79,7 @@ def _vif(channels: Sequence[Channel]) -> Tensor:
         range=(0, float("inf")),
         source=_SHEIKH_2006,
         used_by="the evaluators of LKC-FUNet, SMFNet, CDDFuse (there VIFF); the tables of CDDFuse and SMFNet",
+        directed=True,
     )
 )
 def vif_sum(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -111,6 +112,7 @@ _UNEVEN_WINDOWS = tuple(_uneven_window(length) for length in _LENGTHS)
         range=(0, float("inf")),
         source=_SHEIKH_2006,
         used_by="IVIF_ZOO, there in single precision",
+        directed=True,
     )
 )
 def vif_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -135,6 +137,8 @@ def vif_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         source="Han, Cai, Cao, Xu: A new image fusion performance metric based on visual information fidelity, "
         "Information Fusion 14 (2013) 127",
         used_by="the authors' MATLAB code; the table of LKC-FUNet",
+        ordered=True,
+        directed=True,
     )
 )
 def viff_han(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:

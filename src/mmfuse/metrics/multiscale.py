@@ -92,7 +92,7 @@ def ms_ssim_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return _both(fused, a, b, 1).sum(dim=1)
 
 
-@metric(Card(better="higher", range=(0, 1), source=_WANG_2003, used_by="the evaluator of SMFNet"))
+@metric(Card(better="higher", range=(0, 1), source=_WANG_2003, used_by="the evaluator of SMFNet", ordered=True))
 def ms_ssim_smfnet(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """MS-SSIM with a alone: the evaluator of SMFNet loses the term of b, so the order of the sources matters.
 
