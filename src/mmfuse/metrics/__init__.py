@@ -45,7 +45,8 @@ def plain_names(convention: str) -> dict[str, str]:
         UserError: an unknown convention.
     """
     own = _own_names(convention)
-    return {**own, **{metric.card.name: name for name, metric in variants().items() if metric.card.name not in {"", *own}}}
+    brought = {metric.card.name: name for name, metric in variants().items() if metric.card.name}
+    return {**own, **{plain: name for plain, name in brought.items() if plain not in own}}
 
 
 def resolve(convention: str, names: Iterable[str], beside: Iterable[str] = ()) -> dict[str, Metric]:
