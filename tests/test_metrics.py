@@ -240,7 +240,7 @@ def test_examples_of_metrics_without_a_published_value():
 
 
 def test_a_metric_of_ones_own_is_held_by_its_examples():
-    def mean_level(fused, a, b):
+    def mean_level(fused, *_):
         return fused.mean(dim=(1, 2, 3)) * 255
 
     with pytest.raises(AssertionError, match="at least two examples"):
@@ -475,8 +475,8 @@ def test_resolve():
 
 
 def test_a_metric_brings_its_own_plain_name(monkeypatch):
-    own = Metric("mae_mean", lambda fused, a, b: fused, dataclasses.replace(variants()["en"].card, name="MAE"))
-    shadowed = Metric("en_own", lambda fused, a, b: fused, dataclasses.replace(variants()["en"].card, name="EN"))
+    own = Metric("mae_mean", lambda fused, *_: fused, dataclasses.replace(variants()["en"].card, name="MAE"))
+    shadowed = Metric("en_own", lambda fused, *_: fused, dataclasses.replace(variants()["en"].card, name="EN"))
     more = variants() | {"mae_mean": own, "en_own": shadowed}
     monkeypatch.setattr(mmfuse.metrics, "variants", lambda: more)
     for convention, meaning in CONVENTIONS.items():
