@@ -52,12 +52,11 @@ class Matched:
 
 
 def overlaps(one: Array, other: Array) -> Array:
-    """Return the intersection over union of each pair of boxes; (n, 4) and (m, 4) to (n, m)."""
-    corner = np.maximum(one[:, None, :2], other[None, :, :2])
-    shared = np.clip(np.minimum(one[:, None, 2:], other[None, :, 2:]) - corner, 0, None).prod(-1)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(-1) for boxes in (one, other)]
-    union = areas[0][:, None] + areas[1][None] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    """Return the intersection over union of each pair of boxes, 0 if undefined; (n, 4) and (m, 4) to (n, m)."""
+    import torch
+    from torchvision.ops import box_iou  # late: the report, which draws images anew, needs neither
+
+    return box_iou(torch.from_numpy(one), torch.from_numpy(other)).nan_to_num().numpy()
 
 
 def _hits(order: NDArray[np.int64], overlap: Array, threshold: float) -> NDArray[np.bool_]:
