@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
+
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.files.reading import read_yaml
 from mmfuse.study.parameters import load_parameters
@@ -52,32 +54,21 @@ def outdated(root: Path) -> dict[str, frozenset[str]]:
 
 def needed_runs(before: Mapping[str, set[str]], changed: set[str]) -> dict[str, frozenset[str]]:
     """Return the changed stages and all that come after them, in an order in which they can run."""
-    found: dict[str, frozenset[str]] = {}
-    for stage in _ordered(before):
-        waits_for = frozenset(before[stage] & found.keys())
-        if stage in changed or waits_for:
-            found[stage] = waits_for
-    return found
-
-
-def _ordered(before: Mapping[str, set[str]]) -> list[str]:
-    """Return all stages, each after those that it depends on."""
-    level = depths(before)
-    return sorted(before, key=lambda stage: (level[stage], stage))
+    graph = _graph(before)
+    runs = changed.union(*(nx.descendants(graph, stage) for stage in changed & before.keys()))
+    order = (stage for level in nx.topological_generations(graph) for stage in sorted(level))
+    return {stage: frozenset(before[stage] & runs) for stage in order if stage in runs}
 
 
 def depths(before: Mapping[str, set[str] | frozenset[str]]) -> dict[str, int]:
     """Return for each stage the length of the longest way to it from one that depends on nothing."""
-    found: dict[str, int] = {}
-    waiting = list(before)
-    while waiting:
-        stage = waiting[-1]
-        missing = [one for one in before[stage] if one not in found]
-        if missing:
-            waiting += missing
-            continue
-        found[waiting.pop()] = 1 + max((found[one] for one in before[stage]), default=-1)
-    return found
+    levels = nx.topological_generations(_graph(before))
+    return {stage: number for number, level in enumerate(levels) for stage in level}
+
+
+def _graph(before: Mapping[str, set[str] | frozenset[str]]) -> nx.DiGraph:
+    """Return a graph from each stage to those that come right after it."""
+    return nx.DiGraph(before).reverse()
 
 
 def tasks_of(runs: Mapping[str, frozenset[str]], together: Mapping[str, int]) -> list[Task]:
