@@ -1,4 +1,4 @@
-# What trained networks look like inside, by the analyses that the study asks for.
+# The study's analyses of trained networks.
 
 
 rule analyse:

@@ -1,4 +1,5 @@
-# What the rules share. Files, watched parameters, code and command of each stage stand in src/mmfuse/study/stages.py.
+# Helpers that the rules share. src/mmfuse/study/stages.py declares each stage's files, watched parameters, code and
+# command.
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -7,13 +8,13 @@ from mmfuse.study.parameters import load_parameters, pick_all
 from mmfuse.study.stage import KEYS
 from mmfuse.study.stages import STAGES, report_inputs
 
-# the same checks as every stage makes, before the first job
+# every stage makes the same checks; this makes them before the first job
 STUDY = load_parameters(Path("params.yaml"))
 if config != STUDY:
     raise WorkflowError("The jobs read params.yaml alone: change it there, not by --config or --configfile.")
 WATCHED_FILES = {}
 ENVIRONMENT = "../../envs/mmfuse.yaml"
-# every file that a study must leave: listed one by one, never globbed
+# every final output of a study, listed one by one, never globbed
 STUDY_FILES = [STAGES["report"].path("page", {}), *report_inputs(STUDY)]
 
 
@@ -22,7 +23,7 @@ wildcard_constraints:
 
 
 def inputs(name):
-    """Return the files that a job reads, by name, with the code that it runs."""
+    """Return the input files of a job by name, including its code."""
 
     def found(wildcards):
         key = dict(wildcards.items())
@@ -32,7 +33,7 @@ def inputs(name):
 
 
 def outputs(name, **shown):
-    """Return what a job writes, by name, with its record; `shown` says what Snakemake's own report has of it."""
+    """Return the output files of a job by name, including its record; Snakemake's own report has those in `shown`."""
     found = {}
     for output, (path, is_folder) in STAGES[name].patterns().items():
         found[output] = directory(path) if is_folder else path
@@ -60,7 +61,7 @@ def command(name):
 
 
 def protocols_of(goal):
-    """Return the protocols of one goal as a pattern, which nothing fits where there is none."""
+    """Return a pattern for the protocols of one goal; if there are none, it matches nothing."""
     return "|".join(name for name, block in STUDY.get("downstream", {}).items() if block["goal"] == goal) or "(?!)"
 
 

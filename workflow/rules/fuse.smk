@@ -1,4 +1,4 @@
-# Every system applied to the test pairs of every dataset of its task, or images from elsewhere taken over.
+# Every system applied to the test pairs of every dataset of its task, or external images imported.
 
 
 rule fuse:

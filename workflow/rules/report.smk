@@ -1,4 +1,4 @@
-# The pages that sum the study up. `snakemake --report` shows what has a caption in here.
+# The pages that summarise the study. `snakemake --report` shows the outputs that have a caption here.
 
 
 rule report:

@@ -12,7 +12,7 @@ from mmfuse.reporting.tables import decimals, printed
 from mmfuse.weights.shipped import Shipped
 
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
-PICTURES = "Difficult pairs with pictures: `docs/difficult-cases.md` in the project's repository."
+PICTURES = "Pictures of difficult pairs are in `docs/difficult-cases.md` in the project's repository."
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def _said(one: Shipped, scored: Sequence[Scored]) -> list[str]:
     other = [dataset.dataset for dataset in scored if dataset.dataset in seen]
     unseen = [dataset.dataset for dataset in scored if dataset.dataset not in seen]
     lines = [
-        "Means over the test pairs of the study, with the 95 % bootstrap interval over the pairs; ↑ more is better,",
-        "↓ less is better. They are those of the study, whose weights are in single precision.",
+        "Means over the study's test pairs, with the 95 % bootstrap interval over the pairs; ↑ higher is better,",
+        "↓ lower is better. The scores come from the study, whose weights are in single precision.",
     ]
     lines += [f"Other pairs of {', '.join(other)} were used in training or validation."] if other else []
     lines += [f"No pair of {', '.join(unseen)} was used in training or validation."] if unseen else []
@@ -131,7 +131,7 @@ def _table(scored: Scored) -> list[str]:
 
 
 def _agreements(agreements: Sequence[Agreement]) -> list[str]:
-    lines = ["The pictures of the stored weights against those of the study, on all test pairs:", ""]
+    lines = ["Images fused with the stored weights compared with those of the study, on all test pairs:", ""]
     lines += ["| dataset | pairs | largest difference, grey levels | values that differ |", "|---|---|---|---|"]
     lines += [f"| {one.dataset} | {one.pairs} | {one.largest} | {one.changed:.2%} |" for one in agreements]
     return [*lines, ""]

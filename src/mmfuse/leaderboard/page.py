@@ -19,24 +19,24 @@ from mmfuse.reporting.tables import decimals, printed, printed_p
 _WHY, _HOW = Path("docs/decisions/0011-statistics.md"), Path("docs/how-to/add-a-row.md")
 _MARKS = {"best": "**{}**", "tied": "≈ {}"}
 _READING = """\
-- **Do not train on these pairs**, and choose nothing by them: neither weights nor options. A row that did
-  cannot be compared with the others.
-- **Rank**: on each image and by each metric the rows are placed, 1 for the best; equal scores share the mean of their
-  places. The mean over the {metrics} metrics is the row's rank on the image, the mean over the images its mean rank. In
-  brackets stands the 95 % bootstrap interval over the images. A rank says where a row stands among these rows: it
-  changes with every row that is added, and cannot be compared between boards. The metrics are not independent, and none
-  of them asks a person.
-- **Ahead of**: the rows, by their numbers, that a row is significantly ahead of. Two-sided Wilcoxon signed-rank test of
-  the ranks on each image, Holm's correction over all pairs of rows, level {level}.
-- **Means**: bold is the best mean, ≈ what the paired test of that metric does not find worse than it (Holm's correction
-  over all pairs). ↑ larger is better, ↓ smaller is better.
-- **Tests of one row**: the best row of this project against each other row, with Holm's correction over the rows:
-  the difference of the mean ranks with its interval and p, and the metrics by which the two differ significantly. The
-  row is chosen by these very scores, which flatters it the more, the more systems it is chosen from.
-- Images are taken as independent. Frames of one video and slices of one head are not: there, intervals are too narrow
-  and p-values too small. [How and why]({why}).
+- **Do not train on these pairs**, and do not use them to choose weights or options. A row that did either cannot be
+  compared with the others.
+- **Rank**: the rows are ranked on each image by each metric, 1 for the best; equal scores share the mean of their
+  ranks. The mean over the {metrics} metrics is the row's rank on the image, and the mean over the images is its mean
+  rank, with the 95 % bootstrap interval over the images in brackets. A rank is relative to the rows of its board: it
+  changes with every added row, and cannot be compared between boards. The metrics are not independent, and none of
+  them measures human judgement.
+- **Ahead of**: the numbers of the rows that a row is significantly ahead of, by a two-sided Wilcoxon signed-rank test
+  of the ranks on each image, with Holm's correction over all pairs of rows, at level {level}.
+- **Means**: the best mean is bold; ≈ marks means that the paired test of that metric does not find worse (with Holm's
+  correction over all pairs). ↑ larger is better, ↓ smaller is better.
+- **Tests of one row**: the best row of this project is tested against each other row, with Holm's correction over the
+  rows. The table gives the difference of the mean ranks with its interval and p, and the metrics by which the two rows
+  differ significantly. The row is selected by these same scores, which favours it, more so with more systems.
+- Images are assumed to be independent. Frames of one video and slices of one head are not, so there the intervals are
+  too narrow and the p-values too small. [How and why]({why}).
 - Every score counts with {digits} significant digits."""
-_ADD = "## Add a row\n\nIn a study or without one, with your own pictures or with published ones: [add a row]({how})."
+_ADD = "## Add a row\n\nAdd your own or published fused images, with or without a study: see [add a row]({how})."
 
 
 def text(found: Sequence[Result], boards: Boards, *, command: str, out: Path) -> str:
@@ -53,14 +53,15 @@ def text(found: Sequence[Result], boards: Boards, *, command: str, out: Path) ->
     reading = _READING.format(metrics=len(boards.columns), level=statistics.LEVEL, digits=DIGITS, why=why)
     parts = [
         "# Leaderboard",
-        "The systems of this project beside pictures that other authors published. All are measured with the same code "
-        f"on the luminance of the same pairs, by the convention `{boards.convention}`: {metrics}.",
-        f"This page was made by a command; a change by hand would be lost:\n\n```sh\n{command}\n```",
+        "This page compares the systems of this project with fused images published by other authors. All are measured "
+        "with the same code on the luminance of the same pairs, by the convention "
+        f"`{boards.convention}`: {metrics}.",
+        f"This command generates the page and overwrites manual changes:\n\n```sh\n{command}\n```",
         _overview(found),
         "## How to read it\n\n" + reading,
         *(part for one in found for part in _board(one, out.stem)),
-        "## Whose pictures",
-        "Only the scores are stored here (`data/leaderboard`), not the pictures.",
+        "## Sources of the fused images",
+        "Only the scores are stored here (`data/leaderboard`), not the images.",
         _sources(found, boards),
         _ADD.format(how=how),
     ]
@@ -92,7 +93,7 @@ def _board(one: Result, room: str) -> list[str]:
     name = one.board.name
     kinds = ("means", "places", "pairs", *(["tests"] if one.held else []))
     links = ", ".join(f"[{kind}]({room}/{name}.{kind}.csv)" for kind in kinds)
-    images = "The pairs are named in the table of places."
+    images = "The table of places names the pairs."
     if not statistics.can_differ(len(one.rows), len(one.images)):
         images += " So few pairs cannot show a difference between so many rows after the correction over all pairs."
     parts = [

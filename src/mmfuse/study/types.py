@@ -24,7 +24,7 @@ class Parameters(TypedDict):
 
 
 class Study(TypedDict):
-    """What is trained on what, and measured on what."""
+    """The systems, and the datasets for training and testing."""
 
     name: str
     seeds: list[int]
@@ -35,14 +35,14 @@ class Study(TypedDict):
 
 
 class StudyTasks(TypedDict):
-    """The datasets of the training set that bears the task's name, and those whose test pairs are scored."""
+    """The datasets of the task's own training set, and those whose test pairs are scored."""
 
     train: list[str]
     test: list[str]
 
 
 class StudyTrainingSets(TypedDict):
-    """The datasets that a training reads; its weights lie below data/checkpoints/NAME."""
+    """The datasets that a training reads; its weights are under data/checkpoints/NAME."""
 
     task: Literal["ivif", "mif", "both"]
     train: list[str]
@@ -59,13 +59,13 @@ class StudySystems(TypedDict):
 
 
 class Download(TypedDict):
-    """Where datasets come from."""
+    """The source of the datasets."""
 
     mirror: str | None
 
 
 class Generator(TypedDict):
-    """How many embedded images are made, and of what height and width."""
+    """Number and size of the generated images."""
 
     seed: int
     height: int
@@ -86,7 +86,7 @@ class Prepare(TypedDict):
 
 
 class PrepareSubset(TypedDict):
-    """How many pairs of each split are used, spread evenly over its names, those first that the catalog lists as exceptions to a rule; all of a split not named."""
+    """How many pairs of each split are used, spread evenly over its names, after those that the catalog lists as exceptions to a rule; by default all."""
 
     train: NotRequired[int]
     val: NotRequired[int]
@@ -94,7 +94,7 @@ class PrepareSubset(TypedDict):
 
 
 class PreparePatches(TypedDict):
-    """One way to cut training images into patches."""
+    """How training images are cut into patches."""
 
     height: int
     width: int
@@ -114,7 +114,7 @@ class PreparePatchesLowContrast(TypedDict):
 
 
 class Train(TypedDict):
-    """The training loop, alike for all methods."""
+    """The training loop, the same for all methods."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"]
     devices: int | Literal["auto"]
@@ -147,7 +147,7 @@ class Evaluate(TypedDict):
 
 
 class Analyse(TypedDict):
-    """One analysis, made for every named system on every named dataset, with each seed of the study."""
+    """One analysis, run for every named system on every named dataset, with each seed of the study."""
 
     datasets: list[str]
     systems: list[AnalyseSystems]
@@ -162,7 +162,7 @@ class AnalyseSystems(TypedDict):
 
 
 class Protocol(TypedDict):
-    """One downstream protocol, alike for every image set."""
+    """One downstream protocol, the same for every image set."""
 
     goal: Literal["detect", "segment"]
     dataset: str
@@ -192,7 +192,7 @@ class Scene(TypedDict):
 
 
 class ProtocolModel(TypedDict):
-    """What is trained."""
+    """The model to train."""
 
     name: str
     pretrained: bool
@@ -200,7 +200,7 @@ class ProtocolModel(TypedDict):
 
 
 class ProtocolTraining(TypedDict):
-    """How it is trained; the last weights count."""
+    """How the model is trained; the last weights are used."""
 
     height: int
     width: int
@@ -236,7 +236,7 @@ class Report(TypedDict):
 
 
 class ReportViewer(TypedDict):
-    """What the comparison viewer has; reports/viewer grows with pairs times systems times seeds."""
+    """Contents of the comparison viewer; reports/viewer grows with pairs times systems times seeds."""
 
     pairs: int | None
     seeds: Literal["all", "first"]
@@ -316,7 +316,7 @@ class PartCrop(TypedDict):
 
 
 class PartJitter(TypedDict):
-    """Other brightness for some of the images, drawn for each image of a pair by itself; none if left out."""
+    """Random brightness changes, drawn separately for each image of a pair; none by default."""
 
     share: float
     gamma: list[float]
