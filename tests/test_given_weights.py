@@ -20,7 +20,7 @@ from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.plan import System
 from mmfuse.study.set_checks import check_fused
-from mmfuse.study.stages import FUSE, report_inputs
+from mmfuse.study.stages import FUSE, complete_weights, report_inputs
 from mmfuse.training.checkpoints import Card, build, save_weights, weights_of
 
 FILE = "data/external/weights/theirs.safetensors"
@@ -53,11 +53,10 @@ def test_the_system_is_measured_once_and_never_trained(parameters):
     assert [s.seed for s in plan.systems_of(parameters, "ivif") if s.label.startswith("mma_unet.base")] == [3, 4]
     assert not any(training.variant == "theirs" for training in plan.trainings(parameters))
     assert not plan.is_trained(parameters, SYSTEM)
-    rooms = Path("rooms")
-    assert plan.complete_weights(parameters, rooms, SYSTEM) == Path(FILE)
-    base = System("mma_unet", "base", "ivif", 3)
-    assert plan.complete_weights(parameters, rooms, base) == rooms / "ivif/mma_unet/base/s3/fusion.safetensors"
-    assert plan.complete_weights(parameters, rooms, System("average", "base", "ivif", 0)) is None
+    assert complete_weights(parameters, SYSTEM) == Path(FILE)
+    trained = Path("data/checkpoints/ivif/mma_unet/base/s3/fusion.safetensors")
+    assert complete_weights(parameters, System("mma_unet", "base", "ivif", 3)) == trained
+    assert complete_weights(parameters, System("average", "base", "ivif", 0)) is None
     assert ("synthetic_road", SYSTEM) in plan.scored_pairs(parameters)
     inputs = report_inputs(parameters)
     assert FILE in inputs

@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 from mmfuse.errors import UserError
 from mmfuse.study import plan
 from mmfuse.study.parameters import flatten, load_parameters, pick, pick_all, project_root
+from mmfuse.study.stages import complete_weights
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow/scripts"))
@@ -248,7 +249,7 @@ def test_a_set_for_both_tasks_takes_datasets_of_either(with_sets):
     assert {plan.task_of(study, dataset) for dataset in ("msrs", "roadscene")} == {"ivif"}
     assert plan.task_of(study, "harvard_ct_mri") == "mif"
     weights = {
-        plan.complete_weights(study, with_sets, system)
+        complete_weights(study, system)
         for task in ("ivif", "mif")
         for system in plan.systems_of(study, task)
         if (system.method, system.variant) == ("lkc_funet", "base")

@@ -17,7 +17,7 @@ from mmfuse.reporting.study import representatives
 from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.plan import System
-from mmfuse.study.stages import report_inputs
+from mmfuse.study.stages import complete_weights, report_inputs
 from test_engines import ENVIRONMENT, ROOT, call, tiny
 
 FOLDER = Path("src/mmfuse/weights")
@@ -43,7 +43,7 @@ def test_the_system_takes_the_methods_shipped_weights(parameters, project):
     shipped_weights.make(project / FOLDER, "spare", "ivif", data=[ROAD])
     read = load_parameters(write(project, parameters))
     assert plan.given_weights(read, SYSTEM) == FOLDER / "roads.safetensors"
-    assert plan.complete_weights(read, Path("rooms"), SYSTEM) == FOLDER / "roads.safetensors"
+    assert complete_weights(read, SYSTEM) == FOLDER / "roads.safetensors"
     assert not plan.is_trained(read, SYSTEM)
     names = [("mma_unet", "other"), ("mma_unet", "base"), ("mma_unet", "ours"), ("laplacian", "base")]
     read["methods"]["mma_unet"]["variants"]["other"] = {}

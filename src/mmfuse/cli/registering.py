@@ -18,7 +18,7 @@ from mmfuse.reporting.scores import Column, average, read_scores
 from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.plan import System
-from mmfuse.study.stages import CHECKPOINTS, EVALUATE, FUSE, PREPARE, key_of
+from mmfuse.study.stages import EVALUATE, FUSE, PREPARE, TRAIN, key_of
 from mmfuse.study.types import Parameters
 from mmfuse.tracking import Tracker
 from mmfuse.tracking.models import register as register_model
@@ -42,7 +42,7 @@ def register(params: Path, *, dataset: str, metric: str, name: str | None, study
         )
     system, mean, means = best(parameters, dataset, metric)
     part = plan.parts_of(parameters, system.method)[-1]
-    weights = plan.checkpoint(parameters, CHECKPOINTS, **asdict(system), part=part)
+    weights = Path(TRAIN.path("best", asdict(plan.training_of(parameters, system, part))))
     check_made_by(system, dataset, weights)
     method, card = load_method(weights)
     pair = Pack(Path(PREPARE.path("test", {"dataset": dataset})))[0]

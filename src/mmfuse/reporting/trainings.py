@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from mmfuse.reporting import cards, figures, given
@@ -11,6 +12,7 @@ from mmfuse.reporting.scores import existing
 from mmfuse.reporting.study import Page, Study
 from mmfuse.study import plan
 from mmfuse.study.plan import System
+from mmfuse.study.stages import TRAIN
 
 
 def pages(study: Study) -> list[Page]:
@@ -35,14 +37,12 @@ def _entry(study: Study, task: str, method: str, variant: str, seeds: list[Syste
     """Return the curves of one system; variants that share a part show it again."""
     parts, histories, runs = plan.parts_of(study.parameters, method), [], []
     for part in parts:
-        paths = [study.weights(system, part) for system in seeds]
-        histories.append(
-            [figures.read_history(existing(p.with_name(f"{part}.history.csv"), "train"), part) for p in paths]
-        )
-        shared = plan.origin(study.parameters, method, variant, part)
-        for system, path in zip(seeds, paths, strict=True):
-            name = part if len(seeds) == 1 else f"{part}, seed {system.seed}"
-            runs.append((name, study.training_anchor(path), "" if shared == variant else shared))
+        trained = [plan.training_of(study.parameters, system, part) for system in seeds]
+        paths = [existing(study.path(TRAIN, "history", asdict(one)), "train") for one in trained]
+        histories.append([figures.read_history(path, part) for path in paths])
+        for one in trained:
+            name = part if len(seeds) == 1 else f"{part}, seed {one.seed}"
+            runs.append((name, study.training_anchor(one), "" if one.variant == variant else one.variant))
     label = method if variant == "base" else f"{method}.{variant}"
     words = "Total loss of each part over its steps (means over blocks of steps where there are many)"
     if len(seeds) > 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmfuse.data.catalog import Dataset, load_catalog
 from mmfuse.errors import UserError, closest
 from mmfuse.files.reading import read_json
-from mmfuse.study import plan
+from mmfuse.study import plan, stages
 from mmfuse.study.training_sets import BOTH, TrainingSet, training_sets
 from mmfuse.study.types import Parameters
 from mmfuse.weights import shipped
@@ -203,11 +203,11 @@ def check_fused(parameters: Parameters) -> None:
             other weights from elsewhere.
     """
     for dataset, system in plan.scored_pairs(parameters):
-        weights = plan.complete_weights(parameters, Path("data/checkpoints"), system)
+        weights = stages.complete_weights(parameters, system)
         if weights is None:
             continue
-        record = Path(f"data/fused/{dataset}/{system.label}.run.json")
-        inputs = read_json(record, fix="run the stage `fuse` for it again")["inputs"]
+        record = stages.FUSE.path("record", stages.key_of(dataset, system))
+        inputs = read_json(Path(record), fix="run the stage `fuse` for it again")["inputs"]
         if weights.as_posix() not in inputs:
             raise UserError(
                 f"The images of {system.label} on {dataset} were fused with other weights than its own.",
