@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 import numpy as np
 
 from mmfuse.data.images import read_image
+from mmfuse.files.writing import csv_text
 from mmfuse.reporting import cards, latex, learned, pictures, provenance, statistics, tables, viewer
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.pictures import Picture
@@ -230,7 +231,7 @@ def _csv(found: Board, choice: Choice) -> str:
     for place, number in enumerate(choice.order):
         case = choice.cases.get(place, "").lower()
         lines.append([place + 1, *found.images[number], *tables.digits(found.ranks[systems, number]), case])
-    return tables.csv_text(lines)
+    return csv_text(lines)
 
 
 def _latex(task: str, found: Board, choice: Choice) -> str:

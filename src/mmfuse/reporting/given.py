@@ -11,8 +11,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from mmfuse.errors import UserError
-from mmfuse.files.writing import sha256
-from mmfuse.reporting import cards, latex, tables
+from mmfuse.files.writing import csv_text, sha256
+from mmfuse.reporting import cards, latex
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.study import Study
 from mmfuse.study import plan
@@ -137,7 +137,7 @@ def _csv(found: Sequence[Given]) -> str:
         sources = [" ".join(one.sources), " ".join(one.sources.values())]
         pairs = "; ".join(f"{text}: {licence}" for text, licence in _pairs(one)) or "unknown"
         lines.append([one.method, one.variant, one.task, one.file, one.digest, *sources, pairs, options])
-    return tables.csv_text(lines)
+    return csv_text(lines)
 
 
 def _latex(found: Sequence[Given]) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mmfuse.reporting import cards, cases, figures, latex, learned, provenance, tables
+from mmfuse.files.writing import csv_text
+from mmfuse.reporting import cards, cases, figures, latex, learned, provenance
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.standing import Ranking
 from mmfuse.reporting.study import Page, Study, representatives
@@ -20,7 +21,7 @@ def page(study: Study, others: Sequence[Page]) -> Page:
     matches = [row["match"] for row in rows if row["match"]]
     names = ["dataset", "task", "test images", "first", "not told apart from it", "behind", "critical difference"]
     names.append("best network and best training-free baseline")
-    study.sheets["overview.csv"] = tables.csv_text([names, *(_line(row) for row in rows)])
+    study.sheets["overview.csv"] = csv_text([names, *(_line(row) for row in rows)])
     caption = "Which methods lead: mean rank over the metrics in brackets, 1 is best. Not told apart: within the "
     caption += "critical difference from the first (Nemenyi's test, level 0.05). Last: how the best network stands "
     caption += "to the best training-free baseline by the same rule."

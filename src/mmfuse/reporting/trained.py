@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmfuse.files.reading import read_table
-from mmfuse.reporting import cards, latex, tables
+from mmfuse.files.writing import csv_text
+from mmfuse.reporting import cards, latex
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import existing
 from mmfuse.reporting.study import Study
@@ -157,7 +158,7 @@ def _csv(found: Sequence[Trained]) -> str:
         for pairs in (one.train, one.val):
             start += [" ".join(name for name, _ in pairs), " ".join(str(count) for _, count in pairs)]
         lines.append([*start, *(" ".join(names) for names in (one.seen, one.validated, one.unseen))])
-    return tables.csv_text(lines)
+    return csv_text(lines)
 
 
 def _latex(found: Sequence[Trained]) -> str:
