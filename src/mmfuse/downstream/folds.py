@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +108,3 @@ def read_folds(path: Path) -> dict[str, list[str]]:
             raise UserError(f"Damaged file: {path}", expected=", ".join(FOLDS), found=row["fold"], fix=fix)
         found[row["fold"]].append(row["name"])
     return found
-
-
-def counted(folds: Mapping[str, Sequence[str]]) -> str:
-    """Say how many pairs each fold has."""
-    return ", ".join(f"{len(names)} {fold}" for fold, names in folds.items())

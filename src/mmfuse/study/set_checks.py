@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmfuse.data.catalog import Dataset, load_catalog
-from mmfuse.errors import UserError, closest
+from mmfuse.errors import UserError, closest, unknown_name
 from mmfuse.files.reading import read_json
 from mmfuse.study import plan, stages
 from mmfuse.study.training_sets import BOTH, TrainingSet, training_sets
@@ -129,12 +129,9 @@ def _check_names(values: Parameters, known: Mapping[str, TrainingSet], path: Pat
         names = list(choice.values()) if isinstance(choice, Mapping) else [choice]
         unknown = next((name for name in names if name not in known), None)
         if unknown is not None:
-            raise UserError(
-                f"{path}: {entry['method']}.{entry['variant']} is trained on {unknown!r}, which is no training set.",
-                expected=", ".join(known),
-                found=unknown,
-                fix=closest(unknown, known, "define it under study.training_sets"),
-            )
+            system = f"{entry['method']}.{entry['variant']}"
+            problem = f"{path}: {system} is trained on {unknown!r}, which is no training set."
+            raise unknown_name(problem, unknown, known, "define it under study.training_sets")
 
 
 def _check_datasets(one: TrainingSet, catalog: Mapping[str, Dataset], path: Path) -> None:
@@ -160,12 +157,8 @@ def _check_datasets(one: TrainingSet, catalog: Mapping[str, Dataset], path: Path
             )
     for name, count in one.pairs.items():
         if name not in one.train:
-            raise UserError(
-                f"{path}: {one.key}.pairs names {name!r}, which the set does not train on.",
-                expected=", ".join(one.train),
-                found=name,
-                fix=closest(name, one.train, "take it out, or name it under `train` too"),
-            )
+            problem = f"{path}: {one.key}.pairs names {name!r}, which the set does not train on."
+            raise unknown_name(problem, name, one.train, "take it out, or name it under `train` too")
         whole = catalog[name].pairs.get("train")
         if whole is not None and count > whole:
             raise UserError(
