@@ -74,7 +74,7 @@ def test_the_result_is_that_of_conv2d(tile, options, dtype):
 def test_less_memory_gives_the_same(tile, limit):
     plain = nn.Conv2d(16, 16, 3, padding=1).requires_grad_(False)
     image = draw(2, 16, 33, 40)
-    tiling = winograd.Tiling(2, 33, 40, tile)
+    tiling = winograd.Tiling(2, 33, 40, winograd.KERNEL, tile)
     assert len(list(tiling.bands(32, 4))) == 1
     workspace.set_limits(**limit)
     assert len(list(tiling.bands(32, 4))) == (tiling.rows if "workspace" in limit else 1)

@@ -168,7 +168,7 @@ def best_tiling(task: Task, threads: int) -> Tiling | None:
 
 def work_of_winograd(task: Task, tile: int) -> Work:
     """Count the work of a 3x3 convolution through tiles of Winograd's kind, without gradients."""
-    tiling = winograd.Tiling(task.batch, task.height, task.width, tile)
+    tiling = winograd.Tiling(task.batch, task.height, task.width, winograd.KERNEL, tile)
     n, length = tiling.rows * tiling.across, tiling.length
     bands = len(list(tiling.bands(task.channels_in + task.channels_out, 4)))
     weights = task.channels_in * task.channels_out
