@@ -149,9 +149,7 @@ def _checksums(record: Mapping[str, Any], kind: str) -> dict[str, str]:
 
 def _changed_jobs(runs: Sequence[Run]) -> list[str]:
     """Return the jobs whose outputs differ from those of the first run, or that one run lacks."""
-    every = dict.fromkeys(job for run in runs for job in run.records)
-    outputs = {job: [run.records.get(job, {}).get("outputs") for run in runs] for job in every}
-    return [job for job, found in outputs.items() if any(one != found[0] for one in found)]
+    return list(_differing([{job: record.get("outputs") for job, record in run.records.items()} for run in runs]))
 
 
 # ----------------------------------------------------------------------------------------------------- what it did
