@@ -180,13 +180,13 @@ def compare(
 ) -> None:
     """Say what differs between runs (parameters, code, data) and what it did to the scores, held against the first."""
     from mmfuse import comparing
-    from mmfuse.comparing import showing
+    from mmfuse.comparing import output
     from mmfuse.files.writing import write_text
 
     found = comparing.compare(runs)
     if out is not None:
-        write_text(out, showing.as_csv(found))
-    print(showing.as_json(found) if json else "\n".join(showing.lines(found)))
+        write_text(out, output.as_csv(found))
+    print(output.as_json(found) if json else "\n".join(output.lines(found)))
 
 
 @app.command()

@@ -15,7 +15,7 @@ import numpy as np
 from mmfuse.comparing.runs import Row, Run, direction, pairs
 from mmfuse.downstream.boxes import Matched
 from mmfuse.reporting import statistics
-from mmfuse.reporting.seen import MEANS, Array, Seen, ends, mean, read_set, set_name
+from mmfuse.reporting.downstream_scores import MEANS, Array, Seen, ends, mean, read_set, set_name
 from mmfuse.study import plan
 from mmfuse.study.types import Parameters
 from mmfuse.tracking.results import Place

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mmfuse.files.reading import read_yaml
+from mmfuse.reporting.downstream_scores import Seen
 from mmfuse.reporting.scores import Group, grouped, read_scores
-from mmfuse.reporting.seen import Seen
 from mmfuse.study import plan
 from mmfuse.study.plan import System
 from mmfuse.study.stages import EVALUATE, key_of

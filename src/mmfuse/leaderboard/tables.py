@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmfuse.files.writing import csv_text
-from mmfuse.leaderboard.standing import Result
+from mmfuse.leaderboard.ranking import Result
 from mmfuse.reporting.scores import Column
 from mmfuse.reporting.tables import digits
 

@@ -13,8 +13,8 @@ import yaml
 from mmfuse.files.writing import csv_text
 from mmfuse.reporting import comparisons, latex, provenance, statistics, tables
 from mmfuse.reporting.latex import Head
+from mmfuse.reporting.ranking import Standing
 from mmfuse.reporting.scores import Column, Group, average
-from mmfuse.reporting.standing import Standing
 from mmfuse.reporting.study import Page, Study
 from mmfuse.reporting.tables import printed
 from mmfuse.study import plan

@@ -17,9 +17,9 @@ from mmfuse.data.images import read_image
 from mmfuse.downstream import boxes
 from mmfuse.files.writing import csv_text
 from mmfuse.reporting import latex, pictures, provenance, statistics
+from mmfuse.reporting.downstream_scores import MEANS, WORDS, Seen, ends, mean
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.pictures import PALETTE, Picture
-from mmfuse.reporting.seen import MEANS, WORDS, Seen, ends, mean
 from mmfuse.reporting.study import Page, Study
 from mmfuse.reporting.style import LINES, Album, Shown
 from mmfuse.reporting.tables import printed, printed_p

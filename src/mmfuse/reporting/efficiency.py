@@ -14,8 +14,8 @@ from mmfuse.reporting import latex, tables
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.pictures import PALETTE
 from mmfuse.reporting.provenance import Run, machine_of
+from mmfuse.reporting.ranking import Ranking
 from mmfuse.reporting.scores import Array, Group
-from mmfuse.reporting.standing import Ranking
 from mmfuse.reporting.study import Page, Study
 from mmfuse.reporting.style import INK, MARKERS, Album, Shown, seconds
 

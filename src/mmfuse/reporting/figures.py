@@ -14,8 +14,8 @@ import numpy as np
 from mmfuse.errors import UserError
 from mmfuse.files.reading import read_table
 from mmfuse.reporting.pictures import PALETTE
+from mmfuse.reporting.ranking import Ranking
 from mmfuse.reporting.scores import Array, Column, Group
-from mmfuse.reporting.standing import Ranking
 from mmfuse.reporting.statistics import cliques
 from mmfuse.reporting.style import INK, LINES, MARKERS, Album, Shown, inks
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from mmfuse.files.writing import csv_text
-from mmfuse.reporting import cards, cases, figures, latex, learned, provenance
+from mmfuse.reporting import baselines, cases, dataset_cards, figures, latex, provenance
 from mmfuse.reporting.latex import Head
-from mmfuse.reporting.standing import Ranking
+from mmfuse.reporting.ranking import Ranking
 from mmfuse.reporting.study import Page, Study, representatives
 from mmfuse.study import plan
 
@@ -36,7 +36,7 @@ def page(study: Study, others: Sequence[Page]) -> Page:
     shown = {
         "name": study.parameters["study"]["name"],
         "seeds": study.parameters["study"]["seeds"],
-        "opening": learned.opening(matches, [row["dataset"] for row in rows if not row["match"]]),
+        "opening": baselines.opening(matches, [row["dataset"] for row in rows if not row["match"]]),
         "matches": matches,
         "outside": any(member.system.variant == plan.EXTERNAL for member in members),
         "cases": cases.shown(study),
@@ -54,7 +54,7 @@ def page(study: Study, others: Sequence[Page]) -> Page:
 def _row(study: Study, dataset: str) -> dict[str, Any]:
     """Return how the systems stand on one dataset: the first, what cannot be told apart from it, the rest."""
     groups, ranked = study.groups[dataset], study.boards[dataset].ranking
-    card = cards.card(study.catalog, dataset, study.root)
+    card = dataset_cards.card(study.catalog, dataset, study.root)
     row: dict[str, Any] = {
         "dataset": dataset,
         "anchor": provenance.anchor("data", dataset),
@@ -66,7 +66,7 @@ def _row(study: Study, dataset: str) -> dict[str, Any]:
         "behind": [],
         "critical": "",
         "wins": "",
-        "match": learned.match(study, dataset),
+        "match": baselines.match(study, dataset),
     }
     if ranked is None:
         return row

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from mmfuse.files.writing import csv_text
 from mmfuse.reporting import (
     ablations,
-    analysed,
-    cards,
+    analyses,
+    dataset_cards,
     datasets,
     downstream,
     efficiency,
@@ -51,8 +51,8 @@ BUILDERS: Sequence[Callable[[Study], list[Page]]] = (
     downstream.pages,
     efficiency.pages,
     trainings.pages,
-    analysed.pages,
-    cards.pages,
+    analyses.pages,
+    dataset_cards.pages,
     _provenance,
 )
 

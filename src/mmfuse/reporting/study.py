@@ -10,9 +10,9 @@ from typing import Any
 from mmfuse.data.catalog import Dataset
 from mmfuse.data.packs import Pack
 from mmfuse.reporting import provenance
+from mmfuse.reporting.downstream_scores import Seen, read_sets
 from mmfuse.reporting.provenance import Run
 from mmfuse.reporting.scores import Group, existing, grouped, read_scores
-from mmfuse.reporting.seen import Seen, read_sets
 from mmfuse.reporting.style import Album
 from mmfuse.reporting.tables import Table, build
 from mmfuse.study import plan

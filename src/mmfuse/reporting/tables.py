@@ -13,8 +13,8 @@ import numpy as np
 from mmfuse.files.writing import csv_text
 from mmfuse.reporting import latex
 from mmfuse.reporting.latex import Head as LatexHead
+from mmfuse.reporting.ranking import Ranking, Standing, ranking, stand
 from mmfuse.reporting.scores import Array, Column, Group, Scores, average, spread
-from mmfuse.reporting.standing import Ranking, Standing, ranking, stand
 
 UNDEFINED = "n/a"
 WORDS = {"best": ", best", "tied": ", not significantly worse than the best", "second": ", best of the rest"}

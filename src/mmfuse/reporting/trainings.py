@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from mmfuse.reporting import cards, figures, given
-from mmfuse.reporting import trained as trained_on
+from mmfuse.reporting import dataset_cards, figures, given_weights, training_data
 from mmfuse.reporting.scores import existing
 from mmfuse.reporting.study import Page, Study
 from mmfuse.study import plan
@@ -25,10 +24,10 @@ def pages(study: Study) -> list[Page]:
                 trained.setdefault((task, system.method, system.variant), []).append(system)
     shown = [_entry(study, *what, systems) for what, systems in trained.items()]
     several = len(parameters["study"]["seeds"]) > 1
-    elsewhere = given.shown(study, given.read(study))
+    elsewhere = given_weights.shown(study, given_weights.read(study))
     if not shown and not elsewhere:
         return []
-    sets = trained_on.shown(study, trained_on.read(study)) if shown else []
+    sets = training_data.shown(study, training_data.read(study)) if shown else []
     found = {"trained": shown, "several": several, "sets": sets, "given": elsewhere}
     return [Page("training", "Training", "training.html.jinja", found)]
 
@@ -48,7 +47,7 @@ def _entry(study: Study, task: str, method: str, variant: str, seeds: list[Syste
     if len(seeds) > 1:
         words += f"; the line is the mean of {len(seeds)} seeds, the band reaches from their lowest to their highest"
     words += f". {_kept(study, method, variant, histories)}"
-    title = f"{label}, {cards.TASKS.get(task, task)}"
+    title = f"{label}, {dataset_cards.TASKS.get(task, task)}"
     figure = figures.curves(study.album, "training", f"{task}.{method}.{variant}", title, words, histories)
     return {"figure": figure, "runs": runs, "parts": len(parts)}
 

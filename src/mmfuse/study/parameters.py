@@ -12,7 +12,7 @@ from mmfuse.errors import UserError, unknown_name
 from mmfuse.files.reading import read_yaml
 from mmfuse.files.schema import check_against_schema
 from mmfuse.study import plan
-from mmfuse.study.code import PACKAGE
+from mmfuse.study.code_lists import PACKAGE
 from mmfuse.study.set_checks import check_sets, check_weights
 from mmfuse.study.settings import place
 from mmfuse.study.types import Parameters

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from mmfuse.leaderboard.boards import Board
 from mmfuse.leaderboard.rows import KINDS, PUBLISHED, Row
 from mmfuse.reporting import statistics
+from mmfuse.reporting.ranking import Standing, stand
 from mmfuse.reporting.scores import Array, Column
-from mmfuse.reporting.standing import Standing, stand
 
 
 @dataclass(frozen=True)

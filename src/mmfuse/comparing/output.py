@@ -10,7 +10,7 @@ from typing import Any
 from mmfuse.comparing import Comparison, Differences
 from mmfuse.comparing.runs import Row
 from mmfuse.files.writing import csv_text
-from mmfuse.reporting.seen import WORDS
+from mmfuse.reporting.downstream_scores import WORDS
 
 
 def as_json(found: Comparison) -> str:
