@@ -22,7 +22,7 @@ from mmfuse.downstream.labels import check_labels
 from mmfuse.downstream.results import read_detections, read_masks
 from mmfuse.files.writing import read_manifest
 from mmfuse.metrics import tables as metric_tables
-from mmfuse.reporting.cards import card
+from mmfuse.reporting.dataset_cards import card
 from mmfuse.reporting.figures import read_history
 from mmfuse.reporting.provenance import read_run
 from mmfuse.reporting.published import read as read_published

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mmfuse.data.images import write_image
 from mmfuse.data.packs import Sample, write_pack
 from mmfuse.stages import report
 from mmfuse.study import plan
+from mmfuse.study.stages import TRAIN
 from simulated import ROAD_BOXES, ROAD_MASKS, write_protocol
 from test_report import ROOT, _entry, _record
 
@@ -103,7 +105,7 @@ def _data(root: Path, random: np.random.Generator) -> None:
 
 def _trained(root: Path) -> None:
     for training in plan.trainings(PARAMETERS):
-        weights = root / f"data/checkpoints/{training.stem}.safetensors"
+        weights = root / TRAIN.path("best", asdict(training))
         weights.parent.mkdir(parents=True, exist_ok=True)
         weights.write_bytes(training.part.encode())
         rows = [f"{i},0.1,{1 / i + 0.1 * training.seed},{1 / i if i % 5 == 0 else ''}" for i in range(1, 21)]

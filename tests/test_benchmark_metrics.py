@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmfuse.benchmarks import metrics
-from mmfuse.benchmarks.plain_metrics import PLAIN
+from mmfuse.benchmarks.reference_metrics import PLAIN
 from mmfuse.cli import app as cli
 from mmfuse.data.images import write_image
 from mmfuse.errors import UserError

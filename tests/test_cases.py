@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from mmfuse.data.images import write_image
-from mmfuse.reporting import cases, learned, style
-from mmfuse.reporting.learned import AHEAD, BEHIND, FREE, SHIPPED, TIED, TRAINED, Match
+from mmfuse.reporting import baselines, cases, style
+from mmfuse.reporting.baselines import AHEAD, BEHIND, FREE, SHIPPED, TIED, TRAINED, Match
+from mmfuse.reporting.ranking import ranking, stand
 from mmfuse.reporting.scores import Column, Group, Scores
-from mmfuse.reporting.standing import ranking, stand
 from mmfuse.reporting.study import read_groups
 from mmfuse.study import plan
 from mmfuse.study.plan import System
@@ -83,8 +83,8 @@ def test_one_image_is_all_three_cases():
         ([TRAINED, FREE, SHIPPED], 0, 1),
         ([FREE, SHIPPED, TRAINED], 1, 0),
         ([FREE, FREE, FREE], 0, None),
-        ([learned.EXTERNAL, FREE, FREE], 0, 1),
-        ([TRAINED, TRAINED, learned.EXTERNAL], 0, None),
+        ([baselines.EXTERNAL, FREE, FREE], 0, 1),
+        ([TRAINED, TRAINED, baselines.EXTERNAL], 0, None),
     ],
 )
 def test_the_best_network_is_shown_beside_the_best_baseline(kinds, shown, baseline):
@@ -136,7 +136,7 @@ def match(dataset: str, result: str, network: str = "net", kind: str = TRAINED) 
     ],
 )  # fmt: skip
 def test_the_opening_says_where_a_network_is_ahead(matches, others, said):
-    assert learned.opening(matches, others) == said
+    assert baselines.opening(matches, others) == said
 
 
 def test_a_match_in_words():

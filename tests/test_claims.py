@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mmfuse.errors import UserError
-from mmfuse.reporting import claims, given, pages, papers, published, trained
+from mmfuse.reporting import claims, given_weights, pages, papers, published, training_data
 from mmfuse.reporting.scores import Column, Group, Scores
 from mmfuse.reporting.study import Study
 from mmfuse.study import plan
@@ -141,8 +141,8 @@ def test_sheets_hold_all_digits():
 
 def test_the_page_shows_each_claim_with_its_verdicts(monkeypatch):
     groups = groups_of(steady)
-    monkeypatch.setattr(trained, "read", lambda _: [])
-    monkeypatch.setattr(given, "read", lambda _: [])
+    monkeypatch.setattr(training_data, "read", lambda _: [])
+    monkeypatch.setattr(given_weights, "read", lambda _: [])
     monkeypatch.setattr(plan, "task_of", lambda *_: "mif")
     parameters = {"study": {"name": "made up"}, "report": {"published": [ENTRY], "patch": 48, "zoom": 4, "width": 320}}
     catalog = {name: SimpleNamespace(pairs={"test": 30}) for name in groups}

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from mmfuse import comparing
 from mmfuse.cli import registering
 from mmfuse.cli.app import app
-from mmfuse.comparing import showing
+from mmfuse.comparing import output
 from mmfuse.errors import UserError
 from mmfuse.files.writing import write_json, write_text
 from mmfuse.reporting import statistics
@@ -110,15 +110,15 @@ def test_a_changed_weight_and_what_it_did(make):
     assert middle.difference_low < 0 < middle.difference_high
     assert {r.verdict for r in found.rows if r.system == "average.base"} == {"equal"}
 
-    text = "\n".join(showing.lines(found))
+    text = "\n".join(output.lines(found))
     assert "methods.mma_unet.parts.fusion.loss.detail  3.0" in text
     assert "code: no difference" in text
     assert f"equal on every image in {second}: average.base" in text
     assert "jobs with other results: 1 of" in text
-    value = json.loads(showing.as_json(found))
+    value = json.loads(output.as_json(found))
     assert len(value["scores"]) == 6
     assert value["parameters"] == found.parameters
-    table = list(csv.DictReader(showing.as_csv(found).splitlines()))
+    table = list(csv.DictReader(output.as_csv(found).splitlines()))
     assert float(table[3]["mean"]) == found.rows[3].mean
 
 

@@ -13,11 +13,10 @@ import pytest
 import yaml
 
 from mmfuse import comparing
-from mmfuse.comparing import showing
+from mmfuse.comparing import output
 from mmfuse.files.writing import write_json
-from mmfuse.reporting import means, statistics
-from mmfuse.reporting import seen as reporting_seen
-from mmfuse.reporting.seen import ends, read_set
+from mmfuse.reporting import downstream_scores, means, statistics
+from mmfuse.reporting.downstream_scores import ends, read_set
 from mmfuse.study import plan
 from mmfuse.tracking import results
 from mmfuse.tracking.results import Place
@@ -30,7 +29,7 @@ SKILLS = {"a": 0.6, "b": 0.65, "average.base.s0": 0.7, "lkc_funet.base.s0": 0.75
 @pytest.fixture(autouse=True)
 def _few(monkeypatch):
     """Few resamples are enough to see which numbers go where."""
-    monkeypatch.setattr(reporting_seen, "RESAMPLES", 100)
+    monkeypatch.setattr(downstream_scores, "RESAMPLES", 100)
 
 
 @pytest.fixture
@@ -88,13 +87,13 @@ def test_a_better_set_and_what_it_moved(make):
     assert down.verdict == "worse"
     assert down.difference < 0
 
-    text = "\n".join(showing.lines(found))
+    text = "\n".join(output.lines(found))
     assert "road_boxes: 40 test images of synthetic_road" in text
     assert "mAP@0.5 ↑" in text
     assert f"equal on every image in {second}: a, b, average.base" in text
-    stated = {(s["protocol"], s["system"], s["metric"]): s for s in json.loads(showing.as_json(found))["scores"]}
+    stated = {(s["protocol"], s["system"], s["metric"]): s for s in json.loads(output.as_json(found))["scores"]}
     assert stated["road_boxes", "lkc_funet.base", "mAP50"]["p"] == up.p
-    assert len(showing.as_csv(found).splitlines()) == 1 + len(found.rows)
+    assert len(output.as_csv(found).splitlines()) == 1 + len(found.rows)
 
 
 def test_tests_of_a_protocol_are_corrected_together(make):

@@ -14,13 +14,13 @@ import yaml
 from mmfuse.cli import doctor
 from mmfuse.errors import UserError
 from mmfuse.files.writing import sha256, write_json
-from mmfuse.reporting import given, trained
+from mmfuse.reporting import given_weights, training_data
 from mmfuse.stages import fuse
 from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.plan import System
 from mmfuse.study.set_checks import check_fused
-from mmfuse.study.stages import FUSE, report_inputs
+from mmfuse.study.stages import FUSE, complete_weights, report_inputs
 from mmfuse.training.checkpoints import Card, build, save_weights, weights_of
 
 FILE = "data/external/weights/theirs.safetensors"
@@ -53,11 +53,10 @@ def test_the_system_is_measured_once_and_never_trained(parameters):
     assert [s.seed for s in plan.systems_of(parameters, "ivif") if s.label.startswith("mma_unet.base")] == [3, 4]
     assert not any(training.variant == "theirs" for training in plan.trainings(parameters))
     assert not plan.is_trained(parameters, SYSTEM)
-    rooms = Path("rooms")
-    assert plan.complete_weights(parameters, rooms, SYSTEM) == Path(FILE)
-    base = System("mma_unet", "base", "ivif", 3)
-    assert plan.complete_weights(parameters, rooms, base) == rooms / "ivif/mma_unet/base/s3/fusion.safetensors"
-    assert plan.complete_weights(parameters, rooms, System("average", "base", "ivif", 0)) is None
+    assert complete_weights(parameters, SYSTEM) == Path(FILE)
+    trained = Path("data/checkpoints/ivif/mma_unet/base/s3/fusion.safetensors")
+    assert complete_weights(parameters, System("mma_unet", "base", "ivif", 3)) == trained
+    assert complete_weights(parameters, System("average", "base", "ivif", 0)) is None
     assert ("synthetic_road", SYSTEM) in plan.scored_pairs(parameters)
     inputs = report_inputs(parameters)
     assert FILE in inputs
@@ -131,22 +130,22 @@ def test_the_stage_applies_them_and_refuses_others(tmp_path, make_pack):
 def test_the_report_says_where_the_weights_come_from(parameters, project):
     digest = sha256(weights(project / FILE))
     study = SimpleNamespace(parameters=parameters, sheets={}, rooms=None)
-    (one,) = given.read(study)
+    (one,) = given_weights.read(study)
     assert (one.system, one.task, one.file, one.digest) == ("mma_unet.theirs", "ivif", FILE, digest)
     assert one.options == {"width": 4, "channels": 3}
-    (row,) = given.shown(study, [one])
+    (row,) = given_weights.shown(study, [one])
     assert row["sources"] == {"checkpoint-100.pth": "ab" * 32, "checkpoint-400-vi.pth": "cd" * 32}
     assert (
         f"mma_unet,theirs,ivif,{FILE},{digest},checkpoint-100.pth checkpoint-400-vi.pth," in study.sheets["given.csv"]
     )
     assert "ab" * 6 + ")" in study.sheets["given.tex"]
-    assert given.on_dataset([one], "ivif", "synthetic_road").endswith("training pairs: mma_unet.theirs.")
-    assert given.on_dataset([one], "mif", "synthetic_brain") == ""
+    assert given_weights.on_dataset([one], "ivif", "synthetic_road").endswith("training pairs: mma_unet.theirs.")
+    assert given_weights.on_dataset([one], "mif", "synthetic_brain") == ""
     rows = {"MMA-UNet": "mma_unet.theirs", "Average": "average.base"}
-    assert given.behind([one], rows, "ivif") == f", MMA-UNet with weights from {FILE}"
+    assert given_weights.behind([one], rows, "ivif") == f", MMA-UNet with weights from {FILE}"
     (project / FILE).write_bytes(b"broken")
     with pytest.raises(UserError, match="Not a readable weights file"):
-        given.read(study)
+        given_weights.read(study)
 
 
 def test_images_of_other_weights_are_refused(parameters, project):
@@ -160,7 +159,7 @@ def test_images_of_other_weights_are_refused(parameters, project):
 
 
 def test_given_weights_are_no_training_in_the_report(parameters, monkeypatch):
-    monkeypatch.setattr(trained, "_one", lambda _study, task, method, variant, *_: (task, method, variant))
-    found = trained.read(SimpleNamespace(parameters=parameters))
+    monkeypatch.setattr(training_data, "_one", lambda _study, task, method, variant, *_: (task, method, variant))
+    found = training_data.read(SimpleNamespace(parameters=parameters))
     assert ("ivif", "mma_unet", "base") in found
     assert ("ivif", "mma_unet", "theirs") not in found

@@ -12,7 +12,7 @@ import yaml
 import mmfuse
 from mmfuse import metrics
 from mmfuse.study import plan
-from mmfuse.study.code import code_of
+from mmfuse.study.code_lists import code_of
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.stages import STAGES
 

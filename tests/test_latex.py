@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import full_study
-from mmfuse.reporting import latex, seen, statistics, style, viewer
+from mmfuse.reporting import downstream_scores, latex, statistics, style, viewer
 from mmfuse.reporting.latex import Head
 from test_report import ROOT
 
@@ -33,7 +33,7 @@ def tables(tmp_path_factory):
         patch.chdir(ROOT)
         patch.setattr(style, "_files", lambda *_: dict.fromkeys(("svg", "pdf", "png"), b"<svg/>"))
         patch.setattr(viewer, "write", lambda *_, **__: None)
-        patch.setattr(seen, "RESAMPLES", 20)
+        patch.setattr(downstream_scores, "RESAMPLES", 20)
         patch.setattr(statistics, "_RESAMPLES", 100)
         full_study.make(root)
         full_study.write_report(root, root / "out")

@@ -20,7 +20,7 @@ from mmfuse.data.catalog import load_catalog
 from mmfuse.data.images import write_image
 from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
-from mmfuse.leaderboard import make, standing
+from mmfuse.leaderboard import make, ranking
 from mmfuse.leaderboard.boards import images_of, load, read_stored, rounded
 from mmfuse.leaderboard.rows import Row
 from mmfuse.metrics import resolve
@@ -116,7 +116,7 @@ def test_ranks_agree_with_scipy_with_ties_and_in_both_directions():
     scores = random.normal(size=(5, 2, 9)).round(1)  # many ties
     assert len(np.unique(scores[:, 0])) < scores[:, 0].size
     wanted = (stats.rankdata(-scores[:, 0], axis=0) + stats.rankdata(scores[:, 1], axis=0)) / 2
-    np.testing.assert_allclose(standing.mean_places(scores, COLUMNS), wanted)
+    np.testing.assert_allclose(ranking.mean_places(scores, COLUMNS), wanted)
 
 
 def rows_of(scores, kinds):
@@ -127,13 +127,13 @@ def rows_of(scores, kinds):
         yield Row(letter, kind, Group(letter, "base", (member,), one))
 
 
-BOARD = standing.Board("b", "B", ("d",), "")
+BOARD = ranking.Board("b", "B", ("d",), "")
 
 
 def test_a_board_by_hand():
     # EN (larger is better) places a, b, c: 1, 2, 3 and 1.5, 1.5, 3; MSE (smaller is better): 3, 1, 2 and 1, 2.5, 2.5
     scores = np.array([[[3.0, 2.0], [9.0, 1.0]], [[2.0, 2.0], [1.0, 5.0]], [[1.0, 1.0], [4.0, 5.0]]])
-    found = standing.result(BOARD, list(rows_of(scores, ["published", "system", "baseline"])), COLUMNS, [])
+    found = ranking.result(BOARD, list(rows_of(scores, ["published", "system", "baseline"])), COLUMNS, [])
     assert names_of(found) == ["a", "b", "c"]
     np.testing.assert_allclose(found.places, [[2, 1.25], [1.5, 2], [2.5, 2.75]])
     np.testing.assert_allclose(found.ranks, [1.625, 1.75, 2.625])
@@ -144,7 +144,7 @@ def test_a_board_by_hand():
 
 def test_rows_of_one_mean_rank_stand_by_name_and_constant_places_have_no_spread():
     scores = np.stack([np.full((2, 6), 2.0), np.full((2, 6), 2.0), np.stack([np.full(6, 1.0), np.full(6, 3.0)])])
-    found = standing.result(BOARD, list(rows_of(scores[[1, 0, 2]], ["system"] * 3)), COLUMNS, [])
+    found = ranking.result(BOARD, list(rows_of(scores[[1, 0, 2]], ["system"] * 3)), COLUMNS, [])
     assert names_of(found) == ["a", "b", "c"]
     np.testing.assert_allclose(found.intervals, [[1.5, 1.5], [1.5, 1.5], [3, 3]])
     assert found.p[0, 1] == 1
@@ -153,7 +153,7 @@ def test_rows_of_one_mean_rank_stand_by_name_and_constant_places_have_no_spread(
 
 def test_intervals_hold_the_mean_rank_and_lie_within_its_range():
     scores = np.random.default_rng(5).normal(size=(6, 2, 30))
-    found = standing.result(BOARD, list(rows_of(scores, ["system"] * 6)), COLUMNS, [])
+    found = ranking.result(BOARD, list(rows_of(scores, ["system"] * 6)), COLUMNS, [])
     low, high = found.intervals.T
     assert ((low < found.ranks) & (found.ranks < high)).all()
     assert ((found.places.min(1) <= low) & (high <= found.places.max(1))).all()
@@ -164,9 +164,7 @@ def test_intervals_hold_the_mean_rank_and_lie_within_its_range():
 def test_tests_of_the_best_own_row_agree_with_scipy_and_are_corrected_over_the_rows():
     random = np.random.default_rng(7)
     scores = random.normal(size=(4, 2, 12)) + np.array([0.0, 0.4, 1.0, -1.0])[:, None, None] * np.array([[1.0], [-1.0]])
-    found = standing.result(
-        BOARD, list(rows_of(scores, ["published", "published", "system", "published"])), COLUMNS, []
-    )
+    found = ranking.result(BOARD, list(rows_of(scores, ["published", "published", "system", "published"])), COLUMNS, [])
     held = found.held
     assert found.rows[held.row].name == "c"
     others = [k for k in range(4) if k != held.row]
@@ -189,7 +187,7 @@ def test_tests_of_the_best_own_row_agree_with_scipy_and_are_corrected_over_the_r
     ],
 )
 def test_the_row_that_is_held_is_our_best_one(kinds, best):
-    assert standing.best_of_ours(list(rows_of(np.zeros((4, 2, 1)), kinds))) == best
+    assert ranking.best_of_ours(list(rows_of(np.zeros((4, 2, 1)), kinds))) == best
 
 
 # ------------------------------------------------------------------------------------------------------------ rows

@@ -17,7 +17,7 @@ from mmfuse.errors import UserError
 from mmfuse.study import plan
 from mmfuse.study.plan import System
 from mmfuse.study.settings import merged
-from mmfuse.study.stages import STAGES, report_inputs
+from mmfuse.study.stages import STAGES, TRAIN, complete_weights, report_inputs
 
 # ------------------------------------------------------------------------------------------------------------ packs
 
@@ -193,8 +193,8 @@ def test_variants_share_the_parts_in_which_they_do_not_differ(study, variant, ow
     for part in ("vi_unet", "ir_unet", "fusion"):
         expected = variant if part in own else "base"
         assert plan.origin(study, "mma_unet", variant, part) == expected
-        path = plan.checkpoint(study, Path("c"), task="ivif", method="mma_unet", variant=variant, seed=7, part=part)
-        assert path == Path(f"c/ivif/mma_unet/{expected}/s7/{part}.safetensors")
+        found = plan.training_of(study, System("mma_unet", variant, "ivif", 7), part)
+        assert found == plan.Training("ivif", "mma_unet", expected, 7, part)
 
 
 def test_variants_share_with_each_other_what_base_does_not_have(study):
@@ -237,10 +237,8 @@ def test_weights_of_one_task_serve_another_without_a_training_of_their_own(study
     study["study"]["seeds"] = [3]
     assert {training.trained_on for training in plan.trainings(study)} == {"ivif", "mif"}
     assert len(plan.trainings(study)) == 6, "the transferred system trains nothing"
-    path = plan.checkpoint(
-        study, Path("c"), task="mif", method="mma_unet", variant="from_ivif", seed=3, part="fusion"
-    )  # fmt: skip
-    assert path == Path("c/ivif/mma_unet/base/s3/fusion.safetensors")
+    weights = complete_weights(study, System("mma_unet", "from_ivif", "mif", 3))
+    assert weights == Path("data/checkpoints/ivif/mma_unet/base/s3/fusion.safetensors")
     del study["study"]["systems"][0]
     assert {(one.trained_on, one.variant) for one in plan.trainings(study)} == {("ivif", "base")}
 
@@ -290,8 +288,14 @@ def test_each_system_is_trained_on_its_own_set(sets):
     }
 
 
+def stem(training):
+    """Return where a training's weights lie, below the folder of all of them."""
+    path = TRAIN.path("best", dataclasses.asdict(training))
+    return path.removeprefix("data/checkpoints/").removesuffix(".safetensors")
+
+
 def test_weights_lie_below_the_name_of_their_training_set(sets):
-    found = {training.stem for training in plan.trainings(sets)}
+    found = {stem(training) for training in plan.trainings(sets)}
     units = ("vi_unet", "ir_unet")
     assert found == {
         "night/lkc_funet/base/s0/net",
@@ -304,19 +308,20 @@ def test_weights_lie_below_the_name_of_their_training_set(sets):
         *(f"ivif/mma_unet/base/s0/{part}" for part in (*units, "fusion")),
     }
     assert len(plan.trainings(sets)) == len(found)
-    late = {"method": "mma_unet", "variant": "late", "seed": 0, "part": "vi_unet"}
-    assert plan.checkpoint(sets, Path("c"), task="ivif", **late) == Path("c/night/mma_unet/base/s0/vi_unet.safetensors")
-    assert plan.checkpoint(sets, Path("c"), task="mif", **late) == Path("c/forty/mma_unet/base/s0/vi_unet.safetensors")
+    shared = {task: plan.training_of(sets, System("mma_unet", "late", task, 0), "vi_unet") for task in ("ivif", "mif")}
+    assert stem(shared["ivif"]) == "night/mma_unet/base/s0/vi_unet"
+    assert stem(shared["mif"]) == "forty/mma_unet/base/s0/vi_unet"
     # what a training starts from comes from its own set, whichever set the variant that it shares with has
-    shared = Path("c/night/mma_unet/base/s0/vi_unet.safetensors")
-    assert plan.weights(sets, Path("c"), trained_on="night", **late | {"variant": "base"}) == shared
+    late = plan.Training("night", "mma_unet", "late", 0, "fusion")
+    assert plan.earlier_trainings(sets, late)[0] == shared["ivif"]
 
 
 def test_a_training_reads_the_packs_of_its_set(sets):
     packs = {}
     for training in plan.trainings(sets):
-        reads = plan.training_packs(sets, Path("p"), training), plan.validation_packs(sets, Path("p"), training)
-        packs[training.trained_on] = [[path.as_posix() for path in one] for one in reads]
+        reads = TRAIN.inputs(sets, dataclasses.asdict(training))
+        reads = [reads["train"], reads["val"]]
+        packs[training.trained_on] = [[path.replace("data/prepared/", "p/") for path in paths] for paths in reads]
     assert packs == {
         "night": [["p/msrs/train.safetensors"], []],
         "both": [["p/m3fd/train.safetensors", "p/msrs/train.safetensors"], ["p/roadscene/val.safetensors"]],
@@ -337,13 +342,13 @@ def test_a_training_reads_the_packs_of_its_set(sets):
 def test_a_changed_training_set_reruns_the_trainings_that_use_it_and_no_other(sets):
     def rerun(change):
         return {
-            training.stem
+            stem(training)
             for training in plan.trainings(sets)
             if changes(sets, "train", change, **dataclasses.asdict(training))
         }
 
     of = {
-        name: {one.stem for one in plan.trainings(sets) if one.trained_on == name} for name in ("night", "ivif", "mif")
+        name: {stem(one) for one in plan.trainings(sets) if one.trained_on == name} for name in ("night", "ivif", "mif")
     }
     assert rerun(lambda p: p["study"]["training_sets"]["night"].update(pairs={"msrs": 4})) == of["night"]
     assert rerun(lambda p: p["study"]["tasks"]["ivif"].update(train=["msrs"])) == of["ivif"]
@@ -387,13 +392,11 @@ def test_every_shared_part_is_trained_once(study):
     assert len(trainings) == len(set(trainings)) == 2 * (3 + 1 + 2 + 3)
     # what a training starts from is trained as well
     for training in trainings:
-        for earlier in plan.earlier_parts(study, training.method, training.part):
-            source = plan.origin(study, training.method, training.variant, earlier)
-            assert dataclasses.replace(training, variant=source, part=earlier) in trainings
+        assert set(plan.earlier_trainings(study, training)) <= set(trainings)
 
 
 def training_packs(study, variant, part):
-    return plan.training_packs(study, Path("p"), plan.Training("ivif", "mma_unet", variant, 0, part))
+    return TRAIN.inputs(study, dataclasses.asdict(plan.Training("ivif", "mma_unet", variant, 0, part)))["train"]
 
 
 def test_parts_and_packs(study):
@@ -402,10 +405,10 @@ def test_parts_and_packs(study):
     assert plan.earlier_parts(study, "mma_unet", "fusion") == ["vi_unet", "ir_unet"]
     assert plan.earlier_parts(study, "mma_unet", "vi_unet") == []
     for part in ("vi_unet", "fusion"):
-        assert training_packs(study, "late", part) == [Path("p/synthetic_road/train.safetensors")]
+        assert training_packs(study, "late", part) == ["data/prepared/synthetic_road/train.safetensors"]
     study["methods"]["mma_unet"]["variants"]["late"]["parts"]["fusion"]["patches"] = "square"
-    assert training_packs(study, "late", "fusion") == [Path("p/synthetic_road/patches.square.safetensors")]
-    assert training_packs(study, "base", "fusion") == [Path("p/synthetic_road/train.safetensors")]
+    assert training_packs(study, "late", "fusion") == ["data/prepared/synthetic_road/patches.square.safetensors"]
+    assert training_packs(study, "base", "fusion") == ["data/prepared/synthetic_road/train.safetensors"]
 
 
 def test_datasets_and_tasks(study):

@@ -14,7 +14,7 @@ import yaml
 from mmfuse.errors import UserError
 from mmfuse.methods.mma_unet import PAPER_PAIRING
 from mmfuse.nn.cka import best_pairing
-from mmfuse.nn.levels import LevelFusion, SoftLevelFusion
+from mmfuse.nn.level_fusion import LevelFusion, SoftLevelFusion
 from mmfuse.stages import train as stage
 from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters

@@ -15,7 +15,7 @@ from mmfuse.downstream import masks
 from mmfuse.errors import UserError
 from mmfuse.files.reading import read_table
 from mmfuse.reporting import papers, published, published_sets
-from mmfuse.reporting.seen import read_sets
+from mmfuse.reporting.downstream_scores import read_sets
 from mmfuse.reporting.study import Study
 from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters

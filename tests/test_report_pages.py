@@ -13,8 +13,8 @@ from mmfuse.reporting import ablations, efficiency, figures, latex, style
 from mmfuse.reporting.efficiency import Cost
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.provenance import Run
+from mmfuse.reporting.ranking import Ranking, ranking, stand
 from mmfuse.reporting.scores import Column, Group, Scores
-from mmfuse.reporting.standing import Ranking, ranking, stand
 from mmfuse.reporting.style import Album
 from mmfuse.study.plan import System
 

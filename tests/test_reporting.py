@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mmfuse.reporting import pictures, provenance, tables
+from mmfuse.reporting.ranking import marks, ranking, stand, verdict
 from mmfuse.reporting.scores import Column, Group, Scores
-from mmfuse.reporting.standing import marks, ranking, stand, verdict
 from mmfuse.study.plan import System
 
 

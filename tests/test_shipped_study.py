@@ -12,12 +12,12 @@ import yaml
 import shipped_weights
 from mmfuse.errors import UserError
 from mmfuse.files.writing import sha256
-from mmfuse.reporting import given, learned
+from mmfuse.reporting import baselines, given_weights
 from mmfuse.reporting.study import representatives
 from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.plan import System
-from mmfuse.study.stages import report_inputs
+from mmfuse.study.stages import complete_weights, report_inputs
 from test_engines import ENVIRONMENT, ROOT, call, tiny
 
 FOLDER = Path("src/mmfuse/weights")
@@ -43,17 +43,17 @@ def test_the_system_takes_the_methods_shipped_weights(parameters, project):
     shipped_weights.make(project / FOLDER, "spare", "ivif", data=[ROAD])
     read = load_parameters(write(project, parameters))
     assert plan.given_weights(read, SYSTEM) == FOLDER / "roads.safetensors"
-    assert plan.complete_weights(read, Path("rooms"), SYSTEM) == FOLDER / "roads.safetensors"
+    assert complete_weights(read, SYSTEM) == FOLDER / "roads.safetensors"
     assert not plan.is_trained(read, SYSTEM)
     names = [("mma_unet", "other"), ("mma_unet", "base"), ("mma_unet", "ours"), ("laplacian", "base")]
     read["methods"]["mma_unet"]["variants"]["other"] = {}
     groups = [SimpleNamespace(method=m, variant=v, members=[SimpleNamespace(system=System(m, v, "ivif", 0))])
               for m, v in names]  # fmt: skip
     assert [(one.method, one.variant) for one in representatives(read, groups)] == names[1:], "pictures show it too"
-    kinds = [learned.kind(read, System(*name, "ivif", 0)) for name in (("mma_unet", "ours"), ("mma_unet", "base"))]
-    assert kinds == [learned.SHIPPED, learned.TRAINED]
-    assert learned.kind(read, System("laplacian", "base", "ivif", 0)) == learned.FREE
-    assert learned.kind(read, System("mma_unet", "external", "ivif", 0)) == learned.EXTERNAL
+    kinds = [baselines.kind(read, System(*name, "ivif", 0)) for name in (("mma_unet", "ours"), ("mma_unet", "base"))]
+    assert kinds == [baselines.SHIPPED, baselines.TRAINED]
+    assert baselines.kind(read, System("laplacian", "base", "ivif", 0)) == baselines.FREE
+    assert baselines.kind(read, System("mma_unet", "external", "ivif", 0)) == baselines.EXTERNAL
     assert {f"{FOLDER}/roads.safetensors", f"{FOLDER}/index.yaml"} <= set(report_inputs(read))
     parameters["methods"]["mma_unet"]["variants"]["ours"] = {"weights": {"ivif": "shipped:spare"}}
     read = load_parameters(write(project, parameters))
@@ -98,19 +98,19 @@ def test_a_study_does_not_test_on_what_they_have_seen(parameters, project):
 def test_the_report_says_what_they_were_trained_on(parameters, project):
     path = shipped_weights.make(project / FOLDER, "roads", "ivif", data=[ROAD, {**ROAD, "dataset": "tno", "pairs": 3}])
     study = SimpleNamespace(parameters=load_parameters(write(project, parameters)), sheets={}, rooms=None)
-    (one,) = given.read(study)
+    (one,) = given_weights.read(study)
     assert one.digest == sha256(path)
-    (row,) = given.shown(study, [one])
+    (row,) = given_weights.shown(study, [one])
     assert row["pairs"][0] == ("12 pairs of synthetic_road (train, training)", "MIT")
     assert row["training"] == "commit abc, hours 0.1"
     assert "3 pairs of tno (train, training): MIT" in study.sheets["given.csv"]
     assert "12 pairs of synthetic" in study.sheets["given.tex"]
     said = "With shipped weights, {}: mma_unet.ours."
-    assert given.on_dataset([one], "ivif", "tno") == said.format("trained on other pairs of it")
-    assert given.on_dataset([one], "ivif", "msrs") == said.format("which never saw a pair of it")
+    assert given_weights.on_dataset([one], "ivif", "tno") == said.format("trained on other pairs of it")
+    assert given_weights.on_dataset([one], "ivif", "msrs") == said.format("which never saw a pair of it")
     shipped_weights.make(project / FOLDER, "roads", "ivif", data=[{**ROAD, "use": "validation"}])
-    (one,) = given.read(study)
-    assert given.on_dataset([one], "ivif", "synthetic_road") == said.format("validated with other pairs of it")
+    (one,) = given_weights.read(study)
+    assert given_weights.on_dataset([one], "ivif", "synthetic_road") == said.format("validated with other pairs of it")
 
 
 @pytest.mark.engines

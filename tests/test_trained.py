@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmfuse.reporting import trained, trainings
+from mmfuse.reporting import training_data, trainings
 from mmfuse.reporting.figures import read_history
 from mmfuse.reporting.study import Study
 
@@ -63,7 +63,7 @@ def study(tmp_path: Path) -> Study:
 
 
 def test_each_system_with_its_pairs_and_the_tests_it_had_never_seen(study):
-    found = trained.read(study)
+    found = training_data.read(study)
     assert [(one.system, one.task, one.trained_on) for one in found] == [
         ("one.base", "ivif", "night"),
         ("one.other", "ivif", "night"),
@@ -81,7 +81,7 @@ def test_each_system_with_its_pairs_and_the_tests_it_had_never_seen(study):
 
 
 def test_the_table_of_training_sets(study):
-    rows = trained.shown(study, trained.read(study))
+    rows = training_data.shown(study, training_data.read(study))
     assert [(row["method"], row["variants"], row["set"], row["train"]) for row in rows] == [
         ("one", "", "night", "1083 pairs of msrs"),
         ("two", "", "both", "700 pairs of m3fd and 1083 of msrs"),
@@ -119,22 +119,22 @@ def test_the_table_of_training_sets(study):
     ],
 )
 def test_a_test_dataset_says_who_had_seen_it(study, dataset, said):
-    assert trained.on_dataset(trained.read(study), dataset) == said
+    assert training_data.on_dataset(training_data.read(study), dataset) == said
 
 
 def test_variants_on_different_sets_are_named_one_by_one(study):
-    found = [one for one in trained.read(study) if one.task == "ivif"]
-    other = trained.Trained("one", "wide", "ivif", "both", (("m3fd", 9),), (), ("m3fd",), (), ("tno",))
-    assert trained.on_dataset([*found, other], "m3fd") == (
+    found = [one for one in training_data.read(study) if one.task == "ivif"]
+    other = training_data.Trained("one", "wide", "ivif", "both", (("m3fd", 9),), (), ("m3fd",), (), ("tno",))
+    assert training_data.on_dataset([*found, other], "m3fd") == (
         "Trained on other pairs of it: two, one.wide; never saw a pair of it: one.base, one.other."
     )
 
 
 def test_a_papers_table_says_what_its_rows_were_trained_on(study):
-    found = trained.read(study)
-    assert trained.behind(found, {"Ours": "one.base", "Theirs": ""}, "ivif") == ", trained on 1083 pairs of msrs"
-    assert trained.behind(found, {"Mean": "average.base"}, "ivif") == ""
-    assert trained.behind(found, {"A": "one.base", "B": "two.base", "C": "one.other"}, "ivif") == (
+    found = training_data.read(study)
+    assert training_data.behind(found, {"Ours": "one.base", "Theirs": ""}, "ivif") == ", trained on 1083 pairs of msrs"
+    assert training_data.behind(found, {"Mean": "average.base"}, "ivif") == ""
+    assert training_data.behind(found, {"A": "one.base", "B": "two.base", "C": "one.other"}, "ivif") == (
         ", A and C trained on 1083 pairs of msrs, B trained on 700 pairs of m3fd and 1083 of msrs"
     )
 

@@ -7,7 +7,7 @@ from torch import nn
 from mmfuse.fastconv import convolution_cost, small_kernel, winograd, workspace
 from mmfuse.fastconv.convolution_cost import Task, best_winograd_tile
 from mmfuse.fastconv.small_kernel import SmallKernelConv2d
-from mmfuse.inference import banded
+from mmfuse.inference import smfnet_blocks
 from mmfuse.inference.fast_copy import for_inference
 from mmfuse.nn.smfnet.graph import GraphReasoning
 from mmfuse.nn.smfnet.invertible import Bottleneck
@@ -74,7 +74,7 @@ def test_the_result_is_that_of_conv2d(tile, options, dtype):
 def test_less_memory_gives_the_same(tile, limit):
     plain = nn.Conv2d(16, 16, 3, padding=1).requires_grad_(False)
     image = draw(2, 16, 33, 40)
-    tiling = winograd.Tiling(2, 33, 40, tile)
+    tiling = winograd.Tiling(2, 33, 40, winograd.KERNEL, tile)
     assert len(list(tiling.bands(32, 4))) == 1
     workspace.set_limits(**limit)
     assert len(list(tiling.bands(32, 4))) == (tiling.rows if "workspace" in limit else 1)
@@ -137,8 +137,8 @@ def random(block):
     ],
 )
 def test_blocks_in_bands_give_the_same(make, band, monkeypatch):
-    monkeypatch.setattr(banded, "_BAND_BYTES", band)
-    monkeypatch.setattr(banded, "_DENSE_BYTES", band)
+    monkeypatch.setattr(smfnet_blocks, "_BAND_BYTES", band)
+    monkeypatch.setattr(smfnet_blocks, "_DENSE_BYTES", band)
     plain = random(make())
     fast = for_inference(nn.Sequential(plain))
     assert type(fast[0]).__name__.startswith("Banded")
@@ -153,10 +153,10 @@ def test_blocks_in_bands_give_the_same(make, band, monkeypatch):
 @pytest.mark.parametrize("nodes", ["dilated", "pooled"])
 @pytest.mark.parametrize("scales", [(2, 3), (2, 3, 5), (2, 3, 5, 7)], ids=str)
 def test_the_graph_in_bands_gives_the_same(nodes, scales, band, monkeypatch):
-    monkeypatch.setattr(banded, "_GRAPH_BYTES", band)
+    monkeypatch.setattr(smfnet_blocks, "_GRAPH_BYTES", band)
     plain = random(GraphReasoning(6, scales, 2, nodes))
     fast = for_inference(nn.Sequential(plain))[0]
-    assert isinstance(fast, banded.BandedGraphReasoning)
+    assert isinstance(fast, smfnet_blocks.BandedGraphReasoning)
     first, second = draw(2, 2, 6, 11, 13, dtype=torch.float64)
     with torch.inference_mode():
         for found, expected in zip(fast(first, second), plain(first, second), strict=True):

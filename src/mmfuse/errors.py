@@ -58,6 +58,12 @@ def closest(name: str, known: Iterable[str], otherwise: str) -> str:
     return f"did you mean {close[0]!r}?" if close else otherwise
 
 
+def unknown_name(problem: str, name: str, known: Iterable[str], otherwise: str) -> UserError:
+    """Return the error of a name that is none of the known ones; `otherwise` is what to do if none of them is close."""
+    known = list(known)
+    return UserError(problem, expected=", ".join(known), found=name, fix=closest(name, known, otherwise))
+
+
 def check_choices(what: str, choices: Mapping[str, Collection[str]], **chosen: str) -> None:
     """Check that each option has one of the values that it may have.
 
@@ -71,7 +77,5 @@ def check_choices(what: str, choices: Mapping[str, Collection[str]], **chosen: s
     """
     for option, value in chosen.items():
         if value not in choices[option]:
-            fix = closest(str(value), choices[option], "take one of these")
-            raise UserError(
-                f"{what} does not know this {option}.", expected=", ".join(choices[option]), found=value, fix=fix
-            )
+            problem = f"{what} does not know this {option}."
+            raise unknown_name(problem, str(value), choices[option], "take one of these")

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from gpu_data import METHOD, TASK, VARIANT
+from gpu_data import METHOD, TASK, VARIANT, used_set
 
 from mmfuse.data.images import read_image
 from mmfuse.data.packs import Pack
@@ -365,8 +365,7 @@ def _allow_tf32(allowed: bool) -> None:
 
 def _training_packs(check: Check) -> list[Path]:
     """Return the packs of the training set, which hold the pairs that it takes and no others."""
-    named = plan.Training(plan.trained_on(check.parameters, METHOD, VARIANT, TASK), METHOD, VARIANT, check.seed, PART)
-    return plan.training_packs(check.parameters, check.packs, named)
+    return [check.packs / dataset / "train.safetensors" for dataset in used_set(check.parameters).train]
 
 
 def _weights(check: Check, precision: str) -> Path:

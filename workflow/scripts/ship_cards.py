@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmfuse import methods
-from mmfuse.reporting.cards import TASKS
+from mmfuse.reporting.dataset_cards import TASKS
 from mmfuse.reporting.scores import Column
 from mmfuse.reporting.tables import decimals, printed
 from mmfuse.weights.shipped import Shipped

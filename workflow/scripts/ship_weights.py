@@ -35,7 +35,7 @@ from mmfuse.reporting.scores import average, read_scores
 from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.plan import System
-from mmfuse.study.stages import CHECKPOINTS, FUSE, PREPARE, key_of
+from mmfuse.study.stages import FUSE, PREPARE, TRAIN, complete_weights, key_of
 from mmfuse.study.training_sets import training_set
 from mmfuse.tracking.reading import hours_of
 from mmfuse.training.checkpoints import load_method, read_weights, save_weights, weights_of
@@ -119,7 +119,7 @@ def checkpoint_of(parameters: Mapping[str, Any], wish: Wish) -> Path:
     Raises:
         UserError: the study trains a network of its own for each task.
     """
-    files = {system.task: plan.complete_weights(parameters, CHECKPOINTS, system) for system in wish.systems}
+    files = {system.task: complete_weights(parameters, system) for system in wish.systems}
     if len(set(files.values())) != 1:
         raise UserError(
             f"{wish.name}: the study has other weights for each task.",
@@ -203,7 +203,7 @@ def scores_of(parameters: Mapping[str, Any], system: System, dataset: str) -> Sc
         )
     found = {}
     for one in rows:
-        check_made_by(one, dataset, plan.complete_weights(parameters, CHECKPOINTS, one))
+        check_made_by(one, dataset, complete_weights(parameters, one))
         scores = read_scores(Path(), dataset, one)
         ends = statistics.interval(scores.values)
         name = "this network" if one == system else one.method
@@ -221,9 +221,9 @@ def training_of(parameters: Mapping[str, Any], wish: Wish, config: str) -> Train
     """
     system, steps, commits, hours = wish.systems[0], {}, {}, 0.0
     for part in plan.parts_of(parameters, system.method):
-        stem = plan.checkpoint(parameters, CHECKPOINTS, **asdict(system), part=part).with_suffix("")
-        record = read_json(stem.with_suffix(".run.json"), fix="run the study again")
-        history = read_table(stem.with_suffix(".history.csv"), ("step",), fix="run the study again")
+        key = asdict(plan.training_of(parameters, system, part))
+        record = read_json(Path(TRAIN.path("record", key)), fix="run the study again")
+        history = read_table(Path(TRAIN.path("history", key)), ("step",), fix="run the study again")
         steps[part] = int(history[-1]["step"])
         commit = record["commit"] or "unknown"
         commits[commit] = commits.get(commit, False) or record["dirty"]

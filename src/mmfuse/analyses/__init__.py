@@ -6,12 +6,11 @@ each of them is. Adding a file makes its name usable under `analyse` in params.y
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from types import ModuleType
 
-from mmfuse.errors import UserError
+from mmfuse.errors import unknown_name
 
 
 def available() -> list[str]:
@@ -26,11 +25,5 @@ def load(name: str) -> ModuleType:
         UserError: there is no such analysis.
     """
     if name not in available():
-        close = difflib.get_close_matches(name, available(), n=1)
-        raise UserError(
-            f"Unknown analysis {name!r}.",
-            expected=", ".join(available()),
-            found=name,
-            fix=f"did you mean {close[0]!r}?" if close else "see `mmfuse list analyses`",
-        )
+        raise unknown_name(f"Unknown analysis {name!r}.", name, available(), "see `mmfuse list analyses`")
     return importlib.import_module(f"{__name__}.{name}")

@@ -5,8 +5,6 @@ Source: MMA-UNet 1 (Figure 1), 3.3 (Figure 3) and 3.4 (Figure 4).
 
 from __future__ import annotations
 
-import base64
-import io
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmfuse.analyses.base import Card, Drawing
-from mmfuse.data.images import luminance, resize
+from mmfuse.data.images import Bytes, from_png_text, luminance, png_text, resize
 from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
 from mmfuse.nn.cka import SMALLEST_BATCH, Alignment, Array, best_pairing, centred_gram, change_point
@@ -207,16 +205,11 @@ def _maps(network: Any, pair: tuple[Tensor, Tensor]) -> dict[str, str]:
     for v, i in SUMS:
         # PAPER: Figure 3 omits the sampling; 3.2 brings the visible features down to the infrared ones
         means[f"VI{v}+IR{i}"] = F.avg_pool2d(means[f"VI{v}"], 2 ** (i - v)) + means[f"IR{i}"]
-    return {name: _png(mean[0, 0].cpu().double().numpy()) for name, mean in means.items()}
+    return {name: png_text(_stretched(mean[0, 0].cpu().double().numpy())) for name, mean in means.items()}
 
 
-def _png(values: Array) -> str:
-    from PIL import Image
-
-    spread = float(np.ptp(values)) or 1.0
-    stream = io.BytesIO()
-    Image.fromarray(np.rint((values - values.min()) / spread * 255).astype(np.uint8)).save(stream, format="PNG")
-    return base64.b64encode(stream.getvalue()).decode("ascii")
+def _stretched(values: Array) -> Bytes:
+    return np.rint((values - values.min()) / (float(np.ptp(values)) or 1.0) * 255).astype(np.uint8)
 
 
 def draw(results: Mapping[System, dict[str, Any]]) -> list[Drawing]:
@@ -319,10 +312,9 @@ def _figure_4(shown: Mapping[str, dict[str, Any]], figure: Figure) -> None:
 
 
 def _figure_3(pictures: Mapping[str, str], figure: Figure) -> None:
-    from PIL import Image
 
     names = ("VI1", "IR1", "VI1+IR1", "IR2", "VI1+IR2", "VI2", "IR2", "VI2+IR2", "IR3", "VI2+IR3")
     for axes, name in zip(figure.subplots(2, 5).flat, names, strict=True):
-        axes.imshow(np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[name])))), cmap="gray", aspect="auto")
+        axes.imshow(from_png_text(pictures[name]), cmap="gray", aspect="auto")
         axes.set(title=name)
         axes.set_axis_off()

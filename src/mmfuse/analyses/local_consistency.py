@@ -5,8 +5,6 @@ Source: LKC-FUNet 3.2 and Figure 3.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmfuse.analyses.base import Card, Drawing
-from mmfuse.data.images import Bytes, luminance
+from mmfuse.data.images import from_png_text, luminance, png_text
 from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
 from mmfuse.study.plan import System
@@ -111,17 +109,9 @@ def analyse(network: Any, pack: Pack, *, chunk: int) -> dict[str, Any]:
             values[kind].append(round(mean, DIGITS))
         if number == chosen:
             shown = {"name": sample["name"], "map": np.round(found.numpy(), DIGITS).tolist()}
-            shown |= {"sources": [_png(grey) for grey in greys]}
+            shown |= {"sources": [png_text(grey) for grey in greys]}
     summary = {f"consistency/{kind}": round(float(np.mean(series)), DIGITS) for kind, series in values.items()}
     return {"chunk": chunk, "values": values, "shown": shown, "summary": summary}
-
-
-def _png(grey: Bytes) -> str:
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(grey).save(stream, format="PNG")
-    return base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def interval(values: Array) -> tuple[float, float]:
@@ -170,13 +160,12 @@ def draw(results: Mapping[System, dict[str, Any]]) -> list[Drawing]:
 
 
 def _maps(first: Mapping[str, dict[str, Any]], figure: Figure) -> None:
-    from PIL import Image
 
     grid = figure.subplots(1, 2 + len(first))
     maps = {variant: np.array(result["shown"]["map"]) for variant, result in first.items()}
     low, high = (float(edge([edge(one) for one in maps.values()])) for edge in (np.min, np.max))
     for axes, name, text in zip(grid, "ab", next(iter(first.values()))["shown"]["sources"], strict=False):
-        axes.imshow(np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))), cmap="gray", vmin=0, vmax=255)
+        axes.imshow(from_png_text(text), cmap="gray", vmin=0, vmax=255)
         axes.set_title(f"source {name}")
     image: Any = None
     for axes, (variant, one) in zip(grid[2:], maps.items(), strict=True):

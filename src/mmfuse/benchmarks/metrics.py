@@ -101,7 +101,7 @@ def _shortest(repeats: int, work: Callable[[], T]) -> tuple[float, T]:
 
 def _against_plain(images: Images, repeats: int) -> dict[str, Any]:
     """Measure the metrics of `SET`, each alone and all together, on one thread, and their plain implementations."""
-    from mmfuse.benchmarks.plain_metrics import PLAIN
+    from mmfuse.benchmarks.reference_metrics import PLAIN
     from mmfuse.metrics import CONVENTIONS, variants
     from mmfuse.metrics.tables import one_thread
 

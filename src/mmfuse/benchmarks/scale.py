@@ -6,8 +6,6 @@ other jobs on the machine change little. The engines only plan; nothing is train
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import subprocess
@@ -23,7 +21,7 @@ import numpy as np
 from mmfuse.benchmarks import simulated
 from mmfuse.benchmarks.simulated import Size
 from mmfuse.errors import MmfuseError, UserError
-from mmfuse.files.writing import write_text
+from mmfuse.files.writing import csv_text, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -201,12 +199,8 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 def as_csv(result: Mapping[str, Any]) -> str:
     """Return all measurements with all digits."""
-    text = io.StringIO()
     rows = result["measurements"]
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text([list(rows[0]), *(row.values() for row in rows)])
 
 
 def write(result: Mapping[str, Any], out: Path) -> None:

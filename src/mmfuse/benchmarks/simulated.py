@@ -6,8 +6,6 @@ Its parameters are the demo's with one trained method in many variants, on many 
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import json
 import shutil
 import subprocess
@@ -23,6 +21,7 @@ from mmfuse.data.images import write_image
 from mmfuse.data.packs import write_pack
 from mmfuse.errors import UserError
 from mmfuse.files.reading import read_yaml
+from mmfuse.files.writing import csv_text
 from mmfuse.study import plan
 from mmfuse.study.plan import System
 from mmfuse.study.stages import EVALUATE, FUSE, PREPARE, TRAIN, key_of, report_inputs
@@ -162,11 +161,8 @@ def _write_scores(
     """Write drawn scores in the form of the stage `evaluate`; systems differ by less than their images do."""
     folder.mkdir(parents=True, exist_ok=True)
     values = random.normal(5 + random.normal(0, 0.1), 1, (len(names), len(metrics)))
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["name", *metrics])
-    writer.writerows([name, *row] for name, row in zip(names, values.tolist(), strict=True))
-    (folder / f"{system.label}.csv").write_text(table.getvalue(), encoding="utf-8")
+    lines = [[name, *row] for name, row in zip(names, values.tolist(), strict=True)]
+    (folder / f"{system.label}.csv").write_text(csv_text([["name", *metrics], *lines]), encoding="utf-8")
     means = {
         name: {**known, "mean": float(mean)}
         for (name, known), mean in zip(metrics.items(), values.mean(0), strict=True)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import traceback
 from enum import StrEnum
-from json import dumps
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -16,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mmfuse import __version__
-from mmfuse.cli import stages as commands
+from mmfuse.cli import benchmarks, stages
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.files.writing import no_space
 from mmfuse.leaderboard.command import leaderboard
@@ -37,9 +36,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(commands.app, name="stage")
-benchmark = typer.Typer(help="How fast this machine does the heavy work.", no_args_is_help=True)
-app.add_typer(benchmark, name="benchmark")
+app.add_typer(stages.app, name="stage")
+app.add_typer(benchmarks.app, name="benchmark")
 app.command()(leaderboard)
 
 
@@ -148,9 +146,9 @@ def list_(
     params: Annotated[Path, typer.Option(help="The study's parameters (for variants).")] = _PARAMS,
 ) -> None:
     """List the methods, metrics, datasets, variants, analyses or shipped weights there are."""
-    from mmfuse.cli import own_images as people
+    from mmfuse.cli.own_images import listing
 
-    for line in people.listing(what.value, params):
+    for line in listing(what.value, params):
         print(line)
 
 
@@ -182,13 +180,13 @@ def compare(
 ) -> None:
     """Say what differs between runs (parameters, code, data) and what it did to the scores, held against the first."""
     from mmfuse import comparing
-    from mmfuse.comparing import showing
+    from mmfuse.comparing import output
     from mmfuse.files.writing import write_text
 
     found = comparing.compare(runs)
     if out is not None:
-        write_text(out, showing.as_csv(found))
-    print(showing.as_json(found) if json else "\n".join(showing.lines(found)))
+        write_text(out, output.as_csv(found))
+    print(output.as_json(found) if json else "\n".join(output.lines(found)))
 
 
 @app.command()
@@ -205,57 +203,6 @@ def register(
     from mmfuse.cli import registering
 
     for line in registering.register(params, dataset=dataset, metric=metric, name=name, study=study):
-        print(line)
-
-
-@benchmark.command(name="network")
-def benchmark_network(
-    method: Annotated[str, typer.Argument(help="Method; see `mmfuse list methods`.")],
-    height: Annotated[int | None, typer.Option(help="Of the images; 256, or 64 for a training step.")] = None,
-    width: Annotated[int | None, typer.Option(help="Of the images, likewise.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Pairs at once; 1, or 8 for a training step.")] = None,
-    train: Annotated[bool, typer.Option("--train", help="Measure a training step, not inference.")] = False,
-    params: Annotated[Path | None, typer.Option(help="Take the method's options from these parameters.")] = None,
-    variant: Annotated[str, typer.Option(help="Variant in these parameters.")] = "base",
-    network: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE, an option of the method, as `--network channels=64`.")
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each way, by turns; the median counts.")] = 3,
-    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
-    workspace: Annotated[float, typer.Option(help="Limit of the layers' shared buffers, MiB.")] = 256,
-    spectra: Annotated[float, typer.Option(help="Limit of the transformed weights that are kept, MiB.")] = 4096,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
-) -> None:
-    """Time a whole network with our layers and with torch's, and compare their outputs and peak memory."""
-    from mmfuse.benchmarks import network as measured
-
-    result = measured.run(
-        measured.Case(
-            method,
-            measured.options_of(method, params, variant, network or []),
-            height or (64 if train else 256),
-            width or (64 if train else 256),
-            batch or (8 if train else 1),
-            train,
-            repeats,
-            threads,
-            workspace,
-            spectra,
-        )
-    )
-    for line in [dumps(result, indent=2)] if json else measured.lines(result):
-        print(line)
-
-
-@benchmark.command(name="convolution")
-def benchmark_convolution(
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
-) -> None:
-    """Time the ways of a dense convolution, and compare what the choice between them rests on."""
-    from mmfuse.benchmarks import convolution
-
-    result = convolution.run()
-    for line in [dumps(result, indent=2)] if json else convolution.lines(result):
         print(line)
 
 
@@ -280,84 +227,6 @@ def sync(
     chosen = {"--write-dvc": write, "--check": check, "--code": code}
     run = subprocess.run([sys.executable, str(script), *(word for word, on in chosen.items() if on)], check=False)
     raise typer.Exit(run.returncode)
-
-
-@benchmark.command(name="metrics")
-def benchmark_metrics(
-    height: Annotated[int, typer.Option(help="Height of the drawn images.")] = 480,
-    width: Annotated[int, typer.Option(help="Width of the drawn images.")] = 640,
-    repeats: Annotated[int, typer.Option(help="The shortest of so many times counts.")] = 3,
-    threads: Annotated[int, typer.Option(help="Images measured at once, where all metrics are measured.")] = 2,
-    fused: Annotated[Path | None, typer.Option(help="A fused image to measure instead of a drawn one.")] = None,
-    a: Annotated[Path | None, typer.Option(help="Its first source.")] = None,
-    b: Annotated[Path | None, typer.Option(help="Its second source.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
-) -> None:
-    """Time the metrics against plain implementations, and all of them together."""
-    from mmfuse.benchmarks import metrics
-
-    files = (fused, a, b) if fused and a and b else None
-    if files is None and (fused or a or b):
-        raise UserError("A triple is incomplete.", expected="--fused, --a and --b, or none of them")
-    result = metrics.run(height=height, width=width, repeats=repeats, threads=threads, files=files)
-    if json:
-        print(dumps(result, indent=2))
-        return
-    for line in metrics.lines(result):
-        print(line)
-
-
-@benchmark.command(name="variants")
-def benchmark_variants(
-    method: Annotated[str, typer.Argument(help="Method; see `mmfuse list methods`.")],
-    params: Annotated[Path, typer.Option(help="The parameters that have the variants.")] = Path("params.yaml"),
-    height: Annotated[int, typer.Option(help="Of the images.")] = 256,
-    width: Annotated[int, typer.Option(help="Of the images.")] = 256,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
-) -> None:
-    """Count the parameters and multiply-adds of each variant of a method."""
-    from mmfuse.benchmarks import variants
-
-    found = variants.run(method, params=params, height=height, width=width)
-    print(dumps(found, indent=2) if json else "\n".join(variants.lines(method, found, height, width)))
-
-
-@benchmark.command(name="cka")
-def benchmark_cka(
-    images: Annotated[list[int] | None, typer.Option(help="Numbers of images; 32, 64, 128 and 256.")] = None,
-    height: Annotated[int, typer.Option(help="Of the images, a multiple of 16.")] = 96,
-    width: Annotated[int, typer.Option(help="Of the images, likewise.")] = 128,
-    batch: Annotated[int, typer.Option(help="Images in a minibatch.")] = 8,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
-) -> None:
-    """Time the similarity of all layers (CKA) by minibatches and at once, and compare memory and values."""
-    from mmfuse.benchmarks import cka
-
-    result = cka.run(images=images or (32, 64, 128, 256), height=height, width=width, batch=batch)
-    print(dumps(result, indent=2) if json else "\n".join(cka.lines(result)))
-
-
-@benchmark.command(name="scale")
-def benchmark_scale(
-    pairs: Annotated[int, typer.Option(help="Largest number of image pairs.")] = 10_000,
-    systems: Annotated[int, typer.Option(help="Largest number of systems (methods and variants).")] = 50,
-    datasets: Annotated[int, typer.Option(help="Largest number of datasets.")] = 20,
-    sizes: Annotated[int, typer.Option(help="Sizes along each of them.")] = 3,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Only this: catalog, pairs, plan, report or engines; may be given again.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for scale.csv, scale.svg and scale.png.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
-) -> None:
-    """Time pairing, plan, both engines' graphs and the report on simulated studies that grow."""
-    from mmfuse.benchmarks import scale
-
-    largest = scale.Size(pairs, systems, datasets)
-    result = scale.run(largest=largest, count=sizes, only=only or (), say=(lambda _: None) if json else print)
-    if out is not None:
-        scale.write(result, out)
-    for line in [dumps(result, indent=2)] if json else scale.lines(result):
-        print(line)
 
 
 def _stop(_number: int, _frame: FrameType | None) -> NoReturn:

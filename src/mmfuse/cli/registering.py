@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from mmfuse.data.images import luminance
 from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
+from mmfuse.files.reading import read_json
 from mmfuse.files.writing import checksum
 from mmfuse.nn.pair import PairModel
 from mmfuse.pipeline.lineage import parents
@@ -18,7 +18,7 @@ from mmfuse.reporting.scores import Column, average, read_scores
 from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.plan import System
-from mmfuse.study.stages import CHECKPOINTS, EVALUATE, FUSE, PREPARE, key_of
+from mmfuse.study.stages import EVALUATE, FUSE, PREPARE, TRAIN, key_of
 from mmfuse.study.types import Parameters
 from mmfuse.tracking import Tracker
 from mmfuse.tracking.models import register as register_model
@@ -42,7 +42,7 @@ def register(params: Path, *, dataset: str, metric: str, name: str | None, study
         )
     system, mean, means = best(parameters, dataset, metric)
     part = plan.parts_of(parameters, system.method)[-1]
-    weights = plan.checkpoint(parameters, CHECKPOINTS, **asdict(system), part=part)
+    weights = Path(TRAIN.path("best", asdict(plan.training_of(parameters, system, part))))
     check_made_by(system, dataset, weights)
     method, card = load_method(weights)
     pair = Pack(Path(PREPARE.path("test", {"dataset": dataset})))[0]
@@ -123,7 +123,7 @@ def check_made_by(system: System, dataset: str, weights: Path | None) -> None:
     if weights is not None:
         steps.insert(0, (Path(FUSE.path("record", key)), weights))
     for record, needed in steps:
-        known = json.loads(record.read_text(encoding="utf-8"))["inputs"] if record.is_file() else {}
+        known = read_json(record, fix="run the study to its end first")["inputs"] if record.is_file() else {}
         if not needed.exists() or known.get(needed.as_posix()) != checksum(needed):
             raise UserError(
                 f"The scores of {system.label} on {dataset} are not those of its weights or images.",

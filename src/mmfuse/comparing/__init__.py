@@ -6,7 +6,6 @@ the mean difference has a bootstrap interval, and a paired test says whether it 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from mmfuse.comparing import downstream
-from mmfuse.comparing.runs import Row, Run, direction, pairs, scored
+from mmfuse.comparing.runs import AGAIN, Row, Run, direction, pairs, scored
 from mmfuse.errors import UserError
-from mmfuse.files.reading import read_yaml
+from mmfuse.files.reading import read_json, read_yaml
 from mmfuse.reporting import statistics
 from mmfuse.reporting.scores import Column, Group
 from mmfuse.study.parameters import flatten
@@ -97,7 +96,7 @@ def _read(place: Place) -> Run:
         records = [path.relative_to(place.root) for path in sorted(scores.rglob("*.run.json"))]
     groups = scored(place)
     texts = {path.as_posix(): place.root / path for path in records if (place.root / path).is_file()}
-    kept = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in texts.items()}
+    kept = {name: read_json(path, fix=AGAIN) for name, path in texts.items()}
     entries = {k: v for r in kept.values() for k, v in r["parameters"].items() if k.startswith("data/catalog.yaml:")}
     sets = downstream.read(place, parameters)
     return Run(place.name, place.kind, flatten(parameters) | flatten(entries), kept, groups, sets)
@@ -149,9 +148,7 @@ def _checksums(record: Mapping[str, Any], kind: str) -> dict[str, str]:
 
 def _changed_jobs(runs: Sequence[Run]) -> list[str]:
     """Return the jobs whose outputs differ from those of the first run, or that one run lacks."""
-    every = dict.fromkeys(job for run in runs for job in run.records)
-    outputs = {job: [run.records.get(job, {}).get("outputs") for run in runs] for job in every}
-    return [job for job, found in outputs.items() if any(one != found[0] for one in found)]
+    return list(_differing([{job: record.get("outputs") for job, record in run.records.items()} for run in runs]))
 
 
 # ----------------------------------------------------------------------------------------------------- what it did

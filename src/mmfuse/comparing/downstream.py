@@ -6,16 +6,16 @@ same draws for both runs, as in the report.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmfuse.comparing.runs import Row, Run, direction, pairs
+from mmfuse.comparing.runs import AGAIN, Row, Run, direction, pairs
 from mmfuse.downstream.boxes import Matched
+from mmfuse.files.reading import read_json
 from mmfuse.reporting import statistics
-from mmfuse.reporting.seen import MEANS, Array, Seen, ends, mean, read_set, set_name
+from mmfuse.reporting.downstream_scores import MEANS, Array, Seen, ends, mean, read_set, set_name
 from mmfuse.study import plan
 from mmfuse.study.types import Parameters
 from mmfuse.tracking.results import Place
@@ -47,7 +47,7 @@ def _named(root: Path, parameters: Parameters) -> list[tuple[str, str, str, str]
     found = []
     for path in sorted((root / _ROOM).glob("*/*.seed*.json")):
         if not path.name.endswith(".run.json"):
-            summary = json.loads(path.read_text(encoding="utf-8"))
+            summary = read_json(path, fix=AGAIN)
             found.append((summary["goal"], path.parent.name, summary["set"], path.stem))
     return found
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmfuse.files.reading import read_yaml
+from mmfuse.files.reading import read_json, read_yaml
+from mmfuse.reporting.downstream_scores import Seen
 from mmfuse.reporting.scores import Group, grouped, read_scores
-from mmfuse.reporting.seen import Seen
 from mmfuse.study import plan
 from mmfuse.study.plan import System
 from mmfuse.study.stages import EVALUATE, key_of
 from mmfuse.tracking.results import PARAMS, Place
 
 One = TypeVar("One")
+
+AGAIN = "run the stage that wrote it again"
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def scored(place: Place) -> dict[str, dict[str, Group]]:
 
 def _named(summary: Path) -> tuple[str, System]:
     """Return dataset and system of a summary of scores."""
-    value = json.loads(summary.read_text(encoding="utf-8"))
+    value = read_json(summary, fix=AGAIN)
     return summary.parent.name, System(value["method"], value["variant"], value["task"], value["seed"])
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from mmfuse.errors import UserError
+from mmfuse.errors import UserError, closest
 from mmfuse.files.reading import read_yaml
 
 CATALOG = Path("data/catalog.yaml")
@@ -221,11 +220,10 @@ def dataset(name: str, path: Path = CATALOG, *, schema: Path = SCHEMA) -> Datase
     catalog = load_catalog(path, schema=schema)
     if name in catalog:
         return catalog[name]
-    near = difflib.get_close_matches(name.lower().replace("-", "_"), catalog, n=1, cutoff=0.5)
     raise UserError(
         f"The catalog has no dataset {name!r}.",
         expected=f"one of {', '.join(sorted(catalog))}",
-        fix=f"did you mean {near[0]!r}?" if near else f"choose one of them, or add an entry to {path}",
+        fix=closest(name.lower().replace("-", "_"), catalog, f"choose one of them, or add an entry to {path}"),
     )
 
 

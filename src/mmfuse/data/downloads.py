@@ -21,6 +21,7 @@ from mmfuse.files.writing import sha256, write_text
 
 _NETWORK = "check the network and the proxy settings (HTTPS_PROXY) and run it again; data/README.md has other ways"
 _CHUNK = 1 << 16
+_TIMEOUT = 60.0  # seconds for the server's next bytes
 
 
 # ---------------------------------------------------------------------------------------------------- https
@@ -30,9 +31,7 @@ class _TryAgainError(Exception):
     """The transfer failed in a way that may pass: try again."""
 
 
-def download(
-    url: str, folder: Path, *, digest: str | None = None, attempts: int = 4, pause: float = 0.5, timeout: float = 60.0
-) -> Path:
+def download(url: str, folder: Path, *, digest: str | None = None, attempts: int = 4, pause: float = 0.5) -> Path:
     """Download a file into a folder and go on from where an earlier, interrupted transfer stopped.
 
     The partial file and what is known of it stay in `folder`, so that a later call resumes; the server is asked to
@@ -44,7 +43,6 @@ def download(
         digest: The file's SHA-256, if known.
         attempts: How often to connect in all.
         pause: Seconds before the second attempt, doubled each time.
-        timeout: Seconds to wait for the server's next bytes.
 
     Returns:
         The path of the complete file.
@@ -58,7 +56,7 @@ def download(
     with requests.Session() as session:
         for attempt in range(1, attempts + 1):
             try:
-                _transfer(session, url, path, timeout)
+                _transfer(session, url, path)
                 break
             except (requests.RequestException, _TryAgainError) as error:
                 # a wrong certificate or address does not mend itself
@@ -97,13 +95,13 @@ def _partial(path: Path) -> tuple[int, str]:
         return 0, ""
 
 
-def _transfer(session: requests.Session, url: str, path: Path, timeout: float) -> None:
+def _transfer(session: requests.Session, url: str, path: Path) -> None:
     """Make one attempt at the bytes that are still missing."""
     have, validator = _partial(path)
     headers = {"Accept-Encoding": "identity", "User-Agent": f"mmfuse/{__version__}"}
     if have and validator:
         headers |= {"Range": f"bytes={have}-", "If-Range": validator}
-    with session.get(url, headers=headers, stream=True, timeout=timeout) as response:
+    with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
         extent = response.headers.get("Content-Range", "")
         if response.status_code == 416 and extent == f"bytes */{have}":
             return  # an earlier call already fetched everything

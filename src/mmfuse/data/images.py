@@ -6,6 +6,8 @@ LKC-FUNet, SMFNet and CDDFuse work on. Chroma is full-range BT.601 (as in JPEG).
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import struct
 from collections.abc import Iterator
@@ -142,6 +144,23 @@ def write_image(path: Path, pixels: Bytes) -> None:
     kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".tif": "TIFF", ".tiff": "TIFF"}.get(suffix, suffix[1:].upper())
     with whole_file(path) as temporary:
         Image.fromarray(pixels).save(temporary, format=kind)
+
+
+def png(pixels: Bytes) -> bytes:
+    """Return an image as the bytes of a PNG file."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def png_text(pixels: Bytes) -> str:
+    """Return an image as PNG in base64, as JSON files hold it."""
+    return base64.b64encode(png(pixels)).decode("ascii")
+
+
+def from_png_text(text: str) -> Bytes:
+    """Return the image that `png_text` wrote."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
 
 
 def image_files(folder: Path) -> dict[str, Path]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmfuse.errors import UserError
-from mmfuse.files.reading import read_table
+from mmfuse.files.reading import damaged, read_table
 
 FOLDS = ("train", "val", "test")
 
@@ -105,11 +105,6 @@ def read_folds(path: Path) -> dict[str, list[str]]:
     fix = "run the stage `divide` again"
     for row in read_table(path, ("name", "fold"), fix=fix):
         if row["fold"] not in found:
-            raise UserError(f"Damaged file: {path}", expected=", ".join(FOLDS), found=row["fold"], fix=fix)
+            raise damaged(path, ", ".join(FOLDS), row["fold"], fix)
         found[row["fold"]].append(row["name"])
     return found
-
-
-def counted(folds: Mapping[str, Sequence[str]]) -> str:
-    """Say how many pairs each fold has."""
-    return ", ".join(f"{len(names)} {fold}" for fold, names in folds.items())

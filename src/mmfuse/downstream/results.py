@@ -6,8 +6,6 @@ intervals and tests without running a network again.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +19,7 @@ from mmfuse.downstream import boxes, masks
 from mmfuse.downstream.boxes import Matched
 from mmfuse.errors import UserError
 from mmfuse.files.reading import read_json, read_table
-from mmfuse.files.writing import write_json, write_text
+from mmfuse.files.writing import csv_text, write_json, write_text
 
 Array = NDArray[np.float64]
 _AGAIN = "run the stage `detect` or `segment` for it again"
@@ -71,7 +69,7 @@ def write_detections(out: Path, summary: Mapping[str, Any], names: Sequence[str]
     lines: list[list[Any]] = [["image", "class", "score", "hits"]]
     for image, kind, score, hits in zip(matched.image, matched.kind, matched.score, matched.hits, strict=True):
         lines.append([names[image], classes[kind], repr(float(score)), "".join(str(int(hit)) for hit in hits)])
-    _write_csv(out, lines)
+    write_text(out.with_name(f"{out.name}.csv"), csv_text(lines))
 
 
 def read_detections(out: Path) -> tuple[dict[str, Any], Matched]:
@@ -80,22 +78,15 @@ def read_detections(out: Path) -> tuple[dict[str, Any], Matched]:
     Raises:
         UserError: a file is missing or damaged.
     """
-    with _whole(out):
-        return _detections(out)
-
-
-def _detections(out: Path) -> tuple[dict[str, Any], Matched]:
-    summary, rows = _read(out, ("image", "class", "score", "hits"))
-    places = {name: place for place, name in enumerate(summary["objects"])}
-    kinds = {name: place for place, name in enumerate(summary["classes"])}
-    matched = Matched(
-        np.array([places[row["image"]] for row in rows], np.int64),
-        np.array([kinds[row["class"]] for row in rows], np.int64),
-        np.array([float(row["score"]) for row in rows]),
-        np.array([[digit == "1" for digit in row["hits"]] for row in rows], bool).reshape(-1, len(boxes.THRESHOLDS)),
-        np.array(list(summary["objects"].values()), np.int64),
-    )
-    return summary, matched
+    with _read(out, ("image", "class", "score", "hits"), "objects") as (summary, rows, places, kinds):
+        hits = [[digit == "1" for digit in row["hits"]] for row in rows]
+        return summary, Matched(
+            np.array([places[row["image"]] for row in rows], np.int64),
+            np.array([kinds[row["class"]] for row in rows], np.int64),
+            np.array([float(row["score"]) for row in rows]),
+            np.array(hits, bool).reshape(-1, len(boxes.THRESHOLDS)),
+            np.array(list(summary["objects"].values()), np.int64),
+        )
 
 
 def write_masks(
@@ -107,7 +98,7 @@ def write_masks(
     lines: list[list[Any]] = [["image", "true", "predicted", "pixels"]]
     for name, matrix in zip(names, matrices, strict=True):
         lines += [[name, classes[i], classes[j], int(matrix[i, j])] for i, j in np.argwhere(matrix)]
-    _write_csv(out, lines)
+    write_text(out.with_name(f"{out.name}.csv"), csv_text(lines))
 
 
 def read_masks(out: Path) -> tuple[dict[str, Any], NDArray[np.int64]]:
@@ -116,38 +107,26 @@ def read_masks(out: Path) -> tuple[dict[str, Any], NDArray[np.int64]]:
     Raises:
         UserError: a file is missing or damaged.
     """
-    with _whole(out):
-        return _masks(out)
-
-
-def _masks(out: Path) -> tuple[dict[str, Any], NDArray[np.int64]]:
-    summary, rows = _read(out, ("image", "true", "predicted", "pixels"))
-    places = {name: place for place, name in enumerate(summary["images"])}
-    kinds = {name: place for place, name in enumerate(summary["classes"])}
-    matrices = np.zeros((len(places), len(kinds), len(kinds)), np.int64)
-    for row in rows:
-        matrices[places[row["image"]], kinds[row["true"]], kinds[row["predicted"]]] = int(row["pixels"])
-    return summary, matrices
-
-
-def _write_csv(out: Path, lines: Sequence[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    write_text(out.with_name(f"{out.name}.csv"), text.getvalue())
-
-
-def _read(out: Path, columns: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    return (
-        read_json(out.with_name(f"{out.name}.json"), fix=_AGAIN),
-        read_table(out.with_name(f"{out.name}.csv"), columns, fix=_AGAIN),
-    )
+    with _read(out, ("image", "true", "predicted", "pixels"), "images") as (summary, rows, places, kinds):
+        matrices = np.zeros((len(places), len(kinds), len(kinds)), np.int64)
+        for row in rows:
+            matrices[places[row["image"]], kinds[row["true"]], kinds[row["predicted"]]] = int(row["pixels"])
+        return summary, matrices
 
 
 @contextmanager
-def _whole(out: Path) -> Iterator[None]:
-    """Turn what two files that do not belong together lead to into one clear error."""
+def _read(
+    out: Path, columns: Sequence[str], images: str
+) -> Iterator[tuple[dict[str, Any], list[dict[str, str]], dict[str, int], dict[str, int]]]:
+    """Give the summary, the rows of the CSV, and the places of the images and of the classes in the summary.
+
+    What two files that do not belong together lead to is one clear error.
+    """
+    summary = read_json(out.with_name(f"{out.name}.json"), fix=_AGAIN)
+    rows = read_table(out.with_name(f"{out.name}.csv"), columns, fix=_AGAIN)
     try:
-        yield
+        places, kinds = ({name: place for place, name in enumerate(summary[key])} for key in (images, "classes"))
+        yield summary, rows, places, kinds
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise UserError(
             f"{out.name}.csv and {out.name}.json in {out.parent} do not belong together.",

@@ -141,15 +141,15 @@ def work_of_tiles(task: Task, tile: int) -> Work:
     return total
 
 
-def seconds_direct(task: Task, threads: int, rates: Rates = RATES) -> float:
+def seconds_direct(task: Task, threads: int) -> float:
     """Estimate a direct convolution, with the gradients that are wanted."""
     pixels = task.batch * task.height * task.width
     # it works on blocks of 16 channels
     channels = (-(-task.channels_in // 16) * 16) * (-(-task.channels_out // 16) * 16)
     operations = 2 * task.kernel**2 * channels * pixels
-    seconds = operations / rates.direct * (1 + task.of_image)
+    seconds = operations / RATES.direct * (1 + task.of_image)
     if task.of_weight:
-        seconds += operations / (rates.direct_weight if task.kernel < 15 else rates.direct_weight_large)
+        seconds += operations / (RATES.direct_weight if task.kernel < 15 else RATES.direct_weight_large)
     return seconds / threads
 
 
@@ -168,7 +168,7 @@ def best_tiling(task: Task, threads: int) -> Tiling | None:
 
 def work_of_winograd(task: Task, tile: int) -> Work:
     """Count the work of a 3x3 convolution through tiles of Winograd's kind, without gradients."""
-    tiling = winograd.Tiling(task.batch, task.height, task.width, tile)
+    tiling = winograd.Tiling(task.batch, task.height, task.width, winograd.KERNEL, tile)
     n, length = tiling.rows * tiling.across, tiling.length
     bands = len(list(tiling.bands(task.channels_in + task.channels_out, 4)))
     weights = task.channels_in * task.channels_out

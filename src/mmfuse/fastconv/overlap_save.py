@@ -28,6 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmfuse.fastconv.tiles import Tiles
 from mmfuse.fastconv.workspace import LIMITS, buffer
 
 KernelSpectra = Callable[[int], Tensor]
@@ -65,39 +66,13 @@ def bases(length: int, dtype: torch.dtype) -> Bases:
 
 
 @dataclass(frozen=True)
-class Tiling:
-    """An image (B, H, W) cut into tiles for one kernel size."""
-
-    batch: int
-    height: int
-    width: int
-    kernel: int
-    tile: int
-
-    @property
-    def length(self) -> int:
-        """Inputs that a tile needs in one direction: the length of its DFT."""
-        return self.tile + self.kernel - 1
+class Tiling(Tiles):
+    """Tiles and their spectra; the length of a tile's inputs is that of its DFT."""
 
     @property
     def half(self) -> int:
         """Row frequencies of a real signal."""
         return self.length // 2 + 1
-
-    @property
-    def down(self) -> int:
-        """Tiles in one column."""
-        return -(-self.height // self.tile)
-
-    @property
-    def across(self) -> int:
-        """Tiles in one row."""
-        return -(-self.width // self.tile)
-
-    @property
-    def rows(self) -> int:
-        """Rows of tiles in the whole batch."""
-        return self.batch * self.down
 
     def row_numbers(self, channels: int) -> int:
         """Numbers in the buffers for one row of tiles, for input and output channels together."""
@@ -105,11 +80,8 @@ class Tiling:
         return channels * (2 * self.half * wide + self.across * (5 * self.length + 2 * self.tile))
 
     def bands(self, channels: int, itemsize: int) -> Iterator[range]:
-        """Yield the rows of tiles in groups whose buffers fit into the workspace."""
-        fitting = max(1, int(LIMITS.workspace * 2**20 / (itemsize * self.row_numbers(channels))))
-        count = -(-self.rows // fitting)
-        for number in range(count):
-            yield range(self.rows * number // count, self.rows * (number + 1) // count)
+        """Return the rows of tiles in groups whose buffers fit into the workspace."""
+        return self.groups(int(LIMITS.workspace * 2**20 / (itemsize * self.row_numbers(channels))))
 
 
 def _row_transform(image: Tensor, tiling: Tiling, band: range, name: str, *, halo: bool) -> Tensor:

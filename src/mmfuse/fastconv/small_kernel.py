@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mmfuse.fastconv.convolution_cost import Task, best_winograd_tile
 from mmfuse.fastconv.spectra import KeptSpectra
-from mmfuse.fastconv.winograd import Tiling, convolve, kernel_spectra, spectra_shape
+from mmfuse.fastconv.winograd import KERNEL, Tiling, convolve, kernel_spectra, spectra_shape
 
 
 class SmallKernelConv2d(nn.Conv2d):
@@ -51,14 +51,14 @@ class SmallKernelConv2d(nn.Conv2d):
         down, across = -(-height // holes), -(-width // holes)
         if min(down, across) < 1:
             return super().forward(input)
-        task = Task(batch * holes**2, down, across, 3, self.in_channels, self.out_channels)
+        task = Task(batch * holes**2, down, across, KERNEL, self.in_channels, self.out_channels)
         tile, keep = self._plan(task)
         if tile is None:
             return super().forward(input)
         if reach and self.padding_mode != "zeros":
             input, reach = F.pad(input, [reach] * 4, self.padding_mode), 0  # noqa: A001
         phases = _apart(input.permute(0, 2, 3, 1), holes)  # (B holes^2, H / holes, W / holes, in)
-        tiling = Tiling(len(phases), down, across, tile, reach // holes)
+        tiling = Tiling(len(phases), down, across, KERNEL, tile, reach // holes)
         kept = self._spectra.get(self.weight, tile, lambda: kernel_spectra(self.weight, tile)) if keep else None
         out = convolve(phases, self.weight, self.bias, tiling, kept)
         return _together(out, batch, holes)[:, :height, :width].permute(0, 3, 1, 2)

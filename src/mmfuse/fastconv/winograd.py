@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmfuse.fastconv.tiles import Tiles
 from mmfuse.fastconv.workspace import LIMITS, buffer
 
 KERNEL = 3
@@ -57,47 +58,20 @@ def bases(tile: int, dtype: torch.dtype) -> Bases:
 
 
 @dataclass(frozen=True)
-class Tiling:
-    """The output (B, H, W) of a 3x3 convolution cut into tiles; `padding` zeros, 0 or 1, are around the image."""
+class Tiling(Tiles):
+    """The output of a 3x3 convolution in tiles; `padding` zeros, 0 or 1, are around the image."""
 
-    batch: int
-    height: int
-    width: int
-    tile: int
     padding: int = 1
 
-    @property
-    def length(self) -> int:
-        """Inputs that a tile needs in one direction, and points."""
-        return self.tile + KERNEL - 1
-
-    @property
-    def down(self) -> int:
-        """Tiles in one column."""
-        return -(-self.height // self.tile)
-
-    @property
-    def across(self) -> int:
-        """Tiles in one row."""
-        return -(-self.width // self.tile)
-
-    @property
-    def rows(self) -> int:
-        """Rows of tiles in the whole batch."""
-        return self.batch * self.down
-
     def bands(self, channels: int, itemsize: int) -> Iterator[range]:
-        """Yield the rows of tiles in groups that go well with caches and fit into the workspace.
+        """Return the rows of tiles in groups that go well with caches and fit into the workspace.
 
         Args:
             channels: Of input and output together.
             itemsize: Bytes of a number.
         """
         row_bytes = itemsize * channels * self.length * (3 * self.tile + KERNEL) * self.across
-        fitting = min(_TILES_AT_ONCE // self.across, int(LIMITS.workspace * 2**20 / row_bytes))
-        count = -(-self.rows // max(1, fitting))
-        for number in range(count):
-            yield range(self.rows * number // count, self.rows * (number + 1) // count)
+        return self.groups(min(_TILES_AT_ONCE // self.across, int(LIMITS.workspace * 2**20 / row_bytes)))
 
 
 def convolve(image: Tensor, weight: Tensor, bias: Tensor | None, tiling: Tiling, kept: Tensor | None = None) -> Tensor:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_MIB = 2**20
-
 
 @dataclass
 class Limits:
@@ -59,16 +57,6 @@ def buffer(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         with torch.inference_mode(False):  # else it could not be used outside inference mode
             flat = _BUFFERS.flat[name, dtype] = torch.empty(count, dtype=dtype)
     return flat[:count].view(shape)
-
-
-def release() -> None:
-    """Give this thread's buffers back."""
-    _BUFFERS.flat.clear()
-
-
-def buffered_mib() -> float:
-    """Return the size of this thread's buffers."""
-    return sum(flat.numel() * flat.element_size() for flat in _BUFFERS.flat.values()) / _MIB
 
 
 def keep_freed_memory() -> None:

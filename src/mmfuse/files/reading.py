@@ -94,9 +94,9 @@ def read_json(path: Path, *, fix: str) -> dict[str, Any]:
     try:
         value = json.loads(_text(path, fix))
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, "JSON", error, fix) from error
+        raise damaged(path, "JSON", error, fix) from error
     if not isinstance(value, dict):
-        raise _damaged(path, "a JSON object", type(value).__name__, fix)
+        raise damaged(path, "a JSON object", type(value).__name__, fix)
     return value
 
 
@@ -110,14 +110,14 @@ def read_table(path: Path, columns: Sequence[str] = (), *, fix: str) -> list[dic
     try:
         header, *rows = list(csv.reader(io.StringIO(_text(path, fix), newline=""), strict=True)) or [[]]
     except csv.Error as error:
-        raise _damaged(path, "CSV", error, fix) from error
+        raise damaged(path, "CSV", error, fix) from error
     missing = [name for name in columns if name not in header]
     if missing or len(set(header)) != len(header):
         found = f"without {', '.join(missing)}" if missing else f"some twice: {', '.join(header)}"
-        raise _damaged(path, f"the columns {', '.join(columns)}" if missing else "each column once", found, fix)
+        raise damaged(path, f"the columns {', '.join(columns)}" if missing else "each column once", found, fix)
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header) and row:
-            raise _damaged(path, f"{len(header)} cells in each row", f"{len(row)} in row {number}", fix)
+            raise damaged(path, f"{len(header)} cells in each row", f"{len(row)} in row {number}", fix)
     return [dict(zip(header, row, strict=True)) for row in rows if row]
 
 
@@ -127,10 +127,11 @@ def _text(path: Path, fix: str) -> str:
     except FileNotFoundError as error:
         raise UserError(f"File not found: {path}", fix=fix) from error
     except ValueError as error:
-        raise _damaged(path, "UTF-8 text", error, fix) from error
+        raise damaged(path, "UTF-8 text", error, fix) from error
 
 
-def _damaged(path: Path, expected: str, found: object, fix: str) -> UserError:
+def damaged(path: Path, expected: str, found: object, fix: str) -> UserError:
+    """Return the error of a file that holds something else than expected; `fix` says what makes it anew."""
     words = f"{type(found).__name__}: {found}" if isinstance(found, Exception) else found
     return UserError(
         f"Damaged file: {path}", expected=expected, found=f"{words} ({path.stat().st_size} bytes)", fix=fix

@@ -10,7 +10,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
-from mmfuse.errors import UserError, closest, together
+from mmfuse.errors import UserError, together, unknown_name
 from mmfuse.files.reading import lines_of
 
 
@@ -73,12 +73,7 @@ def _unknown_keys(block: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterab
 def _unknown_key(error: ValidationError, unknown: str, what: str) -> UserError:
     schema: Any = error.schema
     known = [*schema.get("properties", {}), *schema.get("patternProperties", {})]
-    return UserError(
-        f"{what}: unknown key {unknown!r} in {_where(error)}.",
-        expected=", ".join(known),
-        found=unknown,
-        fix=closest(unknown, known, "remove it"),
-    )
+    return unknown_name(f"{what}: unknown key {unknown!r} in {_where(error)}.", unknown, known, "remove it")
 
 
 def _expectation(error: ValidationError) -> str:

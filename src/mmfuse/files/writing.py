@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -113,7 +115,12 @@ def remove_leftovers(target: Path) -> None:
     if target.parent.is_dir():
         for path in target.parent.iterdir():
             if path.name.startswith(_prefix(target)) and path.suffix == ".part":
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a temporary file or folder, if it is still there."""
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _temporary_beside(target: Path, *, folder: bool) -> Path:
@@ -140,54 +147,54 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
+def _whole(target: Path, *, folder: bool) -> Iterator[Path]:
+    """Give a temporary file or folder beside `target`, which takes the target's name if nothing went wrong."""
+    with _writing(target):
+        temporary = _temporary_beside(target, folder=folder)
+        try:
+            yield temporary
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod((0o777 if folder else 0o666) & ~mask)
+            for file in files_below(temporary) if folder else [temporary]:
+                _sync(file)
+            if folder and target.exists():
+                shutil.rmtree(target)
+            temporary.replace(target)
+            _sync(target.parent)
+        finally:
+            _remove(temporary)
+
+
+def whole_file(target: Path) -> contextlib.AbstractContextManager[Path]:
     """Give a temporary path beside `target`; it takes the target's name when the block ends without an error.
 
     Raises:
         UserError: the place cannot be written to.
     """
-    with _writing(target):
-        temporary = _temporary_beside(target, folder=False)
-        try:
-            yield temporary
-            mask = os.umask(0)
-            os.umask(mask)
-            temporary.chmod(0o666 & ~mask)
-            _sync(temporary)
-            temporary.replace(target)
-            _sync(target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+    return _whole(target, folder=False)
 
 
-@contextlib.contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
+def whole_folder(target: Path) -> contextlib.AbstractContextManager[Path]:
     """Give a temporary folder beside `target`; it replaces the target when the block ends without an error.
 
     Raises:
         UserError: the place cannot be written to.
     """
-    with _writing(target):
-        temporary = _temporary_beside(target, folder=True)
-        try:
-            yield temporary
-            mask = os.umask(0)
-            os.umask(mask)
-            temporary.chmod(0o777 & ~mask)
-            for file in files_below(temporary):
-                _sync(file)
-            if target.exists():
-                shutil.rmtree(target)
-            temporary.replace(target)
-            _sync(target.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    return _whole(target, folder=True)
 
 
 def write_text(target: Path, text: str) -> None:
     """Write a text file whole (UTF-8)."""
     with whole_file(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def csv_text(lines: Iterable[Iterable[Any]]) -> str:
+    """Return lines as CSV; every digit of a number is kept, None is an empty cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
 
 
 def write_json(target: Path, value: Any) -> None:

@@ -19,7 +19,7 @@ from mmfuse.fastconv.group_norm import StableGroupNorm
 from mmfuse.fastconv.large_kernel import LargeKernelConv2d
 from mmfuse.fastconv.pointwise import PointwiseConv2d
 from mmfuse.fastconv.small_kernel import SmallKernelConv2d
-from mmfuse.inference.banded import BANDED
+from mmfuse.inference.smfnet_blocks import BANDED
 from mmfuse.nn.stochastic_depth import StochasticDepth
 
 Network = TypeVar("Network", bound=nn.Module)

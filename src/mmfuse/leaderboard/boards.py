@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmfuse.errors import UserError
-from mmfuse.files.reading import read_table, read_yaml
+from mmfuse.files.reading import damaged, read_table, read_yaml
 from mmfuse.files.schema import check_against_schema
 from mmfuse.metrics import resolve
 from mmfuse.reporting.scores import Array, Column, Scores
@@ -143,11 +143,11 @@ def read_stored(boards: Boards, dataset: str, method: str) -> tuple[tuple[str, .
     names = tuple(row["name"] for row in rows)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None or not names:
-        raise UserError(f"Damaged file: {path}", expected="one line an image", found=twice or "no image", fix=fix)
+        raise damaged(path, "one line an image", twice or "no image", fix)
     try:
         values = np.array([[float(row[name]) for row in rows] for name in metrics], dtype=np.float64)
     except ValueError as error:
-        raise UserError(f"Damaged file: {path}", expected="numbers", found=error, fix=fix) from error
+        raise damaged(path, "numbers", error, fix) from error
     return names, finite(values, names, metrics, str(path))
 
 

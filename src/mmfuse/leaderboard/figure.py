@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mmfuse.leaderboard.ranking import Result
 from mmfuse.leaderboard.rows import BASELINE, PUBLISHED, SYSTEM
-from mmfuse.leaderboard.standing import Result
 from mmfuse.reporting.pictures import PALETTE
 from mmfuse.reporting.style import Album
 from mmfuse.study.plan import EXTERNAL

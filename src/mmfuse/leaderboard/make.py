@@ -10,8 +10,8 @@ from mmfuse.comparing.runs import scored
 from mmfuse.errors import UserError
 from mmfuse.leaderboard import figure, page, tables
 from mmfuse.leaderboard.boards import Boards, load
+from mmfuse.leaderboard.ranking import Result, result
 from mmfuse.leaderboard.rows import Groups, collect, read_given
-from mmfuse.leaderboard.standing import Result, result
 from mmfuse.tracking import results as runs
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from mmfuse.leaderboard.boards import DIGITS, Boards
 from mmfuse.leaderboard.figure import WORDS
+from mmfuse.leaderboard.ranking import Held, Result
 from mmfuse.leaderboard.rows import PUBLISHED
-from mmfuse.leaderboard.standing import Held, Result
 from mmfuse.reporting import statistics
 from mmfuse.reporting.figures import arrow
 from mmfuse.reporting.tables import decimals, printed, printed_p

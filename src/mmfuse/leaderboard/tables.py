@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmfuse.leaderboard.standing import Result
+from mmfuse.files.writing import csv_text
+from mmfuse.leaderboard.ranking import Result
 from mmfuse.reporting.scores import Column
-from mmfuse.reporting.tables import csv_text, digits
+from mmfuse.reporting.tables import digits
 
 
 def as_csv(found: Result, columns: Sequence[Column]) -> dict[str, str]:

@@ -6,12 +6,11 @@ A method file defines `METHOD`, a subclass of `mmfuse.methods.base.FusionMethod`
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from typing import TYPE_CHECKING
 
-from mmfuse.errors import UserError
+from mmfuse.errors import unknown_name
 
 if TYPE_CHECKING:
     from mmfuse.methods.base import FusionMethod
@@ -29,12 +28,6 @@ def load(name: str) -> type[FusionMethod]:
         UserError: there is no such method.
     """
     if name not in available():
-        close = difflib.get_close_matches(name, available(), n=1)
-        raise UserError(
-            f"Unknown method {name!r}.",
-            expected=", ".join(available()),
-            found=name,
-            fix=f"did you mean {close[0]!r}?" if close else "see `mmfuse list methods`",
-        )
+        raise unknown_name(f"Unknown method {name!r}.", name, available(), "see `mmfuse list methods`")
     method: type[FusionMethod] = importlib.import_module(f"{__name__}.{name}").METHOD
     return method

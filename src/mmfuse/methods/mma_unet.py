@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from mmfuse.errors import UserError, check_choices
 from mmfuse.methods.base import FusionMethod
 from mmfuse.nn.cka import SMALLEST_BATCH, Alignment, best_pairing, centred_gram
-from mmfuse.nn.levels import LevelFusion, SoftLevelFusion
+from mmfuse.nn.level_fusion import LevelFusion, SoftLevelFusion
 from mmfuse.nn.losses import BORDERS, sobel_magnitude, ssim_loss
 from mmfuse.nn.padding import pad_to_multiple
 from mmfuse.nn.unet import OUTPUTS, DoubleConv, UNet, fitted

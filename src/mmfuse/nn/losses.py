@@ -44,25 +44,21 @@ def _filter(image: Tensor, kernel: Tensor) -> Tensor:
 
 
 @in_full_precision
-def ssim_map(
-    x: Tensor, y: Tensor, *, border: str = "reflect", data_range: float = 1.0, length: int = 11, sigma: float = 1.5
-) -> Tensor:
-    """Structural similarity at every pixel.
+def ssim_map(x: Tensor, y: Tensor, *, border: str = "reflect", data_range: float = 1.0) -> Tensor:
+    """Structural similarity at every pixel, in Gaussian windows of 11 x 11 pixels with a standard deviation of 1.5.
 
     Args:
-        x: Images, (B, C, H, W), in an interval of length `data_range`; H, W > length // 2 for a reflected border.
+        x: Images, (B, C, H, W), in an interval of length `data_range`; H, W > 5 for a reflected border.
         y: Images to compare them with, likewise.
         border: zeros, reflect or replicate. With zeros, a window that leaves the image is not normalised again.
         data_range: L of the constants (0.01 L)^2 and (0.03 L)^2.
-        length: Side of the Gaussian window in pixels.
-        sigma: Standard deviation of the window in pixels.
 
     Shape: that of x.
     Range: [-1, 1].
     Source: Wang et al. 2004; MMA-UNet eq. 2.
     """
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    window = gaussian_window(length, sigma, x)
+    window = gaussian_window(11, 1.5, x)
     mean_x, mean_y = blur(x, window, border), blur(y, window, border)
     var_x = blur(x * x, window, border) - mean_x**2
     var_y = blur(y * y, window, border) - mean_y**2

@@ -6,8 +6,6 @@ from torch import nn
 
 from mmfuse.errors import UserError
 
-KINDS = ("group", "instance", "batch", "none")
-
 
 def normalisation(kind: str, channels: int, groups: int | str = 1) -> nn.Module:
     """Return a normalisation of feature maps, (B, channels, H, W) in and out.

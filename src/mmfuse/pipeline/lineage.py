@@ -14,7 +14,7 @@ from typing import Any
 
 from mmfuse.files.writing import sha256
 from mmfuse.study import plan
-from mmfuse.study.code import PACKAGE, PLUMBING
+from mmfuse.study.code_lists import PACKAGE, PLUMBING
 from mmfuse.study.parameters import pick_all
 from mmfuse.study.settings import merged
 from mmfuse.study.types import Parameters

@@ -13,7 +13,8 @@ from urllib.parse import urlencode
 import numpy as np
 
 from mmfuse.data.images import read_image
-from mmfuse.reporting import cards, latex, learned, pictures, provenance, statistics, tables, viewer
+from mmfuse.files.writing import csv_text
+from mmfuse.reporting import baselines, dataset_cards, latex, pictures, provenance, statistics, tables, viewer
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.pictures import Picture
 from mmfuse.reporting.scores import Array, Column, Group, existing
@@ -121,7 +122,7 @@ def chosen(parameters: Parameters, groups: Mapping[str, Sequence[Group]]) -> dic
     for task, entry in parameters["study"]["tasks"].items():
         one = board({name: groups[name] for name in entry["test"] if name in groups})
         if one:
-            found[task] = one, choose(one, [learned.kind(parameters, system) for system in _systems(one)])
+            found[task] = one, choose(one, [baselines.kind(parameters, system) for system in _systems(one)])
     return found
 
 
@@ -144,15 +145,15 @@ def choose(found: Board, kinds: Sequence[str]) -> Choice:
     """Choose the systems and the images to show; `kinds` says what each system is."""
     means = found.ranks.mean(axis=1)
     order = [int(i) for i in np.argsort(means, kind="stable")]
-    shown = next((i for i in order if kinds[i] in learned.NETWORKS), order[0])
-    baseline = None if kinds[shown] == learned.FREE else next((i for i in order if kinds[i] == learned.FREE), None)
+    shown = next((i for i in order if kinds[i] in baselines.NETWORKS), order[0])
+    baseline = None if kinds[shown] == baselines.FREE else next((i for i in order if kinds[i] == baselines.FREE), None)
     count = len(found.images)
     own = found.ranks[shown]
     images = sorted(range(count), key=lambda i: (float(own[i]), found.images[i][1], found.images[i][0]))
     cases: dict[int, list[str]] = {}
     for name, place in zip(_CASES, (0, (count - 1) // 2, count - 1), strict=True):
         cases.setdefault(place, []).append(name)
-    named = {place: learned.listed(names).capitalize() for place, names in cases.items()}
+    named = {place: baselines.listed(names).capitalize() for place, names in cases.items()}
     return Choice(shown, kinds[shown], baseline, tuple(images), named)
 
 
@@ -171,11 +172,11 @@ def _task(study: Study, task: str, found: Board, choice: Choice) -> dict[str, An
     study.sheets[f"cases.{task}.csv"] = _csv(found, choice)
     study.sheets[f"cases.{task}.tex"] = _latex(task, found, choice)
     return {
-        "task": cards.TASKS.get(task, task),
+        "task": dataset_cards.TASKS.get(task, task),
         "sheet": f"cases.{task}",
         "network": ranked[choice.shown],
         "kind": choice.kind,
-        "learned": choice.kind in learned.NETWORKS,
+        "learned": choice.kind in baselines.NETWORKS,
         "mean": f"{found.ranks[choice.shown].mean():.2f}",
         "baseline": None if choice.baseline is None else ranked[choice.baseline],
         "against": None if choice.baseline is None else f"{found.ranks[choice.baseline].mean():.2f}",
@@ -230,7 +231,7 @@ def _csv(found: Board, choice: Choice) -> str:
     for place, number in enumerate(choice.order):
         case = choice.cases.get(place, "").lower()
         lines.append([place + 1, *found.images[number], *tables.digits(found.ranks[systems, number]), case])
-    return tables.csv_text(lines)
+    return csv_text(lines)
 
 
 def _latex(task: str, found: Board, choice: Choice) -> str:

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from mmfuse.files.writing import csv_text
 from mmfuse.reporting import latex, published, statistics
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import Array, Group
 from mmfuse.reporting.statistics import Crossed
-from mmfuse.reporting.tables import UNDEFINED, csv_text, digits, printed
+from mmfuse.reporting.tables import UNDEFINED, digits, printed
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "undecided"
 WINS = "metrics won"  # the column of all metrics together

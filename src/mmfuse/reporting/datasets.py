@@ -10,7 +10,17 @@ from typing import Any
 from mmfuse.data.images import read_image
 from mmfuse.data.packs import Sample
 from mmfuse.errors import UserError
-from mmfuse.reporting import cards, figures, given, pictures, provenance, standing, statistics, tables, trained
+from mmfuse.reporting import (
+    dataset_cards,
+    figures,
+    given_weights,
+    pictures,
+    provenance,
+    ranking,
+    statistics,
+    tables,
+    training_data,
+)
 from mmfuse.reporting.pictures import Picture, Window
 from mmfuse.reporting.scores import existing
 from mmfuse.reporting.study import Page, Study, representatives
@@ -29,16 +39,16 @@ class Tile:
 
 def pages(study: Study) -> list[Page]:
     """Return the page of each test dataset."""
-    systems = trained.read(study)
+    systems = training_data.read(study)
     return [
         Page(provenance.anchor("data", dataset), dataset, "dataset.html.jinja", _shown(study, dataset, systems))
         for dataset in study.groups
     ]
 
 
-def _shown(study: Study, dataset: str, systems: Sequence[trained.Trained]) -> dict[str, Any]:
+def _shown(study: Study, dataset: str, systems: Sequence[training_data.Trained]) -> dict[str, Any]:
     settings, groups = study.settings, study.groups[dataset]
-    card = cards.card(study.catalog, dataset, study.root)
+    card = dataset_cards.card(study.catalog, dataset, study.root)
     table, pack = study.boards[dataset], study.pack(dataset)
     names = pictures.chosen(settings["images"], dataset, pack.names)
     shown = representatives(study.parameters, groups)
@@ -61,9 +71,9 @@ def _shown(study: Study, dataset: str, systems: Sequence[trained.Trained]) -> di
         "words": {m.definition: m.words for m in meanings},
         "images": images,
         "too_few": len(groups) > 1 and not statistics.can_differ(len(groups), images),
-        "verdict": standing.verdict(groups, table.ranking),
-        "trained": trained.on_dataset(systems, dataset),
-        "given": given.on_dataset(given.read(study), plan.task_of(study.parameters, dataset), dataset),
+        "verdict": ranking.verdict(groups, table.ranking),
+        "trained": training_data.on_dataset(systems, dataset),
+        "given": given_weights.on_dataset(given_weights.read(study), plan.task_of(study.parameters, dataset), dataset),
         "grid": [
             (name, _tiles(pack[pack.names.index(name)], card.roles, folders, settings, dataset)) for name in names
         ],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +15,11 @@ from numpy.typing import NDArray
 
 from mmfuse.data.images import read_image
 from mmfuse.downstream import boxes
-from mmfuse.reporting import latex, pictures, provenance, statistics, tables
+from mmfuse.files.writing import csv_text
+from mmfuse.reporting import latex, pictures, provenance, statistics
+from mmfuse.reporting.downstream_scores import MEANS, WORDS, Seen, ends, mean
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.pictures import PALETTE, Picture
-from mmfuse.reporting.seen import MEANS, WORDS, Seen, ends, mean
 from mmfuse.reporting.study import Page, Study
 from mmfuse.reporting.style import LINES, Album, Shown
 from mmfuse.reporting.tables import printed, printed_p
@@ -250,22 +249,18 @@ def _latex(protocol: str, names: Sequence[str], rows: Sequence[tuple[Seen, Seque
 def _plain(study: Study, name: str, caption: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Leave a table of printed numbers, if it has any rows, as CSV and as LaTeX."""
     if rows:
-        study.sheets[f"{name}.csv"] = tables.csv_text(
-            [names, *([text.replace("−", "-") for text in row] for row in rows)]
-        )
+        study.sheets[f"{name}.csv"] = csv_text([names, *([text.replace("−", "-") for text in row] for row in rows)])
         lines = [[latex.escape(text) for text in row] for row in rows]
         study.sheets[f"{name}.tex"] = latex.table(caption, f"tab:{name}", [[Head(text) for text in names]], lines)
 
 
 def _csv(sets: Sequence[Seen], main: Sequence[str], key: str, classes: Sequence[str]) -> str:
     """Return the results with all digits: one line for each set trained on, seed and set tested on."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["trained on", "seed", "tested on", *main, *(f"{key} {kind}" for kind in classes)])
+    lines = [["trained on", "seed", "tested on", *main, *(f"{key} {kind}" for kind in classes)]]
     for seen in sets:
         for summary in seen.summaries:
             for tested, found in summary["results"].items():
                 numbers = [*(found[name] for name in main), *(found[key][kind] for kind in classes)]
                 values = ["" if value is None else repr(value) for value in numbers]
-                table.writerow([seen.label, summary["seed"], tested, *values])
-    return text.getvalue()
+                lines.append([seen.label, summary["seed"], tested, *values])
+    return csv_text(lines)

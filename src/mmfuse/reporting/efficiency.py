@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmfuse.files.writing import csv_text
 from mmfuse.reporting import latex, tables
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.pictures import PALETTE
 from mmfuse.reporting.provenance import Run, machine_of
+from mmfuse.reporting.ranking import Ranking
 from mmfuse.reporting.scores import Array, Group
-from mmfuse.reporting.standing import Ranking
 from mmfuse.reporting.study import Page, Study
 from mmfuse.reporting.style import INK, MARKERS, Album, Shown, seconds
 
@@ -89,7 +90,7 @@ def pages(study: Study) -> list[Page]:
     if not parts:
         return []
     heads = ["dataset", "method", "variant", "width x height", "parameters", "multiply-adds", "seconds an image"]
-    study.sheets["efficiency.csv"] = tables.csv_text([[*heads, "peak MiB", "machine"], *lines])
+    study.sheets["efficiency.csv"] = csv_text([[*heads, "peak MiB", "machine"], *lines])
     names = ("Dataset", "Method", "Size", "Parameters", "Multiply-adds", "Seconds an image", "Memory")
     caption = "What fusing one pair takes. Times and memory are of the machine that ran the study."
     head = [Head(name) for name in names]

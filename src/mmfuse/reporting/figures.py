@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmfuse.errors import UserError
-from mmfuse.files.reading import read_table
+from mmfuse.files.reading import damaged, read_table
 from mmfuse.reporting.pictures import PALETTE
+from mmfuse.reporting.ranking import Ranking
 from mmfuse.reporting.scores import Array, Column, Group
-from mmfuse.reporting.standing import Ranking
 from mmfuse.reporting.statistics import cliques
 from mmfuse.reporting.style import INK, LINES, MARKERS, Album, Shown, inks
 
@@ -46,7 +45,7 @@ def read_history(path: Path, part: str) -> History:
         try:
             pairs = [(float(r["step"]), float(r[name])) for r in rows if r.get(name, "").strip()]
         except ValueError as error:
-            raise UserError(f"Damaged file: {path}", expected="numbers", found=error, fix=fix) from error
+            raise damaged(path, "numbers", error, fix) from error
         found = np.array([p for p in pairs if math.isfinite(p[1])], dtype=np.float64).reshape(-1, 2)
         return found[:, 0], found[:, 1]
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from mmfuse.files.reading import read_json
+from mmfuse.reporting.downstream_scores import MEANS, mean, numbers, set_name, summaries
 from mmfuse.reporting.scores import average, existing, read_scores
-from mmfuse.reporting.seen import MEANS, mean, numbers, set_name, summaries
 from mmfuse.study import plan
 from mmfuse.study.types import Parameters
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from mmfuse.reporting import cards, cases, figures, latex, learned, provenance, tables
+from mmfuse.files.writing import csv_text
+from mmfuse.reporting import baselines, cases, dataset_cards, figures, latex, provenance
 from mmfuse.reporting.latex import Head
-from mmfuse.reporting.standing import Ranking
+from mmfuse.reporting.ranking import Ranking
 from mmfuse.reporting.study import Page, Study, representatives
 from mmfuse.study import plan
 
@@ -20,7 +21,7 @@ def page(study: Study, others: Sequence[Page]) -> Page:
     matches = [row["match"] for row in rows if row["match"]]
     names = ["dataset", "task", "test images", "first", "not told apart from it", "behind", "critical difference"]
     names.append("best network and best training-free baseline")
-    study.sheets["overview.csv"] = tables.csv_text([names, *(_line(row) for row in rows)])
+    study.sheets["overview.csv"] = csv_text([names, *(_line(row) for row in rows)])
     caption = "Which methods lead: mean rank over the metrics in brackets, 1 is best. Not told apart: within the "
     caption += "critical difference from the first (Nemenyi's test, level 0.05). Last: how the best network stands "
     caption += "to the best training-free baseline by the same rule."
@@ -35,7 +36,7 @@ def page(study: Study, others: Sequence[Page]) -> Page:
     shown = {
         "name": study.parameters["study"]["name"],
         "seeds": study.parameters["study"]["seeds"],
-        "opening": learned.opening(matches, [row["dataset"] for row in rows if not row["match"]]),
+        "opening": baselines.opening(matches, [row["dataset"] for row in rows if not row["match"]]),
         "matches": matches,
         "outside": any(member.system.variant == plan.EXTERNAL for member in members),
         "cases": cases.shown(study),
@@ -53,7 +54,7 @@ def page(study: Study, others: Sequence[Page]) -> Page:
 def _row(study: Study, dataset: str) -> dict[str, Any]:
     """Return how the systems stand on one dataset: the first, what cannot be told apart from it, the rest."""
     groups, ranked = study.groups[dataset], study.boards[dataset].ranking
-    card = cards.card(study.catalog, dataset, study.root)
+    card = dataset_cards.card(study.catalog, dataset, study.root)
     row: dict[str, Any] = {
         "dataset": dataset,
         "anchor": provenance.anchor("data", dataset),
@@ -65,7 +66,7 @@ def _row(study: Study, dataset: str) -> dict[str, Any]:
         "behind": [],
         "critical": "",
         "wins": "",
-        "match": learned.match(study, dataset),
+        "match": baselines.match(study, dataset),
     }
     if ranked is None:
         return row

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from mmfuse.files.writing import csv_text
 from mmfuse.reporting import (
     ablations,
-    analysed,
-    cards,
+    analyses,
+    dataset_cards,
     datasets,
     downstream,
     efficiency,
@@ -15,7 +16,6 @@ from mmfuse.reporting import (
     overview,
     papers,
     provenance,
-    tables,
     trainings,
 )
 from mmfuse.reporting.latex import Head
@@ -25,7 +25,7 @@ from mmfuse.reporting.study import Page, Study
 def _provenance(study: Study) -> list[Page]:
     """Return the page that tells how each number was made."""
     lines = provenance.as_lines(study.runs)
-    study.sheets["provenance.csv"] = tables.csv_text(lines)
+    study.sheets["provenance.csv"] = csv_text(lines)
     heads = [Head(text) for text in ("Stage", "Job", "Commit", "Seed", "MLflow run", "First output", "SHA-256")]
     rows = []
     for run in study.runs:
@@ -51,8 +51,8 @@ BUILDERS: Sequence[Callable[[Study], list[Page]]] = (
     downstream.pages,
     efficiency.pages,
     trainings.pages,
-    analysed.pages,
-    cards.pages,
+    analyses.pages,
+    dataset_cards.pages,
     _provenance,
 )
 

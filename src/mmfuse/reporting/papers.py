@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mmfuse.reporting import claims, given, published, published_sets, trained
+from mmfuse.reporting import claims, given_weights, published, published_sets, training_data
 from mmfuse.reporting.study import Page, Study
 from mmfuse.study import plan
 
@@ -21,7 +21,7 @@ _CLAIMS = (
 
 def pages(study: Study) -> list[Page]:
     """Return a page for each paper of which the study re-makes a table."""
-    systems = trained.read(study)
+    systems = training_data.read(study)
     tables: list[tuple[published.Beside, str, list[claims.Claim]]] = []  # each table with its caption and its claims
     for entry in study.settings.get("published", []):
         if "protocol" in entry:
@@ -55,7 +55,7 @@ def pages(study: Study) -> list[Page]:
     return found
 
 
-def _caption(study: Study, table: published.Beside, systems: Sequence[trained.Trained]) -> str:
+def _caption(study: Study, table: published.Beside, systems: Sequence[training_data.Trained]) -> str:
     """Say what a table holds, on what ours was measured and trained, and why it may differ from the printed one."""
     parts = []
     for name in table.datasets:
@@ -66,7 +66,8 @@ def _caption(study: Study, table: published.Beside, systems: Sequence[trained.Tr
     task = plan.task_of(study.parameters, table.datasets[0])
     rows = {line.name: line.system for line in table.lines}
     text = f"{table.title}. Paper: as printed there. Measured: by this study on {' and '.join(parts)}"
-    text += f"{trained.behind(systems, rows, task)}{given.behind(given.read(study), rows, task)}{seeds}"
+    text += training_data.behind(systems, rows, task)
+    text += f"{given_weights.behind(given_weights.read(study), rows, task)}{seeds}"
     text += f"; metrics by the convention {table.convention}"
     text += "; in brackets the 95 % bootstrap interval of the mean over the images. "
     return text + published.ending(table)

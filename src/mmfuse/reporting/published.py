@@ -13,10 +13,11 @@ import numpy as np
 
 from mmfuse.errors import UserError
 from mmfuse.files.reading import read_table
+from mmfuse.files.writing import csv_text
 from mmfuse.reporting import latex, statistics
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import Array, Group, Scores, average
-from mmfuse.reporting.tables import UNDEFINED, csv_text, digits, printed
+from mmfuse.reporting.tables import UNDEFINED, digits, printed
 
 Printed = dict[str, dict[str, str]]  # row of a table -> metric -> number as printed
 TITLES = {"lkc_funet": "LKC-FUNet", "mma_unet": "MMA-UNet", "smfnet": "SMFNet"}

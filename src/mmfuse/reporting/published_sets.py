@@ -11,11 +11,11 @@ import numpy as np
 
 from mmfuse.downstream import masks
 from mmfuse.errors import UserError
-from mmfuse.reporting import given
+from mmfuse.reporting import given_weights
+from mmfuse.reporting.downstream_scores import MEANS, Array, Seen, ends, mean, set_name
 from mmfuse.reporting.published import Beside, Line, Measured, asked, ending, metrics_of
-from mmfuse.reporting.seen import MEANS, Array, Seen, ends, mean, set_name
 from mmfuse.reporting.study import Study
-from mmfuse.reporting.trained import Trained, behind
+from mmfuse.reporting.training_data import Trained, behind
 from mmfuse.study import plan
 from mmfuse.study.types import Parameters
 
@@ -129,7 +129,7 @@ def caption(study: Study, protocol: str, table: Beside, systems: Sequence[Traine
     )
     rows = {line.name: line.system for line in table.lines}
     task = plan.task_of(study.parameters, block["dataset"])
-    fused = behind(systems, rows, task) + given.behind(given.read(study), rows, task)
+    fused = behind(systems, rows, task) + given_weights.behind(given_weights.read(study), rows, task)
     text += f"; fused images of the first seed of a trained fusion{fused}; "
     text += {
         "detect": "AP as the COCO evaluation counts it",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfuse.errors import UserError
-from mmfuse.files.reading import read_json, read_table
+from mmfuse.files.reading import damaged, read_json, read_table
 from mmfuse.study.plan import System
 from mmfuse.study.stages import EVALUATE, key_of
 
@@ -100,16 +100,9 @@ def _check_summary(summary: Mapping[str, Any], path: Path, fix: str) -> None:
         keys = {"definition", "better", "convention", "mean"}
         number = isinstance(entry, Mapping) and (entry.get("mean") is None or isinstance(entry["mean"], (int, float)))
         if not number or not keys <= entry.keys():
-            raise UserError(
-                f"Damaged file: {path}", expected=", ".join(sorted(keys)), found=f"{name}: {entry}", fix=fix
-            )
+            raise damaged(path, ", ".join(sorted(keys)), f"{name}: {entry}", fix)
     if not whole:
-        raise UserError(
-            f"Damaged file: {path}",
-            expected="images, convention, metrics",
-            found=", ".join(summary) or "nothing",
-            fix=fix,
-        )
+        raise damaged(path, "images, convention, metrics", ", ".join(summary) or "nothing", fix)
 
 
 def read_scores(root: Path, dataset: str, system: System) -> Scores:

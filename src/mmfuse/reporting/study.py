@@ -10,15 +10,15 @@ from typing import Any
 from mmfuse.data.catalog import Dataset
 from mmfuse.data.packs import Pack
 from mmfuse.reporting import provenance
+from mmfuse.reporting.downstream_scores import Seen, read_sets
 from mmfuse.reporting.provenance import Run
 from mmfuse.reporting.scores import Group, existing, grouped, read_scores
-from mmfuse.reporting.seen import Seen, read_sets
 from mmfuse.reporting.style import Album
 from mmfuse.reporting.tables import Table, build
 from mmfuse.study import plan
 from mmfuse.study.plan import System
 from mmfuse.study.stage import Key, Stage
-from mmfuse.study.stages import ANALYSE, CHECKPOINTS, FUSE, PREPARE, jobs_of, key_of
+from mmfuse.study.stages import ANALYSE, FUSE, PREPARE, jobs_of, key_of
 from mmfuse.study.types import Parameters
 
 
@@ -73,22 +73,9 @@ class Study:
             self._seen[protocol] = read_sets(self.parameters, protocol, self.root, roles)
         return self._seen[protocol]
 
-    def weights(self, system: System, part: str) -> Path:
-        """Return the path of a part's weights."""
-        return plan.checkpoint(
-            self.parameters,
-            self.root / CHECKPOINTS,
-            task=system.task,
-            method=system.method,
-            variant=system.variant,
-            seed=system.seed,
-            part=part,
-        )
-
-    def training_anchor(self, weights: Path) -> str:
+    def training_anchor(self, one: plan.Training) -> str:
         """Return the place of a training's run in the page."""
-        name, method, variant, seed, part = weights.relative_to(self.root / CHECKPOINTS).with_suffix("").parts
-        return provenance.anchor("run", "train", name, f"{method}.{variant}.{seed}", part)
+        return provenance.anchor("run", "train", one.trained_on, f"{one.method}.{one.variant}.s{one.seed}", one.part)
 
     def analysis(self, name: str, dataset: str, system: System) -> Path:
         """Return the path of an analysis's result."""

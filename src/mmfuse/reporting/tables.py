@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from mmfuse.files.writing import csv_text
 from mmfuse.reporting import latex
 from mmfuse.reporting.latex import Head as LatexHead
+from mmfuse.reporting.ranking import Ranking, Standing, ranking, stand
 from mmfuse.reporting.scores import Array, Column, Group, Scores, average, spread
-from mmfuse.reporting.standing import Ranking, Standing, ranking, stand
 
 UNDEFINED = "n/a"
 WORDS = {"best": ", best", "tied": ", not significantly worse than the best", "second": ", best of the rest"}
@@ -253,13 +252,6 @@ def pairs_as_latex(dataset: str, table: Table) -> str:
     caption = f"Paired tests on {dataset}: two-sided Wilcoxon signed-rank test over the images, p after Holm's steps. "
     caption += "Below 0.05, + says that the first is better and − that the second is."
     return latex.table(caption, f"tab:{dataset}-tests", [first, second], rows)
-
-
-def csv_text(lines: Iterable[Sequence[Any]]) -> str:
-    """Return lines as CSV."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
 
 
 def digits(values: Iterable[float]) -> list[str]:

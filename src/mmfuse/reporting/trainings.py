@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from mmfuse.reporting import cards, figures, given
-from mmfuse.reporting import trained as trained_on
+from mmfuse.reporting import dataset_cards, figures, given_weights, training_data
 from mmfuse.reporting.scores import existing
 from mmfuse.reporting.study import Page, Study
 from mmfuse.study import plan
 from mmfuse.study.plan import System
+from mmfuse.study.stages import TRAIN
 
 
 def pages(study: Study) -> list[Page]:
@@ -23,10 +24,10 @@ def pages(study: Study) -> list[Page]:
                 trained.setdefault((task, system.method, system.variant), []).append(system)
     shown = [_entry(study, *what, systems) for what, systems in trained.items()]
     several = len(parameters["study"]["seeds"]) > 1
-    elsewhere = given.shown(study, given.read(study))
+    elsewhere = given_weights.shown(study, given_weights.read(study))
     if not shown and not elsewhere:
         return []
-    sets = trained_on.shown(study, trained_on.read(study)) if shown else []
+    sets = training_data.shown(study, training_data.read(study)) if shown else []
     found = {"trained": shown, "several": several, "sets": sets, "given": elsewhere}
     return [Page("training", "Training", "training.html.jinja", found)]
 
@@ -35,20 +36,18 @@ def _entry(study: Study, task: str, method: str, variant: str, seeds: list[Syste
     """Return the curves of one system; variants that share a part show it again."""
     parts, histories, runs = plan.parts_of(study.parameters, method), [], []
     for part in parts:
-        paths = [study.weights(system, part) for system in seeds]
-        histories.append(
-            [figures.read_history(existing(p.with_name(f"{part}.history.csv"), "train"), part) for p in paths]
-        )
-        shared = plan.origin(study.parameters, method, variant, part)
-        for system, path in zip(seeds, paths, strict=True):
-            name = part if len(seeds) == 1 else f"{part}, seed {system.seed}"
-            runs.append((name, study.training_anchor(path), "" if shared == variant else shared))
+        trained = [plan.training_of(study.parameters, system, part) for system in seeds]
+        paths = [existing(study.path(TRAIN, "history", asdict(one)), "train") for one in trained]
+        histories.append([figures.read_history(path, part) for path in paths])
+        for one in trained:
+            name = part if len(seeds) == 1 else f"{part}, seed {one.seed}"
+            runs.append((name, study.training_anchor(one), "" if one.variant == variant else one.variant))
     label = method if variant == "base" else f"{method}.{variant}"
     words = "Total loss of each part over its steps (means over blocks of steps where there are many)"
     if len(seeds) > 1:
         words += f"; the line is the mean of {len(seeds)} seeds, the band reaches from their lowest to their highest"
     words += f". {_kept(study, method, variant, histories)}"
-    title = f"{label}, {cards.TASKS.get(task, task)}"
+    title = f"{label}, {dataset_cards.TASKS.get(task, task)}"
     figure = figures.curves(study.album, "training", f"{task}.{method}.{variant}", title, words, histories)
     return {"figure": figure, "runs": runs, "parts": len(parts)}
 

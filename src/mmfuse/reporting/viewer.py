@@ -7,7 +7,6 @@ picture is a script that hands over a PNG as text, with the image's scores.
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +14,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from mmfuse.data.catalog import Dataset
-from mmfuse.data.images import Bytes
+from mmfuse.data.images import png
 from mmfuse.data.packs import Pack
 from mmfuse.files.writing import whole_file, whole_folder
 from mmfuse.reporting import pictures, tables
@@ -58,18 +55,12 @@ def _columns(scores: Scores) -> list[Column]:
     return [column for head in tables.heads(scores.metrics, scores.convention) for column in head.columns]
 
 
-def _png(pixels: Bytes) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="PNG")
-    return stream.getvalue()
-
-
-def _script(key: str, png: bytes, scores: Sequence[float] | None = None) -> str:
+def _script(key: str, picture: bytes, scores: Sequence[float] | None = None) -> str:
     """Return the script that hands one picture over; undefined scores are null."""
     data = {
-        "grey": png[_COLOUR_TYPE] == 0,
+        "grey": picture[_COLOUR_TYPE] == 0,
         "scores": None if scores is None else [value if math.isfinite(value) else None for value in scores],
-        "png": base64.b64encode(png).decode("ascii"),
+        "png": base64.b64encode(picture).decode("ascii"),
     }
     return f"mmfuse.layer({json.dumps(key)}, {json.dumps(data)});\n"
 
@@ -82,15 +73,13 @@ def _scripts(
     chosen = [member.metrics.index(column) for member in members[:1] for column in _columns(member)]
     for number, name in shown.items():
         sample, start = pack[number], f"{dataset}/{number:04d}"
-        yield f"{start}/a", _script(f"{start}/a", _png(sample["a"]))
-        yield f"{start}/b", _script(f"{start}/b", _png(sample["b"]))
+        yield f"{start}/a", _script(f"{start}/a", png(sample["a"]))
+        yield f"{start}/b", _script(f"{start}/b", png(sample["b"]))
         for member, row in zip(members, rows, strict=True):
             label = member.system.label
-            png = existing(
-                root / FUSE.path("folder", key_of(dataset, member.system)) / f"{name}.png", "fuse"
-            ).read_bytes()
+            path = root / FUSE.path("folder", key_of(dataset, member.system)) / f"{name}.png"
             scores = member.values[chosen, row[name]].tolist()
-            yield f"{start}/{label}", _script(f"{start}/{label}", png, scores)
+            yield f"{start}/{label}", _script(f"{start}/{label}", existing(path, "fuse").read_bytes(), scores)
 
 
 def _card(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from mmfuse.data.packs import Pack
 from mmfuse.downstream.folds import FOLDS, divide
 from mmfuse.downstream.labels import check_labels
 from mmfuse.files.reading import read_table
-from mmfuse.files.writing import write_text
+from mmfuse.files.writing import csv_text, write_text
 from mmfuse.pipeline.jobs import Work
 
 
@@ -58,13 +56,9 @@ def run(
     names = {row["name"]: row["split"] for row in rows if row["split"] in splits}
     check_labels(dataset, goal, labelled, list(names))
     folds = divide(names, division)
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["name", "scene", "fold", "sha256"])
-    for sample in labelled:
-        if sample["name"] in folds:
-            table.writerow([sample["name"], *folds[sample["name"]], _checksum(sample)])
-    write_text(out, text.getvalue())
+    kept = (sample for sample in labelled if sample["name"] in folds)
+    lines = [[sample["name"], *folds[sample["name"]], _checksum(sample)] for sample in kept]
+    write_text(out, csv_text([["name", "scene", "fold", "sha256"], *lines]))
     counts = {fold: sum(one == fold for _, one in folds.values()) for fold in FOLDS}
     scenes = len({scene for scene, _ in folds.values()})
     print(f"{dataset.name}: " + ", ".join(f"{count} {fold}" for fold, count in counts.items()) + f", {scenes} scenes")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -92,10 +91,9 @@ def run(
             )
     counts = Counter(row["split"] for row in rows)
     rows += [{"name": problem, "split": "dropped"} for problem in problems]
-    table = io.StringIO()
     frame = pd.DataFrame(rows, columns=["name", "split", "height", "width", "a", "b"])
-    frame.astype({"height": "Int64", "width": "Int64"}).to_csv(table, index=False)
-    write_text(out / "pairs.csv", table.getvalue())
+    frame = frame.astype({"height": "Int64", "width": "Int64"})
+    write_text(out / "pairs.csv", frame.to_csv(index=False))
     print(f"{dataset.name}: " + ", ".join(f"{counts[split]} {split}" for split in SPLITS))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,14 +44,14 @@ def run(task: Task, *, running: Running) -> None:
     test, classes = task.images(task.own, "test"), task.classes
     predicted = predict(test)
     matrices = _counted(predicted, test, len(classes))
+
+    def measured(images: Sequence[Labelled]) -> dict[str, Any]:
+        return segmentation_summary(np.sum(_counted(predict(images), images, len(classes)), axis=0), classes)
+
     found = {task.own: segmentation_summary(np.sum(matrices, axis=0), classes)}
-    for label in task.others():
-        images = task.images(label, "test")
-        found[label] = segmentation_summary(np.sum(_counted(predict(images), images, len(classes)), axis=0), classes)
-    images, validation = task.images(task.own, "val"), None
-    if images:
-        validation = segmentation_summary(np.sum(_counted(predict(images), images, len(classes)), axis=0), classes)
-    summary = task.summary(parameters=size, results=found, val=validation)
+    found |= {label: measured(task.images(label, "test")) for label in task.others()}
+    validation = task.images(task.own, "val")
+    summary = task.summary(parameters=size, results=found, val=measured(validation) if validation else None)
     write_masks(task.out, summary, [one.name for one in test], matrices)
     ids = sorted(task.index)
     with task.pictures() as pictures:

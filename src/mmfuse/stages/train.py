@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -209,9 +208,8 @@ def _write(method: FusionMethod, outcome: Outcome, card: Card, out: Path, keep: 
         method.load_state_dict(weights, strict=False)
         modules = method.deployed_modules() if card.complete else method.part_modules(card.part)
         save_weights(path, weights_of(modules) | (outcome.moments if path == out else {}), card)
-    table = io.StringIO()
-    pd.DataFrame(outcome.history).astype({"step": int}).to_csv(table, index=False)
-    write_text(out.with_suffix(".history.csv"), table.getvalue())
+    history = pd.DataFrame(outcome.history).astype({"step": int})
+    write_text(out.with_suffix(".history.csv"), history.to_csv(index=False))
 
 
 def _pictured(steps: int, loop: Mapping[str, Any]) -> set[int]:

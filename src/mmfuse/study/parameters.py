@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from mmfuse import methods
-from mmfuse.errors import UserError, closest
+from mmfuse.errors import UserError, unknown_name
 from mmfuse.files.reading import read_yaml
 from mmfuse.files.schema import check_against_schema
 from mmfuse.study import plan
-from mmfuse.study.code import PACKAGE
+from mmfuse.study.code_lists import PACKAGE
 from mmfuse.study.set_checks import check_sets, check_weights
 from mmfuse.study.settings import place
 from mmfuse.study.types import Parameters
@@ -117,12 +117,8 @@ def _check_prepared(values: Parameters, path: Path) -> None:
     for block, named in {"subset": prepare.get("subset"), "val_pairs": prepare.get("val_pairs")}.items():
         other = next((dataset for dataset in named or () if dataset not in known), None)
         if other is not None:
-            raise UserError(
-                f"{path}: prepare.{block} names a dataset that is not part of the study.",
-                expected=", ".join(known),
-                found=other,
-                fix=closest(other, known, "take it out"),
-            )
+            problem = f"{path}: prepare.{block} names a dataset that is not part of the study."
+            raise unknown_name(problem, other, known, "take it out")
 
 
 def _check_analyses(values: Parameters, path: Path) -> None:
@@ -251,12 +247,8 @@ def _check_downstream(values: Parameters, path: Path) -> None:
 
 def _check_name(method: str, what: str) -> None:
     if method not in methods.available():
-        raise UserError(
-            f"{what} names the method {method!r}, which there is not.",
-            expected=", ".join(methods.available()),
-            found=method,
-            fix=closest(method, methods.available(), "see `mmfuse list methods`"),
-        )
+        problem = f"{what} names the method {method!r}, which there is not."
+        raise unknown_name(problem, method, methods.available(), "see `mmfuse list methods`")
 
 
 def _check_methods(values: Parameters, schema: Mapping[str, Any], path: Path) -> None:

@@ -7,7 +7,7 @@ engines read it at every start.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,6 @@ class Training:
     variant: str
     seed: int
     part: str
-
-    @property
-    def stem(self) -> str:
-        """Its place below data/checkpoints, without the endings of its files."""
-        return f"{self.trained_on}/{self.method}/{self.variant}/s{self.seed}/{self.part}"
 
 
 def parts_of(parameters: Parameters, method: str) -> list[str]:
@@ -130,28 +125,17 @@ def trained_on(parameters: Parameters, method: str, variant: str, task: str) -> 
     return chosen(settings_of(parameters, method, variant), task)
 
 
-def weights(
-    parameters: Parameters, checkpoints: Path, *, trained_on: str, method: str, variant: str, seed: int, part: str
-) -> Path:
-    """Return the path of a part's weights from one training set; variants that share a part share the file."""
-    training = Training(trained_on, method, origin(parameters, method, variant, part), seed, part)
-    return checkpoints / f"{training.stem}.safetensors"
+def training_of(parameters: Parameters, system: System, part: str) -> Training:
+    """Return the training that makes a part's weights as a system uses them; variants that share a part share it."""
+    name = trained_on(parameters, system.method, system.variant, system.task)
+    return Training(name, system.method, origin(parameters, system.method, system.variant, part), system.seed, part)
 
 
-def checkpoint(
-    parameters: Parameters, checkpoints: Path, *, task: str, method: str, variant: str, seed: int, part: str
-) -> Path:
-    """Return the path of a part's weights as they serve a task, from the training set that the variant has there."""
-    name, system = trained_on(parameters, method, variant, task), {"method": method, "variant": variant}
-    return weights(parameters, checkpoints, trained_on=name, **system, seed=seed, part=part)
-
-
-def complete_weights(parameters: Parameters, checkpoints: Path, system: System) -> Path | None:
-    """Return the file that holds a system's whole network: weights from elsewhere, or those of its last part."""
-    if not is_trained(parameters, system):
-        return given_weights(parameters, system)
-    part = parts_of(parameters, system.method)[-1]
-    return checkpoint(parameters, checkpoints, **asdict(system), part=part)
+def earlier_trainings(parameters: Parameters, training: Training) -> list[Training]:
+    """Return the trainings whose weights a training starts from, in order; all of them are on its own training set."""
+    method, variant = training.method, training.variant
+    parts = earlier_parts(parameters, method, training.part)
+    return [replace(training, variant=origin(parameters, method, variant, part), part=part) for part in parts]
 
 
 def earlier_parts(parameters: Parameters, method: str, part: str) -> list[str]:
@@ -164,18 +148,6 @@ def patches_of(parameters: Parameters, training: Training) -> str | None:
     """Return the patch set that a training reads; None if it reads whole images."""
     patches = settings_of(parameters, training.method, training.variant)["parts"][training.part]["patches"]
     return None if patches == "whole" else str(patches)
-
-
-def training_packs(parameters: Parameters, prepared: Path, training: Training) -> list[Path]:
-    """Return the packs a training reads: of whole images, or the patch set that the part names."""
-    patches = patches_of(parameters, training)
-    file = f"patches.{patches}.safetensors" if patches else "train.safetensors"
-    return [prepared / name / file for name in training_set(parameters, training.trained_on).train]
-
-
-def validation_packs(parameters: Parameters, prepared: Path, training: Training) -> list[Path]:
-    """Return the packs a training is validated with; none where its training set names no dataset for that."""
-    return [prepared / name / "val.safetensors" for name in training_set(parameters, training.trained_on).val]
 
 
 def external_systems(parameters: Parameters, task: str, dataset: str) -> list[System]:

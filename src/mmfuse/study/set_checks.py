@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmfuse.data.catalog import Dataset, load_catalog
-from mmfuse.errors import UserError, closest
+from mmfuse.errors import UserError, closest, unknown_name
 from mmfuse.files.reading import read_json
-from mmfuse.study import plan
+from mmfuse.study import plan, stages
 from mmfuse.study.training_sets import BOTH, TrainingSet, training_sets
 from mmfuse.study.types import Parameters
 from mmfuse.weights import shipped
@@ -129,12 +129,9 @@ def _check_names(values: Parameters, known: Mapping[str, TrainingSet], path: Pat
         names = list(choice.values()) if isinstance(choice, Mapping) else [choice]
         unknown = next((name for name in names if name not in known), None)
         if unknown is not None:
-            raise UserError(
-                f"{path}: {entry['method']}.{entry['variant']} is trained on {unknown!r}, which is no training set.",
-                expected=", ".join(known),
-                found=unknown,
-                fix=closest(unknown, known, "define it under study.training_sets"),
-            )
+            system = f"{entry['method']}.{entry['variant']}"
+            problem = f"{path}: {system} is trained on {unknown!r}, which is no training set."
+            raise unknown_name(problem, unknown, known, "define it under study.training_sets")
 
 
 def _check_datasets(one: TrainingSet, catalog: Mapping[str, Dataset], path: Path) -> None:
@@ -160,12 +157,8 @@ def _check_datasets(one: TrainingSet, catalog: Mapping[str, Dataset], path: Path
             )
     for name, count in one.pairs.items():
         if name not in one.train:
-            raise UserError(
-                f"{path}: {one.key}.pairs names {name!r}, which the set does not train on.",
-                expected=", ".join(one.train),
-                found=name,
-                fix=closest(name, one.train, "take it out, or name it under `train` too"),
-            )
+            problem = f"{path}: {one.key}.pairs names {name!r}, which the set does not train on."
+            raise unknown_name(problem, name, one.train, "take it out, or name it under `train` too")
         whole = catalog[name].pairs.get("train")
         if whole is not None and count > whole:
             raise UserError(
@@ -203,11 +196,11 @@ def check_fused(parameters: Parameters) -> None:
             other weights from elsewhere.
     """
     for dataset, system in plan.scored_pairs(parameters):
-        weights = plan.complete_weights(parameters, Path("data/checkpoints"), system)
+        weights = stages.complete_weights(parameters, system)
         if weights is None:
             continue
-        record = Path(f"data/fused/{dataset}/{system.label}.run.json")
-        inputs = read_json(record, fix="run the stage `fuse` for it again")["inputs"]
+        record = stages.FUSE.path("record", stages.key_of(dataset, system))
+        inputs = read_json(Path(record), fix="run the stage `fuse` for it again")["inputs"]
         if weights.as_posix() not in inputs:
             raise UserError(
                 f"The images of {system.label} on {dataset} were fused with other weights than its own.",

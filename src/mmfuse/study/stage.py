@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from mmfuse.study.code import code_of
+from mmfuse.study.code_lists import code_of
 from mmfuse.study.plan import System, task_of
 from mmfuse.study.types import Parameters
 
@@ -71,7 +71,7 @@ class Stage:
         raise NotImplementedError
 
     def entries(self, key: Key) -> list[str]:  # noqa: ARG002 - for subclasses
-        """Return the modules that a job loads by name, see `mmfuse.study.code.code_of`."""
+        """Return the modules that a job loads by name, see `mmfuse.study.code_lists.code_of`."""
         return []
 
     def system(self, parameters: Parameters, key: Key) -> System | None:

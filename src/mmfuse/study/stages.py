@@ -20,7 +20,6 @@ from mmfuse.study.training_sets import training_set
 from mmfuse.weights import shipped
 
 _CATALOG = "data/catalog.yaml:datasets"
-_PREPARED, CHECKPOINTS = Path("data/prepared"), Path("data/checkpoints")
 PUBLISHED = "data/published.csv"  # what the papers print
 _SYSTEM = ("method", "variant", "seed")
 
@@ -140,21 +139,21 @@ class Train(Stage):
 
     def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
         one = self.training(key)
-        earlier = plan.earlier_parts(parameters, one.method, one.part)
-        start = [plan.weights(parameters, CHECKPOINTS, **(asdict(one) | {"part": part})) for part in earlier]
-        found = {
-            "train": plan.training_packs(parameters, _PREPARED, one),
-            "val": plan.validation_packs(parameters, _PREPARED, one),
-            "start": start,
+        used, patches = training_set(parameters, one.trained_on), plan.patches_of(parameters, one)
+        return {
+            "train": [
+                CROP.path("pack", {"dataset": name, "patches": patches})
+                if patches
+                else PREPARE.path("train", {"dataset": name})
+                for name in used.train
+            ],
+            "val": [PREPARE.path("val", {"dataset": name}) for name in used.val],
+            "start": [self.path("best", asdict(earlier)) for earlier in plan.earlier_trainings(parameters, one)],
         }
-        return {name: [path.as_posix() for path in paths] for name, paths in found.items()}
 
     def watched(self, parameters: Parameters, key: Key) -> list[str]:
-        method = f"methods.{key['method']}"
-        variants = parameters["methods"][key["method"]].get("variants", {})
-        own = [f"{method}.variants.{key['variant']}"] if key["variant"] in variants else []
-        used = training_set(parameters, key["trained_on"]).key
-        return [f"{method}.network", f"{method}.parts.{key['part']}", "train", used, *own]
+        method, used = f"methods.{key['method']}", training_set(parameters, key["trained_on"]).key
+        return [f"{method}.network", f"{method}.parts.{key['part']}", "train", used, *_variant(parameters, key)]
 
     def entries(self, key: Key) -> list[str]:
         return [f"methods.{key['method']}"]
@@ -194,14 +193,13 @@ class Fuse(Stage):
             folder = plan.external_images(key["dataset"], key["method"])
             images = [path.as_posix() for path in image_files(folder).values()] if folder.is_dir() else []
             return {"weights": [], "external": images or [folder.as_posix()]}
-        return {"weights": _complete_weights(self, parameters, key), "external": []}
+        return {"weights": _weights(self, parameters, key), "external": []}
 
     def watched(self, parameters: Parameters, key: Key) -> list[str]:
         method, block = f"methods.{key['method']}", parameters["methods"].get(key["method"], {})
         if key["variant"] == plan.EXTERNAL or "parts" in block:  # a trained network's options come with its weights
             return ["fuse"]
-        own = [f"{method}.variants.{key['variant']}"] if key["variant"] in block.get("variants", {}) else []
-        return ["fuse", *([f"{method}.network"] if "network" in block else []), *own]
+        return ["fuse", *([f"{method}.network"] if "network" in block else []), *_variant(parameters, key)]
 
     def entries(self, key: Key) -> list[str]:
         return [] if key["variant"] == plan.EXTERNAL else [f"methods.{key['method']}"]
@@ -243,7 +241,7 @@ class Analyse(Stage):
         return [{**key_of(dataset, system), "analysis": name} for name, dataset, system in plan.analysed(parameters)]
 
     def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
-        return {"test": [PREPARE.path("test", key)], "weights": _complete_weights(self, parameters, key)}
+        return {"test": [PREPARE.path("test", key)], "weights": _weights(self, parameters, key)}
 
     def watched(self, parameters: Parameters, key: Key) -> list[str]:
         return [f"analyse.{key['analysis']}.options"]
@@ -415,10 +413,24 @@ class Report(Stage):
         return ["reporting.*", "metrics.*", "analyses.*"]
 
 
-def _complete_weights(stage: Stage, parameters: Parameters, key: Key) -> list[str]:
-    """Return the file with the whole network, trained here or given; a training-free method has none."""
+def _variant(parameters: Parameters, key: Key) -> list[str]:
+    """Return the dotted key of a variant; none for `base` where the parameters do not name it."""
+    variants = parameters["methods"].get(key["method"], {}).get("variants", {})
+    return [f"methods.{key['method']}.variants.{key['variant']}"] if key["variant"] in variants else []
+
+
+def complete_weights(parameters: Parameters, system: plan.System) -> Path | None:
+    """Return the file that holds a system's whole network: weights from elsewhere, or those of its last part."""
+    if not plan.is_trained(parameters, system):
+        return plan.given_weights(parameters, system)
+    last = plan.parts_of(parameters, system.method)[-1]
+    return Path(TRAIN.path("best", asdict(plan.training_of(parameters, system, last))))
+
+
+def _weights(stage: Stage, parameters: Parameters, key: Key) -> list[str]:
+    """Return the file of the complete weights that a job reads; a training-free method has none."""
     system = stage.system(parameters, key)
-    file = plan.complete_weights(parameters, CHECKPOINTS, system) if system else None
+    file = complete_weights(parameters, system) if system else None
     return [file.as_posix()] if file else []
 
 

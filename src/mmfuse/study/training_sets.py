@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmfuse.errors import UserError, closest
+from mmfuse.errors import unknown_name
 from mmfuse.study.types import Parameters
 
 BOTH = "both"  # the task of a set with datasets of either task
@@ -64,12 +64,8 @@ def training_set(parameters: Parameters, name: str) -> TrainingSet:
     """
     known = training_sets(parameters)
     if name not in known:
-        raise UserError(
-            f"The study has no training set {name!r}.",
-            expected=", ".join(known),
-            found=name,
-            fix=closest(name, known, "define it under study.training_sets"),
-        )
+        problem = f"The study has no training set {name!r}."
+        raise unknown_name(problem, name, known, "define it under study.training_sets")
     return known[name]
 
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from mmfuse.leaderboard.boards import Board
 from mmfuse.leaderboard.rows import KINDS, PUBLISHED, Row
 from mmfuse.reporting import statistics
+from mmfuse.reporting.ranking import Standing, stand
 from mmfuse.reporting.scores import Array, Column
-from mmfuse.reporting.standing import Standing, stand
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,6 @@ class Held:
         differences: Mean rank of the other minus its own: above 0 where this row is ahead.
         intervals: 95 % interval of that, (rows, 2).
         p: Of the test of that, adjusted over the rows; NaN for the row itself.
-        signs: 1 where the test sees this row ahead, -1 where behind.
         by_metric: p of the test of each metric, adjusted over the rows; (metrics, rows).
         better: 1 where this row is better by the metric, -1 where worse; (metrics, rows).
     """
@@ -33,7 +32,6 @@ class Held:
     differences: Array
     intervals: Array
     p: Array
-    signs: NDArray[np.int64]
     by_metric: Array
     better: NDArray[np.int64]
 
@@ -117,14 +115,14 @@ def hold(row: int, values: Array, places: Array, columns: Sequence[Column]) -> H
     Shape: values (rows, metrics, images); places (rows, images).
     """
     differences = statistics.difference(places, places[row])
-    p, signs = _tested(differences, row)
+    p, _ = _tested(differences, row)
     by_metric, better = [], []
     for number, column in enumerate(columns):
         adjusted, larger = _tested(statistics.difference(values[row, number], values[:, number]), row)
         by_metric.append(adjusted)
         better.append(column.sign * larger)
     ends = statistics.interval(differences)
-    return Held(row, differences.mean(1), ends, p, signs, np.stack(by_metric), np.stack(better))
+    return Held(row, differences.mean(1), ends, p, np.stack(by_metric), np.stack(better))
 
 
 def _tested(differences: Array, row: int) -> tuple[Array, NDArray[np.int64]]:

@@ -12,7 +12,8 @@ from mmfuse.data.catalog import SPLITS, Dataset, Source
 from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
 from mmfuse.files.reading import read_table
-from mmfuse.reporting import comparisons, latex, pictures, provenance, tables
+from mmfuse.files.writing import csv_text
+from mmfuse.reporting import comparisons, latex, pictures, provenance
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import existing
 from mmfuse.reporting.study import Page, Study
@@ -148,7 +149,7 @@ def _csv(found: Sequence[Card]) -> str:
     for one in found:
         start, end = [one.name, one.task, *one.roles], [one.licence, "; ".join(one.sources)]
         lines += [[*start, split, count, whole or count, words, *end] for split, count, whole, words in one.counts]
-    return tables.csv_text(lines)
+    return csv_text(lines)
 
 
 def _latex(found: Sequence[Card]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +9,8 @@ from typing import Any
 
 from mmfuse.comparing import Comparison, Differences
 from mmfuse.comparing.runs import Row
-from mmfuse.reporting.seen import WORDS
+from mmfuse.files.writing import csv_text
+from mmfuse.reporting.downstream_scores import WORDS
 
 
 def as_json(found: Comparison) -> str:
@@ -27,11 +26,8 @@ def as_json(found: Comparison) -> str:
 
 def as_csv(found: Comparison) -> str:
     """Return the scores as a table."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(asdict(found.rows[0])), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in found.rows)
-    return text.getvalue()
+    rows = [asdict(row) for row in found.rows]
+    return csv_text([list(rows[0]), *(row.values() for row in rows)])
 
 
 def lines(found: Comparison) -> list[str]:

@@ -11,8 +11,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from mmfuse.errors import UserError
-from mmfuse.files.writing import sha256
-from mmfuse.reporting import cards, latex, tables
+from mmfuse.files.writing import csv_text, sha256
+from mmfuse.reporting import dataset_cards, latex
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.study import Study
 from mmfuse.study import plan
@@ -116,7 +116,7 @@ def shown(study: Study, found: Sequence[Given]) -> list[dict[str, Any]]:
     return [
         {
             "system": one.system,
-            "task": cards.TASKS.get(one.task, one.task),
+            "task": dataset_cards.TASKS.get(one.task, one.task),
             "file": one.file,
             "digest": one.digest,
             "sources": one.sources,
@@ -137,7 +137,7 @@ def _csv(found: Sequence[Given]) -> str:
         sources = [" ".join(one.sources), " ".join(one.sources.values())]
         pairs = "; ".join(f"{text}: {licence}" for text, licence in _pairs(one)) or "unknown"
         lines.append([one.method, one.variant, one.task, one.file, one.digest, *sources, pairs, options])
-    return tables.csv_text(lines)
+    return csv_text(lines)
 
 
 def _latex(found: Sequence[Given]) -> str:
@@ -145,7 +145,8 @@ def _latex(found: Sequence[Given]) -> str:
     for one in found:
         sources = ", ".join(f"{name} ({digest[:12]})" for name, digest in one.sources.items()) or "a training"
         pairs = "; ".join(text for text, _ in _pairs(one)) or "unknown"
-        cells = [one.system, cards.TASKS.get(one.task, one.task), f"{one.file} ({one.digest[:12]})", sources, pairs]
+        task = dataset_cards.TASKS.get(one.task, one.task)
+        cells = [one.system, task, f"{one.file} ({one.digest[:12]})", sources, pairs]
         rows.append([latex.escape(cell) for cell in cells])
     names = ("System", "Task", "Weights", "Made from", "Trained on")
     caption = "Systems with weights from elsewhere; in brackets the first digits of the files' SHA-256."

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmfuse.files.reading import read_table
-from mmfuse.reporting import cards, latex, tables
+from mmfuse.files.writing import csv_text
+from mmfuse.reporting import dataset_cards, latex
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import existing
 from mmfuse.reporting.study import Study
@@ -94,7 +95,7 @@ def shown(study: Study, found: Sequence[Trained]) -> list[dict[str, Any]]:
             {
                 "method": one.method,
                 "variants": "" if len(variants) == several else ", ".join(variants),
-                "task": cards.TASKS.get(one.task, one.task),
+                "task": dataset_cards.TASKS.get(one.task, one.task),
                 "set": one.trained_on,
                 "train": words(one.train),
                 "val": words(one.val) if one.val else "",
@@ -157,7 +158,7 @@ def _csv(found: Sequence[Trained]) -> str:
         for pairs in (one.train, one.val):
             start += [" ".join(name for name, _ in pairs), " ".join(str(count) for _, count in pairs)]
         lines.append([*start, *(" ".join(names) for names in (one.seen, one.validated, one.unseen))])
-    return tables.csv_text(lines)
+    return csv_text(lines)
 
 
 def _latex(found: Sequence[Trained]) -> str:
@@ -165,7 +166,7 @@ def _latex(found: Sequence[Trained]) -> str:
     for one, variants in _alike(found):
         more = f" ({len(variants)} variants)" if len(variants) > 1 else ""
         seen = ", ".join((*one.seen, *one.validated)) or "none"
-        cells = [f"{one.method}{more}", cards.TASKS.get(one.task, one.task), words(one.train)]
+        cells = [f"{one.method}{more}", dataset_cards.TASKS.get(one.task, one.task), words(one.train)]
         cells += [words(one.val) if one.val else "none", seen, ", ".join(one.unseen) or "none"]
         rows.append([latex.escape(cell) for cell in cells])
     names = ("Method", "Task", "Trained on", "Validated with", "Tests seen", "Tests never seen")

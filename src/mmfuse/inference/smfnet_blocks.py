@@ -1,4 +1,4 @@
-"""Blocks of `transformer`, `invertible` and `graph` for inference on a CPU, band by band.
+"""SMFNet's blocks (`mmfuse.nn.smfnet`: transformer, invertible, graph) for inference on a CPU, band by band.
 
 Between their convolutions these blocks have features several times as wide as their input. Whole, such features are
 written to memory and read again for each activation, which takes much of the time and most of the memory. Here they
