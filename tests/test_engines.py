@@ -167,6 +167,17 @@ def test_both_engines_have_the_declared_jobs_and_a_difference_is_named():
     assert "only Snakemake runs: mmfuse x" in differences(declared, dvc, [*snakemake, "mmfuse x"])
 
 
+def test_dvc_takes_the_file_of_a_study_without_a_training():
+    from jobs import declared_jobs
+    from sync import dvc_yaml
+
+    schema = pytest.importorskip("dvc.schema").COMPILED_MULTI_STAGE_SCHEMA
+    jobs = [job for job in declared_jobs(ROOT) if "average" in job.name]
+    assert jobs
+    assert "plots" not in schema(yaml.safe_load(dvc_yaml(jobs)))
+    assert schema(yaml.safe_load(dvc_yaml(declared_jobs(ROOT))))["plots"]
+
+
 def test_every_job_watches_parameters_that_exist():
     from jobs import declared_jobs
 
