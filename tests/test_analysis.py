@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from mmfuse import analyses, methods
 from mmfuse.analyses import cka
@@ -23,6 +25,10 @@ from mmfuse.study import plan
 from mmfuse.study.plan import System
 from mmfuse.study.stages import ANALYSE, report_inputs
 from mmfuse.training.checkpoints import Card, build, save_weights, weights_of
+from test_methods import small
+
+ROOT = Path(__file__).parents[1]
+STUDIES = [ROOT / "params.yaml", *sorted((ROOT / "workflow/configs").glob("*.yaml"))]
 
 # ------------------------------------------------------------------------------------------------------------ CKA
 
@@ -316,6 +322,30 @@ def test_an_analysis_says_what_it_is(name):
     assert set(analysis.CARD.methods) <= set(methods.available())
     assert callable(analysis.analyse)
     assert callable(analysis.draw)
+
+
+@pytest.mark.parametrize("name", analyses.available())
+def test_an_analysis_runs_with_the_options_of_a_study(name, make_pack):
+    """It gives the same twice, as JSON, and its figures can be drawn."""
+    analysis = analyses.load(name)
+    studies = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in STUDIES]
+    options = [study["analyse"][name]["options"] for study in studies if name in study.get("analyse", {})]
+    assert options, f"neither params.yaml nor workflow/configs names {name}"
+    for named in options:
+        inspect.signature(analysis.analyse).bind(None, None, **named)
+    pack = Pack(make_pack(8))
+    for method in analysis.CARD.methods:
+        results = {}
+        for seed in (0, 1):
+            net = small(method, seed).eval()
+            once, again = (json.dumps(analysis.analyse(net, pack, **options[0])) for _ in range(2))
+            assert once == again
+            results[System(method, "base", "ivif", seed)] = json.loads(once)
+        drawings = analysis.draw(results)
+        assert drawings
+        for drawing in drawings:
+            picture = Album().draw("x", "y", "", "", (drawing.width, drawing.height), drawing.paint)
+            assert picture.uri.startswith("data:image/svg+xml")
 
 
 def test_the_plan_lists_every_analysis(parameters):

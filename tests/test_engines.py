@@ -50,7 +50,7 @@ def tiny(parameters):
     parameters["prepare"]["patches"]["square"] |= {"height": 64, "width": 64, "stride": 32}
     parameters["train"] |= {"log_every": 2, "save_every": 2, "validate_every": 4, "threads": 1}
     parameters["report"] |= {"images": 1, "patch": 16}
-    del parameters["analyse"]["local_consistency"]  # of a method that is left out
+    parameters["analyse"] = {"cka": parameters["analyse"]["cka"]}  # others may be of methods that are left out
     parameters["analyse"]["cka"]["options"] |= {"height": 32, "width": 32, "batch": 4, "resamples": 5}
     parameters["prepare"]["subset"]["synthetic_road"] = {"test": 4}  # as many as CKA needs
     boxes = parameters["downstream"].pop("road_boxes")
@@ -165,6 +165,17 @@ def test_both_engines_have_the_declared_jobs_and_a_difference_is_named():
     assert more == ["more of dvc.yaml is no job of the study"]
     assert "Snakemake does not run" in differences(declared, dvc, snakemake[1:])[0]
     assert "only Snakemake runs: mmfuse x" in differences(declared, dvc, [*snakemake, "mmfuse x"])
+
+
+def test_dvc_takes_the_file_of_a_study_without_a_training():
+    from jobs import declared_jobs
+    from sync import dvc_yaml
+
+    schema = pytest.importorskip("dvc.schema").COMPILED_MULTI_STAGE_SCHEMA
+    jobs = [job for job in declared_jobs(ROOT) if "average" in job.name]
+    assert jobs
+    assert "plots" not in schema(yaml.safe_load(dvc_yaml(jobs)))
+    assert schema(yaml.safe_load(dvc_yaml(declared_jobs(ROOT))))["plots"]
 
 
 def test_every_job_watches_parameters_that_exist():

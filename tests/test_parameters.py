@@ -35,6 +35,11 @@ def refused(project, change):
     return str(caught.value)
 
 
+def system(values, method):
+    """The study's first system of a method, wherever it stands."""
+    return next(entry for entry in values["study"]["systems"] if entry["method"] == method)
+
+
 def fusion(values):
     return values["methods"]["mma_unet"]["parts"]["fusion"]
 
@@ -150,9 +155,9 @@ def test_references_to_other_blocks(project):
     cases = [
         (lambda v: fusion(v).update(patches="squar"), ["fusion.patches", "whole, square", "squar"]),
         (lambda v: v["study"]["tasks"].pop("mif"), ["'mif'"]),
-        (lambda v: v["study"]["systems"][0].update(variant="none"), ["'none' of average"]),
-        (lambda v: v["study"]["systems"][3].update(variant="e9"), ["'e9' of mma_unet", "base"]),
-        (lambda v: v["study"]["systems"][0].update(method="averag"), ["'averag'", "average"]),
+        (lambda v: system(v, "average").update(variant="none"), ["'none' of average"]),
+        (lambda v: system(v, "mma_unet").update(variant="e9"), ["'e9' of mma_unet", "base"]),
+        (lambda v: system(v, "average").update(method="averag"), ["'averag'", "average"]),
         (lambda v: v["methods"].update(mma_unett={}), ["'mma_unett'", "mma_unet"]),
     ]
     for change, words in cases:
@@ -229,7 +234,11 @@ def road(values):
         (lambda v: v["prepare"]["val_pairs"].update(roadscen=3), ["prepare.val_pairs", "did you mean 'roadscene'"]),
         (lambda v: v["prepare"]["val_pairs"].update(msrs=-1), ["prepare.val_pairs.msrs", "-1"]),
         (
-            lambda v: (v["methods"]["mma_unet"].pop("trained_on"), v["study"]["tasks"]["ivif"].update(train=[])),
+            lambda v: (
+                v["methods"]["mma_unet"].pop("trained_on"),
+                v["study"]["tasks"]["ivif"].update(train=[]),
+                v["study"].update(systems=[system(v, "mma_unet")]),
+            ),
             ["mma_unet", "'ivif'", "study.tasks.ivif.train"],
         ),
     ],

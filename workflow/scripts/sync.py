@@ -42,7 +42,8 @@ def dvc_yaml(jobs: list[Job]) -> str:
             outs=sorted(job.outputs - set(measured)),
             metrics=measured,
         )
-    lines += ["plots:", *(f"- {_flow(plot)}" for plot in _plots(jobs))]
+    plots = [f"- {_flow(plot)}" for plot in _plots(jobs)]
+    lines += ["plots:", *plots] if plots else []  # a study without a training has none, and DVC refuses an empty block
     return HEADER + "\n".join(lines) + "\n"
 
 
