@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from mmfuse.files.writing import sha256
-from mmfuse.training.checkpoints import Card, build, save_weights, weights_of
+from mmfuse.training.checkpoints import WeightsCard, build, save_weights, weights_of
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "lkc_funet": {"width": 4, "channels": 4, "groups": 2, "kernels": [3, 3, 3]},
@@ -33,7 +33,7 @@ def make(
     net = build(method, NETWORKS[method])
     held = {key: value.half() if value.is_floating_point() else value for key, value in _tensors(net).items()}
     path, index = folder / f"{name}.safetensors", folder / "index.yaml"
-    save_weights(path, held, Card(method, "base", tasks[0], 0, net.parts[-1], NETWORKS[method], complete=True))
+    save_weights(path, held, WeightsCard(method, "base", tasks[0], 0, net.parts[-1], NETWORKS[method], complete=True))
     content = yaml.safe_load(index.read_text()) if index.is_file() else {"defaults": {}, "weights": {}}
     content["defaults"] |= dict.fromkeys(default, name)
     content["weights"][name] = {

@@ -24,7 +24,7 @@ from mmfuse.stages import analyse as stage
 from mmfuse.study import plan
 from mmfuse.study.plan import System
 from mmfuse.study.stages import ANALYSE, report_inputs
-from mmfuse.training.checkpoints import Card, build, save_weights, weights_of
+from mmfuse.training.checkpoints import WeightsCard, build, save_weights, weights_of
 from test_methods import small
 
 ROOT = Path(__file__).parents[1]
@@ -292,7 +292,7 @@ class Listener:
 
 def test_the_stage_writes_the_result_and_refuses_what_does_not_fit(make_pack, tmp_path):
     net, weights, out = network(), tmp_path / "fusion.safetensors", tmp_path / "out.json"
-    card = Card("mma_unet", "base", "ivif", 0, "fusion", {"width": 2}, complete=True)
+    card = WeightsCard("mma_unet", "base", "ivif", 0, "fusion", {"width": 2}, complete=True)
     save_weights(weights, weights_of(net.deployed_modules()), card)
     listener = Listener()
 

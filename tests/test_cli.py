@@ -24,7 +24,7 @@ from mmfuse.data.images import image_files, luminance, read_image, write_image
 from mmfuse.data.packs import Pack, write_pack
 from mmfuse.inference.fusing import fuse_pair
 from mmfuse.study.stages import STAGES
-from mmfuse.training.checkpoints import Card, build, read_weights, save_weights, weights_of
+from mmfuse.training.checkpoints import WeightsCard, build, read_weights, save_weights, weights_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,7 +48,7 @@ def trained(path, **changes):
     torch.manual_seed(0)
     method = build("mma_unet", {"width": 4}).eval()
     values = {"method": "mma_unet", "variant": "base", "task": "ivif", "seed": 0, "part": "fusion", "complete": True}
-    save_weights(path, weights_of(method.deployed_modules()), Card(**values, network={"width": 4}, **changes))
+    save_weights(path, weights_of(method.deployed_modules()), WeightsCard(**values, network={"width": 4}, **changes))
     return method
 
 

@@ -20,7 +20,7 @@ from mmfuse.downstream.centre import CentreDetector
 from mmfuse.downstream.deeplab import losses_of
 from mmfuse.downstream.images import Batches, Labelled, load_images
 from mmfuse.downstream.masks import IGNORED
-from mmfuse.downstream.task import Task
+from mmfuse.downstream.trial import Trial
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.pipeline.jobs import Running
 from mmfuse.stages import detect, divide, label, segment
@@ -124,7 +124,7 @@ def made(room, goal, *, name="a.seed0", sources=None, own="a", **changes):
     pack, where = room / "prepared/labelled.safetensors", room / f"prepared/folds.{goal}.csv"
     chosen = {key: block[key] for key in ("goal", "splits", "division")}
     divide.run(ROAD, pack=pack, out=where, **chosen)
-    task = Task(
+    task = Trial(
         dataset=ROAD,
         block=block,
         pack=pack,

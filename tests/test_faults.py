@@ -32,7 +32,7 @@ from mmfuse.files.writing import checksum, files_below, remove_leftovers, whole_
 from mmfuse.pipeline.jobs import Job, execute
 from mmfuse.scenes import synthetic_road
 from mmfuse.tracking import Tracker
-from mmfuse.training.checkpoints import Card, load_state, save_state, save_weights
+from mmfuse.training.checkpoints import WeightsCard, load_state, save_state, save_weights
 from test_engines import ENVIRONMENT, call, clone, demo, results, template, tiny, write  # noqa: F401
 
 pytestmark = pytest.mark.faults
@@ -148,7 +148,7 @@ def disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-CARD = Card("average", "base", "ivif", 0, "x", {}, complete=True)
+CARD = WeightsCard("average", "base", "ivif", 0, "x", {}, complete=True)
 NOISE = np.random.default_rng(0).integers(0, 256, (1400, 1000), dtype=np.uint8)
 WRITERS = {
     "text": lambda path: write_text(path, "x" * (2 << 20)),

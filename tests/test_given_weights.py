@@ -21,7 +21,7 @@ from mmfuse.study.parameters import load_parameters
 from mmfuse.study.plan import System
 from mmfuse.study.set_checks import check_fused
 from mmfuse.study.stages import FUSE, complete_weights, report_inputs
-from mmfuse.training.checkpoints import Card, build, save_weights, weights_of
+from mmfuse.training.checkpoints import WeightsCard, build, save_weights, weights_of
 
 FILE = "data/external/weights/theirs.safetensors"
 SYSTEM = System("mma_unet", "theirs", "ivif", 0)
@@ -33,7 +33,7 @@ def weights(path: Path, method: str = "mma_unet", *, complete: bool = True, lost
     made = build(method, network)
     held = dict(list(weights_of(made.deployed_modules()).items())[lost:])
     sources = {"checkpoint-100.pth": "ab" * 32, "checkpoint-400-vi.pth": "cd" * 32}
-    card = Card(method, "as_published", "ivif", 0, "fusion", network, complete=complete, sources=sources)
+    card = WeightsCard(method, "as_published", "ivif", 0, "fusion", network, complete=complete, sources=sources)
     save_weights(path, held, card)
     return path
 

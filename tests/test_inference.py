@@ -11,7 +11,7 @@ from mmfuse import methods
 from mmfuse.benchmarks import convolution, variants
 from mmfuse.benchmarks import network as measured
 from mmfuse.cli import app as cli
-from mmfuse.fastconv.convolution_cost import Task
+from mmfuse.fastconv.convolution_cost import LayerUse
 from mmfuse.inference.fast_copy import for_inference
 from mmfuse.training.checkpoints import build
 
@@ -209,10 +209,10 @@ def test_benchmark_refuses(words, benchmark):
 def test_benchmark_of_the_convolution(monkeypatch):
     monkeypatch.setattr(convolution, "_AT_LEAST", 0.0)
     threads = torch.get_num_threads()
-    result = convolution.run(tasks=(Task(1, 32, 32, 9, 8, 8), Task(1, 32, 32, 15, 16, 16)))
+    result = convolution.run(tasks=(LayerUse(1, 32, 32, 9, 8, 8), LayerUse(1, 32, 32, 15, 16, 16)))
     torch.set_num_threads(threads)
     assert result["fitted"].keys() == result["rates"].keys()
-    for row in result["tasks"]:
+    for row in result["layers"]:
         for use in ("inference", "training"):
             assert 0 < row[use]["best"] <= min(row[use]["as_chosen"], row[use]["direct"])
     assert len(list(convolution.lines(result))) == 2 + len(result["rates"]) + 4

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mmfuse.errors import UserError
 from mmfuse.fastconv import convolution_cost, spectra, workspace
-from mmfuse.fastconv.convolution_cost import Task, best_tiling
+from mmfuse.fastconv.convolution_cost import LayerUse, best_tiling
 from mmfuse.fastconv.depthwise import DepthwiseConvolution
 from mmfuse.fastconv.large_kernel import LargeKernelConv2d, TiledConvolution, plain
 from mmfuse.fastconv.overlap_save import Tiling, convolve, gradients, kernel_spectra
@@ -297,11 +297,11 @@ def test_kept_spectra_stay_within_their_limit():
 
 
 def test_the_choice_of_the_way():
-    paper = Task(1, 256, 256, 15, 128, 128, kept=True)
+    paper = LayerUse(1, 256, 256, 15, 128, 128, kept=True)
     assert best_tiling(paper, 2).tile == 32
-    assert best_tiling(Task(8, 64, 64, 15, 128, 128, of_image=True, of_weight=True), 2) is not None
-    assert best_tiling(Task(8, 64, 64, 3, 128, 128), 2) is None
-    assert best_tiling(Task(1, 16, 16, 15, 8, 8), 2) is None
+    assert best_tiling(LayerUse(8, 64, 64, 15, 128, 128, of_image=True, of_weight=True), 2) is not None
+    assert best_tiling(LayerUse(8, 64, 64, 3, 128, 128), 2) is None
+    assert best_tiling(LayerUse(1, 16, 16, 15, 8, 8), 2) is None
     tiling = Tiling(1, 40, 40, 9, 16)
     kept = kernel_spectra(draw(2, 3, 9, 9), tiling)
     assert kept.shape == (tiling.half, 3 * tiling.length, 3, 2)

@@ -22,7 +22,7 @@ from mmfuse.stages.train import check_parts
 from mmfuse.study import plan
 from mmfuse.study.settings import network_options, without_adaptive
 from mmfuse.training.checkpoints import (
-    Card,
+    WeightsCard,
     build,
     load_into,
     load_method,
@@ -291,7 +291,7 @@ trained = pytest.mark.parametrize("name", [name for name in NAMES if methods.loa
 @pytest.fixture
 def saved(name, tmp_path):
     method = lively(name)
-    card = Card(name, "base", "ivif", 3, method.parts[-1], options(name), complete=True)
+    card = WeightsCard(name, "base", "ivif", 3, method.parts[-1], options(name), complete=True)
     path = tmp_path / "w.safetensors"
     save_weights(path, weights_of(method.deployed_modules()), card)
     return method, card, path
@@ -353,7 +353,7 @@ def test_an_intermediate_part_is_no_network(name, saved, tmp_path):
     first = method.parts[0]
     if len(method.parts) == 1:
         pytest.skip(f"{name} has one part")
-    part = Card(**{**vars(card), "part": first, "complete": False})
+    part = WeightsCard(**{**vars(card), "part": first, "complete": False})
     save_weights(tmp_path / "part", weights_of(method.part_modules(first)), part)
     with pytest.raises(UserError, match=f"only the part '{first}'"):
         load_method(tmp_path / "part")

@@ -22,7 +22,7 @@ from golden_triples import GOLDEN, golden_triples
 from mmfuse.data.images import read_image
 from mmfuse.data.pairs import read_triple
 from mmfuse.errors import MmfuseError, UserError
-from mmfuse.metrics import CONVENTIONS, Card, Metric, conventions, plain_names, resolve, score, variants
+from mmfuse.metrics import CONVENTIONS, Metric, MetricCard, conventions, plain_names, resolve, score, variants
 from mmfuse.metrics.sharing import shared, sharing
 from plain_metrics import SLOW
 
@@ -440,7 +440,7 @@ def test_cards_are_complete_and_names_unique():
     assert set(owners) == set(NAMES)
     for name, found in variants().items():
         assert isinstance(found, Metric)
-        assert isinstance(found.card, Card)
+        assert isinstance(found.card, MetricCard)
         assert found.name == found.function.__name__ == name
         assert found.card.better in {"higher", "lower"}
         assert found.card.range[0] < found.card.range[1]

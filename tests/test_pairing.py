@@ -20,7 +20,7 @@ from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.plan import System
 from mmfuse.study.settings import network_options
-from mmfuse.training.checkpoints import Card, build, load_method, read_weights, save_weights, weights_of
+from mmfuse.training.checkpoints import WeightsCard, build, load_method, read_weights, save_weights, weights_of
 from mmfuse.training.loop import prepare_part
 
 ROOT = Path(__file__).parents[1]
@@ -68,7 +68,7 @@ def stage_one(tmp_path, settings):
     """Weights of both encoders, as stage I leaves them."""
     paths, net = [], network(channels=3)
     for part in ("vi_unet", "ir_unet"):
-        card = Card("mma_unet", "base", "ivif", 0, part, network_options(settings, part), complete=False)
+        card = WeightsCard("mma_unet", "base", "ivif", 0, part, network_options(settings, part), complete=False)
         paths.append(tmp_path / f"{part}.safetensors")
         save_weights(paths[-1], weights_of(net.part_modules(part)), card)
     return paths
@@ -184,7 +184,7 @@ def test_learned_weights_are_kept_with_the_network(tmp_path):
     with torch.no_grad():
         for level in net.fusion.pairs:
             level.choice.copy_(torch.randn(len(level.choice)))
-    card = Card("mma_unet", "learned", "ivif", 0, "fusion", {"width": 2, "pairing": "learned"}, complete=True)
+    card = WeightsCard("mma_unet", "learned", "ivif", 0, "fusion", {"width": 2, "pairing": "learned"}, complete=True)
     save_weights(tmp_path / "w", weights_of(net.deployed_modules()), card)
     loaded, _ = load_method(tmp_path / "w")
     assert loaded.fusion.pair_weights() == net.fusion.pair_weights()

@@ -19,7 +19,7 @@ from mmfuse.stages import train as stage
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.plan import System
 from mmfuse.training.batches import TrainingPairs, validation_pairs
-from mmfuse.training.checkpoints import Card, read_moments, read_weights, save_weights
+from mmfuse.training.checkpoints import WeightsCard, read_moments, read_weights, save_weights
 from mmfuse.training.loop import make_fabric, step_count, train_part
 from mmfuse.training.seeding import seed_everything
 from test_training import BLOCK, LOOP
@@ -223,7 +223,7 @@ def test_a_part_that_goes_on_with_the_moments_is_one_long_training(train, tmp_pa
         method = _TwoParts()
         first = train(method, "first", steps=3, keep_moments=kept)
         path = tmp_path / "first.safetensors"
-        card = Card("toy", "base", "ivif", 0, "first", {}, complete=False)
+        card = WeightsCard("toy", "base", "ivif", 0, "first", {}, complete=False)
         save_weights(path, first.last | first.moments, card)
         assert read_weights(path)[0].keys() == first.last.keys(), "moments are no weights"
         moments = read_moments(path) if kept else None
@@ -256,7 +256,7 @@ def test_weights_without_moments_cannot_be_gone_on_with(train, tmp_path):
     method = _TwoParts()
     path = tmp_path / "first.safetensors"
     outcome = train(method, "first", steps=1)
-    save_weights(path, outcome.last, Card("toy", "base", "ivif", 0, "first", {}, complete=False))
+    save_weights(path, outcome.last, WeightsCard("toy", "base", "ivif", 0, "first", {}, complete=False))
     with pytest.raises(UserError, match="no moments"):
         read_moments(path)
     with pytest.raises(UserError, match="No parameter of this part has moments"):

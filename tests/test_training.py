@@ -24,7 +24,7 @@ from mmfuse.stages import crop
 from mmfuse.stages.train import _pictured, _write
 from mmfuse.training import loop as training
 from mmfuse.training.batches import TrainingPairs, validation_pairs
-from mmfuse.training.checkpoints import Card, build, load_state, read_weights, save_state
+from mmfuse.training.checkpoints import WeightsCard, build, load_state, read_weights, save_state
 from mmfuse.training.loop import learning_rate, make_fabric, step_count, train_part
 from mmfuse.training.seeding import derived_seed, seed_everything
 
@@ -443,7 +443,7 @@ def test_best_and_last_weights_are_written_apart(train, tmp_path, part):
     method = build("mma_unet", {"width": 4})
     outcome = train(part, method=method, steps=2)
     best = {key: torch.full_like(value, 2) for key, value in outcome.last.items()}
-    card = Card("mma_unet", "base", "ivif", 0, part, {"width": 4}, complete=part == "fusion")
+    card = WeightsCard("mma_unet", "base", "ivif", 0, part, {"width": 4}, complete=part == "fusion")
     _write(method, dataclasses.replace(outcome, best=best), card, tmp_path / "w.safetensors")
     (found, found_card), (last, _) = (read_weights(tmp_path / f"w{end}safetensors") for end in (".", ".last."))
     assert found_card == card

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmfuse.fastconv import convolution_cost, small_kernel, winograd, workspace
-from mmfuse.fastconv.convolution_cost import Task, best_winograd_tile
+from mmfuse.fastconv.convolution_cost import LayerUse, best_winograd_tile
 from mmfuse.fastconv.small_kernel import SmallKernelConv2d
 from mmfuse.inference import smfnet_blocks
 from mmfuse.inference.fast_copy import for_inference
@@ -104,7 +104,7 @@ def test_other_layers_stay_as_they_are(options):
 
 
 def test_the_way_depends_on_shapes():
-    wide, narrow = Task(1, 64, 64, 3, 256, 256, kept=True), Task(1, 64, 64, 3, 8, 8, kept=True)
+    wide, narrow = LayerUse(1, 64, 64, 3, 256, 256, kept=True), LayerUse(1, 64, 64, 3, 8, 8, kept=True)
     assert best_winograd_tile(wide, 1) in winograd.TILES
     assert best_winograd_tile(narrow, 1) is None
     direct = convolution_cost.seconds_direct(wide, 1)

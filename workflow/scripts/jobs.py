@@ -18,7 +18,7 @@ _SHELL = "Shell command: "
 
 
 @dataclass(frozen=True)
-class Job:
+class EngineJob:
     """One job: its name in dvc.yaml, its command, its files, and the parameters whose change reruns it.
 
     A parameter of another file than params.yaml is `FILE:KEY`. Among the inputs stands the digest of the code.
@@ -37,15 +37,15 @@ def digest_file(stage: Stage, key: Key) -> str:
     return f".mmfuse/code/{'.'.join([stage.name, *own])}.txt"
 
 
-def declared_jobs(root: Path) -> list[Job]:
+def declared_jobs(root: Path) -> list[EngineJob]:
     """Return all jobs of the study in a project's folder, in the order of the work."""
     parameters = load_parameters(root / PARAMS)
     return [_declared(parameters, stage, key) for stage, key in [*jobs_of(parameters), (REPORT, {})]]
 
 
-def _declared(parameters: Parameters, stage: Stage, key: Key) -> Job:
+def _declared(parameters: Parameters, stage: Stage, key: Key) -> EngineJob:
     inputs = [path for paths in stage.inputs(parameters, key).values() for path in paths]
-    return Job(
+    return EngineJob(
         name="-".join([stage.name, *(key[name] for name in stage.key)]),
         command=stage.command(key),
         inputs=frozenset([*inputs, digest_file(stage, key)]),
@@ -60,7 +60,7 @@ def digests(root: Path) -> dict[str, list[str]]:
     return {digest_file(stage, key): stage.code(key) for stage, key in [*jobs_of(parameters), (REPORT, {})]}
 
 
-def dvc_jobs(root: Path) -> list[Job]:
+def dvc_jobs(root: Path) -> list[EngineJob]:
     """Read all jobs from dvc.yaml, but for the one that writes the digests."""
     from dvc.dependency import ParamsDependency
     from dvc.repo import Repo
@@ -70,7 +70,7 @@ def dvc_jobs(root: Path) -> list[Job]:
         for stage in (stage for stage in repo.index.stages if stage.name != CODE):
             watched = [dep for dep in stage.deps if isinstance(dep, ParamsDependency)]
             jobs.append(
-                Job(
+                EngineJob(
                     name=stage.name,
                     command=" ".join(stage.cmd.split()),
                     inputs=frozenset(dep.def_path for dep in stage.deps if not isinstance(dep, ParamsDependency)),
@@ -102,7 +102,7 @@ def snakemake_commands(root: Path) -> list[str]:
     return [command for command in commands if command != "None"]  # that of `rule all`
 
 
-def differences(declared: Sequence[Job], dvc: Iterable[Job], snakemake: Iterable[str]) -> list[str]:
+def differences(declared: Sequence[EngineJob], dvc: Iterable[EngineJob], snakemake: Iterable[str]) -> list[str]:
     """Say in words how the engines' jobs differ from the declared ones; nothing if all are equal."""
     left, right = ({job.name: job for job in jobs} for jobs in (declared, dvc))
     lines = [f"{name} is missing in dvc.yaml" for name in left.keys() - right.keys()]

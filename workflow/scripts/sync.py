@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jobs import CODE, PARAMS, Job, declared_jobs, differences, digests, dvc_jobs, snakemake_commands
+from jobs import CODE, PARAMS, EngineJob, declared_jobs, differences, digests, dvc_jobs, snakemake_commands
 
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.files.writing import write_manifest, write_text
@@ -27,7 +27,7 @@ HEADER = """\
 """
 
 
-def dvc_yaml(jobs: list[Job]) -> str:
+def dvc_yaml(jobs: list[EngineJob]) -> str:
     """Return the text of dvc.yaml for a list of jobs: a few lines each."""
     listed = sorted({path for job in jobs for path in job.inputs if path.startswith(".mmfuse/code/")})
     # lists the code behind each job, so that a job reruns if its own code has changed
@@ -58,7 +58,7 @@ def _flow(value: Any) -> str:
     return " ".join(text.split()) if isinstance(value, str) else text.replace("\n", "\n    ")
 
 
-def _plots(jobs: list[Job]) -> list[dict[str, Any]]:
+def _plots(jobs: list[EngineJob]) -> list[dict[str, Any]]:
     """Return what `dvc plots diff` draws of two commits: the training loss of each training, step by step."""
     histories = {job.name: out for job in jobs for out in job.outputs if out.endswith(".history.csv")}
     return [
@@ -67,7 +67,7 @@ def _plots(jobs: list[Job]) -> list[dict[str, Any]]:
     ]
 
 
-def _parameters(job: Job) -> list[str | dict[str, list[str]]]:
+def _parameters(job: EngineJob) -> list[str | dict[str, list[str]]]:
     """Return DVC's form of the watched keys: plain ones from params.yaml, others under their file."""
     keys: list[str | dict[str, list[str]]] = sorted(key for key in job.parameters if ":" not in key)
     files: dict[str, list[str]] = {}

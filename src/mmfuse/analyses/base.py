@@ -1,6 +1,6 @@
 """What every analysis offers.
 
-CARD: a `Card`.
+CARD: a `AnalysisCard`.
 analyse(network, pack, *, ...) -> dict: the result for one trained network on one test pack, as JSON can hold it; its
     options are keyword arguments, given under `analyse.NAME.options` in params.yaml. Numbers under `summary` (a flat
     mapping) also go to MLflow. Equal inputs give equal results: round what depends on the order of a sum.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Card:
+class AnalysisCard:
     """What an analysis says about itself.
 
     Attributes:

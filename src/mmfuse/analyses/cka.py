@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmfuse.analyses.base import Card, Drawing
+from mmfuse.analyses.base import AnalysisCard, Drawing
 from mmfuse.data.images import Bytes, from_png_text, luminance, png_text, resize
 from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CARD = Card(
+CARD = AnalysisCard(
     title="Similarity of the encoders' layers (CKA)",
     source="MMA-UNet 1, 3.3 and 3.4, Figures 1, 3 and 4; CKA after Nguyen et al. 2021",
     words="Linear CKA from the unbiased minibatch estimate of HSIC, between all intermediate representations of both "

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmfuse.analyses.base import Card, Drawing
+from mmfuse.analyses.base import AnalysisCard, Drawing
 from mmfuse.data.images import from_png_text, luminance, png_text
 from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = NDArray[np.float64]
-CARD = Card(
+CARD = AnalysisCard(
     title="Local consistency of the first features",
     source="LKC-FUNet 3.2 and Figure 3; the measure is this project's reading of it",
     words="The feature map after the InitBlock is cut into square chunks. The consistency of a chunk is the mean "

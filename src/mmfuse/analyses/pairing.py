@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmfuse.analyses.base import Card, Drawing
+from mmfuse.analyses.base import AnalysisCard, Drawing
 from mmfuse.data.packs import Pack
 from mmfuse.study.plan import System
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CARD = Card(
+CARD = AnalysisCard(
     title="Fused pairs of levels",
     source="MMA-UNet 3.2 and Table 4; adaptive and learned pairings are this project's",
     words="How much each pair of a visible and an infrared level counts in the fused levels: 1 for a pair that was "

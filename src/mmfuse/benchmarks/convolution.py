@@ -14,33 +14,33 @@ from scipy.optimize import nnls
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmfuse.fastconv.convolution_cost import RATES, Rates, Task, Work, best_tiling, work_of_tiles
+from mmfuse.fastconv.convolution_cost import RATES, LayerUse, Rates, Work, best_tiling, work_of_tiles
 from mmfuse.fastconv.overlap_save import Tiling, convolve, gradients, kernel_spectra
 
 # batch, height, width, kernel, channels in and out: what LKC-FUNet has, in parts, and narrower layers
-TASKS = (
-    Task(8, 64, 64, 15, 16, 16),
-    Task(2, 64, 64, 7, 64, 64),
-    Task(4, 64, 64, 9, 32, 32),
-    Task(1, 64, 64, 5, 128, 128),
-    Task(1, 64, 64, 15, 128, 128),
-    Task(1, 128, 128, 11, 128, 128),
-    Task(1, 32, 32, 15, 128, 128),
-    Task(1, 64, 64, 31, 64, 64),
+LAYERS = (
+    LayerUse(8, 64, 64, 15, 16, 16),
+    LayerUse(2, 64, 64, 7, 64, 64),
+    LayerUse(4, 64, 64, 9, 32, 32),
+    LayerUse(1, 64, 64, 5, 128, 128),
+    LayerUse(1, 64, 64, 15, 128, 128),
+    LayerUse(1, 128, 128, 11, 128, 128),
+    LayerUse(1, 32, 32, 15, 128, 128),
+    LayerUse(1, 64, 64, 31, 64, 64),
 )
 _TILES = (8, 16, 24, 32)
 _AT_LEAST = 0.1  # seconds that a measurement takes
 
 
-def run(*, tasks: tuple[Task, ...] = TASKS) -> dict[str, Any]:
+def run(*, layers: tuple[LayerUse, ...] = LAYERS) -> dict[str, Any]:
     """Measure direct convolution and tiles of several sizes, and fit the rates of `convolution_cost` to them.
 
     One thread is measured, in processor time, which others on the machine disturb least.
     """
     torch.set_num_threads(1)
-    rows = [_measure(task) for task in tasks]
+    rows = [_measure(use) for use in layers]
     works = [(work, seconds) for row in rows for work, seconds in row.pop("works")]
-    return {"rates": asdict(RATES), "fitted": asdict(_fit(works, rows)), "tasks": rows}
+    return {"rates": asdict(RATES), "fitted": asdict(_fit(works, rows)), "layers": rows}
 
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
@@ -49,7 +49,7 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
     for name, rate in result["rates"].items():
         yield f"  {name:>20} {rate:10.3g} {result['fitted'][name]:10.3g}"
     yield "seconds: direct; as chosen; the best of what was measured"
-    for row in result["tasks"]:
+    for row in result["layers"]:
         for use in ("inference", "training"):
             times = row[use]
             chosen = f"tile {times['chosen']}" if times["chosen"] else "direct"
@@ -59,34 +59,33 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _measure(task: Task) -> dict[str, Any]:
+def _measure(use: LayerUse) -> dict[str, Any]:
     """Time one layer's inference and its training step, directly and with each tile."""
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(task.batch, task.height, task.width, task.channels_in, generator=generator)
-    gradient = torch.randn(task.batch, task.height, task.width, task.channels_out, generator=generator)
-    weight = torch.randn(task.channels_out, task.channels_in, task.kernel, task.kernel, generator=generator)
-    kept, learning = replace(task, kept=True), replace(task, of_image=True, of_weight=True)
+    image = torch.randn(use.batch, use.height, use.width, use.channels_in, generator=generator)
+    gradient = torch.randn(use.batch, use.height, use.width, use.channels_out, generator=generator)
+    weight = torch.randn(use.channels_out, use.channels_in, use.kernel, use.kernel, generator=generator)
+    kept, learning = replace(use, kept=True), replace(use, of_image=True, of_weight=True)
     chosen = {"inference": best_tiling(kept, 1), "training": best_tiling(learning, 1)}
     forward, backward = _direct(image, gradient, weight)
     times: dict[str, dict[int | None, float]] = {"inference": {None: forward}, "training": {None: forward + backward}}
     works = []
     for tile in sorted({*_TILES, *(tiling.tile for tiling in chosen.values() if tiling)}):
-        if tile > max(task.height, task.width) or tile < task.kernel // 2:
+        if tile > max(use.height, use.width) or tile < use.kernel // 2:
             continue
-        tiling = Tiling(task.batch, task.height, task.width, task.kernel, tile)
+        tiling = Tiling(use.batch, use.height, use.width, use.kernel, tile)
         spectra = kernel_spectra(weight, tiling)
         with_kept = _seconds(partial(convolve, image, weight, None, tiling, spectra))
         without = _seconds(partial(convolve, image, weight, None, tiling))
         both = _seconds(partial(gradients, image, gradient, weight, tiling, of_image=True, of_weight=True))
-        works += [(work_of_tiles(kept, tile), with_kept), (work_of_tiles(task, tile), without)]
+        works += [(work_of_tiles(kept, tile), with_kept), (work_of_tiles(use, tile), without)]
         works.append((work_of_tiles(learning, tile), without + both))
         times["inference"][tile], times["training"][tile] = with_kept, without + both
-    pixels = task.batch * task.height * task.width
+    pixels = use.batch * use.height * use.width
     return {
-        "what": f"{task.batch} x {task.height} x {task.width}, {task.kernel}: "
-        f"{task.channels_in} to {task.channels_out}",
-        "kernel": task.kernel,
-        "operations": 2 * task.kernel**2 * task.channels_in * task.channels_out * pixels,
+        "what": f"{use.batch} x {use.height} x {use.width}, {use.kernel}: {use.channels_in} to {use.channels_out}",
+        "kernel": use.kernel,
+        "operations": 2 * use.kernel**2 * use.channels_in * use.channels_out * pixels,
         "forward": forward,
         "backward": backward,
         "works": works,

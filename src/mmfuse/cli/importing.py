@@ -16,7 +16,7 @@ from mmfuse.errors import UserError
 from mmfuse.files.writing import sha256
 from mmfuse.methods.base import FusionMethod
 from mmfuse.study.settings import merged
-from mmfuse.training.checkpoints import Card, build, save_weights
+from mmfuse.training.checkpoints import WeightsCard, build, save_weights
 from mmfuse.weights.foreign import Dictionary, dictionaries
 
 VARIANT = "as_published"  # of imported weights
@@ -116,7 +116,7 @@ def run(
     known = method.published_tasks
     assumed = known[form.number] if form.number < len(known) else "ivif"
     part = next(part for part in reversed(method.parts) if part not in method.optional_parts)
-    card = Card(name, VARIANT, task or assumed, 0, part, chosen, complete=True, sources=sources)
+    card = WeightsCard(name, VARIANT, task or assumed, 0, part, chosen, complete=True, sources=sources)
     weights = {
         ours: _converted(match.placed[group][0].tensors[theirs], form.own[ours])
         for group, names in form.groups.items()

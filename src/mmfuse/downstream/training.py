@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mmfuse.downstream.task import Task
+from mmfuse.downstream.trial import Trial
 from mmfuse.errors import MmfuseError
 from mmfuse.fastconv.workspace import keep_freed_memory
 from mmfuse.inference.fusing import best_device
@@ -36,7 +36,7 @@ def settle(threads: int) -> torch.device:
     return best_device()
 
 
-def fit(model: nn.Module, losses: Callable[[int], dict[str, Tensor]], task: Task, running: Running) -> None:
+def fit(model: nn.Module, losses: Callable[[int], dict[str, Tensor]], trial: Trial, running: Running) -> None:
     """Train a model to its last step, going on from a saved state of the same job if there is one.
 
     The job's run gets a row for each logged step: `step`, `lr`, the sum of the loss terms and each of them.
@@ -44,28 +44,28 @@ def fit(model: nn.Module, losses: Callable[[int], dict[str, Tensor]], task: Task
     Args:
         model: The network, on its device.
         losses: Gives the loss terms of a step.
-        task: What to train, for how many steps, and where the state lies between saves.
+        trial: What to train, for how many steps, and where the state lies between saves.
         running: The job's MLflow run; a saved state of another fingerprint is ignored.
 
     Raises:
         MmfuseError: the loss is no longer a finite number, or the job was asked to stop.
     """
-    settings, steps, fingerprint = task.block["training"], task.steps(), running.fingerprint
+    settings, steps, fingerprint = trial.block["training"], trial.steps(), running.fingerprint
     optimiser = _optimiser(model, settings)
-    step, history = _restore(load_state(task.resume), fingerprint, model, optimiser)
+    step, history = _restore(load_state(trial.resume), fingerprint, model, optimiser)
     logged = len(history)
     model.train()
     bar = tqdm(total=steps, initial=step, mininterval=0.5 if sys.stderr.isatty() else 20)
     with stop_request() as stopping, bar:
         while step < steps:
-            row = _one_step(model, losses, optimiser, settings, step, steps, task.seed)
+            row = _one_step(model, losses, optimiser, settings, step, steps, trial.seed)
             step += 1
             bar.update()
             if step == steps or step % settings["log_every"] == 0:
                 history.append(row)
             if step < steps and (step % settings["save_every"] == 0 or stopping()):
                 state = {"fingerprint": fingerprint, "step": step, "history": history}
-                save_state(task.resume, {**state, "weights": model.state_dict(), "optimiser": optimiser.state_dict()})
+                save_state(trial.resume, {**state, "weights": model.state_dict(), "optimiser": optimiser.state_dict()})
                 running.tracker.log_rows(history[logged:])
                 logged = len(history)
             if stopping() and step < steps:

@@ -20,7 +20,7 @@ import yaml
 from mmfuse.data.images import write_image
 from mmfuse.downstream.boxes import MOST, Boxes
 from mmfuse.downstream.images import Labelled
-from mmfuse.downstream.task import Task
+from mmfuse.downstream.trial import Trial
 from mmfuse.errors import UserError
 from mmfuse.pipeline.jobs import Running
 
@@ -39,7 +39,7 @@ def is_yolo(name: str) -> bool:
     return bool(_NAME.fullmatch(name))
 
 
-def train(task: Task, images: Sequence[Labelled], running: Running) -> tuple[Callable[..., list[Boxes]], int]:
+def train(trial: Trial, images: Sequence[Labelled], running: Running) -> tuple[Callable[..., list[Boxes]], int]:
     """Train a YOLO from its published architecture and random weights; a killed training starts anew.
 
     Its own augmentation and loss are used; of the training's block it takes size, epochs or steps, batch, optimiser,
@@ -51,33 +51,33 @@ def train(task: Task, images: Sequence[Labelled], running: Running) -> tuple[Cal
     Raises:
         UserError: ultralytics is not installed, has no such model, or pretrained weights are asked for.
     """
-    name, settings = task.block["model"]["name"], task.block["training"]
+    name, settings = trial.block["model"]["name"], trial.block["training"]
     if find_spec("ultralytics") is None:
         raise UserError(
             f"The detector {name} needs ultralytics, which is not installed.",
             expected="the optional extra mmfuse[yolo]",
             fix="pip install 'mmfuse[yolo]' (AGPL-3.0: read its licence first), or choose the detector `centre`",
         )
-    if task.block["model"]["pretrained"]:
+    if trial.block["model"]["pretrained"]:
         raise UserError(f"{name} is trained from random weights here.", expected="pretrained: false")
-    folder = task.resume.with_suffix(".yolo").resolve()
+    folder = trial.resume.with_suffix(".yolo").resolve()
     shutil.rmtree(folder, ignore_errors=True)
-    data = _write_data(folder, images, task.classes)
+    data = _write_data(folder, images, trial.classes)
     yolo = _quiet(folder)
     try:
         model = yolo(f"{name}.yaml", verbose=False)
     except FileNotFoundError as error:
         raise UserError(f"ultralytics has no model {name!r}.", found=error) from error
-    epochs = max(1, round(task.steps() * settings["batch"] / len(images)))
+    epochs = max(1, round(trial.steps() * settings["batch"] / len(images)))
     model.add_callback("on_train_epoch_end", lambda trainer: running.tracker.log_rows([_row(trainer)]))
     model.train(
         data=str(data),
         epochs=epochs,
-        seed=task.seed,
+        seed=trial.seed,
         project=str(folder),
         **_chosen(settings),
         **_SAME,
-        **task.block["model"]["options"],
+        **trial.block["model"]["options"],
     )
     trained = yolo(str(folder / "run/weights/last.pt"), verbose=False)
     size = sum(parameter.numel() for parameter in trained.model.parameters())

@@ -82,7 +82,7 @@ RATES = Rates()
 
 
 @dataclass(frozen=True)
-class Task:
+class LayerUse:
     """One use of a layer.
 
     Args:
@@ -108,12 +108,12 @@ class Task:
     of_weight: bool = False
 
 
-def work_of_tiles(task: Task, tile: int) -> Work:
+def work_of_tiles(use: LayerUse, tile: int) -> Work:
     """Count the work of a convolution through tiles, with the gradients that are wanted."""
-    tiling = Tiling(task.batch, task.height, task.width, task.kernel, tile)
+    tiling = Tiling(use.batch, use.height, use.width, use.kernel, tile)
     n = tiling.rows * tiling.across
     half, length, kernel = tiling.half, tiling.length, tiling.kernel
-    weights = task.channels_in * task.channels_out
+    weights = use.channels_in * use.channels_out
     wide = tiling.across * tile + kernel - 1
 
     def transform(channels: int, support: int) -> Work:
@@ -129,62 +129,62 @@ def work_of_tiles(task: Task, tile: int) -> Work:
     made = 3 * half * length * weights
     make = Work(dft=(4 * kernel + 8 * length) * half * kernel * weights, made=made, calls=3 * half)
     per_row = Work(calls=2 * tiling.rows)
-    total = transform(task.channels_in, length) + multiply(task.channels_out) + per_row
-    total += Work(read=made) if task.kept else make
-    if task.of_image or task.of_weight:
-        total += transform(task.channels_out, length) + per_row
-    if task.of_image:
-        total += multiply(task.channels_in) + make
-    if task.of_weight:
-        total += transform(task.channels_in, tile) + make
+    total = transform(use.channels_in, length) + multiply(use.channels_out) + per_row
+    total += Work(read=made) if use.kept else make
+    if use.of_image or use.of_weight:
+        total += transform(use.channels_out, length) + per_row
+    if use.of_image:
+        total += multiply(use.channels_in) + make
+    if use.of_weight:
+        total += transform(use.channels_in, tile) + make
         total += Work(dft=make.dft / 2, channels=6 * half * length * n * weights, calls=4 * half)
     return total
 
 
-def seconds_direct(task: Task, threads: int) -> float:
+def seconds_direct(use: LayerUse, threads: int) -> float:
     """Estimate a direct convolution, with the gradients that are wanted."""
-    pixels = task.batch * task.height * task.width
+    pixels = use.batch * use.height * use.width
     # it works on blocks of 16 channels
-    channels = (-(-task.channels_in // 16) * 16) * (-(-task.channels_out // 16) * 16)
-    operations = 2 * task.kernel**2 * channels * pixels
-    seconds = operations / RATES.direct * (1 + task.of_image)
-    if task.of_weight:
-        seconds += operations / (RATES.direct_weight if task.kernel < 15 else RATES.direct_weight_large)
+    channels = (-(-use.channels_in // 16) * 16) * (-(-use.channels_out // 16) * 16)
+    operations = 2 * use.kernel**2 * channels * pixels
+    seconds = operations / RATES.direct * (1 + use.of_image)
+    if use.of_weight:
+        seconds += operations / (RATES.direct_weight if use.kernel < 15 else RATES.direct_weight_large)
     return seconds / threads
 
 
 @lru_cache(maxsize=4096)
-def best_tiling(task: Task, threads: int) -> Tiling | None:
+def best_tiling(use: LayerUse, threads: int) -> Tiling | None:
     """Return how to cut the image of a convolution in single precision on the CPU, None for the direct way."""
-    smallest = max(TILES[0], task.kernel // 2)
-    largest = max(task.height, task.width)
+    smallest = max(TILES[0], use.kernel // 2)
+    largest = max(use.height, use.width)
     tiles = [tile for tile in TILES if smallest <= tile <= largest] or [smallest]
-    seconds = {tile: RATES.seconds(work_of_tiles(task, tile), threads) for tile in tiles}
+    seconds = {tile: RATES.seconds(work_of_tiles(use, tile), threads) for tile in tiles}
     tile = next(tile for tile in tiles if seconds[tile] <= HARDLY_MORE * min(seconds.values()))
-    if seconds[tile] > MARGIN * seconds_direct(task, threads):
+    if seconds[tile] > MARGIN * seconds_direct(use, threads):
         return None
-    return Tiling(task.batch, task.height, task.width, task.kernel, tile)
+    return Tiling(use.batch, use.height, use.width, use.kernel, tile)
 
 
-def work_of_winograd(task: Task, tile: int) -> Work:
+def work_of_winograd(use: LayerUse, tile: int) -> Work:
     """Count the work of a 3x3 convolution through tiles of Winograd's kind, without gradients."""
-    tiling = winograd.Tiling(task.batch, task.height, task.width, winograd.KERNEL, tile)
+    tiling = winograd.Tiling(use.batch, use.height, use.width, winograd.KERNEL, tile)
     n, length = tiling.rows * tiling.across, tiling.length
-    bands = len(list(tiling.bands(task.channels_in + task.channels_out, 4)))
-    weights = task.channels_in * task.channels_out
+    bands = len(list(tiling.bands(use.channels_in + use.channels_out, 4)))
+    weights = use.channels_in * use.channels_out
     # products with so small matrices run at half the rate of the others
-    dft = 4 * length * n * (task.channels_in * (length + tile) * length + task.channels_out * 2 * tile * (tile + 1))
+    dft = 4 * length * n * (use.channels_in * (length + tile) * length + use.channels_out * 2 * tile * (tile + 1))
     # each tile is cut and put back at each point, and images come from memory
-    moved = n * (task.channels_in * (length**2 + 2 * tile**2) + task.channels_out * tile * (length + tile))
+    moved = n * (use.channels_in * (length**2 + 2 * tile**2) + use.channels_out * tile * (length + tile))
     calls = bands * 5 * length + 2 * tiling.rows
     # the weight's places lie side by side in memory: a transposition, which takes longer than the product
-    kernel = Work(read=length**2 * weights) if task.kept else Work(made=3 * length**2 * weights)
+    kernel = Work(read=length**2 * weights) if use.kept else Work(made=3 * length**2 * weights)
     return kernel + Work(dft=dft, channels=2 * length**2 * n * weights, moved=moved, calls=calls)
 
 
 @lru_cache(maxsize=4096)
-def best_winograd_tile(task: Task, threads: int) -> int | None:
+def best_winograd_tile(use: LayerUse, threads: int) -> int | None:
     """Return the tile for a 3x3 convolution on the CPU, None for the direct way."""
-    seconds = {tile: RATES.seconds(work_of_winograd(task, tile), threads) for tile in winograd.TILES}
+    seconds = {tile: RATES.seconds(work_of_winograd(use, tile), threads) for tile in winograd.TILES}
     tile = next(tile for tile in winograd.TILES if seconds[tile] <= HARDLY_MORE * min(seconds.values()))
-    return tile if seconds[tile] <= MARGIN_WINOGRAD * seconds_direct(task, threads) else None
+    return tile if seconds[tile] <= MARGIN_WINOGRAD * seconds_direct(use, threads) else None

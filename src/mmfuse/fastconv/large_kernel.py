@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mmfuse.errors import UserError
-from mmfuse.fastconv.convolution_cost import Task, best_tiling
+from mmfuse.fastconv.convolution_cost import LayerUse, best_tiling
 from mmfuse.fastconv.depthwise import convolve_depthwise, learn_depthwise
 from mmfuse.fastconv.overlap_save import Tiling, convolve, gradients, kernel_spectra, spectra_shape
 from mmfuse.fastconv.spectra import KeptSpectra
@@ -93,15 +93,15 @@ class LargeKernelConv2d(nn.Conv2d):
     def _plan(self, image: Tensor, *, learning: bool) -> tuple[Tiling | None, bool]:
         """Return how to cut the image, None for the direct way, and whether to keep the weight's spectra."""
         batch, _, height, width = image.shape
-        task = Task(batch, height, width, self.weight.shape[-1], self.in_channels, self.out_channels)
+        use = LayerUse(batch, height, width, self.weight.shape[-1], self.in_channels, self.out_channels)
         if learning:
-            task = replace(task, of_image=image.requires_grad, of_weight=self.weight.requires_grad)
+            use = replace(use, of_image=image.requires_grad, of_weight=self.weight.requires_grad)
         # tensors made in inference mode do not say when they change
         elif not self.training and not self.weight.is_inference():
-            tiling = best_tiling(replace(task, kept=True), torch.get_num_threads())
+            tiling = best_tiling(replace(use, kept=True), torch.get_num_threads())
             if tiling is None or self._spectra.has_room(self._spectra_bytes(tiling)):
                 return tiling, True
-        return best_tiling(task, torch.get_num_threads()), False
+        return best_tiling(use, torch.get_num_threads()), False
 
     def _spectra_bytes(self, tiling: Tiling) -> int:
         return math.prod(spectra_shape(self.weight, tiling)) * self.weight.element_size()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmfuse.fastconv.convolution_cost import Task, best_winograd_tile
+from mmfuse.fastconv.convolution_cost import LayerUse, best_winograd_tile
 from mmfuse.fastconv.spectra import KeptSpectra
 from mmfuse.fastconv.winograd import KERNEL, Tiling, convolve, kernel_spectra, spectra_shape
 
@@ -51,8 +51,8 @@ class SmallKernelConv2d(nn.Conv2d):
         down, across = -(-height // holes), -(-width // holes)
         if min(down, across) < 1:
             return super().forward(input)
-        task = Task(batch * holes**2, down, across, KERNEL, self.in_channels, self.out_channels)
-        tile, keep = self._plan(task)
+        use = LayerUse(batch * holes**2, down, across, KERNEL, self.in_channels, self.out_channels)
+        tile, keep = self._plan(use)
         if tile is None:
             return super().forward(input)
         if reach and self.padding_mode != "zeros":
@@ -63,18 +63,18 @@ class SmallKernelConv2d(nn.Conv2d):
         out = convolve(phases, self.weight, self.bias, tiling, kept)
         return _together(out, batch, holes)[:, :height, :width].permute(0, 3, 1, 2)
 
-    def _plan(self, task: Task) -> tuple[int | None, bool]:
+    def _plan(self, use: LayerUse) -> tuple[int | None, bool]:
         """Return the tile, None for the direct way, and whether to keep the weight's spectra."""
         threads = torch.get_num_threads()
         # tensors made in inference mode do not say when they change
         if not self.weight.is_inference():
-            tile = best_winograd_tile(replace(task, kept=True), threads)
+            tile = best_winograd_tile(replace(use, kept=True), threads)
             if tile is None:
                 return None, False
             size = math.prod(spectra_shape(self.weight, tile)) * self.weight.element_size()
             if self._spectra.has_room(size):
                 return tile, True
-        return best_winograd_tile(task, threads), False
+        return best_winograd_tile(use, threads), False
 
 
 def _apart(image: Tensor, holes: int) -> Tensor:

@@ -15,14 +15,14 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mmfuse.errors import MmfuseError, UserError
-from mmfuse.metrics.card import Card, Metric
+from mmfuse.metrics.card import Metric, MetricCard
 from mmfuse.metrics.conventions import CONVENTIONS
 from mmfuse.metrics.sharing import sharing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CONVENTIONS", "Card", "Metric", "plain_names", "resolve", "score", "variants"]
+__all__ = ["CONVENTIONS", "Metric", "MetricCard", "plain_names", "resolve", "score", "variants"]
 
 
 @functools.cache
@@ -33,7 +33,7 @@ def variants() -> dict[str, Metric]:
         members = vars(importlib.import_module(f"{__name__}.{module.name}"))
         cards = {name: getattr(member, "card", None) for name, member in members.items() if callable(member)}
         found.update(
-            {name: Metric(name, members[name], card) for name, card in cards.items() if isinstance(card, Card)}
+            {name: Metric(name, members[name], card) for name, card in cards.items() if isinstance(card, MetricCard)}
         )
     return dict(sorted(found.items()))
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mmfuse.metrics.card import Card, metric
+from mmfuse.metrics.card import MetricCard, metric
 from mmfuse.metrics.edges import Edges
 from mmfuse.metrics.grey import grey_levels
 from mmfuse.metrics.sharing import shared
@@ -82,7 +82,7 @@ def _nabf_of_lines(fused: Tensor, a: Tensor, b: Tensor, *, faint: float, flat: f
     return _share(artefact, lost, weights)
 
 
-@metric(Card(better="lower", range=(0, 1), source=_KUMAR_2013, used_by="Tang (MATLAB)", directed=True))
+@metric(MetricCard(better="lower", range=(0, 1), source=_KUMAR_2013, used_by="Tang (MATLAB)", directed=True))
 def nabf_tang(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Share of artefacts: edges stronger than in both sources; faint edges have a weight of 0.001.
 
@@ -95,7 +95,7 @@ def nabf_tang(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return _nabf_of_lines(fused, a, b, faint=0.001, flat=math.pi / 2)
 
 
-@metric(Card(better="lower", range=(0, 1), source=_KUMAR_2013, used_by="IVIF_ZOO"))
+@metric(MetricCard(better="lower", range=(0, 1), source=_KUMAR_2013, used_by="IVIF_ZOO"))
 def nabf_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Share of artefacts: edges stronger than in both sources; faint edges have no weight.
 
@@ -110,7 +110,7 @@ def nabf_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="lower", range=(0, 1), source=_KUMAR_2013, used_by="the evaluator of SMFNet", ordered=True, directed=True
     )
 )

@@ -13,7 +13,7 @@ Function = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
 
 
 @dataclass(frozen=True)
-class Card:
+class MetricCard:
     """What a reader of a table has to know about one variant of a metric.
 
     Args:
@@ -42,10 +42,10 @@ class Metric:
 
     name: str
     function: Function
-    card: Card
+    card: MetricCard
 
 
-def metric(card: Card) -> Callable[[Function], Function]:
+def metric(card: MetricCard) -> Callable[[Function], Function]:
     """Put a card on a function, which makes it a variant that `mmfuse.metrics.variants` finds."""
 
     def put(function: Function) -> Function:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mmfuse.metrics.card import Card, metric
+from mmfuse.metrics.card import MetricCard, metric
 from mmfuse.metrics.grey import grey_levels
 from mmfuse.metrics.sharing import shared
 
@@ -21,7 +21,7 @@ _CUI_2015 = (
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(0, 127.5),
         source="Ma, Ma, Li: Infrared and visible image fusion methods and applications, Information Fusion 45 (2019) "
@@ -51,7 +51,7 @@ def _squared_differences(levels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(0, 255 * math.sqrt(2)),
         source=_ESKICIOGLU_1995,
@@ -74,7 +74,7 @@ def sf_mean(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(0, 255 * math.sqrt(2)),
         source=_ESKICIOGLU_1995,
@@ -103,7 +103,7 @@ def _mean_gradient(levels: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(0, 255),
         source=_CUI_2015,
@@ -124,7 +124,7 @@ def ag_mean(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(0, 1020),  # the count of pixels is four times the divisor at 2x2, and falls to once
         source=_CUI_2015,
@@ -146,7 +146,7 @@ def ag_matlab(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(0, 255 * math.sqrt(2)),
         source=_CUI_2015,
@@ -167,7 +167,7 @@ def ag_no_half(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(0, math.sqrt(2)),
         source=_ESKICIOGLU_1995,

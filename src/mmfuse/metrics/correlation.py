@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmfuse.metrics.card import Card, metric
+from mmfuse.metrics.card import MetricCard, metric
 from mmfuse.metrics.grey import grey_levels
 from mmfuse.metrics.sharing import shared
 
@@ -30,7 +30,7 @@ def _pearson(x: Tensor, y: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(-1, 1),
         source="Deshmukh, Bhosale: Image fusion and image quality assessment of fused images, Int. J. Image "
@@ -52,7 +52,7 @@ def cc_mean(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(-2, 2),
         source="Aslantas, Bendes: A new image quality metric for image fusion, the sum of the correlations of "

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmfuse.metrics.card import Card, metric
+from mmfuse.metrics.card import MetricCard, metric
 from mmfuse.metrics.elementary import atan_
 from mmfuse.metrics.grey import grey_levels
 from mmfuse.metrics.sobel import sobel, strength
@@ -50,7 +50,7 @@ def _preserved(source: Edges, fused: Edges) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(0, 0.9994 * 0.9879),
         source="Xydeas, Petrovic: Objective image fusion performance measure, Electronics Letters 36 (2000) 308",
@@ -74,7 +74,7 @@ def qabf(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return kept.sum(dim=0) / torch.where(offered == 0, 1.0, offered)
 
 
-@metric(Card(better="higher", range=(0, _STRONGEST), source=_RAJALINGAM_2018, used_by="VIFB (MATLAB)"))
+@metric(MetricCard(better="higher", range=(0, _STRONGEST), source=_RAJALINGAM_2018, used_by="VIFB (MATLAB)"))
 def ei_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Edge intensity: the mean Sobel magnitude of the fused image, its edge pixels repeated outside.
 
@@ -87,7 +87,7 @@ def ei_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return strength(grey_levels(fused, a, b)[0], "replicate").mean(dim=(1, 2, 3))
 
 
-@metric(Card(better="higher", range=(0, _STRONGEST), source=_RAJALINGAM_2018, used_by="IVIF_ZOO"))
+@metric(MetricCard(better="higher", range=(0, _STRONGEST), source=_RAJALINGAM_2018, used_by="IVIF_ZOO"))
 def ei_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Edge intensity: the mean Sobel magnitude of the fused image, zeros outside.
 

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from mmfuse.metrics.card import Card, metric
+from mmfuse.metrics.card import MetricCard, metric
 from mmfuse.metrics.grey import grey_levels
 from mmfuse.metrics.sharing import shared
 
@@ -33,7 +33,7 @@ def _mean_squared_error(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(-48.14, _LARGEST_PSNR),
         source=_JAGALINGAM_2015,
@@ -56,7 +56,7 @@ def psnr_peak_fused(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(0, _LARGEST_PSNR),
         source=_JAGALINGAM_2015,
@@ -78,7 +78,7 @@ def psnr_255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(_DECIBELS_OF_255 - 1e-9, _LARGEST_PSNR + _DECIBELS_OF_255),
         source=_JAGALINGAM_2015,
@@ -99,7 +99,7 @@ def psnr_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="lower",
         range=(0, 255**2),
         source=_JAGALINGAM_2015,
@@ -118,7 +118,7 @@ def mse_255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return _mean_squared_error(*grey_levels(fused, a, b))
 
 
-@metric(Card(better="lower", range=(0, 1), source=_JAGALINGAM_2015, used_by="IVIF_ZOO; Tang (MATLAB)"))
+@metric(MetricCard(better="lower", range=(0, 1), source=_JAGALINGAM_2015, used_by="IVIF_ZOO; Tang (MATLAB)"))
 def mse_01(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Mean squared error on the scale 0..1, the mean over both sources.
 
@@ -137,7 +137,7 @@ def _root_error_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return (_squared_error(a, fused).sqrt() + _squared_error(b, fused).sqrt()) / 2 / (fused.shape[-2] * fused.shape[-1])
 
 
-@metric(Card(better="lower", range=(0, 255), source=_ZHANG_2020, used_by="VIFB (MATLAB)"))
+@metric(MetricCard(better="lower", range=(0, 255), source=_ZHANG_2020, used_by="VIFB (MATLAB)"))
 def rmse_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Error of VIFB: the root of the sum of squares, divided by the number of pixels; the mean over both sources.
 
@@ -152,7 +152,7 @@ def rmse_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return _root_error_vifb(fused, a, b)
 
 
-@metric(Card(better="higher", range=(24.06, _LARGEST_PSNR), source=_ZHANG_2020, used_by="VIFB (MATLAB)"))
+@metric(MetricCard(better="higher", range=(24.06, _LARGEST_PSNR), source=_ZHANG_2020, used_by="VIFB (MATLAB)"))
 def psnr_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB with a peak of 255 over the root of `rmse_vifb` (which is no mean square).
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mmfuse.metrics.card import Card, metric
+from mmfuse.metrics.card import MetricCard, metric
 from mmfuse.metrics.frechet import CELLS, describe, normalised_information
 from mmfuse.metrics.grey import grey_levels, together
 from mmfuse.metrics.sobel import sobel
@@ -77,7 +77,7 @@ def _edges(levels: Tensor) -> Tensor:
     return strong & thin
 
 
-@metric(Card(better="higher", range=(0, 1), source=_HAGHIGHAT_2014, used_by="Tang (MATLAB)", directed=True))
+@metric(MetricCard(better="higher", range=(0, 1), source=_HAGHIGHAT_2014, used_by="Tang (MATLAB)", directed=True))
 def fmi_pixel(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Feature mutual information of edges, the mean over both sources.
 
@@ -129,7 +129,7 @@ def _transformed(images: Tensor, transform: Callable[[Tensor], Tensor]) -> Tenso
     return coefficients.div_(_STEP).round_().mul_(_STEP)
 
 
-@metric(Card(better="higher", range=(0, 1), source=_HAGHIGHAT_2014, used_by="Tang (MATLAB)", directed=True))
+@metric(MetricCard(better="higher", range=(0, 1), source=_HAGHIGHAT_2014, used_by="Tang (MATLAB)", directed=True))
 def fmi_dct(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Feature mutual information of the coefficients of the whole image's cosine transform, the mean over both sources.
 
@@ -194,7 +194,7 @@ def _meyer_blocks(length: int) -> list[tuple[slice, Tensor]]:
     return blocks
 
 
-@metric(Card(better="higher", range=(0, 1), source=_HAGHIGHAT_2014, used_by="Tang (MATLAB)", directed=True))
+@metric(MetricCard(better="higher", range=(0, 1), source=_HAGHIGHAT_2014, used_by="Tang (MATLAB)", directed=True))
 def fmi_wavelet(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Feature mutual information of the coefficients of a discrete Meyer wavelet transform, the mean over both sources.
 

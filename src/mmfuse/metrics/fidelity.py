@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mmfuse.metrics.card import Card, metric
+from mmfuse.metrics.card import MetricCard, metric
 from mmfuse.metrics.grey import grey_levels, together
 from mmfuse.metrics.sharing import shared
 from mmfuse.metrics.windows import Window, filter_valid, gaussian_window, local_moments
@@ -74,7 +74,7 @@ def _vif(channels: Sequence[Channel]) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(0, float("inf")),
         source=_SHEIKH_2006,
@@ -107,7 +107,7 @@ _UNEVEN_WINDOWS = tuple(_uneven_window(length) for length in _LENGTHS)
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(0, float("inf")),
         source=_SHEIKH_2006,
@@ -131,7 +131,7 @@ def vif_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(0, float("inf")),
         source="Han, Cai, Cao, Xu: A new image fusion performance metric based on visual information fidelity, "

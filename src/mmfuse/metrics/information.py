@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mmfuse.metrics.card import Card, metric
+from mmfuse.metrics.card import MetricCard, metric
 from mmfuse.metrics.grey import grey_levels, stretched_whole
 from mmfuse.metrics.sharing import shared
 
@@ -70,7 +70,7 @@ def _mutual_information(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(0, 8),
         source=_ROBERTS_2008,
@@ -91,7 +91,7 @@ def en(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(0, 2 * math.log(256)),
         source=_QU_2002,
@@ -110,7 +110,7 @@ def mi_nats_sum(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return _mutual_information(*_all_whole(fused, a, b))
 
 
-@metric(Card(better="higher", range=(0, 16), source=_QU_2002, used_by="IVIF_ZOO"))
+@metric(MetricCard(better="higher", range=(0, 16), source=_QU_2002, used_by="IVIF_ZOO"))
 def mi_bits_sum(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Mutual information of the fused image with a plus that with b, in bits.
 
@@ -123,7 +123,7 @@ def mi_bits_sum(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return _mutual_information(*_all_whole(fused, a, b)) / math.log(2)
 
 
-@metric(Card(better="higher", range=(0, 2 * math.log(256)), source=_QU_2002, used_by="VIFB (MATLAB)"))
+@metric(MetricCard(better="higher", range=(0, 2 * math.log(256)), source=_QU_2002, used_by="VIFB (MATLAB)"))
 def mi_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Mutual information of the fused image with a plus that with b, in nats, each image first stretched to 0..255.
 
@@ -137,7 +137,7 @@ def mi_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return _mutual_information(fused, a, b)
 
 
-@metric(Card(better="higher", range=(0, 18), source=_QU_2002, used_by="Tang (MATLAB)"))
+@metric(MetricCard(better="higher", range=(0, 18), source=_QU_2002, used_by="Tang (MATLAB)"))
 def mi_tang(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Mutual information of the fused image with a plus that with b, in bits; the joint histogram has 255 levels only.
 
@@ -161,7 +161,7 @@ def mi_tang(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(0, 2),
         source="Hossny, Nahavandi, Creighton: Comments on information measure for performance of image fusion, "
@@ -184,7 +184,7 @@ def nmi_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(nothing, 0.0, 2 * _mutual_information(fused, a, b) / torch.where(nothing, 1.0, offered))
 
 
-@metric(Card(better="higher", range=(-1.5e-7, 8), source=_ROBERTS_2008, used_by="IVIF_ZOO"))
+@metric(MetricCard(better="higher", range=(-1.5e-7, 8), source=_ROBERTS_2008, used_by="IVIF_ZOO"))
 def en_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Entropy of the fused image's 256 grey levels, in bits, with 1e-7 added to each frequency inside the logarithm.
 
@@ -199,7 +199,7 @@ def en_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="lower",
         range=(-0.54, float("inf")),
         source="Bulanon, Burks, Alchanatis: Image fusion of visible and thermal images for fruit detection, "
@@ -228,7 +228,7 @@ def ce_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="lower",
         range=(0, 15.95),
         source="the code of IVIF_ZOO; no publication is known",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from mmfuse.metrics.card import Card, metric
+from mmfuse.metrics.card import MetricCard, metric
 from mmfuse.metrics.grey import grey_levels, together
 from mmfuse.metrics.sharing import shared
 from mmfuse.metrics.windows import GAUSS, Moments, filter_valid, gauss_moments, local_moments
@@ -64,7 +64,7 @@ def _both(fused: Tensor, a: Tensor, b: Tensor, peak: float) -> Tensor:
     return values
 
 
-@metric(Card(better="higher", range=(0, 2), source=_WANG_2003, used_by="no published table that we know"))
+@metric(MetricCard(better="higher", range=(0, 2), source=_WANG_2003, used_by="no published table that we know"))
 def ms_ssim_sum_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """MS-SSIM with a plus MS-SSIM with b; five scales, 11x11 Gaussian window of sigma 1.5, range 255.
 
@@ -77,7 +77,7 @@ def ms_ssim_sum_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return _both(fused, a, b, 255).sum(dim=1)
 
 
-@metric(Card(better="higher", range=(0, 2), source=_WANG_2003, used_by="IVIF_ZOO, there in single precision"))
+@metric(MetricCard(better="higher", range=(0, 2), source=_WANG_2003, used_by="IVIF_ZOO, there in single precision"))
 def ms_ssim_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """MS-SSIM with a plus MS-SSIM with b, as `ms_ssim_sum_l255` with a range of 1 on grey levels 0..255.
 
@@ -92,7 +92,7 @@ def ms_ssim_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return _both(fused, a, b, 1).sum(dim=1)
 
 
-@metric(Card(better="higher", range=(0, 1), source=_WANG_2003, used_by="the evaluator of SMFNet", ordered=True))
+@metric(MetricCard(better="higher", range=(0, 1), source=_WANG_2003, used_by="the evaluator of SMFNet", ordered=True))
 def ms_ssim_smfnet(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """MS-SSIM with a alone: the evaluator of SMFNet loses the term of b, so the order of the sources matters.
 
@@ -142,7 +142,7 @@ def _ideal_similarity(images: Tensor, local: Moments) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(0, 1),
         source="Ma, Zeng, Wang: Perceptual quality assessment for multi-exposure image fusion, IEEE Trans. Image "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mmfuse.metrics.card import Card, metric
+from mmfuse.metrics.card import MetricCard, metric
 from mmfuse.metrics.grey import grey_levels, stretched, stretched_whole
 from mmfuse.metrics.sobel import strength
 from mmfuse.metrics.windows import Window, filter_same
@@ -81,7 +81,7 @@ def _qcb(images: Tensor, step: float, guard: float) -> Tensor:
     return weight.div_(total).mul_(kept).sum(dim=1).mean(dim=(1, 2))
 
 
-@metric(Card(better="higher", range=(0, 1), source=_CHEN_BLUM_2009, used_by="VIFB and Liu (MATLAB)"))
+@metric(MetricCard(better="higher", range=(0, 1), source=_CHEN_BLUM_2009, used_by="VIFB and Liu (MATLAB)"))
 def qcb_liu(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Similarity of local contrast, each image first stretched to whole levels 0..255, then filtered as the eye does.
 
@@ -98,7 +98,7 @@ def qcb_liu(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return _qcb(images, 2 / 30, 0.0)
 
 
-@metric(Card(better="higher", range=(0, 1), source=_CHEN_BLUM_2009, used_by="IVIF_ZOO"))
+@metric(MetricCard(better="higher", range=(0, 1), source=_CHEN_BLUM_2009, used_by="IVIF_ZOO"))
 def qcb_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Similarity of local contrast as `qcb_liu`, but stretched to 0..1 without rounding, and half the frequencies.
 
@@ -122,7 +122,9 @@ def _blocks(images: Tensor) -> Tensor:
     return filled.unfold(-2, _BLOCK, _BLOCK).unfold(-2, _BLOCK, _BLOCK)
 
 
-@metric(Card(better="lower", range=(0, float("inf")), source=_CHEN_VARSHNEY_2007, used_by="VIFB and Liu (MATLAB)"))
+@metric(
+    MetricCard(better="lower", range=(0, float("inf")), source=_CHEN_VARSHNEY_2007, used_by="VIFB and Liu (MATLAB)")
+)
 def qcv(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Visible error of the fused image against each source, in blocks of 16x16 weighted by the source's edges.
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mmfuse.metrics.card import Card, metric
+from mmfuse.metrics.card import MetricCard, metric
 from mmfuse.metrics.grey import grey_levels, together
 from mmfuse.metrics.sharing import shared
 from mmfuse.metrics.windows import GAUSS, Moments, gauss_moments, local_moments, uniform_window
@@ -55,7 +55,7 @@ def _mean_similarities(local: Moments, peak: float, correction: float = 1) -> Te
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(-2, 2),
         source=_WANG_2004,
@@ -75,7 +75,7 @@ def ssim_uniform_sum_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(-1, 1),
         source=_WANG_2004,
@@ -95,7 +95,7 @@ def ssim_uniform_mean_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(-2, 2),
         source=_WANG_2004,
@@ -116,7 +116,7 @@ def ssim_uniform_sum_l2(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return _uniform(fused, a, b, 2).sum(dim=1)
 
 
-@metric(Card(better="higher", range=(-2, 2), source=_WANG_2004, used_by="VIFB (MATLAB)"))
+@metric(MetricCard(better="higher", range=(-2, 2), source=_WANG_2004, used_by="VIFB (MATLAB)"))
 def ssim_gauss_sum_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """SSIM with a plus SSIM with b; 11x11 Gaussian window of sigma 1.5, population covariance, range 255.
 
@@ -130,7 +130,7 @@ def ssim_gauss_sum_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @metric(
-    Card(
+    MetricCard(
         better="higher",
         range=(-1, 1),
         source=_WANG_2004,
@@ -149,7 +149,7 @@ def ssim_gauss_mean_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return _gaussian(fused, a, b, 255).mean(dim=1)
 
 
-@metric(Card(better="higher", range=(-2, 2), source=_WANG_2004, used_by="IVIF_ZOO, there in single precision"))
+@metric(MetricCard(better="higher", range=(-2, 2), source=_WANG_2004, used_by="IVIF_ZOO, there in single precision"))
 def ssim_gauss_sum_l1(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """SSIM with a plus SSIM with b; 11x11 Gaussian window of sigma 1.5, range 1 on grey levels 0..255.
 
@@ -164,7 +164,7 @@ def ssim_gauss_sum_l1(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return _gaussian(fused, a, b, 1).sum(dim=1)
 
 
-@metric(Card(better="higher", range=(-1, 1), source=_WANG_2004, used_by="Tang (MATLAB)"))
+@metric(MetricCard(better="higher", range=(-1, 1), source=_WANG_2004, used_by="Tang (MATLAB)"))
 def ssim_tang(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Mean of SSIM with a and with b; 11x11 Gaussian window, edge pixels repeated outside, range 1 on levels 0..255.
 

@@ -24,7 +24,7 @@ TASKS = {"ivif": "infrared-visible fusion", "mif": "medical image fusion"}
 
 
 @dataclass(frozen=True)
-class Card:
+class DatasetCard:
     """One dataset, ready for the page.
 
     `dropped` says which pairs could not be used and why. `counts` has a (split, pairs, what the whole set holds or
@@ -70,7 +70,7 @@ def _classes(dataset: Dataset, kind: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, pictures.ink(kind, number)) for number, name in classes.items() if number or kind != "mask")
 
 
-def card(catalog: Mapping[str, Dataset], name: str, root: Path) -> Card:
+def card(catalog: Mapping[str, Dataset], name: str, root: Path) -> DatasetCard:
     """Put together what the page says about one dataset.
 
     Raises:
@@ -81,7 +81,7 @@ def card(catalog: Mapping[str, Dataset], name: str, root: Path) -> Card:
     dataset = catalog[name]
     table = existing(root / PREPARE.path("pairs", {"dataset": name}), "prepare")
     rows = read_table(table, ("name", "split"), fix="run the stage `prepare` for it again")
-    return Card(
+    return DatasetCard(
         name,
         dataset.title,
         TASKS.get(dataset.task, dataset.task),
@@ -107,7 +107,7 @@ def pages(study: Study) -> list[Page]:
     return [Page("data-cards", "Data", "data.html.jinja", {"entries": entries})]
 
 
-def _entry(study: Study, one: Card) -> dict[str, Any]:
+def _entry(study: Study, one: DatasetCard) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "card": one,
         "anchor": provenance.anchor("card", one.name),
@@ -143,7 +143,7 @@ def _examples(pack: Pack, roles: tuple[str, str], width: int, count: int) -> lis
     return strip
 
 
-def _csv(found: Sequence[Card]) -> str:
+def _csv(found: Sequence[DatasetCard]) -> str:
     head = ["dataset", "task", "a", "b", "split", "pairs used", "pairs of the whole set", "sizes", "licence", "source"]
     lines: list[list[Any]] = [head]
     for one in found:
@@ -152,7 +152,7 @@ def _csv(found: Sequence[Card]) -> str:
     return csv_text(lines)
 
 
-def _latex(found: Sequence[Card]) -> str:
+def _latex(found: Sequence[DatasetCard]) -> str:
     rows = [
         [latex.escape(str(cell)) for cell in (one.name, ", ".join(one.roles), split, words, count, whole or count)]
         for one in found

@@ -13,7 +13,7 @@ from mmfuse.files.writing import csv_text
 from mmfuse.reporting import latex, tables
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.pictures import PALETTE
-from mmfuse.reporting.provenance import Run, machine_of
+from mmfuse.reporting.provenance import RecordedJob, machine_of
 from mmfuse.reporting.ranking import Ranking
 from mmfuse.reporting.scores import Array, Group
 from mmfuse.reporting.study import Page, Study
@@ -49,7 +49,7 @@ class Cost:
     anchor: str
 
 
-def cost(runs: Sequence[Run]) -> Cost | None:
+def cost(runs: Sequence[RecordedJob]) -> Cost | None:
     """Return what the runs of `fuse` of one system measured; None where one of them measured nothing."""
     measured = [run.record.get("measured") for run in runs]
     known = [one for one in measured if one]

@@ -20,7 +20,7 @@ _SHOWN = 40  # ASSUME: longer lists of files are cut in the page; run.json has t
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordedJob:
     """One job as its run.json tells it; `anchor` is its place in the page."""
 
     anchor: str
@@ -45,7 +45,7 @@ def anchor(*parts: str) -> str:
     return "-".join(re.sub(r"[^A-Za-z0-9._]", lambda m: f"~{ord(m.group()):x}~", part) for part in parts)
 
 
-def read_run(path: Path, stage: str, *what: str) -> Run:
+def read_run(path: Path, stage: str, *what: str) -> RecordedJob:
     """Read one run.json.
 
     Args:
@@ -57,10 +57,10 @@ def read_run(path: Path, stage: str, *what: str) -> Run:
         UserError: the file is missing or damaged.
     """
     record = read_json(existing(path, stage), fix=f"run the stage `{stage}` for it again")
-    return Run(anchor("run", stage, *what), " · ".join(what), stage, path.as_posix(), record)
+    return RecordedJob(anchor("run", stage, *what), " · ".join(what), stage, path.as_posix(), record)
 
 
-def makers(runs: Iterable[Run]) -> dict[str, tuple[str, str]]:
+def makers(runs: Iterable[RecordedJob]) -> dict[str, tuple[str, str]]:
     """Map each file that some run wrote to that run's anchor and the checksum it recorded."""
     return {path: (run.anchor, digest) for run in runs for path, digest in (run.record.get("outputs") or {}).items()}
 
@@ -74,7 +74,7 @@ def traced(files: Mapping[str, str] | None, made: Mapping[str, tuple[str, str]])
     return found
 
 
-def broken(runs: Sequence[Run]) -> tuple[int, list[str]]:
+def broken(runs: Sequence[RecordedJob]) -> tuple[int, list[str]]:
     """Count the inputs that another run made, and list those whose checksum is not the one that run recorded."""
     made, count, wrong = makers(runs), 0, []
     for run in runs:
@@ -93,13 +93,13 @@ def _distinct(values: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(values))
 
 
-def commit_of(run: Run) -> str:
+def commit_of(run: RecordedJob) -> str:
     """Return the commit a run was made from, with a word where the working tree had changes."""
     commit = run.record.get("commit") or "no commit recorded"
     return f"{commit} with uncommitted changes" if run.record.get("dirty") else str(commit)
 
 
-def machine_of(run: Run) -> str:
+def machine_of(run: RecordedJob) -> str:
     """Return a run's machine in one line."""
     machine = run.record.get("machine") or {}
     cores = f"{machine['cores']} cores" if machine.get("cores") else ""
@@ -107,7 +107,7 @@ def machine_of(run: Run) -> str:
     return ", ".join(str(item) for item in known if item) or "not recorded"
 
 
-def section(run: Run, made: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+def section(run: RecordedJob, made: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     """Return what the page shows of one run."""
     record = run.record
     inputs, outputs = traced(record.get("inputs"), made), traced(record.get("outputs"), {})
@@ -133,7 +133,7 @@ def section(run: Run, made: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     }
 
 
-def overview(runs: Sequence[Run], parameters: Parameters) -> dict[str, Any]:
+def overview(runs: Sequence[RecordedJob], parameters: Parameters) -> dict[str, Any]:
     """Return what the whole study came from: commits, machines, data and parameters."""
     count, wrong = broken(runs)
     data = [
@@ -153,13 +153,13 @@ def overview(runs: Sequence[Run], parameters: Parameters) -> dict[str, Any]:
     }
 
 
-def counted(runs: Iterable[Run]) -> list[tuple[str, int]]:
+def counted(runs: Iterable[RecordedJob]) -> list[tuple[str, int]]:
     """Return how many runs each stage had, in the order in which the work was done."""
     found = [run.stage for run in runs]
     return [(stage, found.count(stage)) for stage in _ORDER if stage in found]
 
 
-def as_lines(runs: Iterable[Run]) -> list[list[str]]:
+def as_lines(runs: Iterable[RecordedJob]) -> list[list[str]]:
     """Return how each result was made: a head, then one line a file that a run wrote."""
     head = ["stage", "job", "output", "sha256", "command", "commit", "seed", "machine", "MLflow run", "record"]
     lines = [head]

@@ -11,7 +11,7 @@ from mmfuse.data.catalog import Dataset
 from mmfuse.data.packs import Pack
 from mmfuse.reporting import provenance
 from mmfuse.reporting.downstream_scores import Seen, read_sets
-from mmfuse.reporting.provenance import Run
+from mmfuse.reporting.provenance import RecordedJob
 from mmfuse.reporting.scores import Group, existing, grouped, read_scores
 from mmfuse.reporting.style import Album
 from mmfuse.reporting.tables import Table, build
@@ -46,7 +46,7 @@ class Study:
     printed: Path
     groups: Mapping[str, Sequence[Group]]
     boards: Mapping[str, Table]
-    runs: Sequence[Run]
+    runs: Sequence[RecordedJob]
     album: Album = field(default_factory=Album)
     sheets: dict[str, str] = field(default_factory=dict)
     linked: dict[str, list[str]] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Study:
         """Return the path of an analysis's result."""
         return self.path(ANALYSE, "result", {**key_of(dataset, system), "analysis": name})
 
-    def fuse_run(self, dataset: str, system: System) -> Run:
+    def fuse_run(self, dataset: str, system: System) -> RecordedJob:
         """Return the run that fused a dataset's test pairs."""
         path = self.path(FUSE, "record", key_of(dataset, system))
         return provenance.read_run(path, "fuse", dataset, system.label)
@@ -133,7 +133,7 @@ def _board(dataset: str, groups: Sequence[Group]) -> Table:
     )
 
 
-def _runs(parameters: Parameters, root: Path) -> list[Run]:
+def _runs(parameters: Parameters, root: Path) -> list[RecordedJob]:
     """Return every run behind the page, in the order of the work."""
     return [
         provenance.read_run(root / stage.path("record", key), stage.name, *stage.parts(key))

@@ -13,7 +13,7 @@ from mmfuse.downstream.boxes import Boxes, Matched, match
 from mmfuse.downstream.images import Batches, Labelled, as_tensor
 from mmfuse.downstream.models import build_detector
 from mmfuse.downstream.results import curves, detection_summary, write_detections
-from mmfuse.downstream.task import Task, task_of
+from mmfuse.downstream.trial import Trial, trial_of
 from mmfuse.pipeline.jobs import Running, Work
 from mmfuse.reporting.pictures import with_boxes
 from mmfuse.training.seeding import seed_everything
@@ -24,45 +24,45 @@ Predict = Callable[[Sequence[Labelled]], list[Boxes]]
 
 def work(job: Work) -> None:
     """Do one job of the stage."""
-    run(task_of(job), running=job.running)
+    run(trial_of(job), running=job.running)
 
 
-def run(task: Task, *, running: Running) -> None:
+def run(trial: Trial, *, running: Running) -> None:
     """Write OUT.json, OUT.csv (each prediction and what it hits) and OUT.pictures (boxes on test images).
 
     Args:
-        task: What to train and test.
+        trial: What to train and test.
         running: The job's MLflow run.
 
     Raises:
         UserError: the model is unknown, does not take its options, or is not installed.
     """
-    device = training.settle(task.block["training"]["threads"])
-    model = task.block["model"]["name"]
-    train = task.images(task.own, "train")
-    predict, size = yolo.train(task, train, running) if yolo.is_yolo(model) else _train(task, train, device, running)
-    test = task.images(task.own, "test")
+    device = training.settle(trial.block["training"]["threads"])
+    model = trial.block["model"]["name"]
+    train = trial.images(trial.own, "train")
+    predict, size = yolo.train(trial, train, running) if yolo.is_yolo(model) else _train(trial, train, device, running)
+    test = trial.images(trial.own, "test")
     predicted = predict(test)
-    classes = task.classes
+    classes = trial.classes
     matched = match(predicted, [_truth(one) for one in test], len(classes))
-    found = {task.own: detection_summary(matched, classes)}
-    for label in task.others():
-        found[label] = detection_summary(_matched(predict, task.images(label, "test"), len(classes)), classes)
-    validation = task.images(task.own, "val")
-    summary = task.summary(
+    found = {trial.own: detection_summary(matched, classes)}
+    for label in trial.others():
+        found[label] = detection_summary(_matched(predict, trial.images(label, "test"), len(classes)), classes)
+    validation = trial.images(trial.own, "val")
+    summary = trial.summary(
         parameters=size,
         results=found,
         curves=curves(matched, classes),
         val=detection_summary(_matched(predict, validation, len(classes)), classes) if validation else None,
     )
-    write_detections(task.out, summary, [one.name for one in test], matched)
-    with task.pictures() as pictures:
-        for place in task.shown(test):
+    write_detections(trial.out, summary, [one.name for one in test], matched)
+    with trial.pictures() as pictures:
+        for place in trial.shown(test):
             one, boxes = test[place], predicted[place]
             sure = boxes.scores >= _SURE
             pictures[one.name] = with_boxes(one.image, boxes.sides[sure], boxes.kinds[sure], one.boxes)
             running.tracker.log_picture(one.name, pictures[one.name])
-    running.tracker.log_metrics({name: found[task.own][name] for name in ("mAP50", "mAP50_95")})
+    running.tracker.log_metrics({name: found[trial.own][name] for name in ("mAP50", "mAP50_95")})
 
 
 def _truth(one: Labelled) -> Boxes:
@@ -73,19 +73,19 @@ def _matched(predict: Predict, images: Sequence[Labelled], classes: int) -> Matc
     return match(predict(images), [_truth(one) for one in images], classes)
 
 
-def _train(task: Task, images: Sequence[Labelled], device: torch.device, running: Running) -> tuple[Predict, int]:
+def _train(trial: Trial, images: Sequence[Labelled], device: torch.device, running: Running) -> tuple[Predict, int]:
     """Train a detector of ours or of torchvision; return what predicts with it, and the numbers in it."""
-    settings, block = task.block["training"], task.block["model"]
-    seed_everything(task.seed, training.WEIGHTS)
+    settings, block = trial.block["training"], trial.block["model"]
+    seed_everything(trial.seed, training.WEIGHTS)
     model = build_detector(
         block["name"],
-        len(task.classes),
+        len(trial.classes),
         height=settings["height"],
         width=settings["width"],
         pretrained=block["pretrained"],
         options=block["options"],
     ).to(device)
-    batches = Batches(images, settings, task.seed)
+    batches = Batches(images, settings, trial.seed)
 
     def losses(step: int) -> dict[str, torch.Tensor]:
         pixels, targets = batches.boxes(step)
@@ -93,7 +93,7 @@ def _train(task: Task, images: Sequence[Labelled], device: torch.device, running
         found: dict[str, torch.Tensor] = model(pixels.to(device), there)
         return found
 
-    training.fit(model, losses, task, running)
+    training.fit(model, losses, trial, running)
     model.eval()
     return lambda chosen: _predict(model, chosen, device), sum(p.numel() for p in model.parameters())
 

@@ -16,7 +16,7 @@ from mmfuse.downstream.images import Batches, Labelled, as_tensor
 from mmfuse.downstream.masks import confusion
 from mmfuse.downstream.models import build_segmenter
 from mmfuse.downstream.results import segmentation_summary, write_masks
-from mmfuse.downstream.task import Task, task_of
+from mmfuse.downstream.trial import Trial, trial_of
 from mmfuse.pipeline.jobs import Running, Work
 from mmfuse.reporting.pictures import with_mask
 from mmfuse.training.seeding import seed_everything
@@ -26,40 +26,40 @@ Predict = Callable[[Sequence[Labelled]], list[NDArray[np.int64]]]
 
 def work(job: Work) -> None:
     """Do one job of the stage."""
-    run(task_of(job), running=job.running)
+    run(trial_of(job), running=job.running)
 
 
-def run(task: Task, *, running: Running) -> None:
+def run(trial: Trial, *, running: Running) -> None:
     """Write OUT.json, OUT.csv (pixels of each test image by class) and OUT.pictures (masks over test images).
 
     Args:
-        task: What to train and test.
+        trial: What to train and test.
         running: The job's MLflow run.
 
     Raises:
         UserError: the model is unknown or does not take its options.
     """
-    device = training.settle(task.block["training"]["threads"])
-    predict, size = _train(task, task.images(task.own, "train"), device, running)
-    test, classes = task.images(task.own, "test"), task.classes
+    device = training.settle(trial.block["training"]["threads"])
+    predict, size = _train(trial, trial.images(trial.own, "train"), device, running)
+    test, classes = trial.images(trial.own, "test"), trial.classes
     predicted = predict(test)
     matrices = _counted(predicted, test, len(classes))
 
     def measured(images: Sequence[Labelled]) -> dict[str, Any]:
         return segmentation_summary(np.sum(_counted(predict(images), images, len(classes)), axis=0), classes)
 
-    found = {task.own: segmentation_summary(np.sum(matrices, axis=0), classes)}
-    found |= {label: measured(task.images(label, "test")) for label in task.others()}
-    validation = task.images(task.own, "val")
-    summary = task.summary(parameters=size, results=found, val=measured(validation) if validation else None)
-    write_masks(task.out, summary, [one.name for one in test], matrices)
-    ids = sorted(task.index)
-    with task.pictures() as pictures:
-        for place in task.shown(test):
+    found = {trial.own: segmentation_summary(np.sum(matrices, axis=0), classes)}
+    found |= {label: measured(trial.images(label, "test")) for label in trial.others()}
+    validation = trial.images(trial.own, "val")
+    summary = trial.summary(parameters=size, results=found, val=measured(validation) if validation else None)
+    write_masks(trial.out, summary, [one.name for one in test], matrices)
+    ids = sorted(trial.index)
+    with trial.pictures() as pictures:
+        for place in trial.shown(test):
             one = test[place]
             pictures[one.name] = with_mask(one.image, np.array(ids, np.uint8)[predicted[place]])
             running.tracker.log_picture(one.name, pictures[one.name])
-    running.tracker.log_metrics({name: found[task.own][name] for name in ("mIoU", "mAcc")})
+    running.tracker.log_metrics({name: found[trial.own][name] for name in ("mIoU", "mAcc")})
 
 
 def _counted(
@@ -68,20 +68,20 @@ def _counted(
     return [confusion(found, one.mask, classes) for found, one in zip(predicted, images, strict=True)]
 
 
-def _train(task: Task, images: Sequence[Labelled], device: torch.device, running: Running) -> tuple[Predict, int]:
+def _train(trial: Trial, images: Sequence[Labelled], device: torch.device, running: Running) -> tuple[Predict, int]:
     """Train a segmenter; return what predicts with it, and the numbers in it."""
-    settings, block = task.block["training"], task.block["model"]
-    seed_everything(task.seed, training.WEIGHTS)
+    settings, block = trial.block["training"], trial.block["model"]
+    seed_everything(trial.seed, training.WEIGHTS)
     model = build_segmenter(
-        block["name"], len(task.classes), pretrained=block["pretrained"], options=block["options"]
+        block["name"], len(trial.classes), pretrained=block["pretrained"], options=block["options"]
     ).to(device)
-    batches = Batches(images, settings, task.seed)
+    batches = Batches(images, settings, trial.seed)
 
     def losses(step: int) -> dict[str, Tensor]:
         pixels, masks = batches.masks(step)
         return losses_of(model(pixels.to(device)), masks.to(device))
 
-    training.fit(model, losses, task, running)
+    training.fit(model, losses, trial, running)
     model.eval()
     return lambda chosen: _predict(model, chosen, device), sum(p.numel() for p in model.parameters())
 

@@ -23,7 +23,15 @@ from mmfuse.study.plan import System
 from mmfuse.study.settings import ADAPTIVE, network_options, settings_of, without_adaptive
 from mmfuse.study.training_sets import training_set
 from mmfuse.training.batches import Batch, TrainingPairs, validation_pairs
-from mmfuse.training.checkpoints import Card, build, load_into, read_moments, read_weights, save_weights, weights_of
+from mmfuse.training.checkpoints import (
+    WeightsCard,
+    build,
+    load_into,
+    read_moments,
+    read_weights,
+    save_weights,
+    weights_of,
+)
 from mmfuse.training.loop import Outcome, make_fabric, step_count, train_part
 from mmfuse.training.seeding import seed_everything
 
@@ -119,7 +127,7 @@ def run(
         moments=read_moments(start[-1]) if block.get("moments") == "continued" else None,
     )
     if fabric.is_global_zero:
-        card = Card(system.method, system.variant, system.task, system.seed, part, network, complete)
+        card = WeightsCard(system.method, system.variant, system.task, system.seed, part, network, complete)
         _write(method.cpu(), outcome, card, out, block.get("weights", "best"))
         running.tracker.log_metrics({"best/step": outcome.best_step})
         if complete:
@@ -201,7 +209,7 @@ def check_parts(method: FusionMethod, settings: Mapping[str, Any]) -> None:
             )
 
 
-def _write(method: FusionMethod, outcome: Outcome, card: Card, out: Path, keep: str = "best") -> None:
+def _write(method: FusionMethod, outcome: Outcome, card: WeightsCard, out: Path, keep: str = "best") -> None:
     """Write both files of weights and the history; `keep` says which weights, best or last, are the part's result."""
     result = outcome.last if keep == "last" else outcome.best
     for path, weights in ((out.with_suffix(".last.safetensors"), outcome.last), (out, result)):

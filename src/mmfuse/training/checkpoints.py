@@ -26,7 +26,7 @@ _MOMENTS = "optimiser."  # before the names of an optimiser's tensors in a weigh
 
 
 @dataclass(frozen=True)
-class Card:
+class WeightsCard:
     """What a weights file says about itself; `sources` are the SHA-256 of the files that imported weights came from."""
 
     method: str
@@ -48,7 +48,7 @@ def weights_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     }
 
 
-def save_weights(path: Path, weights: Mapping[str, Tensor], card: Card) -> None:
+def save_weights(path: Path, weights: Mapping[str, Tensor], card: WeightsCard) -> None:
     """Write weights whole or not at all; equal weights give equal bytes."""
     said = asdict(card)
     if not card.sources:
@@ -57,7 +57,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], card: Card) -> None:
         save_file(dict(weights), temporary, metadata={"mmfuse": json.dumps(said, sort_keys=True)})
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], Card]:
+def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsCard]:
     """Read a weights file.
 
     Raises:
@@ -67,7 +67,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Card]:
         raise UserError(f"Weights not found: {path}", fix="train the method first, or name another file")
     try:
         with safe_open(path, framework="pt") as file:
-            card = Card(**json.loads(file.metadata()["mmfuse"]))
+            card = WeightsCard(**json.loads(file.metadata()["mmfuse"]))
             weights = {key: file.get_tensor(key) for key in file.keys() if not key.startswith(_MOMENTS)}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
@@ -138,7 +138,7 @@ def with_moments(state: Mapping[str, Any], names: Sequence[str], moments: Mappin
     return {**state, "state": known}
 
 
-def load_into(method: FusionMethod, path: Path) -> Card:
+def load_into(method: FusionMethod, path: Path) -> WeightsCard:
     """Load the weights of one part, or of a complete network, into a method.
 
     Raises:
@@ -158,7 +158,7 @@ def load_into(method: FusionMethod, path: Path) -> Card:
     return card
 
 
-def load_method(path: Path) -> tuple[FusionMethod, Card]:
+def load_method(path: Path) -> tuple[FusionMethod, WeightsCard]:
     """Build the network that a complete weights file belongs to, in eval mode.
 
     Raises:

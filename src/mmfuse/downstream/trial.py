@@ -21,11 +21,11 @@ from mmfuse.pipeline.jobs import Work
 from mmfuse.study.plan import MODALITIES
 
 
-def task_of(job: Work) -> Task:
+def trial_of(job: Work) -> Trial:
     """Return what one job of the stage `detect` or `segment` trains and tests."""
     block, own = job.parameters["downstream"][job.key["protocol"]], job.key["set"]
     modalities = [name for name in MODALITIES if name in block["sets"] and (block["transfer"] or name == own)]
-    return Task(
+    return Trial(
         dataset=catalog_entry(block["dataset"]),
         block=block,
         pack=job.read("pack"),
@@ -39,7 +39,7 @@ def task_of(job: Work) -> Task:
 
 
 @dataclass(frozen=True)
-class Task:
+class Trial:
     """One detector or segmenter to train and test.
 
     Attributes:
