@@ -143,7 +143,7 @@ def test_the_page_shows_each_claim_with_its_verdicts(monkeypatch):
     groups = groups_of(steady)
     monkeypatch.setattr(training_data, "read", lambda _: [])
     monkeypatch.setattr(given_weights, "read", lambda _: [])
-    monkeypatch.setattr(plan, "trial_of", lambda *_: "mif")
+    monkeypatch.setattr(plan, "task_of", lambda *_: "mif")
     parameters = {"study": {"name": "made up"}, "report": {"published": [ENTRY], "patch": 48, "zoom": 4, "width": 320}}
     catalog = {name: SimpleNamespace(pairs={"test": 30}) for name in groups}
     study = Study(parameters, None, catalog, PRINTED, groups, {}, [])

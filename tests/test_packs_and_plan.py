@@ -332,8 +332,8 @@ def test_a_training_reads_the_packs_of_its_set(sets):
     assert plan.datasets_of(sets) == [
         "synthetic_road", "tno", "synthetic_brain", "msrs", "m3fd", "roadscene", "harvard_ct_mri",
     ]  # fmt: skip
-    assert plan.trial_of(sets, "roadscene") == "ivif"
-    assert plan.trial_of(sets, "harvard_ct_mri") == "mif"
+    assert plan.task_of(sets, "roadscene") == "ivif"
+    assert plan.task_of(sets, "harvard_ct_mri") == "mif"
     files = report_inputs(sets)
     assert len(files) == len(set(files))
     assert {"data/prepared/m3fd/pairs.csv", "data/checkpoints/night/lkc_funet/base/s0/net.run.json"} <= set(files)
@@ -414,9 +414,9 @@ def test_parts_and_packs(study):
 def test_datasets_and_tasks(study):
     study["study"]["tasks"]["ivif"]["test"] = ["tno", "synthetic_road"]
     assert plan.datasets_of(study) == ["synthetic_road", "tno", "synthetic_brain"]
-    assert plan.trial_of(study, "tno") == "ivif"
+    assert plan.task_of(study, "tno") == "ivif"
     with pytest.raises(UserError, match="'msrs' is not part of the study"):
-        plan.trial_of(study, "msrs")
+        plan.task_of(study, "msrs")
     assert len(plan.scored_pairs(study)) == 2 * 9 + 1
 
 

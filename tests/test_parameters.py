@@ -259,8 +259,8 @@ def test_a_set_for_both_tasks_takes_datasets_of_either(with_sets):
     study = load_parameters(path)
     own = [one for one in plan.trainings(study) if one.method == "lkc_funet" and one.variant == "base"]
     assert [one.trained_on for one in own] == ["all"], "one training serves both tasks"
-    assert {plan.trial_of(study, dataset) for dataset in ("msrs", "roadscene")} == {"ivif"}
-    assert plan.trial_of(study, "harvard_ct_mri") == "mif"
+    assert {plan.task_of(study, dataset) for dataset in ("msrs", "roadscene")} == {"ivif"}
+    assert plan.task_of(study, "harvard_ct_mri") == "mif"
     weights = {
         complete_weights(study, system)
         for task in ("ivif", "mif")

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from mmfuse.data.catalog import load_catalog
 from mmfuse.study.parameters import load_parameters
-from mmfuse.study.stages import STAGES, report_inputs
+from mmfuse.study.stages import DOWNLOAD, STAGES, report_inputs
 
 T = TypeVar("T")
 Measured = dict[str, tuple[float, float]]  # part to processor seconds and MiB
@@ -47,7 +47,7 @@ def pairing() -> Measured:
     from mmfuse.data.reading import find_pairs
 
     found: Measured = {}
-    raw = Path("data/raw/simulated_000")
+    raw = Path(DOWNLOAD.folder, "simulated_000")
     entry = load_catalog()["simulated_000"]
     test = raw / "test"
     _timed(found, "pairs of two folders", lambda: match_folders(infrared=test / "infrared", visible=test / "visible"))

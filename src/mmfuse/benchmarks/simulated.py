@@ -24,7 +24,7 @@ from mmfuse.files.reading import read_yaml
 from mmfuse.files.writing import csv_text
 from mmfuse.study import plan
 from mmfuse.study.plan import System
-from mmfuse.study.stages import EVALUATE, FUSE, PREPARE, TRAIN, key_of, report_inputs
+from mmfuse.study.stages import DOWNLOAD, EVALUATE, FUSE, PREPARE, TRAIN, key_of, report_inputs
 
 METHOD, DATASET = "mma_unet", "synthetic_road"
 DEMO = Path("workflow/configs/demo.yaml")
@@ -90,7 +90,7 @@ def make_texts(size: Size, root: Path, folder: Path) -> None:
 def make_pairs(size: Size, folder: Path) -> None:
     """Write the files that pairs are found by, as the catalog lays them out; what is in them is not looked at."""
     for room in ("infrared", "visible", "mask", "boxes"):
-        place = folder / "data/raw/simulated_000/test" / room
+        place = folder / DOWNLOAD.folder / "simulated_000" / "test" / room
         place.mkdir(parents=True)
         for name in _names(size.pairs):
             (place / f"{name}{'.txt' if room == 'boxes' else '.png'}").touch()

@@ -13,6 +13,7 @@ from pathlib import Path
 from mmfuse.errors import MmfuseError
 from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters, project_root
+from mmfuse.study.stages import DOWNLOAD
 
 LOCK = Path("envs/requirements.lock")
 
@@ -113,7 +114,7 @@ def _data(params: Path) -> str:
         if name not in catalog:
             raise MmfuseError(f"dataset {name!r} is not in data/catalog.yaml ({', '.join(catalog)})")
         entry = catalog[name]
-        if Path("data/raw", name).is_dir():
+        if Path(DOWNLOAD.folder, name).is_dir():
             states.append(f"{name}: here")
         elif entry.generator:
             states.append(f"{name}: made on the spot")

@@ -21,6 +21,7 @@ from mmfuse.files.reading import read_json, read_yaml
 from mmfuse.reporting import statistics
 from mmfuse.reporting.scores import Column, Group
 from mmfuse.study.parameters import flatten
+from mmfuse.study.stages import EVALUATE, key_of
 from mmfuse.tracking import results
 from mmfuse.tracking.results import PARAMS, Place
 
@@ -88,7 +89,7 @@ def compare(names: Sequence[str]) -> Comparison:
 
 def _read(place: Place) -> Run:
     """Read what a run left: by its parameters where they are there, else whatever lies among its scores."""
-    scores, params = place.root / "reports/scores", place.root / PARAMS
+    scores, params = place.root / EVALUATE.folder, place.root / PARAMS
     parameters: Any = read_yaml(params) if params.is_file() else {}  # of another state of the project, unchecked
     if parameters:
         records = [Path(file) for file in results.small_files(parameters) if file.endswith("run.json")]
@@ -193,7 +194,7 @@ def _paired(first: Run, other: Run, dataset: str, one: Group, two: Group) -> tup
         {
             checksum
             for member in group.members
-            for path, checksum in run.records.get(f"reports/scores/{dataset}/{member.system.label}.run.json", {})
+            for path, checksum in run.records.get(EVALUATE.path("record", key_of(dataset, member.system)), {})
             .get("inputs", {})
             .items()
             if path.endswith("/test.safetensors")

@@ -84,7 +84,7 @@ def scored(place: Place) -> dict[str, dict[str, Group]]:
     Raises:
         UserError: scores are damaged.
     """
-    scores, params = place.root / "reports/scores", place.root / PARAMS
+    scores, params = place.root / EVALUATE.folder, place.root / PARAMS
     if params.is_file():
         named = plan.scored_pairs(read_yaml(params))
     else:

@@ -30,6 +30,7 @@ from mmfuse.pipeline.lineage import parents
 from mmfuse.study.parameters import load_parameters, pick_all
 from mmfuse.study.plan import System
 from mmfuse.study.stage import KEYS, Key, Stage
+from mmfuse.study.stages import DOWNLOAD
 from mmfuse.study.types import Parameters
 from mmfuse.tracking import Parent, Tracker
 
@@ -234,7 +235,11 @@ def rank() -> int:
 
 def _data(inputs: Mapping[str, str]) -> dict[str, str]:
     """Return the datasets and packs among the inputs, such as `prepared/msrs/test`, with their checksums."""
-    found = {path: digest for path, digest in inputs.items() if path.startswith("data/raw/") and "run.json" not in path}
+    found = {
+        path: digest
+        for path, digest in inputs.items()
+        if path.startswith(f"{DOWNLOAD.folder}/") and "run.json" not in path
+    }
     packs = {path: digest for path, digest in inputs.items() if path.endswith(".safetensors") and "prepared" in path}
     return {
         path.removeprefix("data/").removesuffix(".safetensors"): digest for path, digest in {**found, **packs}.items()

@@ -73,7 +73,7 @@ def _shown(study: Study, dataset: str, systems: Sequence[training_data.Trained])
         "too_few": len(groups) > 1 and not statistics.can_differ(len(groups), images),
         "verdict": ranking.verdict(groups, table.ranking),
         "trained": training_data.on_dataset(systems, dataset),
-        "given": given_weights.on_dataset(given_weights.read(study), plan.trial_of(study.parameters, dataset), dataset),
+        "given": given_weights.on_dataset(given_weights.read(study), plan.task_of(study.parameters, dataset), dataset),
         "grid": [
             (name, _tiles(pack[pack.names.index(name)], card.roles, folders, settings, dataset)) for name in names
         ],

@@ -63,7 +63,7 @@ def _caption(study: Study, table: published.Beside, systems: Sequence[training_d
         whole = study.catalog[name].pairs.get("test")
         parts.append(f"{count}{f' of the {whole}' if whole and whole != count else ''} test pairs of {name}")
     seeds = f", mean over {table.seeds} training seeds" if table.seeds > 1 else ", one training seed"
-    task = plan.trial_of(study.parameters, table.datasets[0])
+    task = plan.task_of(study.parameters, table.datasets[0])
     rows = {line.name: line.system for line in table.lines}
     text = f"{table.title}. Paper: as printed there. Measured: by this study on {' and '.join(parts)}"
     text += training_data.behind(systems, rows, task)

@@ -128,7 +128,7 @@ def caption(study: Study, protocol: str, table: Beside, systems: Sequence[Traine
         f"({folds['train']} pairs to train, {folds['val']} to validate) and tested on {table.images} others; {seeds}"
     )
     rows = {line.name: line.system for line in table.lines}
-    task = plan.trial_of(study.parameters, block["dataset"])
+    task = plan.task_of(study.parameters, block["dataset"])
     fused = behind(systems, rows, task) + given_weights.behind(given_weights.read(study), rows, task)
     text += f"; fused images of the first seed of a trained fusion{fused}; "
     text += {

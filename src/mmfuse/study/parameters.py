@@ -127,7 +127,7 @@ def _check_analyses(values: Parameters, path: Path) -> None:
         if not (PACKAGE / "analyses" / f"{name}.py").is_file():
             raise UserError(f"{path}: there is no analysis {name!r}.", found=name, fix="see `mmfuse list analyses`")
         for dataset in block["datasets"]:
-            task = plan.trial_of(values, dataset)
+            task = plan.task_of(values, dataset)
             # networks, trained here or given with their weights
             known = {
                 (s.method, s.variant)
@@ -232,7 +232,7 @@ def _check_downstream(values: Parameters, path: Path) -> None:
                 expected="unlabelled: class or unlabelled: ignore" if block["goal"] == "segment" else "no such key",
                 found=block.get("unlabelled", "no such key"),
             )
-        task = plan.trial_of(values, block["dataset"])
+        task = plan.task_of(values, block["dataset"])
         systems = [*plan.systems_of(values, task), *plan.external_systems(values, task, block["dataset"])]
         known = [*plan.MODALITIES, *dict.fromkeys(f"{system.method}.{system.variant}" for system in systems)]
         unknown = next((image_set for image_set in block["sets"] if image_set not in known), None)

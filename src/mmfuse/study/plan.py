@@ -178,7 +178,7 @@ def analysed(parameters: Parameters) -> list[tuple[str, str, System]]:
         for name, block in parameters.get("analyse", {}).items()
         for dataset in block["datasets"]
         for e in block["systems"]
-        for system in seeds_of(parameters, System(e["method"], e["variant"], trial_of(parameters, dataset), 0))
+        for system in seeds_of(parameters, System(e["method"], e["variant"], task_of(parameters, dataset), 0))
     ]
 
 
@@ -196,7 +196,7 @@ def image_set(parameters: Parameters, protocol: str, name: str) -> System | None
     if name in MODALITIES:
         return None
     method, _, variant = name.partition(".")
-    task = trial_of(parameters, parameters["downstream"][protocol]["dataset"])
+    task = task_of(parameters, parameters["downstream"][protocol]["dataset"])
     return seeds_of(parameters, System(method, variant, task, 0))[0]
 
 
@@ -234,7 +234,7 @@ def datasets_of(parameters: Parameters) -> list[str]:
     return list(dict.fromkeys(named))
 
 
-def trial_of(parameters: Parameters, dataset: str) -> str:
+def task_of(parameters: Parameters, dataset: str) -> str:
     """Return the task a dataset serves in the study."""
     for task, entry in parameters["study"]["tasks"].items():
         if dataset in (*entry["train"], *entry["test"]):

@@ -208,7 +208,7 @@ def check_fused(parameters: Parameters) -> None:
                 found=", ".join(
                     name
                     for name in inputs
-                    if name.startswith(("data/checkpoints/", "data/external/", "src/mmfuse/weights/"))
+                    if name.startswith((f"{stages.TRAIN.folder}/", "data/external/", "src/mmfuse/weights/"))
                 )
                 or "none",
                 fix="run `mmfuse sync --write-dvc`, then the study: params.yaml names another training set, or file",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from mmfuse.study.code_lists import code_of
-from mmfuse.study.plan import System, trial_of
+from mmfuse.study.plan import System, task_of
 from mmfuse.study.types import Parameters
 
 Key = Mapping[str, str]  # names and values that tell a job from the others of its stage
@@ -78,11 +78,11 @@ class Stage:
         """Return the single system that a job serves, if it does."""
         if "method" not in key or "dataset" not in key:
             return None
-        return System(key["method"], key["variant"], trial_of(parameters, key["dataset"]), int(key["seed"]))
+        return System(key["method"], key["variant"], task_of(parameters, key["dataset"]), int(key["seed"]))
 
     def task(self, parameters: Parameters, key: Key) -> str | None:
         """Return the task that a job serves, `ivif` or `mif`."""
-        return trial_of(parameters, key["dataset"]) if "dataset" in key else None
+        return task_of(parameters, key["dataset"]) if "dataset" in key else None
 
     def tags(self, parameters: Parameters, key: Key) -> dict[str, Any]:
         """Return what the tracking can search for."""
@@ -96,6 +96,11 @@ class Stage:
     def summary(self) -> str:
         """What the stage does, in one sentence: the first line of its docstring."""
         return (self.__doc__ or "").partition("\n")[0]
+
+    @property
+    def folder(self) -> str:
+        """The folder that the outputs of all jobs lie below."""
+        return next(iter(self.outputs.values())).partition("/{")[0]
 
     def path(self, output: str, key: Key) -> str:
         """Return the path of one output of a job, or of its `record`; folders without the slash."""

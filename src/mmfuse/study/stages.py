@@ -355,7 +355,7 @@ class Detect(Stage):
         return plan.image_sets(parameters, key["protocol"]).get(key["set"])
 
     def task(self, parameters: Parameters, key: Key) -> str | None:
-        return plan.trial_of(parameters, self.block(parameters, key)["dataset"])
+        return plan.task_of(parameters, self.block(parameters, key)["dataset"])
 
     def tags(self, parameters: Parameters, key: Key) -> dict[str, Any]:
         return {**super().tags(parameters, key), "dataset": self.block(parameters, key)["dataset"]}

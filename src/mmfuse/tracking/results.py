@@ -16,13 +16,13 @@ import yaml
 
 from mmfuse.errors import UserError
 from mmfuse.files.reading import read_yaml
-from mmfuse.study.stages import report_inputs
+from mmfuse.study.stages import DETECT, EVALUATE, report_inputs
 from mmfuse.study.types import Parameters
 from mmfuse.tracking.reading import fetch_kept
 
 ARCHIVE = "study.zip"  # what the run of a study keeps in MLflow
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
-_ROOMS, _TEXTS = ("reports/scores/", "reports/downstream/"), {".csv", ".json"}
+_MEASURED, _TEXTS = (f"{EVALUATE.folder}/", f"{DETECT.folder}/"), {".csv", ".json"}
 _MOMENT = (1980, 1, 1, 0, 0, 0)  # equal results give equal archives
 
 
@@ -46,7 +46,7 @@ class Place:
 def small_files(parameters: Parameters) -> list[str]:
     """Return the files that say what a study found and how: what was measured, and all records."""
     found = report_inputs(parameters)
-    measured = [file for file in found if file.startswith(_ROOMS) and Path(file).suffix in _TEXTS]
+    measured = [file for file in found if file.startswith(_MEASURED) and Path(file).suffix in _TEXTS]
     records = [file for file in found if Path(file).name == "run.json" or file.endswith(".run.json")]
     return list(dict.fromkeys([*measured, *records]))
 
@@ -86,15 +86,12 @@ def find(run: str, scratch: Path) -> Place:
 def _project(folder: Path) -> Path:
     """Return the folder above `reports`, from a project's root, its reports or its scores."""
     for root in (folder, folder.resolve().parent, folder.resolve().parent.parent):
-        if (root / "reports/scores").is_dir() and folder.resolve() in {
-            root.resolve(),
-            (root / "reports").resolve(),
-            (root / "reports/scores").resolve(),
-        }:
+        scores = root / EVALUATE.folder
+        if scores.is_dir() and folder.resolve() in {root.resolve(), scores.parent.resolve(), scores.resolve()}:
             return root
     raise UserError(
         f"There are no results in {folder}.",
-        expected=f"{folder / 'reports/scores'}, with what the stage `evaluate` writes",
+        expected=f"{folder / EVALUATE.folder}, with what the stage `evaluate` writes",
         found="no such folder",
         fix="run the study there, or name the root of another project, a commit, or a run in MLflow",
     )
