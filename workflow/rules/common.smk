@@ -4,11 +4,13 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from mmfuse.study.code_lists import check_running_code
 from mmfuse.study.parameters import load_parameters, pick_all
 from mmfuse.study.stage import KEYS
 from mmfuse.study.stages import STAGES, report_inputs
 
 # every stage makes the same checks; this makes them before the first job
+check_running_code(Path.cwd())
 STUDY = load_parameters(Path("params.yaml"))
 if config != STUDY:
     raise WorkflowError("The jobs read params.yaml alone: change it there, not by --config or --configfile.")

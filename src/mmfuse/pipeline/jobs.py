@@ -27,6 +27,7 @@ from mmfuse.data import catalog
 from mmfuse.errors import UserError
 from mmfuse.files.writing import checksum, remove_leftovers, write_json
 from mmfuse.pipeline.lineage import parents
+from mmfuse.study.code_lists import check_running_code
 from mmfuse.study.parameters import load_parameters, pick_all
 from mmfuse.study.plan import System
 from mmfuse.study.stage import KEYS, Key, Stage
@@ -132,8 +133,10 @@ def run(stage: Stage, key: Key, params: Path, work: Callable[[Work], None]) -> N
     """Do one job of a stage inside its envelope.
 
     Raises:
-        UserError: the parameters or the key are wrong, an input is missing, or another process is at the same job.
+        UserError: the parameters or the key are wrong, an input is missing, another process is at the same job, or the
+            code that runs is not the project's.
     """
+    check_running_code(Path.cwd())
     for name in stage.key:
         if not re.fullmatch(KEYS[name][0], key[name]):
             raise UserError(f"--{name.replace('_', '-')} has no such value.", expected=KEYS[name][1], found=key[name])

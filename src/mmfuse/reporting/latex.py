@@ -145,7 +145,11 @@ def _blocks(spans: Sequence[int], widths: Sequence[float], left: int, most: floa
     room = most - sum(widths[:left])
     blocks = _packed(spans, widths, left, room)
     widest = max(widths[left:], default=0.0)
-    while len(blocks) > 1 and 0.95 * room >= widest and len(closer := _packed(spans, widths, left, 0.95 * room)) == len(blocks):
+    while (
+        len(blocks) > 1
+        and 0.95 * room >= widest
+        and len(closer := _packed(spans, widths, left, 0.95 * room)) == len(blocks)
+    ):
         blocks, room = closer, 0.95 * room  # as many blocks, more alike in width
     return [[*range(left), *block] for block in blocks]
 
