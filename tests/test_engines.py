@@ -52,7 +52,7 @@ def tiny(parameters):
     parameters["report"] |= {"images": 1, "patch": 16}
     parameters["analyse"] = {"cka": parameters["analyse"]["cka"]}  # others may be of methods that are left out
     parameters["analyse"]["cka"]["options"] |= {"height": 32, "width": 32, "batch": 4, "resamples": 5}
-    parameters["prepare"]["subset"]["synthetic_road"] = {"test": 4}  # as many as CKA needs
+    parameters["prepare"]["subset"] = {"synthetic_road": {"test": 4}}  # as many as CKA needs
     boxes = parameters["downstream"].pop("road_boxes")
     boxes["training"] |= {"steps": 4, "batch": 2, "height": 32, "width": 32, "save_every": 2}
     parameters["downstream"] = {"road_boxes": boxes | {"sets": ["a", "average.base"], "seeds": [0]}}

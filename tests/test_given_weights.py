@@ -150,8 +150,8 @@ def test_the_report_says_where_the_weights_come_from(parameters, project):
 
 def test_images_of_other_weights_are_refused(parameters, project):
     parameters["study"]["systems"] = [{"method": "mma_unet", "variant": "theirs", "tasks": ["ivif"]}]
-    for _, system in plan.scored_pairs(parameters):
-        write_json(project / f"data/fused/synthetic_road/{system.label}.run.json", {"inputs": {FILE: "x"}})
+    for dataset, system in plan.scored_pairs(parameters):
+        write_json(project / f"data/fused/{dataset}/{system.label}.run.json", {"inputs": {FILE: "x"}})
     check_fused(parameters)
     parameters["methods"]["mma_unet"]["variants"]["theirs"]["weights"] = "data/external/weights/new.safetensors"
     with pytest.raises(UserError, match=rf"with other weights than its own(.|\n)*new\.safetensors(.|\n)*{FILE}"):

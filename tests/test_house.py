@@ -124,6 +124,11 @@ def test_every_stage_has_a_rule_that_is_made_of_its_declaration(stage):
     assert stage.summary.endswith("."), "the help of its command"
 
 
+def test_every_file_of_rules_is_included():
+    included = re.findall(r'^include: "workflow/rules/(\w+\.smk)"$', (ROOT / "Snakefile").read_text(), re.MULTILINE)
+    assert sorted(included) == sorted(path.name for path in (ROOT / "workflow/rules").iterdir())
+
+
 def test_every_module_of_a_stage_is_declared():
     modules = {path.stem for path in (PACKAGE / "stages").glob("*.py") if path.stem != "__init__"}
     assert modules == {stage.module or stage.name for stage in STAGES.values()}
