@@ -379,7 +379,7 @@ def weights() -> Iterator[Bad]:
     )
     for value in (float("nan"), float("inf"), float("-inf")):
         broken = weights_file(change=lambda w, v=value: w.update({first: w[first] * 0 + v}))
-        yield Bad(f"weights of {value}", stored("w.safetensors", broken), rf"are broken(.|\n)*others in {first}")
+        yield Bad(f"weights of {value}", stored("w.safetensors", broken), rf"are broken(.|\n)*other values in {first}")
     yield Bad("no file", lambda folder: lambda: load_method(folder / "none.safetensors"), "Weights not found")
 
 

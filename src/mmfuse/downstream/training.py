@@ -69,7 +69,7 @@ def fit(model: nn.Module, losses: Callable[[int], dict[str, Tensor]], trial: Tri
                 running.tracker.log_rows(history[logged:])
                 logged = len(history)
             if stopping() and step < steps:
-                raise MmfuseError(f"Asked to stop after step {step} of {steps}; run the same command to go on.")
+                raise MmfuseError(f"Asked to stop after step {step} of {steps}; run the same command to resume.")
     running.tracker.log_rows(history[logged:])
 
 
@@ -114,5 +114,5 @@ def _restore(
         return 0, []
     model.load_state_dict(state["weights"])
     optimiser.load_state_dict(state["optimiser"])
-    print(f"going on after step {state['step']}", file=sys.stderr)
+    print(f"resuming after step {state['step']}", file=sys.stderr)
     return int(state["step"]), list(state["history"])
