@@ -390,7 +390,7 @@ def test_masks_keep_their_class_ids(dataset, raw):
     assert np.array_equal(packs["train"][1]["mask"], ids)
     assert "mask" not in packs["train"][2]
     Image.fromarray(ids[:-1]).save(raw / "mask/n02.png")
-    with pytest.raises(UserError, match=r"1 pairs[^$]*mask/n02\.png has another size"):
+    with pytest.raises(UserError, match=r"1 pairs[^$]*mask/n02\.png differs in size"):
         run(labelled(dataset), raw)
 
 
@@ -461,7 +461,7 @@ def test_both_modalities_in_one_file(dataset, tmp_path, image):
     assert np.array_equal(sample["a"], both[..., 3])
     assert np.array_equal(sample["b"], both[..., :3])
     write_image(tmp_path / "raw/images/x.png", both[..., :3])
-    with pytest.raises(UserError, match="does not hold both modalities"):
+    with pytest.raises(UserError, match="does not contain both modalities"):
         read_pair(entry, files)
 
 
