@@ -376,7 +376,7 @@ def found_objects() -> Iterator[Bad]:
         ("no json", good, "{"),
     ):  # fmt: skip
         yield Bad(
-            f"detections: {what}", results(read_detections, table, summary), "Damaged file|do not belong together"
+            f"detections: {what}", results(read_detections, table, summary), "Damaged file|do not match"
         )
     good = "image,true,predicted,pixels\nx,car,car,5\n"
     masks = {"classes": ["car"], "images": ["x"]}
@@ -385,7 +385,7 @@ def found_objects() -> Iterator[Bad]:
         ("pixels", good.replace("5", "x"), masks),
         ("no images", good, {"classes": ["car"]}), ("list", good, "[]"),
     ):  # fmt: skip
-        yield Bad(f"segments: {what}", results(read_masks, table, summary), "Damaged file|do not belong together")
+        yield Bad(f"segments: {what}", results(read_masks, table, summary), "Damaged file|do not match")
 
 
 def prepared(text: str) -> Callable[[Path], Call]:
