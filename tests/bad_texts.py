@@ -375,9 +375,7 @@ def found_objects() -> Iterator[Bad]:
         ("hits", good.replace("11111", "111"), objects), ("no objects", good, {"classes": ["car"]}),
         ("no json", good, "{"),
     ):  # fmt: skip
-        yield Bad(
-            f"detections: {what}", results(read_detections, table, summary), "Damaged file|do not match"
-        )
+        yield Bad(f"detections: {what}", results(read_detections, table, summary), "Damaged file|do not match")
     good = "image,true,predicted,pixels\nx,car,car,5\n"
     masks = {"classes": ["car"], "images": ["x"]}
     for what, table, summary in (

@@ -152,14 +152,14 @@ def test_a_number_of_pairs_is_held_back_exactly(dataset, raw):
     none, table = run(dataset(), raw, val_fraction=0.4, val_pairs=0)
     assert [len(none[split]) for split in ("train", "val", "test")] == [12, 0, 0]
     assert table["split"].value_counts().to_dict() == {"train": 12}
-    with pytest.raises(UserError, match=r"cannot hold 13 pairs of madeup back(.|\n)*at most 12"):
+    with pytest.raises(UserError, match=r"cannot hold back 13 pairs of madeup(.|\n)*at most 12"):
         run(dataset(), raw, val_pairs=13)
 
 
 def test_no_number_is_held_back_beside_a_split_of_its_own(dataset, raw):
     write_text(raw / "val.txt", "n03\n")
     lists = {"by": "list", "lists": {"val": "val.txt"}, "rest": "train"}
-    with pytest.raises(UserError, match=r"validation split of its own(.|\n)*`val` of a training set"):
+    with pytest.raises(UserError, match=r"its own validation split(.|\n)*`val` of a training set"):
         run(dataset(splits=lists), raw, val_pairs=0)
 
 

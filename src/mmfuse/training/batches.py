@@ -49,7 +49,7 @@ class TrainingPairs:
         self._epoch, self._order = -1, np.empty(0, np.int64)
         if not self.index:
             raise UserError(
-                "There is nothing to train on.",
+                "There are no training pairs.",
                 expected="at least one training pair",
                 found=", ".join(str(pack.path) for pack in packs),
                 fix="name another dataset in the training set, or loosen the filter of the patch set",
