@@ -307,7 +307,7 @@ def test_the_stage_writes_the_result_and_refuses_what_does_not_fit(make_pack, tm
     assert listener.numbers == found["summary"]
     with pytest.raises(UserError, match="did you mean 'cka'"):
         run("ckaa")
-    with pytest.raises(UserError, match="cannot look into average"):
+    with pytest.raises(UserError, match="does not support average"):
         run(method="average")
     with pytest.raises(UserError, match="does not take these options") as caught:
         run(options=OPTIONS | {"imags": 3})

@@ -444,7 +444,7 @@ def test_a_kill_in_stage_two_changes_nothing(template):
     assert not (killed / target).exists()
     call(killed, "snakemake", "--unlock")
     call(killed, *command)
-    assert "going on after step" in (killed / "logs/train/ivif.mma_unet.base.s0.fusion.log").read_text()
+    assert "resuming after step" in (killed / "logs/train/ivif.mma_unet.base.s0.fusion.log").read_text()
     assert not state.exists()
     assert sha256(killed / target) == sha256(undisturbed / target)
     for end in (".last.safetensors", ".history.csv"):

@@ -119,9 +119,9 @@ def test_the_stage_applies_them_and_refuses_others(tmp_path, make_pack):
 
     run(weights(tmp_path / "w.safetensors"))
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
-    with pytest.raises(UserError, match="holds another method"):
+    with pytest.raises(UserError, match="contains another method"):
         run(weights(tmp_path / "other.safetensors", "laplacian"))
-    with pytest.raises(UserError, match="holds only the part"):
+    with pytest.raises(UserError, match="contains only the part"):
         run(weights(tmp_path / "part.safetensors", complete=False))
     with pytest.raises(UserError, match="1 too few"):
         run(weights(tmp_path / "less.safetensors", lost=1))

@@ -496,13 +496,13 @@ def test_resolve_a_metric_that_only_another_convention_has():
         "SSIM.cddfuse": "ssim_uniform_sum_l2",
     }  # fmt: skip
     assert list(found)[:2] == ["EN", "SSIM"], "the main convention comes first"
-    with pytest.raises(UserError, match=r"'Qcb'(.|\n)*name the convention too: Qcb.mma_unet, Qcb.vifb"):
+    with pytest.raises(UserError, match=r"'Qcb'(.|\n)*add the convention: Qcb.mma_unet, Qcb.vifb"):
         resolve("lkc_funet", ["EN", "Qcb"])
     with pytest.raises(UserError, match=r"'Qc.mma_unet'(.|\n)*did you mean Qcb.mma_unet"):
         resolve("lkc_funet", ["EN", "Qc.mma_unet"])
     with pytest.raises(UserError, match=r"Unknown convention: 'mma_une'(.|\n)*did you mean mma_unet"):
         resolve("lkc_funet", ["EN", "Qcb.mma_une"])
-    with pytest.raises(UserError, match=r"EN\.lkc_funet is of the main convention"):
+    with pytest.raises(UserError, match=r"EN\.lkc_funet belongs to the main convention"):
         resolve("lkc_funet", ["EN", "EN.lkc_funet"])
     with pytest.raises(UserError, match="a plain name such as EN"):
         resolve("lkc_funet", ["Qcb.mma_unet"])
@@ -516,7 +516,7 @@ def test_resolve_with_conventions_beside():
     assert not any("." in name for name in (*CONVENTIONS, *itertools.chain(*CONVENTIONS.values())))
     with pytest.raises(UserError, match="did you mean cddfuse"):
         resolve("lkc_funet", ["EN"], ["cdd_fuse"])
-    with pytest.raises(UserError, match="the same one"):
+    with pytest.raises(UserError, match="the same convention"):
         resolve("lkc_funet", ["EN"], ["lkc_funet"])
     with pytest.raises(UserError, match="mma_unet has SSIM"):
         resolve("lkc_funet", ["EN"], ["mma_unet"])

@@ -160,9 +160,9 @@ def test_steps_of_whole_batches(pairs, batch, epochs, steps):
 
 def test_fewer_pairs_than_a_batch_are_refused(make_pack):
     pairs = TrainingPairs([Pack(make_pack(3))], PLAIN | {"batch": 4, "drop_last": True}, 0)
-    with pytest.raises(UserError, match="too few pairs for one batch"):
+    with pytest.raises(UserError, match="too few training pairs for one batch"):
         pairs.batch(0)
-    with pytest.raises(UserError, match="too few pairs for one batch"):
+    with pytest.raises(UserError, match="too few training pairs for one batch"):
         step_count({"epochs": 1, "batch": 4, "drop_last": True}, 3)
 
 
