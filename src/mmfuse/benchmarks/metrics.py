@@ -102,23 +102,23 @@ def _shortest(repeats: int, work: Callable[[], T]) -> tuple[float, T]:
 def _against_plain(images: Images, repeats: int) -> dict[str, Any]:
     """Measure the metrics of `SET`, individually and together, and their plain implementations, on one thread."""
     from mmfuse.benchmarks.reference_metrics import PLAIN
-    from mmfuse.metrics import CONVENTIONS, variants
+    from mmfuse.metrics import CONVENTIONS, definitions
     from mmfuse.metrics.tables import one_thread
 
     names: dict[str, list[str]] = {}
     for convention in SET:
-        for plain_name, variant in CONVENTIONS[convention].items():
-            names.setdefault(variant, []).append(f"{convention} {plain_name}")
+        for plain_name, definition in CONVENTIONS[convention].items():
+            names.setdefault(definition, []).append(f"{convention} {plain_name}")
     fused, a, b = ((image[0] * 255).round().numpy() for image in images.triple)  # (H, W)
     rows: list[dict[str, Any]] = []
     with one_thread():
-        for variant, meant in names.items():
-            ours, plain = variants()[variant].function, PLAIN[variant]
+        for definition, meant in names.items():
+            ours, plain = definitions()[definition].function, PLAIN[definition]
             seconds, tensor = _shortest(repeats, partial(ours, *images.batch()))
             plain_seconds, plain_value = _shortest(repeats, partial(plain, fused, a, b))
             rows.append(
                 {
-                    "variant": variant,
+                    "definition": definition,
                     "names": meant,
                     "seconds": seconds,
                     "plain_seconds": plain_seconds,
@@ -140,7 +140,7 @@ def _total(images: Images, repeats: int, rows: list[dict[str, Any]], conventions
         for name, metric in resolve(convention, CONVENTIONS[convention]).items()
     }
     seconds, _ = _shortest(repeats, lambda: score(*images.batch(), metrics))
-    plain = {row["variant"]: row["plain_seconds"] for row in rows}
+    plain = {row["definition"]: row["plain_seconds"] for row in rows}
     plain_seconds = sum(plain[metric.name] for metric in metrics.values())
     return {
         "conventions": list(conventions),
@@ -151,20 +151,20 @@ def _total(images: Images, repeats: int, rows: list[dict[str, Any]], conventions
 
 
 def _all_together(images: Images, repeats: int, threads: int) -> dict[str, Any]:
-    """Measure all variants like `mmfuse evaluate`, several triples at once, and the share of each on one thread."""
-    from mmfuse.metrics import variants
+    """Measure all definitions like `mmfuse evaluate`, several triples at once, and the share of each on one thread."""
+    from mmfuse.metrics import definitions
     from mmfuse.metrics.tables import score_images
 
     count = 2 * threads
     elapsed, used = [], []
     for _ in range(repeats):
         start, start_used = time.perf_counter(), time.process_time()
-        score_images([str(number) for number in range(count)], [images.triple] * count, variants(), workers=threads)
+        score_images([str(number) for number in range(count)], [images.triple] * count, definitions(), workers=threads)
         elapsed.append(time.perf_counter() - start)
         used.append(time.process_time() - start_used)
     shares = _shares(images, repeats)
     return {
-        "variants": len(variants()),
+        "definitions": len(definitions()),
         "threads": threads,
         "triples": count,
         "seconds_per_triple": min(elapsed) / count,
@@ -174,8 +174,8 @@ def _all_together(images: Images, repeats: int, threads: int) -> dict[str, Any]:
 
 
 def _shares(images: Images, repeats: int) -> dict[str, float]:
-    """Return the seconds of each variant when all are measured together; shared work counts for the first."""
-    from mmfuse.metrics import Metric, score, variants
+    """Return the seconds of each definition when all are measured together; shared work counts for the first."""
+    from mmfuse.metrics import Metric, definitions, score
     from mmfuse.metrics.tables import one_thread
 
     times: dict[str, list[float]] = {}
@@ -192,7 +192,7 @@ def _shares(images: Images, repeats: int) -> dict[str, float]:
 
     with one_thread():
         for _ in range(repeats):
-            score(*images.batch(), {name: timed(metric) for name, metric in variants().items()})
+            score(*images.batch(), {name: timed(metric) for name, metric in definitions().items()})
     shortest = {name: min(seconds) for name, seconds in times.items()}
     return dict(sorted(shortest.items(), key=lambda item: -item[1]))
 
@@ -204,12 +204,12 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
     yield f"metrics of {' and '.join(SET)} on one thread, CPU seconds:"
     yield f"{'':28}{'mmfuse':>9}{'plain':>9}{'ratio':>9}{'difference':>13}"
     for row in compared["metrics"]:
-        yield f"{_times(row['variant'], row)}{row['relative_difference']:13.1e}"
+        yield f"{_times(row['definition'], row)}{row['relative_difference']:13.1e}"
     for total in compared["totals"]:
         yield _times(f"all of {' and '.join(total['conventions'])}", total)
     all_of_them = result["all"]
     yield (
-        f"all {all_of_them['variants']} variants, {all_of_them['threads']} images at once: "
+        f"all {all_of_them['definitions']} definitions, {all_of_them['threads']} images at once: "
         f"{all_of_them['seconds_per_triple']:.3f} seconds per triple, "
         f"{all_of_them['processor_seconds_per_triple']:.3f} seconds of CPU time, of which:"
     )

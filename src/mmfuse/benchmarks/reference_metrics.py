@@ -184,7 +184,7 @@ def _ms_ssim_smfnet(fused: Image, a: Image, _b: Image) -> float:
     return float(value)
 
 
-# by the name of the equivalent variant
+# by the name of the equivalent definition
 PLAIN: dict[str, Plain] = {
     "en": _en,
     "sd": lambda fused, _a, _b: float(fused.std()),

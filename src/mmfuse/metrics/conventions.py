@@ -1,4 +1,4 @@
-"""The variant behind each plain name, by convention.
+"""The definition behind each plain name, by convention.
 
 Papers use EN, SF, SSIM and so on for different formulas; a convention defines the formula behind each name.
 

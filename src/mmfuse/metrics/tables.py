@@ -44,7 +44,7 @@ def score_images(
     Args:
         names: The images' names, all distinct.
         triples: One for each name, in the same order; read one at a time, so a generator keeps memory small.
-        metrics: Plain name to variant, see `mmfuse.metrics.resolve`.
+        metrics: Plain name to definition, see `mmfuse.metrics.resolve`.
         device: Where to compute.
         workers: Number of images or groups measured at once.
         group: Largest number of consecutive images of equal size measured as one batch; by default 1 on a CPU and 16
