@@ -26,6 +26,7 @@ ENVIRONMENT = {
     "DVC_NO_ANALYTICS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": "src",  # each study runs the code in its own folder
 }
 pytestmark = pytest.mark.engines
 
@@ -248,10 +249,9 @@ def test_dvc_refuses_a_study_that_its_file_was_not_written_for(by_dvc):
 
 def test_changed_code_reruns_the_jobs_that_it_is_behind_and_no_other(by_dvc):
     def out_of_date():
-        call(by_dvc, "dvc", "repro", "--quiet", "code", environment=environment)
+        call(by_dvc, "dvc", "repro", "--quiet", "code")
         return set(re.findall(r"^([a-z_]+)[-:]", call(by_dvc, "dvc", "status"), re.MULTILINE))
 
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(by_dvc / "src")}
     module = by_dvc / "src/mmfuse/metrics/contrast.py"
     before = module.read_text()
     assert out_of_date() == set()
