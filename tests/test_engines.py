@@ -235,6 +235,25 @@ def test_after_dvc_snakemake_has_nothing_to_do(by_dvc, by_snakemake):
     assert results(by_dvc) == results(by_snakemake)
 
 
+def test_parameters_edited_during_a_run_count_from_the_next_start(template):
+    folder, scores = clone(template, "edited"), "reports/scores/synthetic_road/average.base.s0.csv"
+    with subprocess.Popen(
+        ["snakemake", "--cores", "1", "--quiet", "all", "--", scores], cwd=folder, env=ENVIRONMENT
+    ) as run:
+        while not (folder / "logs/download/synthetic_road.log").exists():
+            assert run.poll() is None
+            time.sleep(0.05)
+        parameters = yaml.safe_load((folder / "params.yaml").read_text())
+        parameters["prepare"]["subset"]["synthetic_road"]["test"] = 3
+        write(folder, parameters)
+        assert run.wait() == 0
+    assert len((folder / scores).read_text().splitlines()) == 1 + 4
+    record = json.loads((folder / "data/prepared/synthetic_road/run.json").read_text())
+    assert record["parameters"]["prepare.subset.synthetic_road"] == {"test": 4}
+    planned = call(folder, "snakemake", "--dry-run", "--cores", "1", "--", scores)
+    assert re.search(r"Params have changed.*'prepare.subset.synthetic_road': {'test': 3}", planned)
+
+
 def test_dvc_refuses_a_study_that_its_file_was_not_written_for(by_dvc):
     """Else it would run jobs with the files of another study, and record these as their inputs."""
     folder = clone(by_dvc, "stale")

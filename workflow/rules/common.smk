@@ -5,14 +5,15 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from mmfuse.study.code_lists import check_running_code
-from mmfuse.study.parameters import load_parameters, pick_all
+from mmfuse.study.parameters import pick_all
+from mmfuse.study.planned import planned_parameters
 from mmfuse.study.stage import KEYS
 from mmfuse.study.stages import STAGES, report_inputs
 
 # every stage makes the same checks; this makes them before the first job
 check_running_code(Path.cwd())
-STUDY = load_parameters(Path("params.yaml"))
-if config != STUDY:
+STUDY = planned_parameters(Path("params.yaml"))
+if config:
     raise WorkflowError("The jobs read params.yaml alone: change it there, not by --config or --configfile.")
 WATCHED_FILES = {}
 ENVIRONMENT = "../../envs/mmfuse.yaml"

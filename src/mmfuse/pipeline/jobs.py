@@ -133,8 +133,8 @@ def run(stage: Stage, key: Key, params: Path, work: Callable[[Work], None]) -> N
     """Do one job of a stage inside its envelope.
 
     Raises:
-        UserError: the parameters or the key are wrong, an input is missing, another process is at the same job, or the
-            code that runs is not the project's.
+        UserError: the parameters or the key are wrong, an input is missing, another process is at the same job,
+            parameters of the job changed meanwhile, or the code that runs is not the project's.
     """
     check_running_code(Path.cwd())
     for name in stage.key:
@@ -159,8 +159,17 @@ def run(stage: Stage, key: Key, params: Path, work: Callable[[Work], None]) -> N
         parents=parents(parameters, stage.system(parameters, key)),
     )
 
+    read = {path: path.read_bytes() for path in (params, catalog.CATALOG) if path.is_file()}
+
     def start(running: Running) -> None:
         work(Work(stage, key, parameters, params, inputs, outputs, running))
+        changed = [path.as_posix() for path, content in read.items() if path.read_bytes() != content]
+        if changed and pick_all(load_parameters(params), job.parameters) != job.parameters:
+            raise UserError(
+                f"Parameters of {stage.name} {job.name} changed while it ran.",
+                expected=f"{changed[0]} to keep the values of {', '.join(job.parameters)} until the job ends",
+                fix="run the same command again",
+            )
 
     execute(job, start)
     if stage.resume and not rank():
