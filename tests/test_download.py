@@ -605,7 +605,7 @@ def test_unpacked_files_put_there_are_taken_and_verified(by_hand, tmp_path):
 
 def test_an_archive_of_another_name_is_not_guessed_at(by_hand, tmp_path):
     pack(tmp_path / "manual/tiny/Set (1).zip", FILES)
-    with pytest.raises(UserError, match="Cannot tell") as caught:
+    with pytest.raises(UserError, match="The target of the contents") as caught:
         take(by_hand, tmp_path)
     assert "Set.zip" in str(caught.value)
 

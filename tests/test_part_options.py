@@ -257,7 +257,7 @@ def test_weights_without_moments_cannot_be_gone_on_with(train, tmp_path):
     path = tmp_path / "first.safetensors"
     outcome = train(method, "first", steps=1)
     save_weights(path, outcome.last, WeightsCard("toy", "base", "ivif", 0, "first", {}, complete=False))
-    with pytest.raises(UserError, match="no moments"):
+    with pytest.raises(UserError, match="no optimiser moments"):
         read_moments(path)
     with pytest.raises(UserError, match="No parameter of this part has moments"):
         train(method, "second", steps=1, moments={"optimiser.step.elsewhere": torch.ones(())})

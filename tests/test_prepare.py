@@ -539,7 +539,7 @@ def test_patches_of_low_contrast_in_either_image_are_dropped(tmp_path, image):
     limits = {"lower": 10, "upper": 90, "threshold": 0.1}
     assert cut(tmp_path, samples, low_contrast=limits).names == ["good@0,0"]
     assert len(cut(tmp_path, samples)) == 3
-    with pytest.raises(UserError, match="leaves nothing"):
+    with pytest.raises(UserError, match="leaves no patches"):
         cut(tmp_path, samples[1:], low_contrast=limits)
 
 

@@ -306,7 +306,7 @@ def _check(entry: Dataset, path: Path) -> None:
         if ("{split}" in pattern) != (entry.splits.by == "folder"):
             problems.append(f"layout.{key}: {{split}} is required for splits by folder, and only there")
     if (layout.a == layout.b) != bool(layout.channels):
-        problems.append("layout.channels: required if a and b are one file, and only there")
+        problems.append("layout.channels: required if a and b are one file, and only then")
     problems += _film_problems(layout)
     if entry.splits.apart and re.compile(str(entry.splits.number)).groups < 2:
         problems.append("splits.apart: needs a second group in splits.number, the position")

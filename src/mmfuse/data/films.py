@@ -179,7 +179,7 @@ def _pixels(path: Path, frame: VideoFrame) -> Bytes:
             f"Cannot use the film {path}.",
             expected="8 bits per channel",
             found=f"{depth} bits (pixel format {frame.format.name})",
-            fix="convert it to 8 bits first; the scaling of its values is your choice",
+            fix="convert it to 8 bits first; the scaling of its values is up to you",
         )
     kind = pyav().video.reformatter.Interpolation
     exact = kind.BILINEAR | kind.ACCURATE_RND | kind.BITEXACT | kind.FULL_CHR_H_INT

@@ -94,7 +94,7 @@ def read_image(path: Path, *, colour: bool | None = None) -> Bytes:
                 f"Cannot use the image {path}.",
                 expected="8 bits per channel, grey or colour",
                 found=f"pixel format {mode!r}",
-                fix="convert it to 8 bits first; the scaling of its values is your choice",
+                fix="convert it to 8 bits first; the scaling of its values is up to you",
             )
         pixels = np.asarray(image.convert(_MODES[image.mode]), dtype=np.uint8)
     if colour is True and pixels.ndim == 2:
@@ -178,7 +178,7 @@ def image_files(folder: Path) -> dict[str, Path]:
         check_file_name(path)
         if path.stem in found:
             raise UserError(
-                f"Two images of the same name in {folder}.",
+                f"Two images with the same name in {folder}.",
                 expected="one file for each name",
                 found=f"{found[path.stem].name} and {path.name}",
                 fix="remove or rename one of them",

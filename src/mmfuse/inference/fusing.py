@@ -1,4 +1,4 @@
-"""Application of a fusion method to images: it fuses luminance, then the chroma of the colour image is added."""
+"""Application of a fusion method to images: luminance is fused, then the chroma of the colour image is added."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmfuse.methods.base import FusionMethod
 
 
 def best_device() -> torch.device:
-    """Return the first accelerator, else the CPU; single precision there means no TF32."""
+    """Return the first accelerator, else the CPU, with TF32 disabled."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

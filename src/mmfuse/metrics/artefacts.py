@@ -101,7 +101,7 @@ def nabf_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 3.
     Range: images in [0, 1]; the value is in 0..1, and 0 for a constant fused image. Two sources without any
-    edge of a strength of 2 give 0, whatever the fused image adds.
+    edge of a strength of 2 give 0, regardless of what the fused image adds.
 
     Raises:
         UserError: not a valid batch of images.

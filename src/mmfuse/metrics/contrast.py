@@ -30,7 +30,7 @@ _CUI_2015 = (
     )
 )
 def sd(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Standard deviation of the fused image's grey levels (divided by the number of pixels, not by that minus one).
+    """Standard deviation of the fused image's grey levels (divided by the number of pixels N, not N - 1).
 
     Shape: three (B, 1, H, W) to (B,).
     Range: images in [0, 1]; the value is in 0..127.5, and 0 for a constant image.

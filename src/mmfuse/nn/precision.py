@@ -20,7 +20,7 @@ def at_least_single(values: Tensor) -> Tensor:
 def in_full_precision(function: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
     """Make a function of images work in at least single precision, even under autocast.
 
-    Local variance is the difference of two nearly equal means, which bf16 cannot represent.
+    Local variance is the difference of two nearly equal means, which bf16 cannot resolve.
     """
 
     @wraps(function)

@@ -91,7 +91,7 @@ def read_moments(path: Path) -> dict[str, Tensor]:
     """Return the optimiser's moments at the end of a part's training, by name; see `moments_of`.
 
     Raises:
-        UserError: the part did not keep them, or the file cannot be read.
+        UserError: the part did not keep its moments, or the file cannot be read.
     """
     read_weights(path)
     with safe_open(path, framework="pt") as file:

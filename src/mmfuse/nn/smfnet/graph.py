@@ -126,7 +126,7 @@ class WithinModality(nn.Module):
         differences = torch.cat([node - other for other in neighbours], dim=1)  # (B, n c, H, W), eq. 13
         gates = torch.sigmoid(self.edges(differences))  # eq. 12; (B, n c, H, W) as printed, (B, n, H, W) as published
         if self.gamma is not None:
-            # S7: channel k of the joined neighbours gets gate k mod n, whichever neighbour it belongs to
+            # S7: channel k of the joined neighbours gets gate k mod n, regardless of its neighbour
             gates = gates.repeat(1, channels, 1, 1)  # (B, n c, H, W)
         messages = (gates * torch.cat(neighbours, dim=1)).unflatten(1, (-1, channels))  # (B, n, c, H, W)
         updated = self.update(messages.sum(dim=1), node)  # eq. 15 and 16
