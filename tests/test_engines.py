@@ -391,7 +391,7 @@ def test_weights_from_elsewhere_join_the_study(by_snakemake):
     parameters["study"]["systems"].append({"method": "mma_unet", "variant": "given", "tasks": ["ivif"]})
     write(folder, parameters)
     for engine in ("snakemake --dry-run --cores 1", "mmfuse sync --write-dvc"):
-        assert "names a file that is not there" in call(folder, *engine.split(), good=(1, 2)), engine
+        assert "names a missing file" in call(folder, *engine.split(), good=(1, 2)), engine
     file.parent.mkdir(parents=True)
     shutil.copyfile(folder / "data/checkpoints/ivif/mma_unet/base/s0/fusion.safetensors", file)
     moment = time.time()

@@ -104,7 +104,7 @@ def test_what_is_no_file_of_weights_is_refused(parameters, project, file):
 
 def test_a_missing_file_is_one_error_before_any_job(parameters, project):
     (project / "params.yaml").write_text(yaml.safe_dump(parameters))
-    with pytest.raises(UserError, match="variant theirs: weights names a file that is not there") as error:
+    with pytest.raises(UserError, match="variant theirs: weights names a missing file") as error:
         load_parameters(project / "params.yaml")
     assert FILE in str(error.value)
 
@@ -154,7 +154,7 @@ def test_images_of_other_weights_are_refused(parameters, project):
         write_json(project / f"data/fused/synthetic_road/{system.label}.run.json", {"inputs": {FILE: "x"}})
     check_fused(parameters)
     parameters["methods"]["mma_unet"]["variants"]["theirs"]["weights"] = "data/external/weights/new.safetensors"
-    with pytest.raises(UserError, match=rf"with other weights than its own(.|\n)*new\.safetensors(.|\n)*{FILE}"):
+    with pytest.raises(UserError, match=rf"with weights other than its own(.|\n)*new\.safetensors(.|\n)*{FILE}"):
         check_fused(parameters)
 
 

@@ -134,9 +134,9 @@ def test_unknown_classes_and_rows_are_refused(room, change, words):
     [
         ({"protocol": "nothing"}, "does not measure on nothing"),
         ({"rows": {"infrared": "laplacian.base"}}, "does not measure on road_boxes"),
-        ({"datasets": ["synthetic_road"]}, "what is it measured on"),
-        ({"protocol": None}, "what is it measured on"),
-        ({"protocol": None, "datasets": ["synthetic_road"], "rows": {}, "means": "all"}, "what is it measured on"),
+        ({"datasets": ["synthetic_road"]}, "it needs either"),
+        ({"protocol": None}, "it needs either"),
+        ({"protocol": None, "datasets": ["synthetic_road"], "rows": {}, "means": "all"}, "it needs either"),
         ({"means": "some"}, "means"),
     ],
 )

@@ -165,7 +165,7 @@ def test_equal_studies_give_equal_bytes_and_other_entries_stay(ship, tmp_path):
         ({"tasks": ["mif"], "default": []}, "the study trains no system"),
         ({"weakneses": []}, "did you mean 'weaknesses'"),
         ({"default": ["mif"]}, "shall be the default for another task than its own"),
-        ({"precision": "double"}, "does not know this precision"),
+        ({"precision": "double"}, "does not support this precision"),
     ],
 )
 def test_wishes_that_cannot_be_met_are_refused(ship, tmp_path, changes, says):
