@@ -98,7 +98,7 @@ def parameters() -> Iterator[Bad]:
     )
     yield Bad("yaml bomb of maps", study(merged), f"{no_yaml}(.|\n)*expand to more than")
     for text in ("a: &a [*a]", "&a {k: *a}", "a: &a {b: {c: [1, *a]}}"):
-        yield Bad(f"yaml in itself {text!r}", study(text), f"{no_yaml}(.|\n)*holds it")
+        yield Bad(f"yaml in itself {text!r}", study(text), f"{no_yaml}(.|\n)*contains it")
     for text in ("a: 1\na: 2", "x: {b: 1, c: 2, b: 3}", "x:\n  - {k: 1, k: 1}"):
         yield Bad(f"yaml twice {text!r}", study(text), f"{no_yaml}(.|\n)*occurs twice(.|\n)*line \\d")
     for what, text in {
@@ -321,7 +321,7 @@ def tables() -> Iterator[Bad]:
         two = scores(CSV.replace("y", "z"))(folder)()
         return lambda: grouped([one, two], "road")
 
-    yield Bad("scores of other images", other_images, "cannot stand in one table(.|\n)*images")
+    yield Bad("scores of other images", other_images, "cannot be put in one table(.|\n)*images")
     for what, text in {
         "nothing": "",
         "no name": "EN\n1\n",

@@ -193,7 +193,7 @@ def test_what_cannot_be_compared_is_refused(make, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no results in"):
         comparing.compare([first, str(tmp_path / "empty")])
-    with pytest.raises(UserError, match="alone"):
+    with pytest.raises(UserError, match="A single run"):
         comparing.compare([first])
     assert not (tmp_path / "mlflow.db").exists()
 

@@ -113,7 +113,7 @@ def test_other_images_are_not_tested_and_other_classes_are_left_out(make):
     first = make("first")
     found = comparing.compare([first, make("fewer", images=9)])
     assert {(r.verdict, r.p, r.difference_low) for r in found.rows} == {("untested", None, None)}
-    assert any("road_boxes, a: other test images" in note for note in found.notes)
+    assert any("road_boxes, a: different test images" in note for note in found.notes)
     found = comparing.compare([first, make("changed", pack="q" * 64)])
     assert {r.verdict for r in found.rows} == {"untested"}
     assert any("other content or labels" in note for note in found.notes)

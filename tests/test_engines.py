@@ -162,7 +162,7 @@ def test_both_engines_have_the_declared_jobs_and_a_difference_is_named():
     assert "inputs differ: only declared" in differences(declared, [dropped, *others], snakemake)[0]
     assert f"{first.name} is missing in dvc.yaml" in differences(declared, others, snakemake)
     more = differences(declared, [replace(first, name="more"), *dvc], snakemake)
-    assert more == ["more of dvc.yaml is no job of the study"]
+    assert more == ["more of dvc.yaml is not a job of the study"]
     assert "Snakemake does not run" in differences(declared, dvc, snakemake[1:])[0]
     assert "only Snakemake runs: mmfuse x" in differences(declared, dvc, [*snakemake, "mmfuse x"])
 

@@ -113,7 +113,7 @@ def test_what_cannot_be_measured_stays_empty_with_the_reason(room):
     assert reasons["MMA-UNet", "IoU Car"] == ""
     table, lines = made(room, entry("mma_unet", "2", "M3FD", protocol="masks"))
     assert all(ours is None for _, ours in lines["MMA-UNet"].values())
-    assert set(table.missing.values()) == {"segmenters are not measured by it"}
+    assert set(table.missing.values()) == {"not a measure of segmenters here"}
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_weights_by_name_or_by_file(mmfuse, two, scans, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--weights", "roads", "--method", "average"), "Both weights and a method are named"),
+        (("--weights", "roads", "--method", "average"), "Both weights and a method are given"),
         (("--method", "average", "--task", "mif"), "The task has no effect here"),
         (("--weights", "some/file.safetensors", "--task", "mif"), "The task has no effect here"),
         (("--weights", "roads", "--task", "mif"), "The shipped weights roads are not for this task"),

@@ -104,7 +104,7 @@ def opening(matches: Sequence[Match], others: Sequence[str]) -> str:
     if tied:
         text += f" On {listed(tied)} the best network and the best baseline cannot be distinguished."
     if others:
-        text += f" Nothing is known about {listed(others)}, which lack a network, a baseline or a mean rank."
+        text += f" Not compared: {listed(others)}, without a network, a baseline or a mean rank."
     return text
 
 
