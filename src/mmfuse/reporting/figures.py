@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_POINTS = 300  # ASSUME: more points than this cannot be told apart at the figure's width
+_POINTS = 300  # ASSUME: more points than this are indistinguishable at the figure's width
 
 
 @dataclass(frozen=True)
