@@ -174,7 +174,7 @@ def evaluate_folders(
     from mmfuse.metrics.tables import score_images, summarise, write_scores
 
     if out.suffix == ".json":
-        raise UserError(f"Cannot write {out}: the summary is JSON.", expected="a name ending in .csv", found=out)
+        raise UserError(f"Cannot write {out}: the summary has this name.", expected="a name ending in .csv", found=out)
     names = list(plain_names(convention)) if metrics == "all" else [n.strip() for n in metrics.split(",")]
     meaning = resolve(convention, names, [n.strip() for n in beside.split(",")] if beside else [])
     matched = _matched({"fused": fused, "a": a, "b": b}, allow_missing=allow_missing)

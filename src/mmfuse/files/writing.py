@@ -50,7 +50,7 @@ def check_file_name(path: Path) -> None:
     """
     if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", path.name):
         raise UserError(
-            f"A file name cannot be used in {str(path.parent)!a}.",
+            f"A file name in {str(path.parent)!a} cannot be used.",
             expected="a name in UTF-8 without line breaks and other control characters",
             found=ascii(path.name),
             fix="rename it",

@@ -113,7 +113,7 @@ def verdict(groups: Sequence[Group], ranked: Ranking | None) -> str:
     """Say in words which method ranks first on one dataset, and how certain that is."""
     images = f"{len(groups[0].members[0].images)} test images"
     if ranked is None:
-        return f"{images}; nothing to rank (fewer than two systems, or no metric that is defined for all of them)."
+        return f"{images}; nothing to rank (fewer than two systems, or no metric with values for all on all images)."
     order = [int(i) for i in np.argsort(ranked.ranks, kind="stable")]
     best = [i for i in order if ranked.marks[i] == "best"]
     near = [i for i in order if ranked.marks[i] == "tied"]
