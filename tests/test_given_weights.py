@@ -139,7 +139,7 @@ def test_the_report_says_where_the_weights_come_from(parameters, project):
         f"mma_unet,theirs,ivif,{FILE},{digest},checkpoint-100.pth checkpoint-400-vi.pth," in study.sheets["given.csv"]
     )
     assert "ab" * 6 + ")" in study.sheets["given.tex"]
-    assert given_weights.on_dataset([one], "ivif", "synthetic_road").endswith("training pairs: mma_unet.theirs.")
+    assert given_weights.on_dataset([one], "ivif", "synthetic_road").endswith("unknown to the study: mma_unet.theirs.")
     assert given_weights.on_dataset([one], "mif", "synthetic_brain") == ""
     rows = {"MMA-UNet": "mma_unet.theirs", "Average": "average.base"}
     assert given_weights.behind([one], rows, "ivif") == f", MMA-UNet with weights from {FILE}"
