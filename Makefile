@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 CORES ?= all
 VENV := .venv
 PYTEST := OMP_NUM_THREADS=1 pytest
-# a file's tests stay together, and files stay in tests/conftest.py's order
+# tests of one file run on one worker, and files run in the order of tests/conftest.py
 TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
@@ -17,9 +17,9 @@ run: env
 	@echo "report: $(CURDIR)/reports/index.html"
 
 test: $(VENV)/.tested
-	@echo "tests: passed, and nothing has changed since; 'touch tests/conftest.py' to run them again"
+	@echo "tests: passed, and nothing has changed since; run 'touch tests/conftest.py' to repeat them"
 
-# dvc.lock is a result; everything else that git knows or would know is tested
+# dvc.lock is a result; a change of any other file that git tracks or would track reruns the tests
 TESTED := $(filter-out dvc.lock,$(wildcard $(shell git ls-files --cached --others --exclude-standard)))
 
 $(VENV)/.tested: $(TESTED) $(VENV)/.installed
@@ -27,7 +27,7 @@ $(VENV)/.tested: $(TESTED) $(VENV)/.installed
 	$(PYTEST) $(TWO_WORKERS) -m "not slurm and not services and not faults"
 	touch $@
 
-# `make test` with the servers' and Slurm's tests, all at once
+# `make test` with the tests of servers and Slurm
 test-all: env check services slurm
 	$(PYTEST) $(TWO_WORKERS) -m "not faults"
 
@@ -37,12 +37,12 @@ test-slurm: env slurm
 test-services: env services
 	$(PYTEST) -m services tests/test_services.py
 
-# a Slurm of one node from Debian's packages; needs root to install and to start it
+# Slurm on one node, from Debian's packages; needs root to install and start it
 slurm: env
 	which slurmctld munged > /dev/null || (apt-get update -q && apt-get install -qq --no-install-recommends slurm-wlm munge)
 	PYTHONPATH=tests python -c "import slurm_node, sys; sys.exit(slurm_node.missing() or 0)"
 
-# an S3 server from an environment of its own and Debian's PostgreSQL; needs root to install that
+# an S3 server in a separate environment, and Debian's PostgreSQL; needs root to install the latter
 services: env $(VENV)-services/.installed
 	ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || (apt-get update -q && apt-get install -qq --no-install-recommends postgresql)
 	PYTHONPATH=tests python -c "import services, sys; sys.exit(services.missing() or 0)"
@@ -52,7 +52,7 @@ $(VENV)-services/.installed: envs/services.lock
 	$(VENV)-services/bin/pip install --quiet --no-deps --require-hashes -r envs/services.lock
 	touch $@
 
-# kills, full disks, dead servers; root for the small disks. An hour with 100 kills of each engine; MMFUSE_KILLS=5 for less
+# kills, full disks, dead servers; needs root for the small disks. 100 kills of each engine take an hour; MMFUSE_KILLS=5 is faster
 test-faults: env
 	MMFUSE_KILLS=$${MMFUSE_KILLS:-100} $(PYTEST) -m faults tests/test_faults.py
 
@@ -65,7 +65,7 @@ check: env
 
 env: $(VENV)/.installed
 
-# the two steps: what builds source packages first, then everything, each file with its checksum and nothing resolved
+# two steps: first what builds source packages, then everything; every file has a checksum, and pip resolves nothing
 $(VENV)/.installed: envs/requirements.lock envs/build.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	pip install --quiet --no-deps --require-hashes -r envs/build.lock
@@ -73,13 +73,13 @@ $(VENV)/.installed: envs/requirements.lock envs/build.lock pyproject.toml
 	pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# by a variable: everybody on the machine can read a command line, and an address may have a password
+# through a variable: every user of the machine can read a command line, and an address may contain a password
 ui: env
 	@case "$$MLFLOW_TRACKING_URI" in http*) \
-		echo "the runs are on the server that MLFLOW_TRACKING_URI names: open it in a browser" >&2; exit 2;; esac
+		echo "the runs are on the server in MLFLOW_TRACKING_URI: open its address in a browser" >&2; exit 2;; esac
 	MLFLOW_BACKEND_STORE_URI=$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} mlflow ui --host 127.0.0.1 --port 5000
 
-# needs uv; the platform is the oldest Debian and glibc that the study is tested on
+# needs uv; the platform is the oldest Debian and glibc on which the study is tested
 lock:
 	uv pip compile envs/requirements.in --python-version 3.11 --python-platform x86_64-manylinux_2_36 \
 		--generate-hashes --output-file envs/requirements.lock --custom-compile-command "make lock"
@@ -90,6 +90,6 @@ lock:
 		| uv pip compile - --python-version 3.11 --constraint envs/requirements.lock \
 		--generate-hashes --output-file envs/build.lock --custom-compile-command "make lock"
 
-# everything that can be made again; data/manual and downloads stay
+# removes everything that can be generated again; keeps data/manual and downloads
 clean:
 	rm -rf data/raw data/prepared data/checkpoints data/resume data/fused reports/scores reports/analysis reports/downstream reports/tables reports/figures reports/viewer* reports/index* reports/metrics.json logs

@@ -1,5 +1,5 @@
 # The whole study. `snakemake --cores all` makes everything that params.yaml names, up to reports/index.html.
-# workflow/rules defines how the jobs are wired, src/mmfuse/stages what they do.
+# workflow/rules connects the jobs; src/mmfuse/stages does their work.
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -18,7 +18,7 @@ include: "workflow/rules/downstream.smk"
 include: "workflow/rules/report.smk"
 
 
-# on a cluster these run where Snakemake runs: downloads need network access, which compute nodes often lack
+# on a cluster, these run on the node of Snakemake itself: downloads need network access, which compute nodes often lack
 localrules:
     all,
     download,

@@ -283,7 +283,9 @@ def folders() -> Iterator[Bad]:
     yield Bad("no folder", laid("a/1.png"), "Folder not found: .*b")
     yield Bad("file and folder", laid("a/1.png", "b/1.png", a="a/1.png"), "Folder not found: .*1.png")
     for name in ("line\nbreak.png", "tab\t.png", "bell\x07.png", "\x9b31m.png", "a\u2028b.png", "caf\udce9.png"):
-        yield Bad(f"named {name!r}", laid(f"a/{name}", f"b/{name}"), "name cannot be used(.|\n)*rename it")
+        yield Bad(
+            f"named {name!r}", laid(f"a/{name}", f"b/{name}"), "file name in (.|\n)*cannot be used(.|\n)*rename it"
+        )
     yield Bad("untrained", laid("a/1.png", "b/1.png", method="mma_unet"), "needs trained weights")
     yield Bad("no such method", laid("a/1.png", "b/1.png", method="../evil"), "Unknown method '../evil'")
     yield Bad("over its source", laid("out/1.png", "b/1.png", a="out"), "overwrite their sources")

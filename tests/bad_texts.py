@@ -91,16 +91,16 @@ def parameters() -> Iterator[Bad]:
     bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 9)}]\n" for n in range(9)
     )
-    yield Bad("yaml bomb", study(bomb), f"{no_yaml}(.|\n)*unfold to more than")
+    yield Bad("yaml bomb", study(bomb), f"{no_yaml}(.|\n)*expand to more than")
     merged = "a: &a {x: 1}\n" + "".join(
         f"{chr(98 + n)}: &{chr(98 + n)} {{p: *{chr(97 + n)}, q: *{chr(97 + n)}, r: *{chr(97 + n)}}}\n"
         for n in range(20)
     )
-    yield Bad("yaml bomb of maps", study(merged), f"{no_yaml}(.|\n)*unfold to more than")
+    yield Bad("yaml bomb of maps", study(merged), f"{no_yaml}(.|\n)*expand to more than")
     for text in ("a: &a [*a]", "&a {k: *a}", "a: &a {b: {c: [1, *a]}}"):
-        yield Bad(f"yaml in itself {text!r}", study(text), f"{no_yaml}(.|\n)*holds it")
+        yield Bad(f"yaml in itself {text!r}", study(text), f"{no_yaml}(.|\n)*contains it")
     for text in ("a: 1\na: 2", "x: {b: 1, c: 2, b: 3}", "x:\n  - {k: 1, k: 1}"):
-        yield Bad(f"yaml twice {text!r}", study(text), f"{no_yaml}(.|\n)*stands twice(.|\n)*line \\d")
+        yield Bad(f"yaml twice {text!r}", study(text), f"{no_yaml}(.|\n)*occurs twice(.|\n)*line \\d")
     for what, text in {
         "lists": "[" * 500, "closed lists": "[" * 500 + "]" * 500, "maps": "{a: " * 1000 + "}" * 1000,
         "blocks": "\n".join(" " * n + "a:" for n in range(600)),
@@ -122,7 +122,7 @@ def parameters() -> Iterator[Bad]:
     for what, text in {"nothing": "", "list": "[1]", "text": "hello", "number": "5", "null": "~"}.items():
         yield Bad(f"yaml: {what} at the top", study(text), r"\(top level\) is not valid(.|\n)*type: object")
     for what, text in {"number": "{1: 2}", "nothing": "{~: 2}", "truth": "{yes: 2}", "inner": "a: {1.5: 2}"}.items():
-        yield Bad(f"yaml with a {what} as key", study(text), "is no text(.|\n)*in quotes")
+        yield Bad(f"yaml with a {what} as key", study(text), "is not text(.|\n)*in quotes")
     yield from wrong_values()
 
 
@@ -145,7 +145,7 @@ def wrong_values() -> Iterator[Bad]:
         (lambda v: v["study"].update(name="<script>alert(1)</script>"), "study.name"),
         (lambda v: v["study"].update(seeds=["0; rm -rf /"]), "study.seeds"),
         (lambda v: v["study"]["systems"][0].update(method="../../evil"), "study.systems|unknown|not valid"),
-        (lambda v: v["study"]["systems"].append({1: 2}), "is no text"),
+        (lambda v: v["study"]["systems"].append({1: 2}), "is not text"),
         (lambda v: v["methods"]["laplacian"]["network"].update(size=3), "no parameter may be called 'size'"),
         (lambda v: v["study"]["tasks"]["ivif"].update(test="synthetic_road"), "study.tasks.ivif.test"),
     )  # fmt: skip
@@ -321,7 +321,7 @@ def tables() -> Iterator[Bad]:
         two = scores(CSV.replace("y", "z"))(folder)()
         return lambda: grouped([one, two], "road")
 
-    yield Bad("scores of other images", other_images, "cannot stand in one table(.|\n)*images")
+    yield Bad("scores of other images", other_images, "cannot be put in one table(.|\n)*images")
     for what, text in {
         "nothing": "",
         "no name": "EN\n1\n",

@@ -369,8 +369,8 @@ def test_the_plan_lists_every_analysis(parameters):
     ("change", "message"),
     [
         ({"analyses": "ckaa"}, "no analysis 'ckaa'"),
-        ({"systems": [{"method": "average", "variant": "base"}]}, "does not train"),
-        ({"systems": [{"method": "mma_unet", "variant": "none"}]}, "does not train"),
+        ({"systems": [{"method": "average", "variant": "base"}]}, "cannot analyse"),
+        ({"systems": [{"method": "mma_unet", "variant": "none"}]}, "cannot analyse"),
         ({"datasets": ["tno"]}, "not part of the study"),
     ],
     ids=str,

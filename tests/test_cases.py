@@ -120,15 +120,15 @@ def match(dataset: str, result: str, network: str = "net", kind: str = TRAINED) 
          "A learned network is ahead of every training-free baseline on x: net (trained in this study)."),
         ([match("x", TIED)], [],
          "No learned network is ahead of every training-free baseline on x. "
-         "On x the best network and the best baseline cannot be told apart."),
+         "On x the best network and the best baseline cannot be distinguished."),
         ([match("x", AHEAD), match("y", AHEAD)], [],
          "A learned network is ahead of every training-free baseline on all 2 test sets: "
          "net (trained in this study) on x and y."),
         ([match("x", AHEAD), match("y", BEHIND), match("z", TIED), match("w", AHEAD, "ours", SHIPPED)], ["v"],
          "A learned network is ahead of every training-free baseline on 2 of 4 test sets: "
          "net (trained in this study) on x; ours (shipped weights) on w. On y a baseline is ahead of every network. "
-         "On z the best network and the best baseline cannot be told apart. "
-         "Nothing can be said of v, without a network, a baseline or a mean rank."),
+         "On z the best network and the best baseline cannot be distinguished. "
+         "Not compared: v, without a network, a baseline or a mean rank."),
         ([match("x", BEHIND), match("y", BEHIND)], [],
          "No learned network is ahead of every training-free baseline on any of the 2 test sets. "
          "On x and y a baseline is ahead of every network."),
@@ -140,7 +140,7 @@ def test_the_opening_says_where_a_network_is_ahead(matches, others, said):
 
 
 def test_a_match_in_words():
-    assert match("x", TIED).words == "net (1.50, trained in this study) cannot be told apart from flat (2.50)"
+    assert match("x", TIED).words == "net (1.50, trained in this study) cannot be distinguished from flat (2.50)"
 
 
 # ---- the page ----------------------------------------------------------------------------------------------------
@@ -247,11 +247,11 @@ def test_only_the_images_that_are_shown_are_read(project, monkeypatch):
 def test_the_first_sentence_is_about_networks_and_baselines(project):
     said = lead(overview(_run(project)))
     assert said.startswith("No learned network is ahead of every training-free baseline on road.")
-    assert "On road the best network and the best baseline cannot be told apart." in said
-    assert "Nothing can be said of brain" in said
+    assert "On road the best network and the best baseline cannot be distinguished." in said
+    assert "Not compared: brain" in said
     with (project / "out/tables/overview.csv").open(encoding="utf-8") as stream:
         road, brain = csv.DictReader(stream)
-    words = "net (1.50, trained in this study) cannot be told apart from maximum (1.50)"
+    words = "net (1.50, trained in this study) cannot be distinguished from maximum (1.50)"
     assert road["best network and best training-free baseline"] == words
     assert brain["best network and best training-free baseline"] == ""
 
@@ -281,5 +281,5 @@ def test_images_from_elsewhere_are_neither_network_nor_baseline(project):
     page = overview(_run(project, parameters=parameters))
     assert "images from elsewhere count as neither" in page
     assert "net (trained in this study; mean rank 2.50) is the best network" in page
-    assert "On each image the 4 systems take places" in page
+    assert "On each image the 4 systems are ranked" in page
     assert plan.scored_pairs(parameters)[3] == ("road", theirs)

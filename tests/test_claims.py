@@ -172,6 +172,6 @@ def test_a_claim_needs_a_variant_and_its_base(project, change, words):
     entry = copy.deepcopy(ENTRY) | {"datasets": ["synthetic_road"], "rows": {BASE: "maximum.base"}, "claims": {}}
     values["report"]["published"] = [entry | change]
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    with pytest.raises(UserError, match="a claim cannot be decided") as caught:
+    with pytest.raises(UserError, match="a claim cannot be checked") as caught:
         load_parameters(path)
     assert words in str(caught.value)

@@ -113,7 +113,7 @@ def test_other_images_are_not_tested_and_other_classes_are_left_out(make):
     first = make("first")
     found = comparing.compare([first, make("fewer", images=9)])
     assert {(r.verdict, r.p, r.difference_low) for r in found.rows} == {("untested", None, None)}
-    assert any("road_boxes, a: other test images" in note for note in found.notes)
+    assert any("road_boxes, a: different test images" in note for note in found.notes)
     found = comparing.compare([first, make("changed", pack="q" * 64)])
     assert {r.verdict for r in found.rows} == {"untested"}
     assert any("other content or labels" in note for note in found.notes)
@@ -123,7 +123,7 @@ def test_other_images_are_not_tested_and_other_classes_are_left_out(make):
         path.write_text(path.read_text().replace("Lamp", "Light"))
     found = comparing.compare([first, other])
     assert {r.protocol for r in found.rows} == {"road_masks"}
-    assert any("road_boxes, b: other classes" in note for note in found.notes)
+    assert any("road_boxes, b: left out, other classes" in note for note in found.notes)
 
 
 def test_results_that_one_run_lacks_are_named(make):
@@ -131,7 +131,7 @@ def test_results_that_one_run_lacks_are_named(make):
     shutil.rmtree(Path(second) / "reports/downstream/road_masks")
     found = comparing.compare([first, second])
     assert {r.protocol for r in found.rows} == {"road_boxes"}
-    assert found.notes == [f"road_masks: {second} lacks what its detectors or segmenters found: left out."]
+    assert found.notes == [f"road_masks: left out, {second} lacks the results of its detectors or segmenters."]
 
 
 def test_without_parameters_and_for_one_system(make, tmp_path, parameters):

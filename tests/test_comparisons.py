@@ -72,7 +72,7 @@ def test_a_variant_stands_at_its_largest_number(study):
     assert [place(study, "net", v, "kernels") for v in ("base", "in_3", "bn")] == [15, 3, 15]
     assert place(study, "net", "base", "width") == 8
     for option in ("norm", "depth"):
-        with pytest.raises(UserError, match=rf"net.base has no number at the option '{option}'"):
+        with pytest.raises(UserError, match=rf"net.base has no number for the option '{option}'"):
             place(study, "net", "base", option)
 
 
@@ -117,7 +117,7 @@ def test_a_sweep_shows_means_intervals_and_seeds(study):
         ({"lines": {"all": ["base", "bn_7"]}}, "net.bn_7, which the study does not measure"),
         ({"method": "other"}, "other.in_3, which the study does not measure"),
         ({"metrics": ["SD", "VIF"]}, "metric 'VIF'"),
-        ({"x": "norm"}, "no number at the option 'norm'"),
+        ({"x": "norm"}, "no number for the option 'norm'"),
     ],
     ids=str,
 )

@@ -526,7 +526,7 @@ def test_the_plan_names_sets_files_and_what_a_job_depends_on():
     [
         ({"sets": ["a", "laplacian.other"]}, "which the study lacks"),
         ({"dataset": "tno"}, "not a dataset of the study"),
-        ({"unlabelled": "class"}, "belongs to segment"),
+        ({"unlabelled": "class"}, "is required for segment"),
     ],
 )
 def test_a_protocol_names_what_the_study_has(project, parameters, change, words):

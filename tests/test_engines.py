@@ -174,7 +174,7 @@ def test_both_engines_have_the_declared_jobs_and_a_difference_is_named():
     assert "inputs differ: only declared" in differences(declared, [dropped, *others], snakemake)[0]
     assert f"{first.name} is missing in dvc.yaml" in differences(declared, others, snakemake)
     more = differences(declared, [replace(first, name="more"), *dvc], snakemake)
-    assert more == ["more of dvc.yaml is no job of the study"]
+    assert more == ["more of dvc.yaml is not a job of the study"]
     assert "Snakemake does not run" in differences(declared, dvc, snakemake[1:])[0]
     assert "only Snakemake runs: mmfuse x" in differences(declared, dvc, [*snakemake, "mmfuse x"])
 
@@ -423,7 +423,7 @@ def test_weights_from_elsewhere_join_the_study(by_snakemake):
     parameters["study"]["systems"].append({"method": "mma_unet", "variant": "given", "tasks": ["ivif"]})
     write(folder, parameters)
     for engine in ("snakemake --dry-run --cores 1", "mmfuse sync --write-dvc"):
-        assert "names a file that is not there" in call(folder, *engine.split(), good=(1, 2)), engine
+        assert "names a missing file" in call(folder, *engine.split(), good=(1, 2)), engine
     file.parent.mkdir(parents=True)
     shutil.copyfile(folder / "data/checkpoints/ivif/mma_unet/base/s0/fusion.safetensors", file)
     moment = time.time()

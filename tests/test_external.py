@@ -110,7 +110,7 @@ def test_an_external_method_is_scored_where_the_study_says(parameters):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p["study"].update(external={"u2": ["msrs"]}), "names 'msrs', on which the study does not test"),
+        (lambda p: p["study"].update(external={"u2": ["msrs"]}), "names 'msrs', which is not a test dataset"),
         (lambda p: p["study"].update(external={"u2": []}), "study.external.u2 is not valid"),
         (lambda p: p["study"].update(external={"U-2": ["synthetic_road"]}), "study.external is not valid"),
         (lambda p: p["methods"]["mma_unet"]["variants"].update(external={}), "no variant may be called 'external'"),

@@ -226,7 +226,7 @@ def test_a_tracking_server_that_never_answers_holds_nothing_up(tmp_path, monkeyp
                 tracker.log_rows([{"step": step, "loss": 1.0}])
         assert time.monotonic() - begin < 30
         assert kept, "the server was not asked"
-    assert capfd.readouterr().err.count("the job goes on without it") == 1
+    assert capfd.readouterr().err.count("the job continues without it") == 1
     assert list(tmp_path.iterdir()) == [tmp_path / ".mmfuse"], "a server's address is no file"
 
 
@@ -252,7 +252,7 @@ def test_a_kill_while_the_database_is_made_does_not_break_it(tmp_path, monkeypat
     with Tracker(tmp_path, "faults", "x", fingerprint="x", tags={}, parameters={}) as tracker:
         tracker.log_metrics({"x": 1})
     assert tracker.run_id is not None
-    assert "goes on without it" not in capfd.readouterr().err
+    assert "continues without it" not in capfd.readouterr().err
     assert not part.exists()
 
 

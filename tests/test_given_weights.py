@@ -104,7 +104,7 @@ def test_what_is_no_file_of_weights_is_refused(parameters, project, file):
 
 def test_a_missing_file_is_one_error_before_any_job(parameters, project):
     (project / "params.yaml").write_text(yaml.safe_dump(parameters))
-    with pytest.raises(UserError, match="variant theirs: weights names a file that is not there") as error:
+    with pytest.raises(UserError, match="variant theirs: weights names a missing file") as error:
         load_parameters(project / "params.yaml")
     assert FILE in str(error.value)
 
@@ -139,7 +139,7 @@ def test_the_report_says_where_the_weights_come_from(parameters, project):
         f"mma_unet,theirs,ivif,{FILE},{digest},checkpoint-100.pth checkpoint-400-vi.pth," in study.sheets["given.csv"]
     )
     assert "ab" * 6 + ")" in study.sheets["given.tex"]
-    assert given_weights.on_dataset([one], "ivif", "synthetic_road").endswith("training pairs: mma_unet.theirs.")
+    assert given_weights.on_dataset([one], "ivif", "synthetic_road").endswith("unknown to the study: mma_unet.theirs.")
     assert given_weights.on_dataset([one], "mif", "synthetic_brain") == ""
     rows = {"MMA-UNet": "mma_unet.theirs", "Average": "average.base"}
     assert given_weights.behind([one], rows, "ivif") == f", MMA-UNet with weights from {FILE}"
@@ -154,7 +154,7 @@ def test_images_of_other_weights_are_refused(parameters, project):
         write_json(project / f"data/fused/{dataset}/{system.label}.run.json", {"inputs": {FILE: "x"}})
     check_fused(parameters)
     parameters["methods"]["mma_unet"]["variants"]["theirs"]["weights"] = "data/external/weights/new.safetensors"
-    with pytest.raises(UserError, match=rf"with other weights than its own(.|\n)*new\.safetensors(.|\n)*{FILE}"):
+    with pytest.raises(UserError, match=rf"with weights other than its own(.|\n)*new\.safetensors(.|\n)*{FILE}"):
         check_fused(parameters)
 
 

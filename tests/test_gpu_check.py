@@ -90,7 +90,7 @@ def test_the_report_has_the_papers_numbers_beside_ours(dry):
     ours = found["scores"]["bf16"]["harvard_ct_mri"]
     assert f"| **LKC-FUNet, bf16-mixed** | {' | '.join(f'{ours[metric]:.3f}' for metric in METRICS)} |" in lines
     assert any("A dry run" in line for line in lines)
-    assert any("Drawn images" in line for line in lines)
+    assert any("Synthetic images" in line for line in lines)
     assert len(list(out.iterdir())) == 2, "weights and images lie elsewhere"
 
 
@@ -238,10 +238,10 @@ def test_the_real_folder_is_small(tmp_path):
 
 
 def test_damaged_and_foreign_folders_are_refused(data, tmp_path):
-    with pytest.raises(UserError, match="no data of a check"):
+    with pytest.raises(UserError, match="no data for a check"):
         gpu_data.unpack(tmp_path, tmp_path / "packs")
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="contains something else"):
         gpu_data.write_folder(tmp_path, params=gpu_check.PARAMS, drawn=True, golden=tmp_path / "none")
     other = tmp_path / "other"
     other.mkdir()

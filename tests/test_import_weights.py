@@ -150,7 +150,7 @@ def test_the_form_is_found_by_the_tensors(theirs, files, tmp_path):
     lines = importing.run("toy", files(**theirs), out=tmp_path / "w.safetensors")
     card = read_weights(tmp_path / "w.safetensors")[1]
     assert (card.network, card.task) == ({"width": 3, "norm": False}, "mif")
-    assert "task: mif, assumed; --task names another" in lines
+    assert "task: mif, assumed; --task chooses another" in lines
     importing.run("toy", files(**theirs), out=tmp_path / "w.safetensors", task="ivif")
     assert read_weights(tmp_path / "w.safetensors")[1].task == "ivif"
 
@@ -158,7 +158,7 @@ def test_the_form_is_found_by_the_tensors(theirs, files, tmp_path):
 def test_known_extras_are_ignored_and_said(theirs, files, tmp_path):
     theirs["visible"] |= {"sobel.weightx": torch.ones(3, 3), "sobel.weighty": torch.ones(3, 3)}
     lines = importing.run("toy", files(**theirs), out=tmp_path / "w.safetensors")
-    assert "  ignored, no part of the network: sobel.weightx, sobel.weighty" in lines
+    assert "  ignored, not part of the network: sobel.weightx, sobel.weighty" in lines
     assert not any("sobel" in key for key in read_weights(tmp_path / "w.safetensors")[0])
 
 
@@ -210,7 +210,7 @@ def test_many_names_are_cut_unless_all_are_asked_for(theirs, files, refusal):
 
 def test_a_group_twice_and_a_group_without_a_file(theirs, files, refusal):
     text = refusal(*files(a=theirs["visible"], b={"model": theirs["visible"], "model_ema": theirs["visible"]}))
-    assert "  - visible is there 3 times: a.pth, b.pth [model], b.pth [model_ema]\n" in text
+    assert "  - visible occurs 3 times: a.pth, b.pth [model], b.pth [model_ema]\n" in text
     assert "  - infrared has no file: expected net.0.weight, net.0.bias, net.1.weight and 6 more\n" in text
     assert "infrared has no file" in refusal(*files(a=theirs["visible"]))
 
@@ -219,7 +219,7 @@ def test_a_file_that_fits_nothing_is_said_with_what_is_closest(theirs, files, re
     fitting = files(**theirs)
     stray = {"net.0.weight": torch.ones(3, 1, 1, 1), "x": torch.ones(1)}
     text = refusal(*fitting, *files(stray=stray))
-    assert "  - stray.pth fits nothing: it holds net.0.weight, x; closest is " in text
+    assert "  - stray.pth fits nothing: it has net.0.weight, x; closest is " in text
     assert re.search(r"closest is visible, of which it has 1 of 7 names\n", text)
     # beside what is needed it does not matter
     assert "not needed: ema" in str(importing.run(
@@ -289,9 +289,9 @@ def test_options_that_change_no_tensor_can_be_chosen(theirs, files, tmp_path, re
     method, card = load_method(tmp_path / "w.safetensors")
     assert card.network == {"width": 3, "stretch": False}
     assert not method.stretch
-    assert "other than the authors' options: stretch=False" in lines
+    assert "changed from the authors' options: stretch=False" in lines
     text = refusal(*paths, changes={"width": 4})
-    assert "--network width=4 makes a network of other tensors" in text
+    assert "--network width=4 gives a network with other tensors" in text
     assert "infrared.0.bias, " in text
     assert "other tensors" in refusal(*paths, changes={"norm": False})
     assert "does not take these options" in refusal(*paths, changes={"depth": 1})

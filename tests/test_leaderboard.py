@@ -243,7 +243,7 @@ def test_stored_scores_of_unequal_images_are_refused(place):
     stored(place / "data/leaderboard", "synthetic_road", "average", values(2), [*NAMES[:7], "P7"])
     with pytest.raises(UserError, match="not of the same images") as error:
         made(place, run=False)
-    assert "lacks p7; has besides P7" in str(error.value)
+    assert "lacks p7; also has P7" in str(error.value)
 
 
 def test_metrics_are_found_by_what_they_mean(place):
@@ -274,8 +274,8 @@ def test_a_board_of_several_datasets_puts_their_images_together(place):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["mine.csv"], "not given as it should be"),
-        (["synthetic_road/mine"], "not given as it should be"),
+        (["mine.csv"], "A row has the wrong form"),
+        (["synthetic_road/mine"], "A row has the wrong form"),
         (["synthetic_road/Theirs=mine.csv"], "two rows have the name Theirs"),
         (["synthetic_road/average=mine.csv"], "two rows have the name average"),
         (["synthetic_road/mine=mine.csv", "synthetic_road/mine=mine.csv"], "given twice"),

@@ -215,7 +215,7 @@ def road(values):
             lambda v: road(v).update(val=["harvard_ct_mri"]),
             ["training_sets.road", "dataset of the task mif", "datasets of the task ivif", "roadscene"],
         ),
-        (lambda v: road(v).update(train=["tno"], pairs={}), ["'tno'", "test pairs alone", "msrs, msrs_train30, m3fd"]),
+        (lambda v: road(v).update(train=["tno"], pairs={}), ["'tno'", "only test pairs", "msrs, msrs_train30, m3fd"]),
         (lambda v: road(v).update(pairs={"msr": 3}), ["road.pairs", "'msr'", "did you mean 'msrs'"]),
         (lambda v: road(v).update(pairs={"msrs": 1084}), ["road.pairs", "at most 1083", "1084"]),
         (

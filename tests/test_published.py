@@ -122,7 +122,7 @@ def test_a_system_outside_the_study_is_refused(project):
         other = copy.deepcopy(values)
         other["report"]["published"] = [ENTRY | {"rows": {}} | change]
         path.write_text(yaml.safe_dump(other), encoding="utf-8")
-        with pytest.raises(UserError, match="asks for what the study does not measure"):
+        with pytest.raises(UserError, match="a result that the study does not measure"):
             load_parameters(path)
 
 

@@ -315,7 +315,7 @@ def test_costs_stand_beside_the_places(project):
     assert row is not None
     assert re.findall(r">([^<>]+)</a></td>", row.group()) == ["32×20", "12.3 k", "1.5 G", "0.5", "512 MiB"]
     assert "measured on Linux, any, 2 cores, cpu." in text
-    assert "Without a measured time, and left out: maximum." in text
+    assert "Left out, because their time was not measured: maximum." in text
     with (project / "out/tables/efficiency.csv").open(encoding="utf-8") as stream:
         lines = {line["method"]: line for line in csv.DictReader(stream)}
     assert lines["net"]["multiply-adds"] == "1500000000"
@@ -329,9 +329,9 @@ def test_the_zoomed_window_can_be_placed(project):
     parameters["report"]["places"] = {"road": {"p4": [11, 23]}}
     text = _run(project, parameters=parameters)
     assert text != by_rule
-    assert "On p4 it lies where the parameters place it" in " ".join(text.split())
+    assert "On p4, the parameters set its position" in " ".join(text.split())
     parameters["report"]["places"] = {"road": {"p4": [13, 0]}}
-    with pytest.raises(UserError, match="reaches over the border"):
+    with pytest.raises(UserError, match="extends beyond the image"):
         _run(project, parameters=parameters)
 
 
@@ -424,7 +424,7 @@ def test_table_and_summary_that_disagree_are_refused(project):
 def test_systems_measured_on_other_images_are_refused(project):
     path = project / "reports/scores/road/average.base.s0.csv"
     path.write_text(path.read_text(encoding="utf-8").replace("p4", "p5"), encoding="utf-8")
-    with pytest.raises(UserError, match="cannot stand in one table"):
+    with pytest.raises(UserError, match="cannot be put in one table"):
         _run(project)
 
 
@@ -476,7 +476,7 @@ def test_intervals_and_marks_follow_the_images(project):
     assert ["<strong>6.500</strong>" in row for row in rows] == [False, True, True]  # equal means
     assert "EN (en), not significantly worse than the best: 4 of 4 images" in rows[0]
     assert '<span class="below">[5.00, 6.00]</span>' in rows[0]
-    assert "With 4 images and so many pairs no difference can be significant" in text
+    assert "With 4 images and so many pairs, no difference can be significant" in text
     with (project / "out/tables/road.csv").open(encoding="utf-8") as stream:
         line = next(csv.DictReader(stream))
     assert (float(line["EN low"]), float(line["EN high"]), float(line["EN rank"])) == (5.0, 6.0, 3.0)

@@ -100,7 +100,7 @@ def test_ranks_against_times_name_the_machine_and_what_is_left_out():
     ]
     shown = efficiency.times(Album(), "x", systems, np.array([3.0, 1.5, 1.5]), costs)
     assert "measured on Linux." in shown.words
-    assert "left out: far.external." in shown.words
+    assert "not measured: far.external." in shown.words
     costs[2] = Cost(1.5, 2_500_000, "", None, None, ("Big",), "")
     words = efficiency.times(Album(), "x", systems, np.ones(3), costs).words
     assert "measured on Linux (fast) and Big (net)." in words

@@ -106,7 +106,7 @@ def test_verdict_tells_what_cannot_be_told_apart():
     random = np.random.default_rng(0)
     groups = [_group(name, [list(random.normal(more, 1.0, 20))]) for name, more in (("a", 0.1), ("b", 0.0), ("c", 9.0))]
     said = verdict(groups[:2], ranking(groups[:2], _standings(groups[:2])))
-    assert "cannot be told apart from it: the critical difference is 0.44." in said
+    assert "cannot be distinguished from it: the critical difference is 0.44." in said
     assert "best mean on" in said
     assert verdict(groups[:1], None).startswith("20 test images; nothing to rank")
 

@@ -304,7 +304,7 @@ def test_s3_goes_away_while_a_job_logs(servers, client, job, image, capsys, way)
     record = job(name, image, servers.line.cut)
     said = capsys.readouterr().err
     assert said.count("tracking:") == 1
-    assert "lost a picture; the job goes on without artifacts" in said
+    assert "lost a picture; the job continues without artifacts" in said
     assert not [word for word in SECRETS if word in said]
     servers.line.mend()
     assert steps(client, record) == ("FINISHED", [1, 2, 3], ["pictures/p1.png", "pictures/p2.png"])
@@ -332,7 +332,7 @@ def test_what_keeps_the_runs_goes_away_while_a_job_logs(servers, client, job, im
     finally:
         back()
     said = capsys.readouterr().err
-    assert said.count("tracking:") == said.count("the job goes on without it") == 1
+    assert said.count("tracking:") == said.count("the job continues without it") == 1
     assert not [word for word in SECRETS if word in said]
     assert Path("out.txt").read_text() == "out"
     status, seen, _ = steps(client, record)

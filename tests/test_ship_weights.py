@@ -164,8 +164,8 @@ def test_equal_studies_give_equal_bytes_and_other_entries_stay(ship, tmp_path):
         ({"method": "average"}, "the study trains no system average.base.s0"),
         ({"tasks": ["mif"], "default": []}, "the study trains no system"),
         ({"weakneses": []}, "did you mean 'weaknesses'"),
-        ({"default": ["mif"]}, "shall be the default for another task than its own"),
-        ({"precision": "double"}, "does not know this precision"),
+        ({"default": ["mif"]}, "cannot be the default for a task that is not its own"),
+        ({"precision": "double"}, "does not support this precision"),
     ],
 )
 def test_wishes_that_cannot_be_met_are_refused(ship, tmp_path, changes, says):
@@ -197,7 +197,7 @@ def test_pictures_that_half_precision_would_change_are_refused(study, ship, tmp_
     shutil.copytree(folder / "maximum.base.s0", folder / "lkc_funet.base.s0")
     code, said = ship(tmp_path / "out", roads=WISH)
     assert code == 2
-    assert "The stored weights of lkc_funet.base.s0 give another picture" in said
+    assert "The stored weights of lkc_funet.base.s0 give another fused image" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -207,7 +207,7 @@ def test_files_that_are_too_large_are_refused(ship, tmp_path, monkeypatch):
     assert "is too large to be shipped" in ship(tmp_path / "out", roads=WISH)[1]
     monkeypatch.setattr(ship_weights, "LARGEST", 5_000_000)
     monkeypatch.setattr(ship_weights, "TOGETHER", 1000)
-    assert "would hold too much" in ship(tmp_path / "out", roads=WISH)[1]
+    assert "would be too large" in ship(tmp_path / "out", roads=WISH)[1]
     assert not (tmp_path / "out").exists()
 
 

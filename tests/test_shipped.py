@@ -157,7 +157,7 @@ def test_the_task_is_told_from_the_images(mmfuse, folders, scans, tmp_path):
         code, _, err = mmfuse("fuse", *pair, tmp_path / f"out{number}")
         assert code == 0, err
         assert f"weights: {name} (" in err
-        assert "as the images look; --task says otherwise)" in err
+        assert "judging by the images; --task overrides it)" in err
     code, _, err = mmfuse("fuse", *scans, tmp_path / "other", "--task", "ivif")
     assert code == 0
     assert "weights: roads (method mma_unet, task ivif)" in err
@@ -188,7 +188,7 @@ def test_weights_by_name_or_by_file(mmfuse, two, scans, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--weights", "roads", "--method", "average"), "Both weights and a method are named"),
+        (("--weights", "roads", "--method", "average"), "Both weights and a method are given"),
         (("--method", "average", "--task", "mif"), "The task has no effect here"),
         (("--weights", "some/file.safetensors", "--task", "mif"), "The task has no effect here"),
         (("--weights", "roads", "--task", "mif"), "The shipped weights roads are not for this task"),
@@ -207,7 +207,7 @@ def test_without_shipped_weights_the_error_says_what_to_name(mmfuse, folder, fol
     assert f"a default for ivif in {folder}/index.yaml" in err
     assert "--weights FILE" in err
     assert "--method laplacian" in err
-    assert mmfuse("list", "weights")[1] == "no weights come with this installation\n"
+    assert mmfuse("list", "weights")[1] == "this installation has no shipped weights\n"
 
 
 @pytest.mark.usefixtures("two")

@@ -106,11 +106,13 @@ def test_the_report_says_what_they_were_trained_on(parameters, project):
     assert "3 pairs of tno (train, training): MIT" in study.sheets["given.csv"]
     assert "12 pairs of synthetic" in study.sheets["given.tex"]
     said = "With shipped weights, {}: mma_unet.ours."
-    assert given_weights.on_dataset([one], "ivif", "tno") == said.format("trained on other pairs of it")
-    assert given_weights.on_dataset([one], "ivif", "msrs") == said.format("which never saw a pair of it")
+    assert given_weights.on_dataset([one], "ivif", "tno") == said.format("trained on other pairs of this dataset")
+    assert given_weights.on_dataset([one], "ivif", "msrs") == said.format("never trained or validated on this dataset")
     shipped_weights.make(project / FOLDER, "roads", "ivif", data=[{**ROAD, "use": "validation"}])
     (one,) = given_weights.read(study)
-    assert given_weights.on_dataset([one], "ivif", "synthetic_road") == said.format("validated with other pairs of it")
+    assert given_weights.on_dataset([one], "ivif", "synthetic_road") == said.format(
+        "validated with other pairs of this dataset"
+    )
 
 
 @pytest.mark.engines

@@ -243,7 +243,7 @@ def test_after_a_kill_what_stands_above_is_closed_too(client, tmp_path):
 @pytest.mark.usefixtures("database")
 def test_what_a_study_keeps_is_found_by_name_and_id_of_any_run_below_it(tmp_path):
     with tracker(tmp_path, parents=parents(), tags={"method": "average", "variant": "base", "seed": 0}) as run:
-        with pytest.raises(UserError, match="keeps no results"):
+        with pytest.raises(UserError, match="has no results"):
             fetch_kept(tmp_path, "study-1", study=None, name="kept.txt", folder=tmp_path)
         run.keep_above(STUDY, lambda path: write_text(path, "kept"), "kept.txt")
     for name, system in (("study-1", None), (run.run_id, "average.base.s0")):
@@ -279,7 +279,7 @@ def test_a_dead_server_does_not_hold_the_job_up(tmp_path, monkeypatch, capsys, i
     assert run.record() is None
     said = capsys.readouterr().err
     assert said.count("tracking:") == 1
-    assert "the job goes on without it" in said
+    assert "the job continues without it" in said
     assert "127.0.0.1:9" in said
     assert "secret" not in said
     assert "somebody" not in said
@@ -300,7 +300,7 @@ def test_a_broken_database_is_no_obstacle(tmp_path, capsys):
     with tracker(tmp_path) as run:
         run.log_metrics({"x": 1})
     assert run.record() is None
-    assert "goes on without it" in capsys.readouterr().err
+    assert "continues without it" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("database")
@@ -326,7 +326,7 @@ def test_where_artifacts_cannot_be_kept_metrics_still_are(tmp_path, client, caps
         run.log_file(tmp_path / "mlruns")
     said = capsys.readouterr().err
     assert said.count("tracking:") == 1
-    assert "lost a picture; the job goes on without artifacts, its metrics are still tracked" in said
+    assert "lost a picture; the job continues without artifacts, its metrics are still tracked" in said
     (found,) = runs(client)
     assert found.info.status == "FINISHED"
     assert [metric.step for metric in client.get_metric_history(run.run_id, "loss")] == [1, 2]
@@ -389,7 +389,7 @@ def test_addresses_are_shown_without_a_login(tmp_path, uri, shown):
         ("http://token@host", "http://token@host/api: token is old", "http://host/api: *** is old"),
         ("http://me:a%2Fb@host", "a/b, that is a%2Fb, is wrong", "***, that is ***, is wrong"),
         ("postgresql://host/db?password=secret&sslmode=require", "secret: no require", "***: no require"),
-        ("postgresql://me:se/cret@host/db", "invalid literal for int() with base 10: 'se'", "must stand there as %XX"),
+        ("postgresql://me:se/cret@host/db", "invalid literal for int() with base 10: 'se'", "must be encoded as %XX"),
         ("http://host", "one line\n(Background on this error at: a page)", "one line"),
         ("sqlite:///x.db", "unable to open database file", "unable to open database file"),
         ("http://host", "HTTP 401: of-the-environment", "HTTP 401: ***"),
@@ -487,7 +487,7 @@ def test_a_missing_input_is_named(job):
 @pytest.mark.usefixtures("database")
 def test_a_second_process_at_the_same_job_is_refused(job):
     def again(_):
-        with pytest.raises(UserError, match="Another process is already at crop x"):
+        with pytest.raises(UserError, match="Another process is already running crop x"):
             execute(job(), work)
         execute(job(record=Path("other.run.json")), work)
 

@@ -12,6 +12,7 @@ from mmfuse.reporting import training_data, trainings
 from mmfuse.reporting.figures import read_history
 from mmfuse.reporting.study import Study
 
+NEVER = "never trained or validated on this dataset"
 COUNTS = {
     "msrs": {"train": 1083, "test": 361},
     "m3fd": {"train": 4200, "test": 300},
@@ -110,11 +111,11 @@ def test_the_table_of_training_sets(study):
 @pytest.mark.parametrize(
     ("dataset", "said"),
     [
-        ("msrs", "Trained on other pairs of it: one, two."),
-        ("m3fd", "Trained on other pairs of it: two; never saw a pair of it: one."),
-        ("roadscene", "Validated with other pairs of it: one; never saw a pair of it: two."),
-        ("tno", "Never saw a pair of it: one, two."),
-        ("harvard_ct_mri", "Trained on other pairs of it: two; never saw a pair of it: one."),
+        ("msrs", "Trained on other pairs of this dataset: one, two."),
+        ("m3fd", f"Trained on other pairs of this dataset: two; {NEVER}: one."),
+        ("roadscene", f"Validated with other pairs of this dataset: one; {NEVER}: two."),
+        ("tno", "Never trained or validated on this dataset: one, two."),
+        ("harvard_ct_mri", f"Trained on other pairs of this dataset: two; {NEVER}: one."),
         ("elsewhere", ""),
     ],
 )
@@ -126,7 +127,8 @@ def test_variants_on_different_sets_are_named_one_by_one(study):
     found = [one for one in training_data.read(study) if one.task == "ivif"]
     other = training_data.Trained("one", "wide", "ivif", "both", (("m3fd", 9),), (), ("m3fd",), (), ("tno",))
     assert training_data.on_dataset([*found, other], "m3fd") == (
-        "Trained on other pairs of it: two, one.wide; never saw a pair of it: one.base, one.other."
+        "Trained on other pairs of this dataset: two, one.wide; "
+        "never trained or validated on this dataset: one.base, one.other."
     )
 
 
@@ -146,6 +148,6 @@ def test_the_curves_say_which_weights_count(study, tmp_path):
     assert without[0][0].val.size == 0
     path.write_text("step,lr,train/total,val/total\n1,0.1,3,\n2,0.1,2,5\n", encoding="utf-8")
     validated = [[read_history(path, "net")]]
-    assert trainings._kept(study, "two", "base", without).endswith("last step count. Nothing was validated.")
-    assert "Dotted: the step with the lowest validation." in trainings._kept(study, "two", "base", validated)
-    assert "whose weights count but in first" in trainings._kept(study, "one", "base", validated)
+    assert trainings._kept(study, "two", "base", without).endswith("last step are used. There was no validation.")
+    assert "Dotted: the step with the lowest validation loss." in trainings._kept(study, "two", "base", validated)
+    assert "whose weights are used, except in first" in trainings._kept(study, "one", "base", validated)

@@ -1,4 +1,4 @@
-"""Errors that say what was expected, what came and what to do.
+"""Errors that state what was expected, what was found and what to do.
 
 Exit codes of the command line: 2 for the user's mistakes (`UserError`), 1 for ours (anything else).
 """
@@ -18,12 +18,12 @@ class MmfuseError(Exception):
 
 
 class UserError(MmfuseError):
-    """Bad input: one message with what was expected, what came and what to do.
+    """Bad input: one message that states what was expected, what was found and what to do.
 
     Args:
-        problem: One sentence, with the path or key it is about.
+        problem: One sentence, with the path or key concerned.
         expected: What would have been right.
-        found: What came instead.
+        found: What was found instead.
         fix: What the user can do now.
     """
 
@@ -39,7 +39,7 @@ class UserError(MmfuseError):
 
 
 def together(what: str, errors: Sequence[UserError]) -> UserError:
-    """Return one error for several mistakes in `what`; a single one stands for itself."""
+    """Return one error for several mistakes in `what`; a single error is returned as it is."""
     if len(errors) == 1:
         return errors[0]
     every = "\n".join(str(error) for error in errors)
@@ -47,30 +47,30 @@ def together(what: str, errors: Sequence[UserError]) -> UserError:
 
 
 def _shortened(value: object) -> str:
-    """Return what a message shows of a value: a stranger's file may hold a very long one."""
+    """Return a value as text for a message, shortened: a file from elsewhere may contain a very long one."""
     text = str(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
 
 
 def closest(name: str, known: Iterable[str], otherwise: str) -> str:
-    """Return what to do about an unknown name: take the closest known one, or `otherwise` if none is close."""
+    """Return advice for an unknown name: the closest known name, or `otherwise` if none is close."""
     by_lower_case = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
     return f"did you mean {by_lower_case[close[0]]!r}?" if close else otherwise
 
 
 def unknown_name(problem: str, name: str, known: Iterable[str], otherwise: str) -> UserError:
-    """Return the error of a name that is none of the known ones; `otherwise` is what to do if none of them is close."""
+    """Return the error for an unknown name; `otherwise` is the advice if no known name is close."""
     known = list(known)
     return UserError(problem, expected=", ".join(known), found=name, fix=closest(name, known, otherwise))
 
 
 def check_choices(what: str, choices: Mapping[str, Collection[str]], **chosen: str) -> None:
-    """Check that each option has one of the values that it may have.
+    """Check that each option has one of its allowed values.
 
     Args:
-        what: What takes the options, such as a network's name.
-        choices: The values of each option.
+        what: What has the options, such as a network's name.
+        choices: The allowed values of each option.
         **chosen: The options.
 
     Raises:
@@ -78,5 +78,5 @@ def check_choices(what: str, choices: Mapping[str, Collection[str]], **chosen: s
     """
     for option, value in chosen.items():
         if value not in choices[option]:
-            problem = f"{what} does not know this {option}."
+            problem = f"{what} does not support this {option}."
             raise unknown_name(problem, str(value), choices[option], "take one of these")

@@ -14,6 +14,6 @@ rule analyse:
     params:
         watch=watch("analyse"),
     message:
-        "Look into {wildcards.method}.{wildcards.variant}, seed {wildcards.seed}, on {wildcards.dataset}: {wildcards.analysis}."
+        "Analyse {wildcards.method}.{wildcards.variant}, seed {wildcards.seed}, on {wildcards.dataset}: {wildcards.analysis}."
     shell:
         command("analyse")

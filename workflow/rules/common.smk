@@ -10,14 +10,14 @@ from mmfuse.study.planned import planned_parameters
 from mmfuse.study.stage import KEYS
 from mmfuse.study.stages import STAGES, report_inputs
 
-# every stage makes the same checks; this makes them before the first job
+# every stage makes these checks as well; here they are made before the first job
 check_running_code(Path.cwd())
 STUDY = planned_parameters(Path("params.yaml"))
 if config:
-    raise WorkflowError("The jobs read params.yaml alone: change it there, not by --config or --configfile.")
+    raise WorkflowError("The jobs read only params.yaml: change this file, do not use --config or --configfile.")
 WATCHED_FILES = {}
 ENVIRONMENT = "../../envs/mmfuse.yaml"
-# every final output of a study, listed one by one, never globbed
+# every final output of a study, listed explicitly, never globbed
 STUDY_FILES = [STAGES["report"].path("page", {}), *report_inputs(STUDY)]
 
 
@@ -36,7 +36,7 @@ def inputs(name):
 
 
 def outputs(name, **shown):
-    """Return the output files of a job by name, including its record; Snakemake's own report has those in `shown`."""
+    """Return the output files of a job by name, including its record; Snakemake's report includes those in `shown`."""
     found = {}
     for output, (path, is_folder) in STAGES[name].patterns().items():
         found[output] = directory(path) if is_folder else path

@@ -13,7 +13,7 @@ rule download:
     params:
         watch=watch("download"),
     message:
-        "Get {wildcards.dataset}."
+        "Fetch or generate {wildcards.dataset}."
     shell:
         command("download")
 

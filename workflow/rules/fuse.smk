@@ -1,4 +1,4 @@
-# Every system applied to the test pairs of every dataset of its task, or external images imported.
+# Apply every system to the test pairs of every dataset of its task, or import external images.
 
 
 rule fuse:

@@ -1,4 +1,4 @@
-# The pages that summarise the study. `snakemake --report` shows the outputs that have a caption here.
+# The pages that summarise the study. `snakemake --report` includes the outputs that have a caption here.
 
 
 rule report:

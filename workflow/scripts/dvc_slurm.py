@@ -1,7 +1,7 @@
-"""The study by DVC on Slurm, several stages at once: one job for each stage that is out of date, or for several alike.
+"""Run the study with DVC on Slurm, in parallel: one job for each stage that is out of date, or for several of one kind.
 
-DVC itself runs stages one after the other. Here each job runs `dvc repro --single-item`, and Slurm starts it when the
-jobs that it depends on have ended well. Memory, minutes, partitions and GPUs are those of Snakemake's Slurm profile.
+DVC itself runs stages one after the other. Here, each job runs `dvc repro --single-item`, and Slurm starts it when the
+jobs on which it depends have succeeded. Memory, minutes, partitions and GPUs are those of Snakemake's Slurm profile.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _POLL = 2.0  # seconds
 
 @dataclass(frozen=True)
 class Task:
-    """What one job of Slurm does: stages of one kind that do not depend on each other, and the stages before them."""
+    """One job of Slurm: stages of one kind that do not depend on each other, and the stages on which they depend."""
 
     kind: str
     stages: tuple[str, ...]
@@ -39,15 +39,15 @@ class Task:
 
 
 def outdated(root: Path) -> dict[str, frozenset[str]]:
-    """Return the stages that are to run, each with those among them that it depends on.
+    """Return the stages to run, each with those among them on which it depends.
 
-    DVC's status tells of a stage's own files alone; what comes after a stage that runs may change with it.
+    DVC's status covers only a stage's own files; the stages after a stage that runs may change with it.
     """
     from dvc.repo import Repo
 
     with Repo(str(root)) as repo:
         changed = set(repo.status())
-        graph = repo.index.graph  # from a stage to those that it depends on
+        graph = repo.index.graph  # from a stage to those on which it depends
         before = {stage.addressing: {needed.addressing for needed in graph.successors(stage)} for stage in graph}
     return needed_runs(before, changed)
 
@@ -61,22 +61,22 @@ def needed_runs(before: Mapping[str, set[str]], changed: set[str]) -> dict[str, 
 
 
 def depths(before: Mapping[str, set[str] | frozenset[str]]) -> dict[str, int]:
-    """Return for each stage the length of the longest way to it from one that depends on nothing."""
+    """Return, for each stage, the length of the longest path to it from a stage without dependencies."""
     levels = nx.topological_generations(_graph(before))
     return {stage: number for number, level in enumerate(levels) for stage in level}
 
 
 def _graph(before: Mapping[str, set[str] | frozenset[str]]) -> nx.DiGraph:
-    """Return a graph from each stage to those that come right after it."""
+    """Return a graph from each stage to those that depend on it directly."""
     return nx.DiGraph(before).reverse()
 
 
 def tasks_of(runs: Mapping[str, frozenset[str]], together: Mapping[str, int]) -> list[Task]:
-    """Put stages together into jobs: of one kind and one depth, so that no two jobs wait for each other.
+    """Group stages into jobs, of one kind and one depth each, so that no two jobs wait for each other.
 
     Args:
         runs: The stages to run, see `outdated`.
-        together: How many stages of a kind are one job; 1 unless named.
+        together: Number of stages of a kind in one job; by default 1.
     """
     level = depths(runs)
     alike: dict[tuple[int, str], list[str]] = {}
@@ -92,7 +92,7 @@ def tasks_of(runs: Mapping[str, frozenset[str]], together: Mapping[str, int]) ->
 
 
 def options(task: Task, profile: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[str]:
-    """Return what sbatch is told of a job's needs, as the profile and the parameters have it."""
+    """Return the options of sbatch for a job's resources, from the profile and the parameters."""
     needs = {**profile.get("default-resources", {}), **profile.get("set-resources", {}).get(task.kind, {})}
     flags = {"slurm_partition": "partition", "mem_mb": "mem", "gres": "gres", "slurm_account": "account"}
     found = [f"--{flag}={_first_try(needs[key])}" for key, flag in flags.items() if key in needs]
@@ -101,12 +101,12 @@ def options(task: Task, profile: Mapping[str, Any], parameters: Mapping[str, Any
 
 
 def _first_try(value: Any) -> str:
-    """Return a resource of the profile as at the first try: `attempt * 4000` is 4000."""
+    """Return a resource of the profile at the first attempt: `attempt * 4000` is 4000."""
     return str(value).replace("attempt *", "").strip()
 
 
 def threads(task: Task, parameters: Mapping[str, Any]) -> int:
-    """Return the threads that the parameters give a kind of stage."""
+    """Return the number of threads of a kind of stage, from the parameters."""
     named = {
         "train": parameters["train"]["threads"],
         "fuse": parameters["fuse"]["threads"],
@@ -121,15 +121,15 @@ def threads(task: Task, parameters: Mapping[str, Any]) -> int:
 
 
 def command(task: Task) -> str:
-    """Return what a job runs; it waits for DVC's lock, which a job beside it may hold for a moment."""
+    """Return the command of a job; it waits for DVC's lock, which a parallel job may hold for a moment."""
     return shlex.join(["dvc", "--wait-for-lock", "repro", "--single-item", *task.stages])
 
 
 def submit(root: Path, tasks: Sequence[Task], extra: Sequence[str]) -> dict[str, str]:
-    """Submit the jobs in order; return the number of the job of each stage.
+    """Submit the jobs in order; return the id of the job of each stage.
 
     Raises:
-        MmfuseError: Slurm refused a job; those before it are cancelled.
+        MmfuseError: Slurm refused a job; the previous ones are cancelled.
     """
     profile, parameters = read_yaml(root / PROFILE), load_parameters(root / "params.yaml")
     (root / LOGS).mkdir(parents=True, exist_ok=True)
@@ -153,12 +153,12 @@ def submit(root: Path, tasks: Sequence[Task], extra: Sequence[str]) -> dict[str,
 
 
 def _mark(root: Path) -> str:
-    """Return how this study's jobs are known in the queue."""
+    """Return the comment that marks this study's jobs in the queue."""
     return f"dvc of {root}"
 
 
 def queued(root: Path) -> list[str]:
-    """Return the numbers of this study's jobs that wait or run."""
+    """Return the ids of this study's pending and running jobs."""
     asked = ["squeue", "--noheader", "--states=PENDING,RUNNING,CONFIGURING,COMPLETING,SUSPENDED", "--format=%i|%k"]
     run = subprocess.run(asked, capture_output=True, text=True, check=True)
     lines = [line.partition("|") for line in run.stdout.splitlines()]
@@ -166,21 +166,21 @@ def queued(root: Path) -> list[str]:
 
 
 def study(root: Path, *, together: Mapping[str, int], extra: Sequence[str], wait: bool, dry: bool) -> None:
-    """Run what is out of date.
+    """Run the stages that are out of date.
 
     Raises:
-        UserError: jobs of this study are in the queue already.
-        MmfuseError: a download, or the submission, failed; or with `wait`, some stages are not up to date at the end.
+        UserError: jobs of this study are already in the queue.
+        MmfuseError: a download or the submission failed; or with `wait`, some stages are not up to date at the end.
     """
     waiting = queued(root)
     if waiting and not dry:
         raise UserError(
-            "Jobs of this study are in the queue already.",
-            expected="none, so that no stage runs twice at once",
+            "Jobs of this study are already in the queue.",
+            expected="none, so that no stage runs twice at the same time",
             found=", ".join(waiting),
-            fix=f"wait for them, or `scancel {' '.join(waiting)}`",
+            fix=f"wait for them, or run `scancel {' '.join(waiting)}`",
         )
-    # what the code of each job is must be known before it can be said which jobs are out of date
+    # the code of each job must be known to find the jobs that are out of date
     if not dry and subprocess.run(_DIGEST, cwd=root, check=False).returncode:
         raise MmfuseError("DVC's stage `code` failed.")
     runs = outdated(root)
@@ -202,23 +202,23 @@ def study(root: Path, *, together: Mapping[str, int], extra: Sequence[str], wait
             time.sleep(_POLL)
         left = list(outdated(root))
         if left:
-            raise MmfuseError(f"Not up to date: {', '.join(left)}. What each job said is in {LOGS}.")
+            raise MmfuseError(f"Not up to date: {', '.join(left)}. The output of each job is in {LOGS}.")
 
 
 def main() -> None:
-    """Submit the stages that are out of date; what follows `--` goes to sbatch as it is."""
+    """Submit the stages that are out of date; arguments after `--` are passed to sbatch."""
     words, extra = sys.argv[1:], list[str]()
     if "--" in words:
         words, extra = words[: words.index("--")], words[words.index("--") + 1 :]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be submitted")
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be submitted")
     parser.add_argument(
         "--wait", action="store_true", help="wait for all jobs, and fail if some stage is not up to date"
     )
     parser.add_argument("--together", type=int, default=10, metavar="N", help="stages of fuse or evaluate in one job")
     known = parser.parse_args(words)
     if known.together < 1:
-        parser.error("--together: a number from 1")
+        parser.error("--together: must be at least 1")
     together = {"fuse": known.together, "evaluate": known.together}
     try:
         study(Path.cwd(), together=together, extra=extra, wait=known.wait, dry=known.dry_run)

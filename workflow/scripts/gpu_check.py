@@ -1,7 +1,7 @@
 """Check the study on a GPU in one go: tests, LKC-FUNet at paper size in three precisions, scores, speed of inference.
 
-`prepare` writes one small folder on a machine with the data; `run` needs that folder, this project and a GPU, but
-neither a network nor mmfuse, MLflow, DVC or Snakemake to be installed. See docs/how-to/check-on-a-gpu.md.
+`prepare` writes one small folder on a machine with the data; `run` needs that folder, this project and a GPU, but no
+network access and no installation of mmfuse, MLflow, DVC or Snakemake. See docs/how-to/check-on-a-gpu.md.
 """
 
 from __future__ import annotations
@@ -25,44 +25,44 @@ LOCK, PARAMS, PRINTED = (
     ROOT / p for p in ("envs/requirements.lock", "workflow/configs/paper.yaml", "data/published.csv")
 )
 PARTS = ("tests", "trainings", "inference")
-FEW = 20  # steps that need no plan of the time
+FEW = 20  # steps that need no time plan
 TINY_PAIR, PAPER_STEPS = (64, 64), 1000
 
 
 def arguments() -> argparse.Namespace:
-    """Return what the command line asks for."""
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     prepare = commands.add_parser("prepare", help="write the folder with data and parameters")
     prepare.add_argument("--out", type=Path, required=True, help="the folder; that of an earlier `prepare` is replaced")
-    prepare.add_argument("--drawn", action="store_true", help="draw small pairs: no mirror, no network, no real result")
+    prepare.add_argument("--drawn", action="store_true", help="use small synthetic pairs: no mirror, no network needed")
     run = commands.add_parser("run", help="run everything and write report.md and report.json after each step")
-    run.add_argument("--data", type=Path, help="the folder of `prepare`; drawn in a dry run if left out")
+    run.add_argument("--data", type=Path, help="the folder of `prepare`; synthetic pairs in a dry run without it")
     run.add_argument("--out", type=Path, required=True, help="folder of the report")
-    run.add_argument("--work", type=Path, help="folder of weights, states and images; OUT.work if left out")
-    run.add_argument("--minutes", type=float, default=9.0, help="end within so many minutes")
+    run.add_argument("--work", type=Path, help="folder of weights, states and images; by default OUT.work")
+    run.add_argument("--minutes", type=float, default=9.0, help="time limit in minutes")
     run.add_argument("--steps", type=int, default=PAPER_STEPS, help="steps of a complete training")
-    run.add_argument("--test-pairs", type=int, help="test pairs of each set; all of them if left out")
+    run.add_argument("--test-pairs", type=int, help="test pairs of each set; by default all")
     run.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    run.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="leave the other parts out")
+    run.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="run only these parts")
     run.add_argument("--dry-run", action="store_true", help="everything on the CPU at tiny size, in about a minute")
-    packages = commands.add_parser("packages", help="list what `run` imports, or say how to carry what a machine lacks")
+    packages = commands.add_parser("packages", help="list what `run` imports, or how to bring what a machine lacks")
     packages.add_argument("--lacks", nargs="+", default=[], metavar="NAME", help="packages that the machine lacks")
-    packages.add_argument("--python", default="3.12", help="its version of Python")
+    packages.add_argument("--python", default="3.12", help="the machine's version of Python")
     return parser.parse_args()
 
 
 def check_packages(parts: list[str]) -> None:
-    """Leave with one message if a package is missing that is needed."""
+    """Exit with one message if a required package is missing."""
     needed = gpu_packages.NEEDED | (gpu_packages.FOR_TESTS if "tests" in parts else {})
     lacking = gpu_packages.missing(needed)
     if lacking:
-        hint = "" if lacking.keys() & set(gpu_packages.NEEDED.values()) else "\nOr leave the tests out by --only."
+        hint = "" if lacking.keys() & set(gpu_packages.NEEDED.values()) else "\nOr leave out the tests with --only."
         sys.exit(gpu_packages.advice(lacking, LOCK) + hint)
 
 
 def write_data(out: Path, *, drawn: bool) -> None:
-    """Write the folder that is carried to the machine with a GPU."""
+    """Write the folder to bring to the machine with a GPU."""
     import gpu_data
 
     golden = Path(os.environ.get("MMFUSE_GOLDEN") or ROOT.parent / "shared/golden") / "networks"
@@ -88,13 +88,13 @@ def tiny(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 class Run:
-    """One run: what was found so far, kept after every step, so that a stop loses nothing.
+    """One run: its results so far, saved after every step, so that a stop loses nothing.
 
     Args:
-        asked: What the results depend on; results of something else are thrown away.
+        asked: What the results depend on; results of another request are deleted.
         out: Folder of the report.
         work: Folder of everything else.
-        minutes: How long the run may take.
+        minutes: Time limit of the run.
     """
 
     def __init__(self, asked: dict[str, Any], out: Path, work: Path, minutes: float) -> None:
@@ -108,21 +108,21 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
         self.results: dict[str, Any] = {**old, "asked": asked, "errors": {}, "notes": []}
         self.parameters: dict[str, Any] = {}
-        self.training_ends = self.deadline  # when this run's own clock stops a training
+        self.training_ends = self.deadline  # when this run itself stops a training
 
     @property
     def left(self) -> float:
-        """Seconds that are left."""
+        """Seconds left."""
         return self.deadline - time.monotonic()
 
     def note(self, text: str) -> None:
-        """Say something now and in the report."""
+        """Print a note, and add it to the report."""
         print(f"check: {text}", flush=True)
         self.results["notes"].append(text)
         self.save()
 
     def do(self, group: str, name: str, work: Callable[[], Any]) -> Any:
-        """Do one step unless an earlier run of the same command has done it; keep its result, or what went wrong."""
+        """Do one step unless an earlier run of the same command has done it; store its result, or its error."""
         known = self.results.setdefault(group, {})
         if name in known:
             return known[name]
@@ -130,7 +130,7 @@ class Run:
         begin = time.monotonic()
         try:
             known[name] = work()
-        except Exception as error:  # whatever it is, the other steps can still be done
+        except Exception as error:  # whatever it is, the other steps can still run
             self.results["errors"][f"{group} {name}"] = traceback.format_exc()
             print(f"check: {group} {name} failed: {error}", flush=True)
             if "Asked to stop" in str(error) and time.monotonic() < self.training_ends:  # by somebody else
@@ -152,7 +152,7 @@ class Run:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run what is asked for, in an order in which the most wanted results come first."""
+    """Run what was requested, with the most important results first."""
     import gpu_data
     import gpu_report
     import gpu_steps
@@ -193,12 +193,12 @@ def run(args: argparse.Namespace) -> None:
     if "trainings" in args.only:
         train_all(this, check, args.steps, fast=False)
     this.save()
-    print(f"check: {len(this.results['errors'])} steps went wrong; the report is {args.out / 'report.md'}")
+    print(f"check: {len(this.results['errors'])} steps failed; the report is {args.out / 'report.md'}")
     sys.exit(1 if this.results["errors"] or (this.results.get("tests") or {}).get("failed") else 0)
 
 
 def train_all(this: Run, check: Any, wanted: int, *, fast: bool) -> None:
-    """Train, fuse and score: the baselines and the two fast precisions, or the slow one in what time is left."""
+    """Train, fuse and score: the baselines and the two fast precisions, or the slow one in the remaining time."""
     import gpu_steps
 
     if fast:
@@ -214,7 +214,7 @@ def train_all(this: Run, check: Any, wanted: int, *, fast: bool) -> None:
         steps = min(wanted, saved + affordable(this, names[number:], wanted, scoring))
         known = precision in this.results.setdefault("trainings", {})
         if not known and not steps:
-            this.note(f"{precision} is not trained: {this.left:.0f} s are left, too few for a step and its scores.")
+            this.note(f"{precision} is not trained: {this.left:.0f} s are left, too little for a step and its scores.")
             continue
         if not known and steps < wanted:
             this.note(f"{precision} is trained for {steps} of {wanted} steps: there is no time for more.")
@@ -226,7 +226,7 @@ def train_all(this: Run, check: Any, wanted: int, *, fast: bool) -> None:
 
 
 def train_and_score(this: Run, check: Any, precision: str, steps: int, end: float) -> None:
-    """Train one precision, fuse and score; what an earlier run found with fewer steps stays until there is better."""
+    """Train one precision, fuse and score; earlier results with fewer steps stay until there are better ones."""
     import gpu_steps
 
     groups = {name: this.results.setdefault(name, {}) for name in ("trainings", "scores")}
@@ -245,11 +245,11 @@ def train_and_score(this: Run, check: Any, precision: str, steps: int, end: floa
 
 
 def affordable(this: Run, ahead: list[str], wanted: int, scoring: float) -> int:
-    """Return for how many steps of the next precision there is time; that of the scores of all ahead is left aside."""
+    """Return for how many steps of the next precision there is time, reserving the time for the scores of all ahead."""
     import gpu_steps
 
     speed = this.results.get("speed", {})
-    if ahead[0] not in speed:  # a few steps, or the speed is not known: then the clock alone stops it
+    if ahead[0] not in speed:  # a few steps, or unknown speed: then only the deadline stops it
         return wanted
     seconds = {name: speed[name]["seconds a step"] for name in ahead if name in speed}
     return gpu_steps.plan_steps(seconds, wanted, this.left - scoring * len(ahead))[ahead[0]]
@@ -273,16 +273,16 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def _stop(_number: int, _frame: object) -> NoReturn:
-    sys.exit("check: asked to stop; the same command goes on from here")
+    sys.exit("check: asked to stop; the same command resumes from here")
 
 
 def main() -> None:
-    """Do what the command line says; exit code 1 if a test fails or a step goes wrong."""
+    """Run the command; exit code 1 if a test or a step fails."""
     args = arguments()
     if args.command == "packages":
         print(gpu_packages.listing(args.lacks, LOCK, args.python))
         return
-    signal.signal(signal.SIGTERM, _stop)  # a training puts its own in this place: it saves its state first
+    signal.signal(signal.SIGTERM, _stop)  # a training replaces it by its own handler, which first saves the state
     sys.path.insert(0, str(ROOT / "src"))
     for name in ("out", "data", "work"):
         if getattr(args, name, None) is not None:
@@ -298,14 +298,14 @@ def main() -> None:
         if args.dry_run:
             args.device, args.steps = "cpu", min(args.steps, 3)
         if args.data is None and not args.dry_run:
-            sys.exit("check: name the folder of `prepare` by --data; only a dry run can do without")
+            sys.exit("check: give the folder of `prepare` with --data; only a dry run works without it")
         if args.device == "cpu":
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch checks
         else:
             import torch
 
             if not torch.cuda.is_available():
-                sys.exit("check: torch finds no GPU here; --device cpu or --dry-run do without one")
+                sys.exit("check: torch finds no GPU here; --device cpu and --dry-run work without one")
         run(args)
     except MmfuseError as error:
         sys.exit(f"error: {error}")

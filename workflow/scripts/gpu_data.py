@@ -1,8 +1,8 @@
-"""The data of a check on a GPU: one small folder with the pairs that are used and the study's parameters.
+"""The data of a check on a GPU: one small folder with the required pairs and the study's parameters.
 
-The folder holds `packs.zip` (DATASET/train.safetensors and DATASET/test.safetensors, reduced to the pairs that are
-used), `params.yaml`, `data.json` (what the packs hold), and, where they are at hand, the expected values of the
-published networks (`golden`) and the pair of MSRS that a test looks at (`mirror`).
+The folder has `packs.zip` (DATASET/train.safetensors and DATASET/test.safetensors, reduced to the required pairs),
+`params.yaml`, `data.json` (the content of the packs) and, if available, the expected values of the published networks
+(`golden`) and the pair of MSRS that a test uses (`mirror`).
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ def used_set(parameters: Mapping[str, Any]) -> TrainingSet:
 
 
 def write_folder(out: Path, *, params: Path, drawn: bool, golden: Path) -> dict[str, Any]:
-    """Download and prepare the pairs by the study's own stages and write the folder; return what it holds.
+    """Download and prepare the pairs with the study's own stages and write the folder; return its content.
 
     Args:
-        out: The folder; what it held before is replaced.
+        out: The folder; its previous content is replaced.
         params: The study's parameters.
-        drawn: Draw small pairs instead, which need neither a mirror nor a network.
-        golden: Where the expected values of the published networks are, if they are.
+        drawn: Generate small synthetic pairs instead, which need neither a mirror nor a network.
+        golden: Folder of the expected values of the published networks; may be missing.
 
     Raises:
-        UserError: the folder holds something else, or the pairs cannot be had.
+        UserError: the folder contains something else, or the pairs are not available.
     """
     parameters = load_parameters(params)
     mirror = os.environ.get("MMFUSE_MIRROR") or parameters["download"]["mirror"]
     source = Path(mirror) if mirror else None
     if out.is_dir() and any(out.iterdir()) and not (out / "data.json").is_file():
         raise UserError(
-            f"{out} holds something else.",
+            f"{out} contains something else.",
             expected="a new folder, or one that `prepare` wrote",
             found=", ".join(sorted(path.name for path in out.iterdir())[:5]),
             fix="choose another folder for --out",
@@ -85,7 +85,7 @@ def write_folder(out: Path, *, params: Path, drawn: bool, golden: Path) -> dict[
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file, but not who may write it."""
+    """Copy a file without its permissions."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
 
@@ -113,7 +113,7 @@ def _real_packs(parameters: Mapping[str, Any], room: Path, mirror: Path | None) 
 
 
 def _reduced(path: Path, room: Path, count: int | None) -> Path:
-    """Write a pack of those pairs that a training takes of another one; all of them where `count` is None."""
+    """Write a pack of those pairs of another pack that a training uses; all of them if `count` is None."""
     pack = Pack(path)
     chosen = set(pack.names if count is None else spread(pack.names, count, str(path), "the training set"))
     target = room / "packs" / path.parent.name / path.name
@@ -122,7 +122,7 @@ def _reduced(path: Path, room: Path, count: int | None) -> Path:
 
 
 def _drawn_packs(parameters: Mapping[str, Any], room: Path) -> Iterator[Path]:
-    """Yield packs of drawn pairs under the names of the study's sets, whose kinds of image they imitate."""
+    """Yield packs of synthetic pairs named after the study's sets, whose kinds of image they imitate."""
     entry = catalog_entry("synthetic_brain")
     synthetic_brain.generate(room / "raw", **DRAWN)
     prepare.run(entry, raw=room / "raw", out=room / "whole", val_fraction=0.0, skip_broken=False)
@@ -135,15 +135,15 @@ def _drawn_packs(parameters: Mapping[str, Any], room: Path) -> Iterator[Path]:
 
 
 def unpack(folder: Path, target: Path, *, test_pairs: int | None = None) -> dict[str, Any]:
-    """Unpack the packs of a folder and return what it says of them.
+    """Unpack the packs of a folder and return its data.json.
 
     Args:
-        folder: What `write_folder` wrote.
-        target: Where the packs go, as TARGET/DATASET/SPLIT.safetensors.
-        test_pairs: Keep so many test pairs of each set; None for all.
+        folder: A folder that `write_folder` wrote.
+        target: Folder for the packs, as TARGET/DATASET/SPLIT.safetensors.
+        test_pairs: Number of test pairs to keep of each set; None for all.
 
     Raises:
-        UserError: it is no such folder, or a pack is damaged.
+        UserError: the folder is not such a folder, or a pack is damaged.
     """
     try:
         held: dict[str, Any] = json.loads((folder / "data.json").read_text(encoding="utf-8"))
@@ -151,15 +151,15 @@ def unpack(folder: Path, target: Path, *, test_pairs: int | None = None) -> dict
             archive.extractall(target)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"There are no data of a check in {folder}.",
+            f"There is no data for a check in {folder}.",
             expected="packs.zip and data.json",
             found=error,
-            fix="write the folder by `gpu_check.py prepare --out FOLDER` on a machine with the data",
+            fix="write the folder with `gpu_check.py prepare --out FOLDER` on a machine with the data",
         ) from error
     for name, digest in held["sha256"].items():
         path = target / f"{name}.safetensors"
         if sha256(path) != digest:
-            raise UserError(f"{path} is damaged.", expected=digest, found=sha256(path), fix="carry the folder again")
+            raise UserError(f"{path} is damaged.", expected=digest, found=sha256(path), fix="copy the folder again")
         if path.stem == "test" and test_pairs is not None:
             pack = Pack(path)
             write_pack(path, (pack[number] for number in range(min(test_pairs, len(pack)))))
@@ -167,5 +167,5 @@ def unpack(folder: Path, target: Path, *, test_pairs: int | None = None) -> dict
 
 
 def size_in_megabytes(folder: Path) -> float:
-    """Return how much a folder holds."""
+    """Return the size of a folder."""
     return sum(path.stat().st_size for path in files_below(folder)) / 1e6

@@ -1,6 +1,6 @@
-"""What a check on a GPU needs to be installed, and what to carry to a machine that lacks some of it.
+"""The packages that a check on a GPU needs, and how to bring them to a machine that lacks some of them.
 
-Only the standard library is used here: this runs before anything else is imported.
+This module uses only the standard library, because it runs before anything else is imported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NEEDED = {
     "jsonschema": "jsonschema",
     "lightning_fabric": "lightning-fabric",
 }
-# what the tests import besides
+# what the tests import in addition
 FOR_TESTS = {"pytest": "pytest", "scipy": "scipy", "skimage": "scikit-image", "typer": "typer", "requests": "requests"}
 TOO_LARGE = {"torch"}  # and all that only torch needs
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
@@ -48,7 +48,7 @@ def read_lock(path: Path) -> tuple[dict[str, str], dict[str, set[str]]]:
 
 
 def with_their_needs(names: set[str], needed_by: dict[str, set[str]]) -> set[str]:
-    """Return packages with all that they need in turn, without torch and what only torch needs."""
+    """Return packages with all their dependencies, without torch and what only torch needs."""
     found = set(names) - TOO_LARGE
     while True:
         more = {name for name, users in needed_by.items() if users & found} - found - TOO_LARGE
@@ -63,7 +63,7 @@ def missing(needed: dict[str, str]) -> dict[str, str]:
     for module, package in needed.items():
         try:
             importlib.import_module(module)
-        except ImportError as error:  # itself, or something that it needs
+        except ImportError as error:  # the package itself, or one of its dependencies
             found[package] = str(error)
     return found
 
@@ -82,13 +82,13 @@ def how_to_carry(names: set[str], lock: Path, python: str) -> list[str]:
     Args:
         names: The packages.
         lock: The lock file, which has their versions.
-        python: The version of Python there, as 3.12.
+        python: The version of Python there, such as 3.12.
     """
     versions, _ = read_lock(lock)
     pinned = " ".join(f"{name}=={versions[name]}" for name in sorted(names))
     platforms = " ".join(f"--platform {name}" for name in PLATFORMS)
     return [
-        "On a machine with a network, in the folder that is carried:",
+        "On a machine with a network, in the folder to copy:",
         f"  python -m pip download --no-deps --only-binary=:all: --python-version {python} --implementation cp "
         f"{platforms} --dest wheels {pinned}",
         "On the machine with the GPU, before `run`:",
@@ -97,12 +97,12 @@ def how_to_carry(names: set[str], lock: Path, python: str) -> list[str]:
 
 
 def advice(lacking: dict[str, str], lock: Path) -> str:
-    """Return one message that names every missing package and says how to carry them to this machine."""
+    """Return one message with every missing package, and how to bring them to this machine."""
     versions, needed_by = read_lock(lock)
     lines = [f"{len(lacking)} packages are missing on this machine:"]
     lines += [f"  {name}=={versions.get(name, '?')}  ({reason})" for name, reason in lacking.items()]
     if lacking.keys() & TOO_LARGE:
-        lines.append("torch has to be installed on the machine itself: its wheels are too large to be carried.")
+        lines.append("torch must be installed on the machine itself: its wheels are too large to copy.")
     carried = {name for name in with_their_needs(set(lacking), needed_by) if installed(name) is None}
     if carried:
         lines += how_to_carry(carried, lock, f"{sys.version_info.major}.{sys.version_info.minor}")
@@ -110,7 +110,7 @@ def advice(lacking: dict[str, str], lock: Path) -> str:
 
 
 def listing(lacks: list[str], lock: Path, python: str) -> str:
-    """Return what is needed, or how to carry the packages that a machine is known to lack, with their own needs."""
+    """Return what is needed, or how to bring the packages that a machine lacks, with their dependencies."""
     versions, needed_by = read_lock(lock)
     if lacks:
         unknown = sorted(set(lacks) - versions.keys())
@@ -122,7 +122,7 @@ def listing(lacks: list[str], lock: Path, python: str) -> str:
 
 
 def differences(lock: Path) -> dict[str, str]:
-    """Return the packages in use whose version is not that of the lock, as `installed, locked`."""
+    """Return the installed packages whose version differs from the lock, as `installed, locked`."""
     versions, _ = read_lock(lock)
     found = {}
     for package in (NEEDED | FOR_TESTS).values():

@@ -1,4 +1,4 @@
-"""The report of a check on a GPU in Markdown: what was run, how long it took, and the scores beside the paper's."""
+"""The report of a check on a GPU in Markdown: what was run, how long it took, and the scores with the paper's."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def read_table(path: Path, of: str) -> dict[str, dict[str, str]]:
 
 
 def printed_sets(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Return which dataset of the study stands for which one of the paper's table."""
+    """Return the dataset of the paper's table for each dataset of the study."""
     entries = parameters["report"]["published"]
     return {e["datasets"][0]: e["of"] for e in entries if (e["paper"], e["table"]) == TABLE}
 
 
 def text(results: Mapping[str, Any], parameters: Mapping[str, Any], printed: Path) -> str:
-    """Return the whole report; parts that were not run are left out."""
+    """Return the whole report, without parts that were not run."""
     lines = ["# Check on a GPU", "", *_what(results)]
     for title, part in (
-        ("What went wrong", _errors(results)),
+        ("Errors", _errors(results)),
         ("Tests", _tests(results)),
         ("Trainings", _trainings(results)),
-        ("Scores beside Table 1", _scores(results, parameters, printed)),
-        ("What the precision changes", _differences(results)),
+        ("Scores and Table 1", _scores(results, parameters, printed)),
+        ("Effect of the precision", _differences(results)),
         ("Inference", _inference(results)),
         ("Losses", _losses(results)),
     ):
@@ -64,10 +64,10 @@ def _number(value: float | None, places: int = 3) -> str:
 def _what(results: Mapping[str, Any]) -> Iterator[str]:
     asked, data, machine = results["asked"], results["data"], results["machine"]
     if asked["dry run"]:
-        yield "**A dry run: narrow networks and small images. No number below means anything.**"
+        yield "**A dry run: narrow networks and small images. The numbers below have no meaning.**"
         yield ""
     if data["drawn"]:
-        yield "**Drawn images, not those of the Harvard sets.**"
+        yield "**Synthetic images, not those of the Harvard sets.**"
         yield ""
     pairs = ", ".join(f"{name} {count}" for name, count in data["pairs"].items())
     yield f"- Machine: {machine['device']}; {machine['processor cores']} processor cores; Python {machine['python']}"
@@ -109,10 +109,10 @@ def _trainings(results: Mapping[str, Any]) -> Iterator[str]:
         cells = [_number(each, 4), _number(found["seconds"], 1), _number(found["peak MiB"], 0)]
         rows.append([NAMES[precision], steps, *cells, _number(last["traintotal"], 4)])
     if rows:
-        yield from _table(["precision", "steps", "seconds a step", "seconds in all", "peak MiB", "last loss"], rows)
+        yield from _table(["precision", "steps", "seconds per step", "total seconds", "peak MiB", "last loss"], rows)
         if any("of" in row[1] for row in rows):
             yield ""
-            yield "A training with fewer steps than asked for had no more time; its scores are those of these steps."
+            yield "A training with fewer steps than requested ran out of time; its scores are those after these steps."
 
 
 def _scores(results: Mapping[str, Any], parameters: Mapping[str, Any], printed: Path) -> Iterator[str]:
@@ -130,7 +130,7 @@ def _scores(results: Mapping[str, Any], parameters: Mapping[str, Any], printed: 
 
 
 def _label(results: Mapping[str, Any], name: str) -> str:
-    """Return how a system is called in the tables: a training with its steps, where these are not all."""
+    """Return the name of a system in the tables; for an incomplete training, with its steps."""
     if name not in results.get("trainings", {}):
         return NAMES[name]
     steps, wanted = results["trainings"][name]["steps"], results["asked"]["steps"]
@@ -172,12 +172,12 @@ def _inference(results: Mapping[str, Any]) -> Iterator[str]:
             "method",
             "pair",
             "precision",
-            "ms a pair",
-            "pairs a second",
+            "ms per pair",
+            "pairs per second",
             "peak MiB",
             "largest difference from fp32",
         ]
-        yield "One pair at a time, eager, random weights, the network of `mmfuse fuse`."
+        yield "One pair at a time, in eager mode, with random weights and the network of `mmfuse fuse`."
         yield from ("", *_table(heads, rows))
 
 

@@ -37,7 +37,7 @@ from mmfuse.training.checkpoints import build, load_state
 from mmfuse.training.loop import make_fabric, train_part
 from mmfuse.training.seeding import seed_everything
 
-# in the order in which they are trained: the slowest one takes what time is left
+# in the order of training: the slowest one uses the remaining time
 PRECISIONS: dict[str, dict[str, Any]] = {
     "tf32": {"precision": "32-true", "tf32": True, "save_every": 250},
     "bf16": {"precision": "bf16-mixed", "tf32": False, "save_every": 250},
@@ -67,7 +67,7 @@ class Check:
     Attributes:
         parameters: The study's parameters, small ones in a dry run.
         packs: The packs, as PACKS/DATASET/SPLIT.safetensors.
-        work: Where weights, states and images go.
+        work: Folder for weights, states and images.
         device: cuda or cpu.
         metrics: The metrics of the paper's table.
     """
@@ -89,34 +89,34 @@ class Check:
         return int(self.parameters["study"]["seeds"][0])
 
     def settings(self, steps: int) -> dict[str, Any]:
-        """Return the method's block for a training of so many steps."""
+        """Return the method's block for a training with this number of steps."""
         block = plan.settings_of(self.parameters, METHOD, VARIANT)
         part = {key: value for key, value in block["parts"][PART].items() if key != "epochs"}
         return block | {"parts": {PART: part | {"steps": steps}}}
 
     def loop(self, precision: str) -> dict[str, Any]:
-        """Return the block `train` for one precision; a state is saved now and then, since time may run out."""
+        """Return the block `train` for one precision; the state is saved regularly, because time may run out."""
         block = self.parameters["train"]
         own = {"accelerator": self.device, "devices": 1, **PRECISIONS[precision]}
         return block | own | {"threads": min(block["threads"], len(os.sched_getaffinity(0)))}
 
     def running(self) -> Running:
-        """Return a job's surroundings without MLflow."""
+        """Return the frame of a job, without MLflow."""
         off = Tracker(self.work, "gpu check", "check", fingerprint="", tags={}, parameters={}, enabled=False)
         return Running(off, "gpu check")
 
 
 class TimedPairs(TrainingPairs):
-    """Training pairs that write down when each batch was asked for."""
+    """Training pairs that record when each batch was requested."""
 
     def batch(self, step: int) -> Batch:
-        """Return the batch of a step; all work of the step before is done, since its loss was read."""
+        """Return the batch of a step; all work of the previous step is done, because its loss was read."""
         self.times = [*getattr(self, "times", []), time.perf_counter()]
         return super().batch(step)
 
 
 def run_tests(check: Check, root: Path, data: Path, seconds: float) -> dict[str, Any]:
-    """Run the tests that want a GPU (without one, a few of the same files) and return their counts."""
+    """Run the tests that need a GPU (without one, a few of the same files) and return their counts."""
     log = check.work / "tests.log"
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(root / "src"), os.environ.get("PYTHONPATH", "")])}
     env.pop("MMFUSE_MIRROR", None)
@@ -140,7 +140,7 @@ def run_tests(check: Check, root: Path, data: Path, seconds: float) -> dict[str,
 
 
 def count_tests(lines: Sequence[str]) -> dict[str, Any]:
-    """Return what `pytest -v` says of each test, also if it did not come to its end."""
+    """Return the results of `pytest -v`, even of an incomplete run."""
     found: dict[str, Any] = {"passed": 0, "failed": [], "skipped": {}}
     for line in lines:
         said = re.match(r"(tests/\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)(?: \((.*)\))?(?: +\[ *\d+%\])?$", line)
@@ -154,7 +154,7 @@ def count_tests(lines: Sequence[str]) -> dict[str, Any]:
 
 
 def probe(check: Check, precision: str) -> dict[str, float]:
-    """Train a few steps and return the seconds of one, the median after a warm-up."""
+    """Train a few steps and return the seconds per step, the median after a warm-up."""
     settings = check.settings(_WARM_UP + _TIMED + 1)
     block, loop = settings["parts"][PART], check.loop(precision)
     pairs = TimedPairs([Pack(path) for path in _training_packs(check)], block, check.seed)
@@ -176,10 +176,10 @@ def probe(check: Check, precision: str) -> dict[str, float]:
 
 
 def plan_steps(seconds: Mapping[str, float], wanted: int, available: float) -> dict[str, int]:
-    """Return how many steps of each precision fit into the time: all of the first ones, of the last as many as fit.
+    """Return how many steps of each precision fit into the time: all of the first ones, as many as fit of the last.
 
     Args:
-        seconds: Seconds a step of each precision, in the order in which they are trained.
+        seconds: Seconds per step of each precision, in the order of training.
         wanted: Steps of a complete training.
         available: Seconds for all trainings together.
     """
@@ -191,7 +191,7 @@ def plan_steps(seconds: Mapping[str, float], wanted: int, available: float) -> d
 
 
 def saved_steps(check: Check, precision: str) -> int:
-    """Return after how many steps the last state of a training was saved; 0 if there is none."""
+    """Return the step of a training's last saved state; 0 if there is none."""
     state = load_state(_state(check, precision))
     return int(state["step"]) if state else 0
 
@@ -199,7 +199,7 @@ def saved_steps(check: Check, precision: str) -> int:
 def train_once(check: Check, precision: str, steps: int, deadline: float) -> dict[str, Any]:
     """Train through the stage and return steps, time, peak memory and the losses.
 
-    At the deadline the training is asked to stop; it saves its state, and the same command goes on from there.
+    At the deadline, the training is asked to stop; it saves its state, and the same command resumes from there.
     """
     out, loop = _weights(check, precision), check.loop(precision)
     if check.device == "cuda":
@@ -229,7 +229,7 @@ def train_once(check: Check, precision: str, steps: int, deadline: float) -> dic
 def fuse_and_score(check: Check, name: str) -> dict[str, Any]:
     """Fuse the test pairs with a trained precision or a baseline, and return the mean scores of each set.
 
-    All are fused in fp32 without TF32, so that what differs is the training.
+    All are fused in fp32 without TF32, so that only the training differs.
     """
     trained = name in PRECISIONS
     method = METHOD if trained else name
@@ -268,7 +268,7 @@ def fuse_and_score(check: Check, name: str) -> dict[str, Any]:
 
 
 def compare(check: Check, one: str, other: str) -> dict[str, Any]:
-    """Return what differs between the images of two trained precisions: grey levels, and scores image by image."""
+    """Return the differences between the images of two trained precisions: grey levels, and scores image by image."""
     levels, scores = [], []
     for dataset in check.tested:
         names = Pack(check.packs / dataset / "test.safetensors").names
@@ -295,9 +295,9 @@ def time_inference(check: Check, method: str, height: int, width: int, seconds: 
     Args:
         check: What is checked.
         method: A trained method.
-        height: Of the pair.
-        width: Of the pair.
-        seconds: How long each way is repeated, at most.
+        height: Height of the pair.
+        width: Width of the pair.
+        seconds: Time limit for repeating each variant.
     """
     options = without_adaptive(network_options(plan.settings_of(check.parameters, method, VARIANT)))
     seed_everything(0)
@@ -305,7 +305,7 @@ def time_inference(check: Check, method: str, height: int, width: int, seconds: 
     images = [image.to(check.device) for image in torch.rand(2, 1, 1, height, width)]
     rows = []
     for channels_last in (False, True):
-        # on a processor, what `for_inference` puts in place of blocks knows no bf16
+        # on a CPU, the replacements of `for_inference` do not support bf16
         fast = for_inference(network) if check.device == "cuda" else network.eval()
         fast = fast.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         for precision in ("fp32", "tf32", "bf16"):
@@ -318,7 +318,7 @@ def time_inference(check: Check, method: str, height: int, width: int, seconds: 
 def _time_one(
     check: Check, network: FusionMethod, images: list[torch.Tensor], precision: str, seconds: float
 ) -> dict[str, Any]:
-    """Return the median seconds of a pair and the peak memory."""
+    """Return the median seconds per pair and the peak memory."""
     on_gpu = check.device == "cuda"
     _allow_tf32(precision == "tf32")
     torch.backends.cudnn.deterministic = False  # as in `mmfuse fuse`; a training has set it
@@ -343,14 +343,14 @@ def _time_one(
 
 @contextlib.contextmanager
 def _stopped_at(deadline: float) -> Iterator[None]:
-    """Ask this process to stop at a time of `time.monotonic`; a training then saves its state and raises an error."""
+    """Stop this process at a time of `time.monotonic`; a training then saves its state and raises an error."""
 
     def ask(_number: int, _frame: object) -> NoReturn:
         raise MmfuseError("Asked to stop before the first step of a training, or after the last one.")
 
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), lambda: os.kill(os.getpid(), signal.SIGTERM))
     timer.daemon = True
-    old = signal.signal(signal.SIGTERM, ask)  # a training puts its own in this place
+    old = signal.signal(signal.SIGTERM, ask)  # a training replaces it by its own handler
     timer.start()
     try:
         yield
@@ -364,7 +364,7 @@ def _allow_tf32(allowed: bool) -> None:
 
 
 def _training_packs(check: Check) -> list[Path]:
-    """Return the packs of the training set, which hold the pairs that it takes and no others."""
+    """Return the packs of the training set, which contain only the pairs that it uses."""
     return [check.packs / dataset / "train.safetensors" for dataset in used_set(check.parameters).train]
 
 

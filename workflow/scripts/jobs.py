@@ -1,4 +1,4 @@
-"""The study's jobs as they are declared, as DVC lists them, and as Snakemake would run them; how they differ."""
+"""The study's jobs as declared, as listed by DVC and as Snakemake would run them, and the differences between them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHELL = "Shell command: "
 class EngineJob:
     """One job: its name in dvc.yaml, its command, its files, and the parameters whose change reruns it.
 
-    A parameter of another file than params.yaml is `FILE:KEY`. Among the inputs stands the digest of the code.
+    A parameter of another file than params.yaml is `FILE:KEY`. The inputs include the digest of the code.
     """
 
     name: str
@@ -38,7 +38,7 @@ def digest_file(stage: Stage, key: Key) -> str:
 
 
 def declared_jobs(root: Path) -> list[EngineJob]:
-    """Return all jobs of the study in a project's folder, in the order of the work."""
+    """Return all jobs of the study in a project's folder, in the order of the stages."""
     parameters = load_parameters(root / PARAMS)
     return [_declared(parameters, stage, key) for stage, key in [*jobs_of(parameters), (REPORT, {})]]
 
@@ -61,7 +61,7 @@ def digests(root: Path) -> dict[str, list[str]]:
 
 
 def dvc_jobs(root: Path) -> list[EngineJob]:
-    """Read all jobs from dvc.yaml, but for the one that writes the digests."""
+    """Read all jobs from dvc.yaml, except the one that writes the digests."""
     from dvc.dependency import ParamsDependency
     from dvc.repo import Repo
 
@@ -86,10 +86,10 @@ def _key(file: str, key: str) -> str:
 
 
 def snakemake_commands(root: Path) -> list[str]:
-    """Return the commands of all jobs that Snakemake would run if nothing were there.
+    """Return the commands of all jobs that Snakemake would run without any existing output.
 
     Raises:
-        MmfuseError: Snakemake refuses.
+        MmfuseError: Snakemake fails.
     """
     run = subprocess.run(
         ["snakemake", "--dry-run", "--forceall", "--printshellcmds", "--cores", "1"],
@@ -97,16 +97,16 @@ def snakemake_commands(root: Path) -> list[str]:
     )  # fmt: skip
     said = run.stdout + run.stderr
     if run.returncode:
-        raise MmfuseError(f"Snakemake has no plan:\n{said}")
+        raise MmfuseError(f"Snakemake cannot plan the jobs:\n{said}")
     commands = [line.removeprefix(_SHELL) for line in said.splitlines() if line.startswith(_SHELL)]
     return [command for command in commands if command != "None"]  # that of `rule all`
 
 
 def differences(declared: Sequence[EngineJob], dvc: Iterable[EngineJob], snakemake: Iterable[str]) -> list[str]:
-    """Say in words how the engines' jobs differ from the declared ones; nothing if all are equal."""
+    """Return the differences between the engines' jobs and the declared ones in words; none if all are equal."""
     left, right = ({job.name: job for job in jobs} for jobs in (declared, dvc))
     lines = [f"{name} is missing in dvc.yaml" for name in left.keys() - right.keys()]
-    lines += [f"{name} of dvc.yaml is no job of the study" for name in right.keys() - left.keys()]
+    lines += [f"{name} of dvc.yaml is not a job of the study" for name in right.keys() - left.keys()]
     for name in left.keys() & right.keys():
         one, other = left[name], right[name]
         if one.command != other.command:

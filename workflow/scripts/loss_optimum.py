@@ -1,11 +1,11 @@
-"""What a weighting of loss terms asks for, whatever the network: the pixels themselves are optimised under it.
+"""Find the optimum of a weighting of loss terms, independent of a network: optimise the pixels themselves.
 
     python workflow/scripts/loss_optimum.py A/ B/ --loss ssim=1,intensity=1,gradient=1 --loss ssim=1,information=0.3
 
-For each pair of the folders, an image starts from the Laplacian pyramid and takes steps of Adam under the loss. The
-table gives the metrics' means of these images beside average, maximum and Laplacian pyramid, and the mean rank of each
-among the three and this one, over all metrics and pairs. A loss whose own optimum is behind a pyramid cannot bring a
-network ahead of it. Use pairs that nothing is tested on. Terms: those of LKC-FUNet's loss and of
+For each pair of the folders, an image is initialised with the Laplacian pyramid and optimised under the loss with Adam.
+The table has the metrics' means of these images and of average, maximum and Laplacian pyramid, and the mean rank of
+each loss among these three and itself, over all metrics and pairs. A loss whose own optimum is behind the pyramid
+cannot bring a network ahead of it. Use pairs that are not used for testing. Terms: those of LKC-FUNet's loss and of
 `mmfuse.nn.further_losses`.
 """
 
@@ -35,15 +35,15 @@ OWN = {"ssim": two_source_ssim_loss, "intensity": strongest_intensity_loss, "gra
 KNOWN = {**OWN, **TERMS}
 BASELINES = {"average": {}, "maximum": {}, "laplacian": {"levels": 4}}
 METRICS = ("EN", "SD", "SF", "AG", "MI", "SCD", "SSIM", "VIF", "VIFF", "Qabf", "CC", "PSNR")
-RATE = 0.02  # of the first step, in grey levels of [0, 1]; it falls to zero
-OUTSIDE = 5.0  # weight of the mean square by which pixels leave [0, 1]
+RATE = 0.02  # learning rate of the first step, in grey levels of [0, 1]; it falls to zero
+OUTSIDE = 5.0  # weight of the mean squared distance of pixels from [0, 1]
 
 
 def weights_of(text: str) -> dict[str, float]:
     """Read TERM=WEIGHT,TERM=WEIGHT.
 
     Raises:
-        UserError: a term is unknown or a weight is no number.
+        UserError: a term is unknown or a weight is not a number.
     """
     found = {}
     for item in text.split(","):
@@ -60,7 +60,7 @@ def weights_of(text: str) -> dict[str, float]:
 
 
 def optimum(a: Tensor, b: Tensor, weights: Mapping[str, float], steps: int) -> Tensor:
-    """Return the image, (1, 1, H, W) in [0, 1], that the loss prefers to its neighbours."""
+    """Return the image, (1, 1, H, W) in [0, 1], that is a local optimum of the loss."""
     with torch.no_grad():
         image = build("laplacian", BASELINES["laplacian"])(a, b).clone()
     image.requires_grad_(True)
@@ -75,13 +75,13 @@ def optimum(a: Tensor, b: Tensor, weights: Mapping[str, float], steps: int) -> T
 
 
 def centre(image: Tensor, side: int) -> Tensor:
-    """Return the middle of an image, at most `side` pixels high and wide."""
+    """Return the central crop of an image, at most `side` pixels high and wide."""
     top, left = (max(0, (length - side) // 2) for length in image.shape[-2:])
     return image[..., top : top + side, left : left + side]
 
 
 def pairs(a: Path, b: Path, count: int, side: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return some pairs of two folders, spread evenly over their names, cut to their middle."""
+    """Return some pairs of two folders, spread evenly over their names, cropped to their centre."""
     matched = match_folders(a=a, b=b)
     chosen = [matched[k * len(matched) // min(count, len(matched))] for k in range(min(count, len(matched)))]
     found = {}
@@ -94,7 +94,7 @@ def pairs(a: Path, b: Path, count: int, side: int) -> dict[str, tuple[Tensor, Te
 
 
 def measured(images: Mapping[str, Tensor], sources: Mapping[str, tuple[Tensor, Tensor]]) -> pd.DataFrame:
-    """Return one row an image, one column a metric; images are rounded to 8 bits."""
+    """Return one row for each image, one column for each metric; images are rounded to 8 bits."""
     meaning = resolve("lkc_funet", METRICS)
     rows = {}
     for name, (a, b) in sources.items():
@@ -133,10 +133,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("a", type=Path, help="folder of infrared (or MRI) images")
     parser.add_argument("b", type=Path, help="folder of visible (or CT, PET, SPECT) images")
-    parser.add_argument("--loss", action="append", required=True, help="TERM=WEIGHT,...; may be given several times")
+    parser.add_argument("--loss", action="append", required=True, help="TERM=WEIGHT,...; may be repeated")
     parser.add_argument("--pairs", type=int, default=8, help="number of pairs")
-    parser.add_argument("--side", type=int, default=224, help="pixels of the middle that are used")
-    parser.add_argument("--steps", type=int, default=60, help="steps of Adam")
+    parser.add_argument("--side", type=int, default=224, help="side of the central crop in pixels")
+    parser.add_argument("--steps", type=int, default=60, help="number of Adam steps")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()

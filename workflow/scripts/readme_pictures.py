@@ -1,8 +1,8 @@
-"""Make the pictures in the README: the head of a study's report, and real pairs beside their fused images.
+"""Make the pictures of the README: the top of a study's report, and real pairs with their fused images.
 
-`report` takes a picture of a report's first page, in a headless Chromium. `strip` fuses pairs of public datasets by the
-Laplacian pyramid and by a network, and puts sources and results side by side. It takes pairs from the mirror
-(MMFUSE_MIRROR), or from data/manual, and only of datasets whose licence allows others to show them.
+`report` takes a screenshot of a report's first page with headless Chromium. `strip` fuses pairs of public datasets with
+the Laplacian pyramid and with a network, and puts sources and results side by side. It takes pairs from the mirror
+(MMFUSE_MIRROR) or from data/manual, and only from datasets whose licence allows others to show them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mmfuse.stages import download
 from mmfuse.training.checkpoints import build, load_method
 from mmfuse.weights import shipped
 
-# licences of the catalog that let others show pictures, with the source named
+# licences of the catalog that allow others to show images with attribution
 FREE = ("MIT", "CC BY", "CC0", "MIT, as this project")
 REPORT_SIZE = (1280, 860)
 GAP, TEXT, QUALITY = 8, 18, 88  # pixels between pictures, height of the letters, and JPEG's quality
@@ -49,18 +49,18 @@ class Row:
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return what the command line asks for."""
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    report = commands.add_parser("report", help="a picture of a report's first page")
+    report = commands.add_parser("report", help="a screenshot of a report's first page")
     report.add_argument("--page", type=Path, default=Path("reports/index.html"), help="the report")
     report.add_argument("--out", type=Path, default=Path("docs/pictures/report.jpg"), help="the picture to write")
-    strip = commands.add_parser("strip", help="real pairs beside their fused images")
+    strip = commands.add_parser("strip", help="real pairs with their fused images")
     strip.add_argument("pairs", nargs="+", metavar="DATASET:NAME", help="a pair of the catalog, one row each")
     strip.add_argument("--out", type=Path, default=Path("docs/pictures/fused.jpg"), help="the picture to write")
     strip.add_argument(
         "--weights", nargs="*", default=[], metavar="TASK=NAME",
-        help="shipped weights by name or a file, for ivif or mif; the task's default if left out",
+        help="name of shipped weights or a file, for ivif or mif; by default, the task's default weights",
     )  # fmt: skip
     strip.add_argument("--width", type=int, default=300, help="pixels of each picture")
     return parser.parse_args(words)
@@ -70,7 +70,7 @@ def check_licence(entry: Dataset) -> None:
     """Check that others may show a dataset's images.
 
     Raises:
-        UserError: its licence does not say so.
+        UserError: its licence does not allow it.
     """
     if entry.licence not in FREE:
         raise UserError(
@@ -82,10 +82,10 @@ def check_licence(entry: Dataset) -> None:
 
 
 def read_sample(entry: Dataset, name: str) -> Sample:
-    """Bring a dataset to a temporary folder and read one of its pairs.
+    """Put a dataset into a temporary folder and read one of its pairs.
 
     Raises:
-        UserError: the dataset cannot be had, or has no such pair.
+        UserError: the dataset is not available, or has no such pair.
     """
     mirror = os.environ.get("MMFUSE_MIRROR")
     with tempfile.TemporaryDirectory() as folder:
@@ -114,10 +114,10 @@ def network(task: str, weights: Mapping[str, str]) -> tuple[str, FusionMethod]:
 
 
 def make_row(dataset: str, name: str, weights: Mapping[str, str]) -> Row:
-    """Fuse one pair in both ways.
+    """Fuse one pair with both methods.
 
     Raises:
-        UserError: the pair may not be shown or cannot be had, or there are no weights for its task.
+        UserError: the pair may not be shown or is not available, or there are no weights for its task.
     """
     entry = catalog_entry(dataset)
     check_licence(entry)
@@ -131,10 +131,10 @@ def make_row(dataset: str, name: str, weights: Mapping[str, str]) -> Row:
 
 
 def layout(rows: Sequence[Row], width: int) -> Bytes:
-    """Put the rows below each other, each picture at one width with its title above; (H, W, 3) uint8.
+    """Stack the rows, with all pictures at one width and titles above them; returns (H, W, 3) uint8.
 
     Args:
-        rows: The rows; all have as many pictures.
+        rows: The rows; all have the same number of pictures.
         width: Pixels of each picture.
     """
     font, head = ImageFont.load_default(TEXT), TEXT + 2 * GAP
@@ -153,7 +153,7 @@ def layout(rows: Sequence[Row], width: int) -> Bytes:
 
 
 def save(image: Image.Image, out: Path) -> None:
-    """Write a picture as JPEG, whole or not at all."""
+    """Write a picture as JPEG, completely or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out) as temporary:
         image.convert("RGB").save(temporary, format="JPEG", quality=QUALITY, optimize=True)
@@ -161,10 +161,10 @@ def save(image: Image.Image, out: Path) -> None:
 
 
 def take_report(page: Path, out: Path) -> None:
-    """Take a picture of the head of a report's first page.
+    """Take a screenshot of the top of a report's first page.
 
     Raises:
-        UserError: there is no report, or no Chromium.
+        UserError: the report or Chromium is missing.
     """
     from playwright.sync_api import sync_playwright
 
@@ -187,10 +187,10 @@ def take_report(page: Path, out: Path) -> None:
 
 
 def chosen_weights(words: Sequence[str]) -> dict[str, str]:
-    """Return the weights that the command line names, by task.
+    """Return the weights named on the command line, by task.
 
     Raises:
-        UserError: a word is not TASK=NAME.
+        UserError: an argument is not TASK=NAME.
     """
     found = dict(word.partition("=")[::2] for word in words)
     if not all(found.values()) or not set(found) <= set(shipped.TASKS):

@@ -1,10 +1,10 @@
-"""Write what follows from the schema of `params.yaml`: `src/mmfuse/study/types.py` and `docs/parameters.md`.
+"""Generate `src/mmfuse/study/types.py` and `docs/parameters.md` from the schema of `params.yaml`.
 
     python workflow/scripts/schema_types.py            # write
-    python workflow/scripts/schema_types.py --check    # exit status 1 if a file is not what the schema gives
+    python workflow/scripts/schema_types.py --check    # exit status 1 if a file does not match the schema
 
-Each block of the schema becomes a `TypedDict` with its sentence, so that a key that does not exist, or a value of
-another kind, is an error of `mypy`. At run time the parameters stay plain dictionaries, as the engines read them.
+Each block of the schema becomes a `TypedDict` with its sentence, so that mypy reports an unknown key or a value of the
+wrong type. At run time, the parameters stay plain dictionaries, as the engines read them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ stands for a name of your own, `[]` for each item of a list. Written by `python 
 
 
 class Types:
-    """The classes that a schema needs, by name, in the order in which they are first met."""
+    """The classes that a schema needs, by name, in the order of their first use."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self.definitions: Mapping[str, Any] = schema.get("$defs", {})
@@ -83,7 +83,7 @@ class Types:
     def _block(self, node: Mapping[str, Any], name: str) -> str:
         if name in self.classes:
             return name
-        self.classes[name] = ""  # its place, before those of the blocks inside
+        self.classes[name] = ""  # reserves its position, before the blocks inside
         lines = [f"class {name}(TypedDict):", f'    """{_sentence(node, name)}"""', ""]
         for key, inner in node["properties"].items():
             kind = self.of(inner, f"{'' if name == TOP else name}{_camel(key)}")
@@ -93,7 +93,7 @@ class Types:
 
 
 def _union(kinds: Iterable[str]) -> str:
-    """Return the union of types, each once, None last."""
+    """Return the union of types, each once, with None last."""
     return " | ".join(sorted(dict.fromkeys(kinds), key=lambda kind: kind == "None"))
 
 
@@ -107,14 +107,14 @@ def _sentence(node: Mapping[str, Any], name: str) -> str:
 
 
 def written(schema: Mapping[str, Any]) -> str:
-    """Return the module's text, formatted as the project's code is."""
+    """Return the module's text, formatted like the project's code."""
     text = "\n\n\n".join([HEADER.rstrip(), *Types(schema).classes.values()]) + "\n"
     command = ["ruff", "format", "--quiet", "--stdin-filename", str(OUT), "-"]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
 
 
 def listed(schema: Mapping[str, Any]) -> str:
-    """Return the page of all keys: type, whether it may be left out, and its sentence; a heading for each block."""
+    """Return the page of all keys: type, whether optional, and description; with a heading for each top-level block."""
     types, lines = Types(schema), [PAGE]
 
     def walk(node: Mapping[str, Any], path: str, name: str) -> None:
@@ -168,7 +168,7 @@ def main() -> int:
     for path, text in {OUT: written(schema), DOCS: listed(schema)}.items():
         if "--check" in sys.argv:
             same = path.is_file() and path.read_text(encoding="utf-8") == text
-            print(f"{path} is {'what' if same else 'not what'} {SCHEMA} gives")
+            print(f"{path} {'matches' if same else 'does not match'} {SCHEMA}")
             status |= not same
         else:
             path.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The card of shipped weights: what people should know before they use them."""
+"""The card of shipped weights: what users should know before they use them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PICTURES = "Pictures of difficult pairs are in `docs/difficult-cases.md` in the 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How pictures of the stored weights differ from the study's: grey levels, and the share of values that differ."""
+    """How images fused with the stored weights differ from the study's: grey levels, and share of differing values."""
 
     dataset: str
     pairs: int
@@ -27,7 +27,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Scored:
-    """Mean and ends of the 95 % interval of each metric on a dataset, by system."""
+    """Mean and 95 % interval of each metric on a dataset, by system."""
 
     dataset: str
     pairs: int
@@ -35,7 +35,7 @@ class Scored:
     systems: Mapping[str, Sequence[tuple[float, float, float]]]
 
     def means(self, system: str) -> dict[str, float]:
-        """Return a system's means by metric, in six digits."""
+        """Return a system's means by metric, with six digits."""
         return {
             metric.name: float(f"{mean:.6g}")
             for metric, (mean, *_) in zip(self.metrics, self.systems[system], strict=True)
@@ -44,7 +44,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Training:
-    """How a network was trained; `hours` are from start to end, all parts together."""
+    """How a network was trained; `hours` are from start to end, summed over the parts."""
 
     study: str
     config: str
@@ -69,10 +69,10 @@ def card(
     Args:
         one: The entry in the index.
         training: How the network was trained.
-        agreements: What half precision changes, by dataset.
+        agreements: The effect of half precision, by dataset.
         scored: The scores, by dataset.
-        use: What the network is meant for.
-        weaknesses: What it is known to do badly.
+        use: The intended use of the network.
+        weaknesses: Its known weaknesses.
         stored: Number of trained values, bytes of the file, and its precision.
     """
     parameters, size, precision = stored

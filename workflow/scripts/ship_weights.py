@@ -1,7 +1,7 @@
 """Put networks of a finished study into the package: its weights, an entry in the index, and a card.
 
-Run it in the root of the study's project, after the study. What it writes, and the file of wishes that it reads, stand
-in docs/how-to/shipped-weights.md. Equal inputs give equal bytes.
+Run it in the root of the study's project, after the study. docs/how-to/shipped-weights.md describes what it writes, and
+the file of wishes that it reads. Equal inputs give equal bytes.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from mmfuse.weights import shipped
 
 BASELINES = ("average", "maximum", "laplacian")
 LARGEST, TOGETHER = 5_000_000, 25_000_000  # bytes of one file, and of all of them
-GREY_LEVELS = 1  # by which a picture may change
-HEADER = "# Written by workflow/scripts/ship_weights.py; NAME.md says the same for people, and more.\n"
+GREY_LEVELS = 1  # by which a fused image may change
+HEADER = "# Written by workflow/scripts/ship_weights.py; NAME.md describes the same weights in more detail.\n"
 NEEDED = ("method", "variant", "tasks", "summary", "use", "weaknesses")
 KEYS = (*NEEDED, "default", "seed", "hours", "precision")
 PRECISIONS = {"half": torch.float16, "single": torch.float32}
@@ -52,7 +52,7 @@ PRECISIONS = {"half": torch.float16, "single": torch.float32}
 
 @dataclass(frozen=True)
 class Wish:
-    """What shall be shipped: a system of the study by its name, and what the numbers do not say of it."""
+    """What to ship: a system of the study by its name, and the parts of its card that are written by hand."""
 
     name: str
     systems: tuple[System, ...]  # the same weights on each task
@@ -65,7 +65,7 @@ class Wish:
 
 
 def read_wishes(path: Path, parameters: Mapping[str, Any]) -> tuple[str, list[Wish]]:
-    """Read the file of wishes: the study's configuration by name, and what shall be shipped.
+    """Read the file of wishes: the name of the study's configuration, and what to ship.
 
     Raises:
         UserError: a key is missing or unknown, or the study does not train such a system.
@@ -83,15 +83,15 @@ def _wish(name: str, block: Mapping[str, Any], parameters: Mapping[str, Any], pa
     lacking = [key for key in NEEDED if key not in block]
     if wrong or lacking:
         raise UserError(
-            f"{path}: weights.{name} is not complete." if lacking else f"{path}: weights.{name} has an unknown key.",
+            f"{path}: weights.{name} is incomplete." if lacking else f"{path}: weights.{name} has an unknown key.",
             expected=", ".join(NEEDED),
             found=", ".join(wrong) or f"no {', '.join(lacking)}",
-            fix=closest(wrong[0], KEYS, "take it out") if wrong else "add it",
+            fix=closest(wrong[0], KEYS, "remove it") if wrong else "add it",
         )
     other = next((task for task in block.get("default", ()) if task not in block["tasks"]), None)
     if other is not None:
         raise UserError(
-            f"{path}: weights.{name} shall be the default for another task than its own.",
+            f"{path}: weights.{name} cannot be the default for a task that is not its own.",
             expected=", ".join(block["tasks"]),
             found=other,
         )
@@ -114,18 +114,18 @@ def _wish(name: str, block: Mapping[str, Any], parameters: Mapping[str, Any], pa
 
 
 def checkpoint_of(parameters: Mapping[str, Any], wish: Wish) -> Path:
-    """Return the weights of the last part, which have to be the same file on each task.
+    """Return the weights of the last part, which must be the same file for all tasks.
 
     Raises:
-        UserError: the study trains a network of its own for each task.
+        UserError: the study trains a separate network for each task.
     """
     files = {system.task: complete_weights(parameters, system) for system in wish.systems}
     if len(set(files.values())) != 1:
         raise UserError(
-            f"{wish.name}: the study has other weights for each task.",
+            f"{wish.name}: the study has different weights for each task.",
             expected="one training set for all tasks (`trained_on` in the variant)",
             found=", ".join(f"{task}: {file}" for task, file in files.items()),
-            fix="ship them under a name for each task",
+            fix="ship them under a separate name for each task",
         )
     return Path(next(file for file in files.values() if file is not None))
 
@@ -134,7 +134,7 @@ def store(checkpoint: Path, precision: str, out: Path) -> int:
     """Write the tensors that inference needs, in half or single precision; return the number of trained values.
 
     Raises:
-        UserError: a value is too large for half precision, or the file is larger than may be shipped.
+        UserError: a value is too large for half precision, or the file is too large to be shipped.
     """
     method, header = load_method(checkpoint)
     weights, _ = read_weights(checkpoint)
@@ -158,7 +158,7 @@ def store(checkpoint: Path, precision: str, out: Path) -> int:
 
 
 def agreement(stored: Path, system: System, dataset: str) -> Agreement:
-    """Compare the pictures of a stored file with those of the study, which are in single precision, pair by pair.
+    """Compare the fused images of a stored file with those of the study, in single precision, pair by pair.
 
     Raises:
         UserError: a pixel differs by more than one grey level.
@@ -178,7 +178,7 @@ def agreement(stored: Path, system: System, dataset: str) -> Agreement:
         )
         if largest > GREY_LEVELS:
             raise UserError(
-                f"The stored weights of {system.label} give another picture of {sample['name']} of {dataset}.",
+                f"The stored weights of {system.label} give another fused image of {sample['name']} of {dataset}.",
                 expected=f"at most {GREY_LEVELS} grey level from {picture}",
                 found=f"{largest} grey levels",
                 fix="ship them with `precision: single`",
@@ -190,7 +190,7 @@ def scores_of(parameters: Mapping[str, Any], system: System, dataset: str) -> Sc
     """Return the scores of a system and of the baselines on a dataset, with their 95 % intervals.
 
     Raises:
-        UserError: the study has no scores of a baseline, or those of other pictures.
+        UserError: the study has no scores of a baseline, or the scores of other fused images.
     """
     known = [one for name, one in plan.scored_pairs(parameters) if name == dataset]
     rows = [system, *(System(name, "base", system.task, 0) for name in BASELINES)]
@@ -198,7 +198,7 @@ def scores_of(parameters: Mapping[str, Any], system: System, dataset: str) -> Sc
     if lacking is not None:
         raise UserError(
             f"The study does not measure {lacking.label} on {dataset}.",
-            expected=f"{', '.join(BASELINES)} beside the network",
+            expected=f"{', '.join(BASELINES)} in addition to the network",
             fix=f"add {lacking.method} to study.systems, and run the study again",
         )
     found = {}
@@ -217,7 +217,7 @@ def training_of(parameters: Mapping[str, Any], wish: Wish, config: str) -> Train
     """Return how the network was trained: the parts with their steps, the commit, and the hours of all parts.
 
     Raises:
-        UserError: the record of a training is missing, or the hours of one are not known.
+        UserError: the record of a training is missing, or its duration is unknown.
     """
     system, steps, commits, hours = wish.systems[0], {}, {}, 0.0
     for part in plan.parts_of(parameters, system.method):
@@ -237,7 +237,7 @@ def training_of(parameters: Mapping[str, Any], wish: Wish, config: str) -> Train
 
 
 def data_of(parameters: Mapping[str, Any], wish: Wish) -> list[shipped.Data]:
-    """Return the pairs that trained and validated the network, with the licence of each dataset."""
+    """Return the pairs used to train and validate the network, with the licence of each dataset."""
     system, catalog, found = wish.systems[0], load_catalog(), []
     used = training_set(parameters, plan.trained_on(parameters, system.method, system.variant, system.task))
     for split, use, datasets in (("train", "training", used.train), ("val", "validation", used.val)):
@@ -247,16 +247,16 @@ def data_of(parameters: Mapping[str, Any], wish: Wish) -> list[shipped.Data]:
             count = sum(row["split"] == split for row in rows)
             count = used.pairs.get(dataset, count) if split == "train" else count
             if count:
-                # validation pairs are held back from the training pairs of the catalog, or a split of their own
+                # validation pairs are held back from the training pairs of the catalog, or a separate split
                 found.append(shipped.Data(dataset, split, count, use, catalog[dataset].licence))
     return found
 
 
 def ship(parameters: Mapping[str, Any], wish: Wish, config: str, out: Path) -> None:
-    """Write the weights, the card and the index entry of one network; nothing if anything about it is wrong.
+    """Write the weights, the card and the index entry of one network; nothing if any check fails.
 
     Raises:
-        UserError: see the steps.
+        UserError: a check failed; see the functions for each step.
     """
     checkpoint = checkpoint_of(parameters, wish)
     tests = [(one, dataset) for one in wish.systems for dataset in parameters["study"]["tasks"][one.task]["test"]]
@@ -274,8 +274,8 @@ def ship(parameters: Mapping[str, Any], wish: Wish, config: str, out: Path) -> N
         others = sum(path.stat().st_size for path in out.glob("*.safetensors") if path.name != file.name)
         if others + file.stat().st_size > TOGETHER:
             raise UserError(
-                f"{out} would hold too much.", expected=f"at most {TOGETHER} bytes of weights",
-                found=others + file.stat().st_size, fix="take others out, with their cards and entries",
+                f"{out} would be too large.", expected=f"at most {TOGETHER} bytes of weights",
+                found=others + file.stat().st_size, fix="remove others, with their cards and entries",
             )  # fmt: skip
         text = card(
             entry, training, agreements, scored, wish.use, wish.weaknesses, (count, file.stat().st_size, wish.precision)
@@ -292,7 +292,7 @@ def _known(training: Training) -> dict[str, Any]:
 
 
 def _write_entry(entry: shipped.Shipped, default: Sequence[str], out: Path) -> None:
-    """Put an entry into the index, in the place of an older one of its name."""
+    """Put an entry into the index; it replaces an older one of the same name."""
     path = out / shipped.INDEX
     old = read_yaml(path) if path.is_file() else {"defaults": {}, "weights": {}}
     values = {key: value for key, value in asdict(entry).items() if key != "name"}
@@ -306,9 +306,9 @@ def _write_entry(entry: shipped.Shipped, default: Sequence[str], out: Path) -> N
 
 
 def main() -> None:
-    """Ship what a file of wishes names."""
+    """Ship the weights named in a file of wishes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wishes", type=Path, help="YAML file that says what to ship")
+    parser.add_argument("wishes", type=Path, help="YAML file that lists what to ship")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="the study's parameters")
     parser.add_argument("--out", type=Path, default=shipped.FOLDER, help="folder of the shipped weights")
     asked = parser.parse_args()

@@ -1,8 +1,8 @@
-"""The guarded step between the engines (`mmfuse sync`), and the writer of dvc.yaml.
+"""Synchronise both engines (`mmfuse sync`), and write dvc.yaml.
 
-Both `dvc commit --force` and `snakemake --touch` believe what lies there, so each is run only after the other engine
-has said that nothing is out of date. dvc.yaml is written from the declarations of the stages, as the Snakefile's rules
-are made of them.
+Both `dvc commit --force` and `snakemake --touch` accept all existing files, so each is run only if the other engine
+reports that nothing is out of date. dvc.yaml is written from the declarations of the stages, like the Snakefile's
+rules.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from mmfuse.study.code_lists import check_running_code
 METRICS = "reports/metrics.json"  # what `dvc metrics diff` compares
 HEADER = """\
 # The same jobs as the Snakefile's, for DVC. Written by `mmfuse sync --write-dvc` from params.yaml and the declarations
-# in src/mmfuse/study/stages.py: run it after a change of what the study consists of. Numbers may change without it.
+# in src/mmfuse/study/stages.py: run it again if the jobs of the study change. Changed numbers do not need it.
 """
 
 
 def dvc_yaml(jobs: list[EngineJob]) -> str:
-    """Return the text of dvc.yaml for a list of jobs: a few lines each."""
+    """Return the text of dvc.yaml for a list of jobs, with a few lines for each."""
     listed = sorted({path for job in jobs for path in job.inputs if path.startswith(".mmfuse/code/")})
     # lists the code behind each job, so that a job reruns if its own code has changed
     lines = ["stages:", *_stage(CODE, cmd="mmfuse sync --code", deps=["src/mmfuse", PARAMS], outs=listed)]
@@ -49,18 +49,18 @@ def dvc_yaml(jobs: list[EngineJob]) -> str:
 
 
 def _stage(name: str, **fields: Any) -> list[str]:
-    """Return the lines of one stage; fields that hold nothing are left out."""
+    """Return the lines of one stage, without empty fields."""
     return [f"  {name}:", *(f"    {field}: {_flow(value)}" for field, value in fields.items() if value)]
 
 
 def _flow(value: Any) -> str:
-    """Return a value as YAML within lines of its own, lists and mappings in brackets."""
+    """Return a value as YAML, with lists and mappings in brackets."""
     text = yaml.safe_dump(value, sort_keys=False, default_flow_style=True, width=250).removesuffix("...\n").rstrip()
     return " ".join(text.split()) if isinstance(value, str) else text.replace("\n", "\n    ")
 
 
 def _plots(jobs: list[EngineJob]) -> list[dict[str, Any]]:
-    """Return what `dvc plots diff` draws of two commits: the training loss of each training, step by step."""
+    """Return what `dvc plots diff` draws for two commits: the training loss of each training over the steps."""
     histories = {job.name: out for job in jobs for out in job.outputs if out.endswith(".history.csv")}
     return [
         {name: {"x": "step", "y": {path: "train/total"}, "x_label": "step", "y_label": "loss"}}
@@ -79,7 +79,7 @@ def _parameters(job: EngineJob) -> list[str | dict[str, list[str]]]:
 
 
 def write_dvc(root: Path) -> bool:
-    """Write dvc.yaml if it differs; return whether it did."""
+    """Write dvc.yaml if it has changed; return whether it was written."""
     jobs = declared_jobs(root)
     path, text = root / "dvc.yaml", dvc_yaml(jobs)
     if path.is_file() and path.read_text(encoding="utf-8") == text:
@@ -90,7 +90,7 @@ def write_dvc(root: Path) -> bool:
 
 
 def write_code(root: Path) -> None:
-    """Write the files that list the code behind each job, with its checksums; DVC's stage `code` does so."""
+    """Write the files that list the code behind each job with checksums; DVC's stage `code` runs this."""
     for name, files in digests(root).items():
         write_manifest(root / name, root, [root / file for file in files])
 
@@ -99,7 +99,7 @@ def check_dvc(root: Path) -> None:
     """Check that dvc.yaml lists the jobs of params.yaml.
 
     Raises:
-        UserError: it was written for a study of other jobs.
+        UserError: it was written for a study with other jobs.
     """
     path = root / "dvc.yaml"
     if path.read_text(encoding="utf-8") != dvc_yaml(declared_jobs(root)):
@@ -111,7 +111,7 @@ def check_dvc(root: Path) -> None:
 
 
 def sync(root: Path) -> None:
-    """Bring the engine that did not run to the state of the one that did.
+    """Bring the engine that did not run to the state of the one that ran.
 
     Raises:
         UserError: neither engine is up to date.
@@ -124,11 +124,11 @@ def sync(root: Path) -> None:
         return
     if _finished(root):
         _must(root, "dvc", "commit", "--force", "--quiet")
-        _renew(root)  # DVC has written the files anew, and Snakemake goes by the time of the largest ones
+        _renew(root)  # DVC has rewritten the files, and Snakemake compares the times of the largest ones
         print("Snakemake is up to date; DVC's records now say the same.")
         return
     raise UserError(
-        "Neither engine is up to date, so there is nothing to go by.",
+        "Neither engine is up to date, so there is no state to copy.",
         expected="`snakemake --dry-run` with nothing to be done after a complete run, or a clean `dvc status`",
         fix="run `snakemake --cores all` or `dvc repro` to its end, then `mmfuse sync` again",
     )
@@ -142,7 +142,7 @@ def _finished(root: Path) -> bool:
 
 
 def _renew(root: Path) -> None:
-    """Let Snakemake take everything that lies there as up to date."""
+    """Make Snakemake accept all existing files as up to date."""
     _must(root, "snakemake", "--touch", "--forceall", "--cores", "1", "--quiet", "all")
 
 
@@ -157,7 +157,7 @@ def _must(root: Path, *command: str) -> None:
 
 
 def main() -> None:
-    """Bring the engines together; `--write-dvc` writes dvc.yaml, `--check` compares all jobs, `--code` is for DVC."""
+    """Synchronise the engines; `--write-dvc` writes dvc.yaml, `--check` compares all jobs, `--code` is for DVC."""
     root = Path.cwd()
     try:
         check_running_code(root)

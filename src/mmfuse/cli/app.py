@@ -1,4 +1,4 @@
-"""The command `mmfuse`: for people, and `mmfuse stage …` for the engines."""
+"""The command `mmfuse`: for users, and `mmfuse stage …` for the engines."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _common(
     log: Annotated[
-        Path | None, typer.Option("--log", help="Write what the command says to this file; errors are also shown.")
+        Path | None, typer.Option("--log", help="Write the command's output to this file; errors are also shown.")
     ] = None,
     _asked: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     if log is not None:
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            # for the whole process: whatever is said from now on, also by libraries, belongs in the file
+            # for the whole process: all further output, also that of libraries, belongs in the file
             sys.stdout = sys.stderr = log.open("w", encoding="utf-8", buffering=1)
         except OSError as error:
             raise UserError(
@@ -73,11 +73,14 @@ def fuse(
     b: Annotated[Path, typer.Argument(help="Folder (or file) of the second modality: visible, CT, PET, SPECT…")],
     out: Annotated[Path, typer.Argument(help="Folder for the fused images, NAME.png.")],
     weights: Annotated[
-        str | None, typer.Option(help="Shipped weights by NAME (`mmfuse list weights`), or a FILE of a trained method.")
+        str | None,
+        typer.Option(help="NAME of shipped weights (`mmfuse list weights`), or FILE with those of a trained method."),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="Weight-free method in place of weights, as laplacian.")] = None,
-    task: Annotated[Task | None, typer.Option(help="Whose shipped weights; told from the images if left out.")] = None,
-    allow_missing: Annotated[bool, typer.Option(help="Go on without images that lack a counterpart.")] = False,
+    method: Annotated[
+        str | None, typer.Option(help="Training-free method instead of weights, such as laplacian.")
+    ] = None,
+    task: Annotated[Task | None, typer.Option(help="Task of the shipped weights; by default, from the images.")] = None,
+    allow_missing: Annotated[bool, typer.Option(help="Leave out images that lack a counterpart.")] = False,
 ) -> None:
     """Fuse image pairs of any size, in colour: two folders matched by file name, or two files."""
     from mmfuse.cli.own_images import fuse_folders
@@ -88,16 +91,16 @@ def fuse(
 @app.command()
 def import_weights(
     method: Annotated[str, typer.Argument(help="Method; see `mmfuse list methods`.")],
-    files: Annotated[list[Path], typer.Argument(help="What its authors publish; in any order if several.")],
-    out: Annotated[Path, typer.Option(help="Weights to write, NAME.safetensors.")],
-    task: Annotated[Task | None, typer.Option(help="What they fuse; what the files suggest if left out.")] = None,
+    files: Annotated[list[Path], typer.Argument(help="The files that its authors publish, in any order.")],
+    out: Annotated[Path, typer.Option(help="Weights file to write, NAME.safetensors.")],
+    task: Annotated[Task | None, typer.Option(help="Task of the weights; by default, as the files suggest.")] = None,
     network: Annotated[
         list[str] | None,
-        typer.Option(help="KEY=VALUE, an option that changes no tensor, as `stretch=false`."),
+        typer.Option(help="KEY=VALUE, an option that changes no tensor, such as `stretch=false`."),
     ] = None,
-    every_name: Annotated[bool, typer.Option(help="Name all tensors that do not fit, however many.")] = False,
+    every_name: Annotated[bool, typer.Option(help="List all tensors that do not match, however many.")] = False,
 ) -> None:
-    """Turn checkpoints that a method's authors publish into weights for `mmfuse fuse` and for a study."""
+    """Convert checkpoints published by a method's authors into weights for `mmfuse fuse` and for a study."""
     from mmfuse.cli import importing
     from mmfuse.study.settings import assigned
 
@@ -111,7 +114,7 @@ def evaluate(
     a: Annotated[Path, typer.Option(help="Folder of the first modality.")],
     b: Annotated[Path, typer.Option(help="Folder of the second modality.")],
     fused: Annotated[Path, typer.Option(help="Folder of the fused images.")],
-    out: Annotated[Path, typer.Option(help="CSV to write, one row an image; a summary goes beside it as JSON.")],
+    out: Annotated[Path, typer.Option(help="CSV to write, one row for each image, with a JSON summary beside it.")],
     metrics: Annotated[str, typer.Option(help="`all`, or plain names such as EN,SD,SSIM.")] = "all",
     convention: Annotated[
         str, typer.Option(help="What the plain names mean; see `mmfuse list metrics`.")
@@ -119,9 +122,9 @@ def evaluate(
     beside: Annotated[
         str, typer.Option(help="Other conventions such as cddfuse,vifb; adds columns such as SSIM.cddfuse.")
     ] = "",
-    allow_missing: Annotated[bool, typer.Option(help="Go on without images that lack a counterpart.")] = False,
+    allow_missing: Annotated[bool, typer.Option(help="Leave out images that lack a counterpart.")] = False,
 ) -> None:
-    """Measure anybody's fused images against their sources."""
+    """Measure any fused images against their sources."""
     from mmfuse.cli.own_images import evaluate_folders
 
     evaluate_folders(
@@ -145,7 +148,7 @@ def list_(
     what: Annotated[Listed, typer.Argument(help="What to list.")],
     params: Annotated[Path, typer.Option(help="The study's parameters (for variants).")] = _PARAMS,
 ) -> None:
-    """List the methods, metrics, datasets, variants, analyses or shipped weights there are."""
+    """List the available methods, metrics, datasets, variants, analyses or shipped weights."""
     from mmfuse.cli.own_images import listing
 
     for line in listing(what.value, params):
@@ -156,7 +159,7 @@ def list_(
 def doctor(
     params: Annotated[Path, typer.Option(help="The study's parameters.")] = _PARAMS,
 ) -> None:
-    """Check the environment, the devices, the parameters and the data, and say what to do about each problem."""
+    """Check the environment, the devices, the parameters and the data, with advice for each problem."""
     from mmfuse.cli.doctor import examine
 
     problems = 0
@@ -172,13 +175,13 @@ def compare(
     runs: Annotated[
         list[str],
         typer.Argument(
-            help="Two or more: a folder with results, a commit, branch or tag, or a run's name or id in MLflow."
+            help="Two or more: folders with results, commits, branches or tags, or names or ids of runs in MLflow."
         ),
     ],
     json: Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the scores to this CSV as well, with all digits.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the scores to this CSV, with all digits.")] = None,
 ) -> None:
-    """Say what differs between runs (parameters, code, data) and what it did to the scores, held against the first."""
+    """Show what differs between runs (parameters, code, data) and the effect on the scores, relative to the first."""
     from mmfuse import comparing
     from mmfuse.comparing import output
     from mmfuse.files.writing import write_text
@@ -193,10 +196,8 @@ def compare(
 def register(
     dataset: Annotated[str, typer.Option(help="Test dataset of the study.")],
     metric: Annotated[str, typer.Option(help="Metric whose mean decides, such as Qabf.")],
-    name: Annotated[str | None, typer.Option(help="Name in the registry; STUDY-TASK if left out.")] = None,
-    study: Annotated[
-        str | None, typer.Option(help="The study's name; another one in the parameters is refused.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name in the registry; by default STUDY-TASK.")] = None,
+    study: Annotated[str | None, typer.Option(help="The study's expected name; other parameters are refused.")] = None,
     params: Annotated[Path, typer.Option(help="The study's parameters.")] = _PARAMS,
 ) -> None:
     """Put the study's best trained system into MLflow's registry, ready for `mlflow.pytorch.load_model`."""
@@ -209,7 +210,7 @@ def register(
 @app.command()
 def sync(
     write: Annotated[
-        bool, typer.Option("--write-dvc", help="Only write dvc.yaml for the jobs of params.yaml.")
+        bool, typer.Option("--write-dvc", help="Only write dvc.yaml, for the jobs of params.yaml.")
     ] = False,
     check: Annotated[bool, typer.Option("--check", help="Only compare the jobs of both engines.")] = False,
     code: Annotated[
@@ -218,8 +219,8 @@ def sync(
 ) -> None:
     """Make both engines agree: after a complete run of one, the other has nothing to do.
 
-    After `snakemake --cores all` the results are committed to DVC; after `dvc repro` or `dvc pull` Snakemake's records
-    are renewed. It refuses if neither engine is up to date.
+    After `snakemake --cores all`, it commits the results to DVC; after `dvc repro` or `dvc pull`, it renews Snakemake's
+    records. It refuses if neither engine is up to date.
     """
     script = Path("workflow/scripts/sync.py")
     if not script.is_file():
@@ -237,13 +238,13 @@ def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
 
 def main() -> None:
     """Run the command; exit code 2 for the user's mistakes, 1 for ours, 143 after SIGTERM."""
-    signal.signal(signal.SIGTERM, _stop)  # a training puts its own in this place: it saves its state first
+    signal.signal(signal.SIGTERM, _stop)  # a training replaces it by its own handler, which first saves the state
     try:
         app()
     except MmfuseError as error:
         _complain(f"error: {error}")
         sys.exit(error.exit_code)
-    except SystemExit as leaving:  # a wrong option: typer has said so, perhaps only in the log
+    except SystemExit as leaving:  # a wrong option: typer has reported it, perhaps only in the log
         if leaving.code and _logs():
             print(f"error: see {sys.stderr.name}", file=sys.__stderr__)
         raise
@@ -256,7 +257,7 @@ def main() -> None:
 
 
 def _outer_limit(error: Exception) -> UserError | None:
-    """Return what to say of an error that is the machine's limit and neither the user's nor ours; else None."""
+    """Return the message for an error that is due to a limit of the machine, not to the user or to us; else None."""
     full = no_space(error)
     if full:
         return UserError("Cannot write.", found=full, fix="free some space, then run the same command again")
@@ -265,13 +266,13 @@ def _outer_limit(error: Exception) -> UserError | None:
         return UserError(
             "There is not enough memory.",
             found=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".rstrip(": "),
-            fix="give the job more memory; or lower the part's batch or crop, evaluate.workers, or the images' size",
+            fix="give the job more memory, or reduce the part's batch or crop, evaluate.workers, or the images' size",
         )
     return None
 
 
 def _complain(message: str) -> None:
-    """Say what went wrong on the terminal, and in the log if there is one."""
+    """Print an error to the terminal, and to the log if there is one."""
     with contextlib.suppress(OSError):  # the log's disk may be full
         print(message, file=sys.stderr)
     if _logs():

@@ -11,29 +11,33 @@ import typer
 
 from mmfuse.errors import UserError
 
-app = typer.Typer(help="How fast this machine does the heavy work.", no_args_is_help=True)
+app = typer.Typer(help="Measure how fast this machine does the heavy work.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")]
 
 
 @app.command()
 def network(
     method: Annotated[str, typer.Argument(help="Method; see `mmfuse list methods`.")],
-    height: Annotated[int | None, typer.Option(help="Of the images; 256, or 64 for a training step.")] = None,
-    width: Annotated[int | None, typer.Option(help="Of the images, likewise.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Pairs at once; 1, or 8 for a training step.")] = None,
+    height: Annotated[
+        int | None, typer.Option(help="Height of the images; by default 256, or 64 with --train.")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Width of the images; the same defaults.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Pairs in a batch; by default 1, or 8 with --train.")] = None,
     train: Annotated[bool, typer.Option("--train", help="Measure a training step, not inference.")] = False,
     params: Annotated[Path | None, typer.Option(help="Take the method's options from these parameters.")] = None,
     variant: Annotated[str, typer.Option(help="Variant in these parameters.")] = "base",
     network: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE, an option of the method, as `--network channels=64`.")
+        list[str] | None, typer.Option(help="KEY=VALUE, an option of the method, such as `--network channels=64`.")
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each way, by turns; the median counts.")] = 3,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Alternating measurements of each variant; the median counts.")
+    ] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
-    workspace: Annotated[float, typer.Option(help="Limit of the layers' shared buffers, MiB.")] = 256,
-    spectra: Annotated[float, typer.Option(help="Limit of the transformed weights that are kept, MiB.")] = 4096,
+    workspace: Annotated[float, typer.Option(help="Limit of the layers' shared buffers in MiB.")] = 256,
+    spectra: Annotated[float, typer.Option(help="Limit of the cached transformed weights in MiB.")] = 4096,
     json: Json = False,
 ) -> None:
-    """Time a whole network with our layers and with torch's, and compare their outputs and peak memory."""
+    """Time a whole network with our layers and with those of torch, and compare outputs and peak memory."""
     from mmfuse.benchmarks import network as measured
 
     result = measured.run(
@@ -55,7 +59,7 @@ def network(
 
 @app.command()
 def convolution(json: Json = False) -> None:
-    """Time the ways of a dense convolution, and compare what the choice between them rests on."""
+    """Time the implementations of a dense convolution, and check the rule that chooses among them."""
     from mmfuse.benchmarks import convolution as measured
 
     result = measured.run()
@@ -64,11 +68,11 @@ def convolution(json: Json = False) -> None:
 
 @app.command()
 def metrics(
-    height: Annotated[int, typer.Option(help="Height of the drawn images.")] = 480,
-    width: Annotated[int, typer.Option(help="Width of the drawn images.")] = 640,
-    repeats: Annotated[int, typer.Option(help="The shortest of so many times counts.")] = 3,
-    threads: Annotated[int, typer.Option(help="Images measured at once, where all metrics are measured.")] = 2,
-    fused: Annotated[Path | None, typer.Option(help="A fused image to measure instead of a drawn one.")] = None,
+    height: Annotated[int, typer.Option(help="Height of the synthetic images.")] = 480,
+    width: Annotated[int, typer.Option(help="Width of the synthetic images.")] = 640,
+    repeats: Annotated[int, typer.Option(help="Number of measurements; the shortest counts.")] = 3,
+    threads: Annotated[int, typer.Option(help="Images measured in parallel when all metrics are measured.")] = 2,
+    fused: Annotated[Path | None, typer.Option(help="A fused image to measure instead of a synthetic one.")] = None,
     a: Annotated[Path | None, typer.Option(help="Its first source.")] = None,
     b: Annotated[Path | None, typer.Option(help="Its second source.")] = None,
     json: Json = False,
@@ -78,7 +82,7 @@ def metrics(
 
     files = (fused, a, b) if fused and a and b else None
     if files is None and (fused or a or b):
-        raise UserError("A triple is incomplete.", expected="--fused, --a and --b, or none of them")
+        raise UserError("The triple is incomplete.", expected="--fused, --a and --b, or none of them")
     result = measured.run(height=height, width=width, repeats=repeats, threads=threads, files=files)
     _show(result, measured.lines(result), json=json)
 
@@ -86,9 +90,9 @@ def metrics(
 @app.command()
 def variants(
     method: Annotated[str, typer.Argument(help="Method; see `mmfuse list methods`.")],
-    params: Annotated[Path, typer.Option(help="The parameters that have the variants.")] = Path("params.yaml"),
-    height: Annotated[int, typer.Option(help="Of the images.")] = 256,
-    width: Annotated[int, typer.Option(help="Of the images.")] = 256,
+    params: Annotated[Path, typer.Option(help="The parameters with the variants.")] = Path("params.yaml"),
+    height: Annotated[int, typer.Option(help="Height of the images.")] = 256,
+    width: Annotated[int, typer.Option(help="Width of the images.")] = 256,
     json: Json = False,
 ) -> None:
     """Count the parameters and multiply-adds of each variant of a method."""
@@ -100,13 +104,13 @@ def variants(
 
 @app.command()
 def cka(
-    images: Annotated[list[int] | None, typer.Option(help="Numbers of images; 32, 64, 128 and 256.")] = None,
-    height: Annotated[int, typer.Option(help="Of the images, a multiple of 16.")] = 96,
-    width: Annotated[int, typer.Option(help="Of the images, likewise.")] = 128,
+    images: Annotated[list[int] | None, typer.Option(help="Numbers of images; by default 32, 64, 128 and 256.")] = None,
+    height: Annotated[int, typer.Option(help="Height of the images, a multiple of 16.")] = 96,
+    width: Annotated[int, typer.Option(help="Width of the images, a multiple of 16.")] = 128,
     batch: Annotated[int, typer.Option(help="Images in a minibatch.")] = 8,
     json: Json = False,
 ) -> None:
-    """Time the similarity of all layers (CKA) by minibatches and at once, and compare memory and values."""
+    """Time the similarity of all layers (CKA), in minibatches and at once, and compare memory and values."""
     from mmfuse.benchmarks import cka as measured
 
     result = measured.run(images=images or (32, 64, 128, 256), height=height, width=width, batch=batch)
@@ -118,14 +122,14 @@ def scale(
     pairs: Annotated[int, typer.Option(help="Largest number of image pairs.")] = 10_000,
     systems: Annotated[int, typer.Option(help="Largest number of systems (methods and variants).")] = 50,
     datasets: Annotated[int, typer.Option(help="Largest number of datasets.")] = 20,
-    sizes: Annotated[int, typer.Option(help="Sizes along each of them.")] = 3,
+    sizes: Annotated[int, typer.Option(help="Number of sizes to measure along each.")] = 3,
     only: Annotated[
-        list[str] | None, typer.Option(help="Only this: catalog, pairs, plan, report or engines; may be given again.")
+        list[str] | None, typer.Option(help="Only this: catalog, pairs, plan, report or engines; may be repeated.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for scale.csv, scale.svg and scale.png.")] = None,
     json: Json = False,
 ) -> None:
-    """Time pairing, plan, both engines' graphs and the report on simulated studies that grow."""
+    """Time pairing, plan, both engines' graphs and the report on simulated studies of growing size."""
     from mmfuse.benchmarks import scale as measured
 
     largest = measured.Size(pairs, systems, datasets)

@@ -21,7 +21,7 @@ LOCK = Path("envs/requirements.lock")
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     good: bool
@@ -47,7 +47,7 @@ def _try(what: str, look: Callable[[], str]) -> Check:
         return Check(what, True, look())
     except MmfuseError as error:
         return Check(what, False, str(error))
-    except Exception as error:  # whatever is broken, the other checks go on
+    except Exception as error:  # whatever is broken, the other checks continue
         return Check(what, False, f"{type(error).__name__}: {error}")
 
 
@@ -90,7 +90,7 @@ def _parameters(params: Path) -> str:
 
 
 def _methods(params: Path) -> str:
-    """Build every method and variant of the study once, and look its metrics up."""
+    """Build every method and variant of the study once, and look up its metrics."""
     from mmfuse.metrics import resolve
     from mmfuse.stages.train import check_parts
     from mmfuse.study.settings import network_options, without_adaptive
@@ -125,7 +125,7 @@ def _data(params: Path) -> str:
         if Path(DOWNLOAD.folder, name).is_dir():
             states.append(f"{name}: here")
         elif entry.generator:
-            states.append(f"{name}: made on the spot")
+            states.append(f"{name}: to be generated")
         elif mirror and entry.mirror and Path(mirror, entry.mirror).is_dir():
             states.append(f"{name}: in the mirror")
         elif Path("data/manual", name).is_dir():
@@ -135,7 +135,7 @@ def _data(params: Path) -> str:
     for method, datasets in (parameters["study"].get("external") or {}).items():
         for folder in (plan.external_images(name, method) for name in datasets):
             if not folder.is_dir():
-                raise MmfuseError(f"{folder} is not there: put the images of {method} into it (study.external)")
+                raise MmfuseError(f"{folder} does not exist: put the images of {method} into it (study.external)")
             states.append(f"{folder}: here")
     return "; ".join(states)
 

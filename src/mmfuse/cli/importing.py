@@ -1,4 +1,4 @@
-"""`mmfuse import-weights`: the checkpoints that a method's authors publish, as weights of this project."""
+"""`mmfuse import-weights`: convert the checkpoints that a method's authors publish into weights of this project."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mmfuse.weights.foreign import Dictionary, dictionaries
 
 VARIANT = "as_published"  # of imported weights
 GUIDE = "docs/how-to/import-published-weights.md"
-_SHOWN = 40  # names in an error, over all its lines; at least 5 a line
+_SHOWN = 40  # names in an error, over all its lines; at least 5 in each line
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -31,11 +31,11 @@ class Form:
     """A network whose weights the authors published, without values.
 
     Args:
-        number: Which of the method's `published_options`.
+        number: Index of its options in the method's `published_options`.
         options: These options.
         own: All of its tensors by our names, on the device `meta`.
-        groups: The authors' names of each group, each with ours.
-        extras: Regular expressions of names that may stand in the files and are no part of it.
+        groups: The authors' names in each group, each with ours.
+        extras: Regular expressions of names that may be in the files but do not belong to the network.
         counted: Our names of the tensors that are parameters.
     """
 
@@ -47,19 +47,19 @@ class Form:
     counted: frozenset[str]
 
     def shape(self, group: str, name: str) -> tuple[int, ...]:
-        """Return the shape that a tensor of the authors' name must have."""
+        """Return the shape that a tensor with one of the authors' names must have."""
         return tuple(self.own[self.groups[group][name]].shape)
 
 
 @dataclass
 class Match:
-    """How dictionaries of tensors fit a form.
+    """How dictionaries of tensors match a form.
 
     Args:
-        placed: The dictionaries that fit each group; one each if all is well.
-        strangers: The dictionaries that fit none.
-        problems: What is wrong in each placed dictionary: its group, the kind of the problem, and the names.
-        absent: The number of names in groups that no dictionary fits.
+        placed: The dictionaries that match each group; a single one if all is well.
+        strangers: The dictionaries that match none.
+        problems: What is wrong in each placed dictionary: its group, the kind of problem, and the names.
+        absent: The number of names in groups without a dictionary.
     """
 
     placed: dict[str, list[Dictionary]]
@@ -69,7 +69,7 @@ class Match:
 
     @property
     def distance(self) -> tuple[int, int]:
-        """How far the dictionaries are from the form: the names that are wrong, then those without a file."""
+        """The distance of the dictionaries from the form: the number of wrong names, then of those without a file."""
         strange = sum(len(dictionary.tensors) for dictionary in self.strangers)
         return strange + sum(len(names) for *_, names in self.problems), self.absent
 
@@ -83,19 +83,19 @@ def run(
     changes: Mapping[str, Any] | None = None,
     every_name: bool = False,
 ) -> list[str]:
-    """Import the checkpoints of one network, and say what was read and written.
+    """Import the checkpoints of one network, and return lines on what was read and written.
 
     Args:
         name: The method's name.
         files: The authors' files, in any order.
         out: The weights file to write.
-        task: What the weights fuse, ivif or mif; None takes what the files suggest.
+        task: The task of the weights, ivif or mif; None for the one that the files suggest.
         changes: Options that differ from the authors' and change no tensor.
         every_name: Whether an error lists all names, however many.
 
     Raises:
-        UserError: a file cannot be read, or the files are not exactly the tensors of the network; it names all that are
-            missing, left over or of another shape.
+        UserError: a file cannot be read, or the files do not have exactly the tensors of the network; the error names
+            all that are missing, left over or of another shape.
     """
     forms = forms_of(name)
     if out.suffix != ".safetensors" or out.resolve() in {file.resolve() for file in files}:
@@ -107,7 +107,7 @@ def run(
         raise UserError(
             f"These files are not the weights of {name}:\n" + "\n".join(f"  - {line}" for line in lines),
             expected=f"the published tensors of {', '.join(form.groups)}, each once",
-            fix=f"name all files that {GUIDE} names for {name}, as they were published",
+            fix=f"give all files that {GUIDE} lists for {name}, as they were published",
         )
     chosen = dict(form.options) | _harmless(name, form, changes or {})
     alone = len({file.name for file in files}) == len(files)
@@ -128,7 +128,7 @@ def run(
         *(f"read {file}, SHA-256 {digest}" for file, digest in sources.items()),
         f"options: {', '.join(f'{key}={value}' for key, value in chosen.items())}",
         *_said(name, changes or {}),
-        f"task: {card.task}" + ("" if task else ", assumed; --task names another"),
+        f"task: {card.task}" + ("" if task else ", assumed; --task chooses another"),
         f"wrote {out}: {len(weights)} tensors, {_numbers(form, weights):,} parameters",
         f"apply it: mmfuse fuse A/ B/ OUT/ --weights {out}",
     ]
@@ -162,7 +162,7 @@ def _without_values(name: str, options: Mapping[str, Any]) -> FusionMethod:
 
 
 def _matched(form: Form, found: Sequence[Dictionary]) -> Match:
-    """Put each dictionary to the group whose names it has, and list what is wrong with it."""
+    """Assign each dictionary to the group whose names it has, and list what is wrong with it."""
     match = Match({group: [] for group in form.groups})
     for dictionary in found:
         group, shared = _closest(form, dictionary)
@@ -176,9 +176,9 @@ def _matched(form: Form, found: Sequence[Dictionary]) -> Match:
 
 
 def _closest(form: Form, dictionary: Dictionary) -> tuple[str, int]:
-    """Return the group that shares most names with a dictionary, as a part of all names of both, and how many.
+    """Return the group that shares the largest fraction of names with a dictionary, and the number of shared names.
 
-    The part decides and not the number: one network's names can be a part of another's.
+    The fraction of all names of both decides, not the number: one network's names can be a subset of another's.
     """
     held = {name for name in dictionary.tensors if not _is_extra(form, name)}
     shared = {group: len(held & names.keys()) for group, names in form.groups.items()}
@@ -215,7 +215,7 @@ def _size(shape: Sequence[int]) -> str:
 
 
 def _is_usable(value: Tensor, own: Tensor) -> bool:
-    """Whether a tensor holds plain numbers of the kind that the network has in its place, whatever their precision."""
+    """Whether a tensor has plain numbers of the kind that the network expects, whatever their precision."""
     plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
     return plain and value.dtype in (_FLOATS if own.dtype.is_floating_point else _WHOLE)
 
@@ -225,19 +225,19 @@ def _converted(value: Tensor, own: Tensor) -> Tensor:
 
 
 def _complaints(name: str, form: Form, match: Match, shown: int | None) -> Iterator[str]:
-    """Yield all that is wrong, a line each; `shown` names at most, or all."""
+    """Yield all that is wrong, one line each, with at most `shown` names, or all."""
     useful = {dictionary.file for placed in match.placed.values() for dictionary in placed}
-    strange = {d.file: d for d in match.strangers if d.file not in useful}  # else they stand beside what is needed
+    strange = {d.file: d for d in match.strangers if d.file not in useful}  # others come with what is needed
     for dictionary in strange.values():
         group, shared = _closest(form, dictionary)
         other = _other_method(name, dictionary)
         yield (
-            f"{dictionary} fits nothing: it holds {_listed(list(dictionary.tensors), 5)}; closest is {group}, of which "
+            f"{dictionary} fits nothing: it has {_listed(list(dictionary.tensors), 5)}; closest is {group}, of which "
             f"it has {shared} of {len(form.groups[group])} names" + (f". These are names of {other}" if other else "")
         )
     for group, placed in match.placed.items():
         if len(placed) > 1:
-            yield f"{group} is there {len(placed)} times: {', '.join(map(str, placed))}"
+            yield f"{group} occurs {len(placed)} times: {', '.join(map(str, placed))}"
         if not placed:
             yield f"{group} has no file: expected {_listed(list(form.groups[group]), 3)}"
     each = None if shown is None else max(5, shown // max(1, len(match.problems)))
@@ -262,10 +262,10 @@ def _other_method(name: str, dictionary: Dictionary) -> str | None:
 
 
 def _harmless(name: str, form: Form, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that are changed, with the values that they then have.
+    """Return the changed options with their new values.
 
     Raises:
-        UserError: the method lacks an option or cannot use its value, or the change is one of tensors.
+        UserError: the method lacks an option or cannot use its value, or the change affects tensors.
     """
     if not changes:
         return {}
@@ -280,10 +280,10 @@ def _harmless(name: str, form: Form, changes: Mapping[str, Any]) -> dict[str, An
     other = sorted(key for key in changed.keys() | published.keys() if changed.get(key) != published.get(key))
     if other or network.published_names() != form.groups:
         raise UserError(
-            f"--network {told} makes a network of other tensors than the published ones.",
+            f"--network {told} gives a network with other tensors than the published ones.",
             expected="options that change no tensor",
-            found=f"others in {_listed(other, 5) or 'their names'}",
-            fix="leave it out: published weights fit only the network that they were trained in",
+            found=f"differences in {_listed(other, 5) or 'their names'}",
+            fix="leave it out: published weights fit only the network with which they were trained",
         )
     return {key: options[key] for key in changes}
 
@@ -295,7 +295,7 @@ def _read(form: Form, match: Match) -> Iterator[str]:
         yield f"{group}: {len(held)} tensors, {_numbers(form, held):,} parameters, from {dictionary}"
         ignored = [name for name in dictionary.tensors if name not in form.groups[group]]
         if ignored:
-            yield f"  ignored, no part of the network: {_listed(ignored, 10)}"
+            yield f"  ignored, not part of the network: {_listed(ignored, 10)}"
         places = {other.place[:1] for other in used if other.file == dictionary.file}
         beside = [key for key in dictionary.beside if (key,) not in places]
         if beside:
@@ -309,6 +309,6 @@ def _numbers(form: Form, weights: Mapping[str, Tensor]) -> int:
 def _said(name: str, changes: Mapping[str, Any]) -> Iterator[str]:
     note = methods.load(name).published_note
     if note:
-        yield note + (" That is with the authors' options." if changes else "")
+        yield note + (" This applies to the authors' options." if changes else "")
     if changes:
-        yield f"other than the authors' options: {', '.join(f'{key}={value}' for key, value in changes.items())}"
+        yield f"changed from the authors' options: {', '.join(f'{key}={value}' for key, value in changes.items())}"

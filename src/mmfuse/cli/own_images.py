@@ -1,4 +1,4 @@
-"""What `mmfuse fuse`, `evaluate` and `list` do with anybody's images."""
+"""`mmfuse fuse`, `evaluate` and `list`, for the user's own images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def _matched(folders: dict[str, Path], *, allow_missing: bool) -> list[Matched]:
-    """Match folders by name; say which names are left out where that is allowed."""
+    """Match folders by name; print which names are left out, if that is allowed."""
     if not allow_missing:
         return match_folders(allow_missing=False, **folders)
     matched, missing = match_folders(allow_missing=True, **folders)
@@ -49,10 +49,10 @@ def fuse_folders(
         a: Images of the first modality.
         b: Images of the second modality.
         out: Folder of the fused images.
-        weights: A file of weights, or the name of shipped ones.
-        method: A method without weights, in their place. Without both, the task's default weights are taken.
-        task: `ivif` or `mif`; told from the images if it is needed and left out.
-        allow_missing: Go on without images that lack a counterpart.
+        weights: A weights file, or the name of shipped weights.
+        method: A training-free method instead of weights. Without both, the task's default weights are used.
+        task: `ivif` or `mif`; determined from the images if needed and not given.
+        allow_missing: Leave out images that lack a counterpart.
 
     Raises:
         UserError: images are missing, damaged or of unequal size, the weights cannot be used, the task is not clear, or
@@ -89,31 +89,31 @@ def _read(pairs: list[Matched]) -> Iterator[tuple[str, Bytes, Bytes]]:
 
 
 def _check_choice(weights: str | Path | None, method: str | None, task: str | None) -> None:
-    """Check that no choice is left without effect."""
+    """Check that every choice has an effect."""
     if weights is not None and method is not None:
         raise UserError(
-            "Both weights and a method are named.",
-            expected="--weights alone, which knows its method, or --method alone, for one without weights",
+            "Both weights and a method are given.",
+            expected="only --weights, which include the method, or only --method, for a training-free one",
             found=f"--weights {weights} and --method {method}",
             fix="leave one of them out",
         )
     if task is not None and (method is not None or (weights is not None and _is_file(weights))):
         raise UserError(
             "The task has no effect here.",
-            expected="--task with shipped weights, which it chooses among",
+            expected="--task with shipped weights, among which it chooses",
             found=f"--task {task} and " + (f"--method {method}" if method else f"--weights {weights}"),
             fix="leave --task out",
         )
 
 
 def _is_file(weights: str | Path) -> bool:
-    """Return whether weights are named by a file, not by the name of shipped ones."""
+    """Return whether weights are given as a file, not as the name of shipped weights."""
     path = Path(weights)
     return isinstance(weights, Path) or path.suffix != "" or len(path.parts) != 1 or path.is_file()
 
 
 def _network(pairs: list[Matched], weights: str | Path | None, method: str | None, task: str | None) -> FusionMethod:
-    """Return the network, or formula, that a user's choice means."""
+    """Return the network or training-free method that the user chose."""
     from mmfuse.training.checkpoints import build, load_method
 
     if method is not None:
@@ -121,8 +121,8 @@ def _network(pairs: list[Matched], weights: str | Path | None, method: str | Non
         if net.parts:
             raise UserError(
                 f"{method} needs trained weights.",
-                expected="--weights FILE, or a name of `mmfuse list weights`",
-                fix=f"name its {net.parts[-1]}.safetensors below data/checkpoints, or choose a training-free method",
+                expected="--weights FILE, or a name from `mmfuse list weights`",
+                fix=f"give its {net.parts[-1]}.safetensors below data/checkpoints, or choose a training-free method",
             )
         return net
     if weights is not None and _is_file(weights):
@@ -132,7 +132,7 @@ def _network(pairs: list[Matched], weights: str | Path | None, method: str | Non
 
 
 def _shipped(pairs: list[Matched], name: str | None, task: str | None) -> shipped.Shipped:
-    """Return the shipped weights of a name, or those that the task takes, and say which they are."""
+    """Return the shipped weights with a name, or the task's default ones, and print which they are."""
     if name is not None:
         one = shipped.named(name)
         if task is not None and task not in one.tasks:
@@ -145,7 +145,7 @@ def _shipped(pairs: list[Matched], name: str | None, task: str | None) -> shippe
     one_for_all = len(defaults) == len(shipped.TASKS) and len(set(defaults.values())) == 1
     told = ""
     if task is None and defaults and not one_for_all:
-        task, told = task_of_images(_read(pairs)), ", as the images look; --task says otherwise"
+        task, told = task_of_images(_read(pairs)), ", judging by the images; --task overrides it"
     one = shipped.default(task or shipped.TASKS[0])
     print(f"weights: {one.name} (method {one.method}, task {task or ' and '.join(one.tasks)}{told})", file=sys.stderr)
     return one
@@ -165,7 +165,7 @@ def evaluate_folders(
 ) -> None:
     """Measure fused images against their sources; write OUT (CSV) and a summary beside it (JSON).
 
-    `metrics` and `beside` are names with commas between them; `metrics` may be `all`, `beside` may be empty.
+    `metrics` and `beside` are names separated by commas; `metrics` may be `all`, `beside` may be empty.
 
     Raises:
         UserError: images are missing, damaged or of unequal size, or a metric is unknown.
@@ -174,7 +174,7 @@ def evaluate_folders(
     from mmfuse.metrics.tables import score_images, summarise, write_scores
 
     if out.suffix == ".json":
-        raise UserError(f"Cannot write {out}: the JSON goes beside it.", expected="a name ending in .csv", found=out)
+        raise UserError(f"Cannot write {out}: the summary has this name.", expected="a name ending in .csv", found=out)
     names = list(plain_names(convention)) if metrics == "all" else [n.strip() for n in metrics.split(",")]
     meaning = resolve(convention, names, [n.strip() for n in beside.split(",")] if beside else [])
     matched = _matched({"fused": fused, "a": a, "b": b}, allow_missing=allow_missing)
@@ -249,7 +249,7 @@ def _weights() -> Iterator[str]:
         pairs = ", ".join(f"{data.pairs} of {data.dataset}" for data in one.data if data.use == "training")
         yield f"    trained on: {pairs}"
     if not index.weights:
-        yield "no weights come with this installation"
+        yield "this installation has no shipped weights"
 
 
 def _datasets() -> Iterator[str]:

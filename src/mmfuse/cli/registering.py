@@ -1,4 +1,4 @@
-"""`mmfuse register`: the best trained system of the study goes into MLflow's registry."""
+"""`mmfuse register`: put the best trained system of the study into MLflow's registry."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from mmfuse.tracking import Tracker
 from mmfuse.tracking.models import register as register_model
 from mmfuse.training.checkpoints import load_method
 
-_SIDE = 64  # of the example, which MLflow keeps as text
+_SIDE = 64  # of the example, which MLflow stores as text
 
 
 def register(params: Path, *, dataset: str, metric: str, name: str | None, study: str | None) -> list[str]:
-    """Register the trained system with the best mean of a metric on a dataset, and say what was done.
+    """Register the trained system with the best mean of a metric on a dataset, and return lines on what was done.
 
     Raises:
         UserError: the study has no such dataset or metric, its results are not those of its weights, or MLflow is
-            not there.
+            not available.
     """
     parameters = load_parameters(params)
     own = parameters["study"]["name"]
     if study not in {None, own}:
         raise UserError(
-            f"{params} is not the study {study}.", expected=study, found=own, fix="name its file by --params"
+            f"{params} is not the study {study}.", expected=study, found=own, fix="give its file with --params"
         )
     system, mean, means = best(parameters, dataset, metric)
     part = plan.parts_of(parameters, system.method)[-1]
@@ -73,7 +73,7 @@ def register(params: Path, *, dataset: str, metric: str, name: str | None, study
         f"registered {chosen}, version {version}: {system.label} with {metric} {mean:.4g} on {dataset}",
         *([f"behind it: {others}"] if others else []),
         f'load it: mlflow.pytorch.load_model("models:/{chosen}@best")',
-        "it is a pickle, which runs code when it is loaded: load only what somebody you trust has registered",
+        "it is a pickle, which runs code when it is loaded: load only models registered by somebody you trust",
     ]
 
 
@@ -104,18 +104,18 @@ def _column(columns: tuple[Column, ...], metric: str) -> Column:
     column = next((column for column in columns if column.name == metric), None)
     if column is None or not column.sign:
         raise UserError(
-            f"Nothing is best by {metric!r}.",
+            f"Systems cannot be ranked by {metric!r}.",
             expected=", ".join(column.name for column in columns if column.sign),
-            found=metric if column is None else f"{metric}, of which neither more nor less is better",
+            found=metric if column is None else f"{metric}, for which neither higher nor lower is better",
         )
     return column
 
 
 def check_made_by(system: System, dataset: str, weights: Path | None) -> None:
-    """Check that the scores are those of the images that these weights, or a formula, made.
+    """Check that the scores belong to the images that these weights, or a training-free method, produced.
 
     Raises:
-        UserError: something has been made anew since.
+        UserError: the weights or the images have changed since.
     """
     key = key_of(dataset, system)
     images = Path(FUSE.path("folder", key))
@@ -127,7 +127,7 @@ def check_made_by(system: System, dataset: str, weights: Path | None) -> None:
         if not needed.exists() or known.get(needed.as_posix()) != checksum(needed):
             raise UserError(
                 f"The scores of {system.label} on {dataset} are not those of its weights or images.",
-                expected=f"{needed} as {record} knows it",
+                expected=f"{needed} with the checksum in {record}",
                 found="another file, or none",
                 fix="run the study to its end first",
             )

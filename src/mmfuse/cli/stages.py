@@ -1,6 +1,6 @@
 """`mmfuse stage NAME`: one job of a stage, as the engines run it.
 
-The options say which job; all else follows from the study.
+The options identify the job; everything else follows from the study.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mmfuse.study.planned import VARIABLE
 from mmfuse.study.stage import KEYS, Stage
 from mmfuse.study.stages import STAGES
 
-app = typer.Typer(help="One job of the study, as the engines run it.", no_args_is_help=True)
+app = typer.Typer(help="Run one job of the study, as the engines do.", no_args_is_help=True)
 _DEFAULTS = {"variant": "base", "seed": "0"}
 
 

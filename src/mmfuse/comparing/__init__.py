@@ -1,7 +1,7 @@
-"""`mmfuse compare`: what differs between runs of a study, and what that did to the scores.
+"""`mmfuse compare`: what differs between runs of a study, and the effect on the scores.
 
-The first run is the one that the others are held against. Systems are compared on the same images of the same data:
-the mean difference has a bootstrap interval, and a paired test says whether it could be chance.
+All other runs are compared with the first one. Systems are compared on the same images of the same data: the mean
+difference has a bootstrap interval, and a paired test shows whether it could be chance.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Differences = dict[str, list[Any]]  # what differs, with its value in each run
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs between runs and what it did."""
+    """What differs between runs, and the effect on the scores."""
 
     runs: list[Run]
     parameters: Differences
@@ -49,7 +49,7 @@ def compare(names: Sequence[str]) -> Comparison:
         UserError: a run is unknown, or no two of them measured the same by the same metric.
     """
     if len(names) < 2:
-        raise UserError("One run alone cannot be compared.", expected="two or more runs", found=", ".join(names))
+        raise UserError("A single run cannot be compared.", expected="two or more runs", found=", ".join(names))
     with TemporaryDirectory() as scratch:
         places = []
         for number, name in enumerate(names):
@@ -65,7 +65,7 @@ def compare(names: Sequence[str]) -> Comparison:
             notes += said
     if not rows:
         raise UserError(
-            "These runs have nothing in common that could be compared.",
+            "These runs have nothing in common that can be compared.",
             expected="the same system on the same dataset by the same metric",
             found="; ".join(f"{run.name}: {_contents(run)}" for run in runs),
             fix="name runs that share a test dataset, measured with the same evaluate.convention"
@@ -88,7 +88,7 @@ def compare(names: Sequence[str]) -> Comparison:
 
 
 def _read(place: Place) -> Run:
-    """Read what a run left: by its parameters where they are there, else whatever lies among its scores."""
+    """Read the results of a run: those of its parameters if it has any, else all in its folder of scores."""
     scores, params = place.root / EVALUATE.folder, place.root / PARAMS
     parameters: Any = read_yaml(params) if params.is_file() else {}  # of another state of the project, unchecked
     if parameters:
@@ -119,7 +119,7 @@ def _differing(runs: Sequence[Mapping[str, Any]]) -> Differences:
 
 
 def _environment(run: Run) -> dict[str, str]:
-    """Return versions and machines behind a run; several of one kind are listed."""
+    """Return the versions and machines of a run; several of one kind are listed."""
     found: dict[str, set[str]] = {}
     for record in run.records.values():
         for name, version in record["versions"].items():
@@ -139,7 +139,7 @@ def _job_by_job(runs: Sequence[Run], kind: str) -> Differences:
 
 
 def _checksums(record: Mapping[str, Any], kind: str) -> dict[str, str]:
-    """Return the code that a job ran, or the data that did not come from the study itself."""
+    """Return the checksums of the code of a job, or of the data that come from outside the study."""
     if kind == "code":
         return {path: value for path, value in record["inputs"].items() if path.startswith("src/")}
     own = record["outputs"] if record["stage"] in {"download", "prepare", "label", "divide"} else {}
@@ -148,15 +148,15 @@ def _checksums(record: Mapping[str, Any], kind: str) -> dict[str, str]:
 
 
 def _changed_jobs(runs: Sequence[Run]) -> list[str]:
-    """Return the jobs whose outputs differ from those of the first run, or that one run lacks."""
+    """Return the jobs whose outputs differ from those of the first run, or that are missing in a run."""
     return list(_differing([{job: record.get("outputs") for job, record in run.records.items()} for run in runs]))
 
 
-# ----------------------------------------------------------------------------------------------------- what it did
+# ------------------------------------------------------------------------------------------ the effect on the scores
 
 
 def _scores(first: Run, other: Run) -> tuple[list[Row], list[str]]:
-    """Return the rows of one run against the first, and what could not be compared."""
+    """Return the rows of one run compared with the first, and notes on what could not be compared."""
     rows, notes = [], []
     for dataset, groups in other.groups.items():
         for one, two in pairs(first.groups.get(dataset, {}), groups):
@@ -166,7 +166,7 @@ def _scores(first: Run, other: Run) -> tuple[list[Row], list[str]]:
             label = _label(two) if _label(one) == _label(two) else f"{_label(one)} -> {_label(two)}"
             if left_out:
                 notes.append(
-                    f"{dataset}, {label}: {', '.join(left_out)} mean something else in {other.name}: left out."
+                    f"{dataset}, {label}: left out {', '.join(left_out)}, defined differently in {other.name}."
                 )
             if why:
                 notes.append(f"{dataset}, {label}: {why}")
@@ -179,7 +179,7 @@ def _label(group: Group) -> str:
 
 
 def _same_metrics(one: Group, two: Group) -> tuple[list[Column], list[str]]:
-    """Return the metrics that both have with the same definition, and those that share the name alone."""
+    """Return the metrics that both have with the same definition, and those that share only the name."""
     other = {column.name: column for column in two.members[0].metrics}
     shared = [column for column in one.members[0].metrics if column.name in other]
     same = [column for column in shared if column.definition == other[column.name].definition]
@@ -187,9 +187,9 @@ def _same_metrics(one: Group, two: Group) -> tuple[list[Column], list[str]]:
 
 
 def _paired(first: Run, other: Run, dataset: str, one: Group, two: Group) -> tuple[bool, str]:
-    """Return whether the images are the same ones, and why not."""
+    """Return whether the images are the same, and the reason if not."""
     if one.members[0].images != two.members[0].images:
-        return False, "other images, so neither an interval of the difference nor a test."
+        return False, "different images, so neither an interval of the difference nor a test."
     packs = [
         {
             checksum
@@ -202,7 +202,7 @@ def _paired(first: Run, other: Run, dataset: str, one: Group, two: Group) -> tup
         for run, group in ((first, one), (other, two))
     ]
     if packs[0] and packs[1] and packs[0] != packs[1]:
-        return False, "images of the same names but other content, so neither an interval of the difference nor a test."
+        return False, "images of equal names but other content, so neither an interval of the difference nor a test."
     return True, ""
 
 
@@ -251,7 +251,7 @@ def _rows(
 
 
 def _corrected(rows: Sequence[Row]) -> list[Row]:
-    """Correct p for the tests of one dataset (or protocol) and metric; what is equal on every image was no test."""
+    """Correct p for the tests of one dataset (or protocol) and metric; rows equal on every image were not tested."""
     found = list(rows)
     for key in dict.fromkeys((row.dataset, row.protocol, row.metric) for row in rows):
         alike = [k for k, row in enumerate(rows) if (row.dataset, row.protocol, row.metric) == key]

@@ -1,7 +1,7 @@
-"""What a change did to the detectors and segmenters of two runs: each image set of each protocol that both have.
+"""The effect of a change on the detectors and segmenters of two runs: each image set of each protocol that both have.
 
-Average precision and IoU belong to a set of images and not to one, so intervals and tests resample the test images, the
-same draws for both runs, as in the report.
+Average precision and IoU are measures of a whole set of images, so intervals and tests resample the test images, with
+the same draws for both runs, as in the report.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ROOM = Path("reports/downstream")
 
 
 def read(place: Place, parameters: Parameters) -> dict[str, dict[str, Seen]]:
-    """Read the image sets of a run by protocol and name; what is not there is left out."""
+    """Read the image sets of a run by protocol and name; missing ones are left out."""
     stems: dict[tuple[str, str, str], list[Path]] = {}
     for goal, protocol, label, stem in _named(place.root, parameters):
         there = all((place.root / _ROOM / protocol / f"{stem}{end}").is_file() for end in (".json", ".csv"))
@@ -38,7 +38,7 @@ def read(place: Place, parameters: Parameters) -> dict[str, dict[str, Seen]]:
 
 
 def _named(root: Path, parameters: Parameters) -> list[tuple[str, str, str, str]]:
-    """Return goal, protocol, label and file name of each result: by the parameters, else whatever lies there."""
+    """Return goal, protocol, label and file name of each result: by the parameters, else of all results there."""
     if parameters:
         return [
             (parameters["downstream"][protocol]["goal"], protocol, label, f"{label}.seed{seed}")
@@ -53,10 +53,10 @@ def _named(root: Path, parameters: Parameters) -> list[tuple[str, str, str, str]
 
 
 def rows(first: Run, other: Run) -> tuple[list[Row], list[str]]:
-    """Return the rows of one run against the first, and what could not be compared."""
+    """Return the rows of one run compared with the first, and notes on what could not be compared."""
     found: list[Row] = []
     notes = [
-        f"{protocol}: {run.name} lacks what its detectors or segmenters found: left out."
+        f"{protocol}: left out, {run.name} lacks the results of its detectors or segmenters."
         for run, held in ((first, other), (other, first))
         for protocol in held.sets
         if protocol not in run.sets and f"downstream.{protocol}.goal" in run.parameters
@@ -65,7 +65,7 @@ def rows(first: Run, other: Run) -> tuple[list[Row], list[str]]:
         for one, two in pairs(first.sets.get(protocol, {}), sets):
             title = two.title if one.title == two.title else f"{one.title} -> {two.title}"
             if (one.goal, one.classes) != (two.goal, two.classes):
-                notes.append(f"{protocol}, {title}: other classes in {other.name}: left out.")
+                notes.append(f"{protocol}, {title}: left out, other classes in {other.name}.")
                 continue
             why = _unpaired(first, other, protocol, one, two)
             if why:
@@ -76,7 +76,7 @@ def rows(first: Run, other: Run) -> tuple[list[Row], list[str]]:
 
 
 def _same(one: Seen, two: Seen) -> bool:
-    """Return whether two sets found the same on the same images."""
+    """Return whether the results of two sets are the same, on the same images."""
     if one.images != two.images or len(one.found) != len(two.found):
         return False
     arrays = [
@@ -89,13 +89,13 @@ def _same(one: Seen, two: Seen) -> bool:
 
 
 def _unpaired(first: Run, other: Run, protocol: str, one: Seen, two: Seen) -> str:
-    """Return why the test images are not the same ones; nothing if they are."""
+    """Return why the test images are not the same; an empty text if they are."""
     end = "so neither an interval of the difference nor a test."
     if one.images != two.images:
-        return f"other test images, {end}"
+        return f"different test images, {end}"
     packs = [_packs(run, protocol, seen) for run, seen in ((first, one), (other, two))]
     if packs[0] and packs[1] and packs[0] != packs[1]:
-        return f"test images of the same names but other content or labels, {end}"
+        return f"test images of equal names but other content or labels, {end}"
     return ""
 
 

@@ -31,7 +31,7 @@ def as_csv(found: Comparison) -> str:
 
 
 def lines(found: Comparison) -> list[str]:
-    """Return the comparison as text; metrics of a convention beside the main one are left to the JSON and the CSV."""
+    """Return the comparison as text; only the JSON and the CSV have the metrics of further conventions."""
     said = ["runs"]
     said += _table([[str(k), r.name, r.kind, "code " + ", ".join(r.commits)] for k, r in enumerate(found.runs, 1)])
     head = [f"run {k}" for k in range(1, len(found.runs) + 1)]

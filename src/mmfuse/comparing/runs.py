@@ -1,4 +1,4 @@
-"""What a comparison is made of: runs, and the rows that hold one against another."""
+"""The data of a comparison: runs, and rows that compare one with another."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Run:
     """One run.
 
     Attributes:
-        name: What the user called it.
+        name: The name that the user gave.
         kind: `folder`, `commit` or `mlflow`.
         parameters: By dotted key.
         records: By path.
         groups: Scores by dataset and METHOD.VARIANT.
-        sets: What detectors and segmenters found, by protocol and image set.
+        sets: Results of detectors and segmenters, by protocol and image set.
     """
 
     name: str
@@ -42,14 +42,14 @@ class Run:
 
     @property
     def commits(self) -> list[str]:
-        """The commits of the code that made it; `+` marks changes that were not committed."""
+        """The commits of the code that produced it; `+` marks uncommitted changes."""
         records = self.records.values()
         return sorted({(r["commit"] or "no commit")[:9] + "+" * bool(r["dirty"]) for r in records})
 
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of one system in one run, held against the first run; None where there is nothing to say.
+    """One metric of one system in one run, compared with the first run; None where nothing is known.
 
     `mean` and `reference` have 95 % intervals over images; `difference` is run minus first run, on the same images.
     With a protocol, the system is an image set and the metric a measure of its detectors or segmenters.
@@ -77,9 +77,9 @@ class Row:
 
 
 def scored(place: Place) -> dict[str, dict[str, Group]]:
-    """Return the scores of a run by dataset and METHOD.VARIANT, averaged over the seeds that are there.
+    """Return the scores of a run by dataset and METHOD.VARIANT, averaged over the available seeds.
 
-    Systems are those of the run's parameters, or whatever lies among its scores where it has no parameters.
+    The systems are those of the run's parameters, or all in its folder of scores if it has no parameters.
 
     Raises:
         UserError: scores are damaged.
@@ -102,13 +102,13 @@ def scored(place: Place) -> dict[str, dict[str, Group]]:
 
 
 def _named(summary: Path) -> tuple[str, System]:
-    """Return dataset and system of a summary of scores."""
+    """Return the dataset and system of a summary of scores."""
     value = read_json(summary, fix=AGAIN)
     return summary.parent.name, System(value["method"], value["variant"], value["task"], value["seed"])
 
 
 def pairs(first: Mapping[str, One], other: Mapping[str, One]) -> Iterator[tuple[One, One]]:
-    """Yield the systems or image sets that both runs have; of a single one in each, these two, whatever they are."""
+    """Yield the systems or image sets that both runs have; if each has a single one, these two, whatever they are."""
     if len(first) == len(other) == 1:
         yield next(iter(first.values())), next(iter(other.values()))
         return

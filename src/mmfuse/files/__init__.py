@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, checked by checksum, and read as plain data."""
+"""Files: written completely or not at all, verified by checksum, and read as plain data."""

@@ -1,6 +1,6 @@
 """Text files read as plain data, whoever wrote them: YAML, JSON and CSV.
 
-What is cut off, doubled or built to exhaust a reader is one clear error, never half a value.
+A file that is truncated, repeats a key or is built to exhaust the reader gives one clear error, never half a value.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import yaml
 
 from mmfuse.errors import UserError
 
-_LARGEST = 16 << 20  # bytes of YAML: the largest catalog that anybody writes is far below
-_UNFOLDED = 1_000_000  # values in a YAML file with its aliases written out
+_LARGEST = 16 << 20  # bytes of YAML, far more than the largest catalog
+_UNFOLDED = 1_000_000  # values in a YAML file with its aliases expanded
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file with the safe loader; a key twice is an error, and so is a file that unfolds without end.
+    """Read a YAML file with the safe loader; duplicate keys and aliases that expand without limit are errors.
 
     Raises:
-        UserError: it is missing or not such YAML.
+        UserError: the file is missing or not such YAML.
     """
     if not path.is_file():
         raise UserError(f"File not found: {path}", fix="run the command in the project's root or name the file")
@@ -39,12 +39,12 @@ def read_yaml(path: Path) -> Any:
         return loader.construct_document(node)
     except RecursionError as error:
         raise UserError(f"{path} is not valid YAML.", found="it is nested too deeply", fix="correct it") from error
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # of a date or a number that cannot be
-        raise UserError(f"{path} is not valid YAML.", found=error, fix="correct the line that it names") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # such as an impossible date
+        raise UserError(f"{path} is not valid YAML.", found=error, fix="correct the line given above") from error
 
 
 def lines_of(path: Path) -> dict[tuple[str | int, ...], int]:
-    """Return the line of each key and each item of a YAML file, by the keys and places that lead to it.
+    """Return the line of each key and each item of a YAML file, by the keys and indices that lead to it.
 
     The file must be one that `read_yaml` reads. Lines count from 1.
     """
@@ -66,9 +66,9 @@ def lines_of(path: Path) -> dict[tuple[str | int, ...], int]:
 
 
 def _unfolded(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
-    """Return how many values a node holds with its aliases written out; refuse keys that occur twice."""
+    """Return the number of values in a node with its aliases expanded; reject duplicate keys."""
     if id(node) in above:
-        raise yaml.YAMLError(f"an alias stands for something that holds it\n{node.start_mark}")
+        raise yaml.YAMLError(f"an alias refers to a node that contains it\n{node.start_mark}")
     if id(node) in known or isinstance(node, yaml.ScalarNode):
         return known.get(id(node), 1)
     inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
@@ -76,11 +76,11 @@ def _unfolded(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
         seen: set[tuple[str, str]] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if (key.tag, key.value) in seen:
-                raise yaml.YAMLError(f"the key {key.value!r} stands twice in one block\n{key.start_mark}")
+                raise yaml.YAMLError(f"the key {key.value!r} occurs twice in one block\n{key.start_mark}")
             seen.add((key.tag, key.value))
     total = 1 + sum(_unfolded(part, known, above | {id(node)}) for part in inner)
     if total > _UNFOLDED:
-        raise yaml.YAMLError(f"its aliases unfold to more than {_UNFOLDED} values\n{node.start_mark}")
+        raise yaml.YAMLError(f"its aliases expand to more than {_UNFOLDED} values\n{node.start_mark}")
     known[id(node)] = total
     return total
 
@@ -89,7 +89,7 @@ def read_json(path: Path, *, fix: str) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
     Raises:
-        UserError: it is missing, cut off or something else; `fix` says what makes it anew.
+        UserError: the file is missing, truncated or not such JSON; `fix` says how to create it again.
     """
     try:
         value = json.loads(_text(path, fix))
@@ -101,11 +101,11 @@ def read_json(path: Path, *, fix: str) -> dict[str, Any]:
 
 
 def read_table(path: Path, columns: Sequence[str] = (), *, fix: str) -> list[dict[str, str]]:
-    """Read a CSV file with a header into one dictionary a row, all cells as text.
+    """Read a CSV file with a header into one dictionary for each row, all cells as text.
 
     Raises:
-        UserError: it is missing, lacks one of the columns, has one twice, or a row has more or fewer cells than the
-            header, as in a file that was cut off; `fix` says what makes it anew.
+        UserError: the file is missing, lacks one of the columns, has one twice, or a row has more or fewer cells than
+            the header, as in a truncated file; `fix` says how to create it again.
     """
     try:
         header, *rows = list(csv.reader(io.StringIO(_text(path, fix), newline=""), strict=True)) or [[]]
@@ -131,7 +131,7 @@ def _text(path: Path, fix: str) -> str:
 
 
 def damaged(path: Path, expected: str, found: object, fix: str) -> UserError:
-    """Return the error of a file that holds something else than expected; `fix` says what makes it anew."""
+    """Return the error for a file with unexpected content; `fix` says how to create it again."""
     words = f"{type(found).__name__}: {found}" if isinstance(found, Exception) else found
     return UserError(
         f"Damaged file: {path}", expected=expected, found=f"{words} ({path.stat().st_size} bytes)", fix=fix

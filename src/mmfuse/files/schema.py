@@ -1,4 +1,4 @@
-"""A file's content against its JSON schema: every mistake at once, with its line, and what would be right."""
+"""Check a file's content against its JSON schema: all mistakes at once, each with its line and what is allowed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def check_against_schema(value: Any, schema: Mapping[str, Any], what: str, file:
     Args:
         value: The value.
         schema: The schema.
-        what: How messages call the value, such as its file.
-        file: The file that it was read from, for the lines of the mistakes.
+        what: The name of the value in messages, such as its file.
+        file: The file that it was read from, for the line numbers of the mistakes.
 
     Raises:
         UserError: names each wrong key, what is allowed and, for an unknown key, the closest known one.
@@ -45,7 +45,7 @@ def check_against_schema(value: Any, schema: Mapping[str, Any], what: str, file:
 
 
 def _line(lines: Mapping[tuple[str | int, ...], int], place: tuple[str | int, ...]) -> int:
-    """Return the line of a place, or of the block around it that has one; 0 where none is known."""
+    """Return the line of a value, or of the innermost block around it with a known line; 0 if there is none."""
     return next((lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines), 0)
 
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and their checksums."""
+"""Write files completely or not at all, and compute their checksums."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def checksum(path: Path) -> str:
 
 
 def check_file_name(path: Path) -> None:
-    """Check that a file's name can stand in tables, lists and pages: text without control characters.
+    """Check that a file's name can be used in tables, lists and pages: text without control characters.
 
     Raises:
         UserError: it cannot.
     """
     if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", path.name):
         raise UserError(
-            f"A file's name cannot be used, in {str(path.parent)!a}.",
+            f"A file name in {str(path.parent)!a} cannot be used.",
             expected="a name in UTF-8 without line breaks and other control characters",
             found=ascii(path.name),
             fix="rename it",
@@ -61,9 +61,9 @@ _NO_SPACE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
 
 
 def no_space(error: BaseException) -> str | None:
-    """Return what the operating system says if an error comes from a disk that takes no more, else None.
+    """Return the operating system's message if an error comes from a full or read-only disk, else None.
 
-    Some libraries raise errors of their own after it, or keep only the system's words.
+    Some libraries raise their own errors after it, or keep only the system's message.
     """
     words = [os.strerror(number) for number in _NO_SPACE]
     inner: BaseException | None = error
@@ -79,7 +79,7 @@ def no_space(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def _writing(target: Path) -> Iterator[None]:
-    """Turn what the operating system says about an unwritable place into one clear error."""
+    """Turn the operating system's errors about an unwritable target into one clear error."""
     try:
         yield
     except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
@@ -102,7 +102,7 @@ def _writing(target: Path) -> Iterator[None]:
 
 
 def _prefix(target: Path) -> str:
-    """Return how the names of a target's temporary files begin: short, since the target's may be long, and its own."""
+    """Return the prefix of a target's temporary files: unique to it, and short, because its own name may be long."""
     own = hashlib.sha256(target.name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
     return f".{target.name[:40]}.{own}."
 
@@ -110,7 +110,7 @@ def _prefix(target: Path) -> str:
 def remove_leftovers(target: Path) -> None:
     """Remove the temporary files and folders that a killed process left beside a target.
 
-    To be called where no other process can be writing the same target.
+    Call this only where no other process can be writing the same target.
     """
     if target.parent.is_dir():
         for path in target.parent.iterdir():
@@ -131,14 +131,14 @@ def _temporary_beside(target: Path, *, folder: bool) -> Path:
         if folder:
             return Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=target.parent))
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=target.parent)
-    except FileNotFoundError as error:  # what /proc and its like say
-        raise PermissionError("nothing can be made there") from error
+    except FileNotFoundError as error:  # raised in /proc and the like
+        raise PermissionError("nothing can be created there") from error
     os.close(handle)
     return Path(name)
 
 
 def _sync(path: Path) -> None:
-    """Bring a file's or a folder's bytes to the disk, so that a rename never outlives a power cut without them."""
+    """Flush a file or folder to the disk, so that after a power cut no renamed file lacks its content."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -148,7 +148,7 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def _whole(target: Path, *, folder: bool) -> Iterator[Path]:
-    """Give a temporary file or folder beside `target`, which takes the target's name if nothing went wrong."""
+    """Yield a temporary file or folder beside `target`, which takes the target's name if there is no error."""
     with _writing(target):
         temporary = _temporary_beside(target, folder=folder)
         try:
@@ -167,25 +167,25 @@ def _whole(target: Path, *, folder: bool) -> Iterator[Path]:
 
 
 def whole_file(target: Path) -> contextlib.AbstractContextManager[Path]:
-    """Give a temporary path beside `target`; it takes the target's name when the block ends without an error.
+    """Provide a temporary path beside `target`; it takes the target's name when the block ends without an error.
 
     Raises:
-        UserError: the place cannot be written to.
+        UserError: the target cannot be written.
     """
     return _whole(target, folder=False)
 
 
 def whole_folder(target: Path) -> contextlib.AbstractContextManager[Path]:
-    """Give a temporary folder beside `target`; it replaces the target when the block ends without an error.
+    """Provide a temporary folder beside `target`; it replaces the target when the block ends without an error.
 
     Raises:
-        UserError: the place cannot be written to.
+        UserError: the target cannot be written.
     """
     return _whole(target, folder=True)
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write a text file whole (UTF-8)."""
+    """Write a text file (UTF-8), completely or not at all."""
     with whole_file(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -198,7 +198,7 @@ def csv_text(lines: Iterable[Iterable[Any]]) -> str:
 
 
 def write_json(target: Path, value: Any) -> None:
-    """Write a JSON file whole, keys sorted, so that equal values give equal bytes."""
+    """Write a JSON file, completely or not at all; keys are sorted, so that equal values give equal bytes."""
     write_text(target, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 

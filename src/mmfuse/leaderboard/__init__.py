@@ -1,1 +1,1 @@
-"""`mmfuse leaderboard`: the systems of a study beside pictures that others published."""
+"""`mmfuse leaderboard`: compare the systems of a study with fused images that others published."""

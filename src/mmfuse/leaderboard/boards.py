@@ -1,4 +1,4 @@
-"""The boards: which images and metrics make each of them, and the stored scores of other methods."""
+"""The boards: their images and metrics, and the stored scores of other methods."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from mmfuse.metrics import resolve
 from mmfuse.reporting.scores import Array, Column, Scores
 
 SCHEMA = Path("workflow/schemas/leaderboard.schema.yaml")
-DIGITS = 6  # significant, of every score that counts: those of stored files
+DIGITS = 6  # significant digits of every score used, as in the stored files
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Methods whose scores are stored; the schema says what each key means.
+    """Methods whose scores are stored; the schema explains each key.
 
     Attributes:
         kind: `published` or `baseline`.
-        datasets: Where there are scores of them.
-        methods: Their names, each with a paper or a few words.
-        pictures: Where the pictures are published, or what makes them.
-        licence: That of the pictures.
-        note: What a reader has to know, or nothing.
+        datasets: The datasets with scores.
+        methods: Their names, each with a paper or a short description.
+        pictures: Where the fused images are published, or what produces them.
+        licence: That of the fused images.
+        note: What a reader has to know; may be empty.
     """
 
     kind: str
@@ -43,7 +43,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Board:
-    """One board: heading, datasets, and a note; its images are those of the stored scores."""
+    """One board: title, datasets and a note; its images are those of the stored scores."""
 
     name: str
     title: str
@@ -53,7 +53,7 @@ class Board:
 
 @dataclass(frozen=True)
 class Boards:
-    """What boards.yaml says, with the folder that it and the stored scores lie in."""
+    """The content of boards.yaml, with its folder, which also has the stored scores."""
 
     folder: Path
     convention: str
@@ -74,7 +74,7 @@ def load(path: Path, *, schema: Path = SCHEMA) -> Boards:
     """Read and check the boards.
 
     Raises:
-        UserError: the file is missing or does not fit the schema, or names a metric, a method or a dataset wrongly.
+        UserError: the file is missing or does not match the schema, or names an unknown metric, method or dataset.
     """
     content = read_yaml(path)
     check_against_schema(content, read_yaml(schema), str(path), path)
@@ -104,18 +104,18 @@ def _stored(entry: Mapping[str, Any]) -> Stored:
 
 
 def _check(found: Boards, path: Path) -> None:
-    """Check what a schema cannot say: how the entries fit together."""
+    """Check what a schema cannot check: that the entries are consistent."""
     problems = [f"metrics: {c.name} ({c.definition}) has no better direction" for c in found.columns if not c.sign]
     named: set[tuple[str, str]] = set()
     for one in found.stored:
         for place in ((dataset, method) for dataset in one.datasets for method in one.methods):
-            problems += [f"scores: {place[1]} stands twice on {place[0]}"] if place in named else []
+            problems += [f"scores: {place[1]} occurs twice on {place[0]}"] if place in named else []
             named.add(place)
     known = {dataset for dataset, _ in named}
     for board in found.boards.values():
         for dataset in board.datasets:
             if dataset not in known:
-                problems.append(f"boards.{board.name}: no scores are stored for {dataset}, which would name its images")
+                problems.append(f"boards.{board.name}: no scores are stored for {dataset}, so its images are unknown")
     if problems:
         raise UserError(
             f"{path}: the entries contradict each other.",
@@ -125,7 +125,7 @@ def _check(found: Boards, path: Path) -> None:
 
 
 def rounded(values: Array) -> Array:
-    """Return numbers with the digits that count, so that a stored score and a measured one compare alike."""
+    """Return numbers rounded to `DIGITS`, so that a stored score and a measured one compare as equal."""
     return np.array([float(f"{value:.{DIGITS}g}") for value in values.ravel()]).reshape(values.shape)
 
 
@@ -138,12 +138,12 @@ def read_stored(boards: Boards, dataset: str, method: str) -> tuple[tuple[str, .
         UserError: the file is missing or damaged, or holds an image twice or something that is not a number.
     """
     path, metrics = boards.file(dataset, method), [column.name for column in boards.columns]
-    fix = f"measure the pictures with `mmfuse evaluate --convention {boards.convention}` and put its CSV there"
+    fix = f"measure the images with `mmfuse evaluate --convention {boards.convention}` and put its CSV there"
     rows = sorted(read_table(path, ("name", *metrics), fix=fix), key=lambda row: row["name"])
     names = tuple(row["name"] for row in rows)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None or not names:
-        raise damaged(path, "one line an image", twice or "no image", fix)
+        raise damaged(path, "one line for each image", twice or "no image", fix)
     try:
         values = np.array([[float(row[name]) for row in rows] for name in metrics], dtype=np.float64)
     except ValueError as error:
@@ -152,10 +152,10 @@ def read_stored(boards: Boards, dataset: str, method: str) -> tuple[tuple[str, .
 
 
 def finite(values: Array, names: Sequence[str], metrics: Sequence[str], of: str) -> Array:
-    """Return values rounded if all of them are numbers; shape (metrics, images).
+    """Return the values rounded, if all of them are finite; shape (metrics, images).
 
     Raises:
-        UserError: one is not; a rank needs every value.
+        UserError: one is not finite; ranks need all values.
     """
     if not np.isfinite(values).all():
         metric, image = np.argwhere(~np.isfinite(values))[0]
@@ -169,7 +169,7 @@ def finite(values: Array, names: Sequence[str], metrics: Sequence[str], of: str)
 
 
 def images_of(boards: Boards, dataset: str) -> tuple[str, ...]:
-    """Return the names of the images of a dataset that boards show: those of its stored scores.
+    """Return the names of the images of a dataset on the boards: those of its stored scores.
 
     Raises:
         UserError: stored scores do not agree on the images.
@@ -182,30 +182,30 @@ def images_of(boards: Boards, dataset: str) -> tuple[str, ...]:
             raise UserError(
                 f"The stored scores on {dataset} are not of the same images.",
                 expected=f"the {len(names)} images of {boards.file(dataset, first)}",
-                found=f"{boards.file(dataset, other)}: lacks {listed(missing)}; has besides {listed(more)}",
+                found=f"{boards.file(dataset, other)}: lacks {listed(missing)}; also has {listed(more)}",
                 fix="measure the same images",
             )
     return names
 
 
 def differing(wanted: Sequence[str], found: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return what is missing in `found` and what it has besides."""
+    """Return what is missing in `found`, and what it has in addition."""
     return [name for name in wanted if name not in set(found)], [name for name in found if name not in set(wanted)]
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names in words, not more than a few of them."""
+    """Return the first few names as text."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return (", ".join(names[:_SHOWN]) + more) or "none"
 
 
 def picked(scores: Scores, names: Sequence[str], columns: Sequence[Column], of: str) -> Array:
-    """Return the values of some images by the board's metrics, which are found by their definitions.
+    """Return the values of some images by the board's metrics, which are matched by their definitions.
 
     Shape: (metrics, images), not rounded.
 
     Raises:
-        UserError: the scores lack a metric; images must be there.
+        UserError: the scores lack a metric; the images must exist.
     """
     defined = {column.definition: number for number, column in reversed(list(enumerate(scores.metrics)))}
     missing = [f"{c.name} ({c.definition})" for c in columns if c.definition not in defined]

@@ -17,20 +17,20 @@ BOARDS, OUT = Path("data/leaderboard/boards.yaml"), Path("docs/leaderboard.md")
 def leaderboard(
     run: Annotated[
         str | None,
-        typer.Argument(help="A study's results, as for `mmfuse compare`; only stored scores and --row if left out."),
+        typer.Argument(help="A study's results, as for `mmfuse compare`; by default, only stored scores and --row."),
     ] = None,
     row: Annotated[
         list[str] | None,
-        typer.Option(help="DATASET/NAME=FILE.csv, a table that `mmfuse evaluate` wrote; may be given again."),
+        typer.Option(help="DATASET/NAME=FILE.csv, a table that `mmfuse evaluate` wrote; may be repeated."),
     ] = None,
-    board: Annotated[list[str] | None, typer.Option(help="Only this board; may be given again.")] = None,
-    boards: Annotated[Path, typer.Option(help="The boards and whose scores are stored.")] = BOARDS,
+    board: Annotated[list[str] | None, typer.Option(help="Only this board; may be repeated.")] = None,
+    boards: Annotated[Path, typer.Option(help="File of the boards and stored scores.")] = BOARDS,
     out: Annotated[Path, typer.Option(help="Page to write (Markdown); CSV and SVG go into a folder beside it.")] = OUT,
     allow_missing: Annotated[
-        bool, typer.Option(help="Leave out rows that lack some of a board's images, and say so.")
+        bool, typer.Option(help="Leave out rows that lack some of a board's images, and list them.")
     ] = False,
 ) -> None:
-    """Rank a study's systems, or anybody's scores, beside pictures that others published."""
+    """Rank a study's systems, or any scores, against fused images that others published."""
     from mmfuse.leaderboard import make
 
     if out.suffix != ".md":

@@ -18,7 +18,7 @@ from mmfuse.tracking import results as runs
 def results(
     run: str | None, given: Sequence[str], only: Sequence[str], path: Path, *, allow_missing: bool
 ) -> tuple[list[Result], Boards]:
-    """Return how the rows of each board stand, and what the boards are.
+    """Return the result of each board, and the boards.
 
     Args:
         run: A folder, commit or run in MLflow with a study's results, or None.
@@ -28,7 +28,7 @@ def results(
         allow_missing: Leave out rows that lack some of a board's images.
 
     Raises:
-        UserError: a board or dataset is unknown, scores are missing or damaged, or a row cannot stand on its board.
+        UserError: a board or dataset is unknown, scores are missing or damaged, or a row does not fit its board.
     """
     boards = load(path)
     unknown = [name for name in only if name not in boards.boards]
@@ -41,7 +41,7 @@ def results(
     strange = [dataset for dataset in tables if dataset not in known]
     if strange:
         raise UserError(
-            "A row is of a dataset that no board has.",
+            "A row belongs to a dataset that no board has.",
             expected=f"one of {', '.join(sorted(known))}",
             found=", ".join(strange),
             fix=f"give it as DATASET/NAME=FILE.csv, or add a board to {path}",
@@ -62,7 +62,7 @@ def _groups(run: str | None) -> Groups:
 
 
 def files(found: Sequence[Result], boards: Boards, *, command: str, out: Path) -> dict[str, str | bytes]:
-    """Return the page, tables and figures, by their paths beside the page."""
+    """Return the page, tables and figures, by their paths relative to the page's folder."""
     room = out.stem
     written: dict[str, str | bytes] = {out.name: page.text(found, boards, command=command, out=out)}
     for one in found:
@@ -73,7 +73,7 @@ def files(found: Sequence[Result], boards: Boards, *, command: str, out: Path) -
 
 
 def lines(found: Sequence[Result]) -> list[str]:
-    """Return what the command prints: the order of each board, and what was left out."""
+    """Return what the command prints: the ranking of each board, and what was left out."""
     said = []
     for one in found:
         said.append(f"{one.board.name}: {len(one.images)} images, {len(one.rows)} rows")

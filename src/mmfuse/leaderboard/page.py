@@ -28,14 +28,14 @@ _READING = """\
   them measures human judgement.
 - **Ahead of**: the numbers of the rows that a row is significantly ahead of, by a two-sided Wilcoxon signed-rank test
   of the ranks on each image, with Holm's correction over all pairs of rows, at level {level}.
-- **Means**: the best mean is bold; ≈ marks means that the paired test of that metric does not find worse (with Holm's
-  correction over all pairs). ↑ larger is better, ↓ smaller is better.
+- **Means**: the best mean is bold; ≈ marks means that are not significantly worse by the paired test of that metric
+  (with Holm's correction over all pairs). ↑ larger is better, ↓ smaller is better.
 - **Tests of one row**: the best row of this project is tested against each other row, with Holm's correction over the
   rows. The table gives the difference of the mean ranks with its interval and p, and the metrics by which the two rows
   differ significantly. The row is selected by these same scores, which favours it, more so with more systems.
 - Images are assumed to be independent. Frames of one video and slices of one head are not, so there the intervals are
   too narrow and the p-values too small. [How and why]({why}).
-- Every score counts with {digits} significant digits."""
+- All scores are rounded to {digits} significant digits."""
 _ADD = "## Add a row\n\nAdd your own or published fused images, with or without a study: see [add a row]({how})."
 
 
@@ -44,9 +44,9 @@ def text(found: Sequence[Result], boards: Boards, *, command: str, out: Path) ->
 
     Args:
         found: The boards.
-        boards: What boards.yaml says.
-        command: What made the page.
-        out: Where the page will lie, from the project's root; tables and figures lie in a folder beside it.
+        boards: The content of boards.yaml.
+        command: The command that generates the page.
+        out: Path of the page, relative to the project's root; tables and figures are in a folder beside it.
     """
     metrics = ", ".join(f"{column.name} (`{column.definition}`)" for column in boards.columns)
     why, how = (Path(os.path.relpath(page, out.parent)).as_posix() for page in (_WHY, _HOW))
@@ -89,7 +89,7 @@ def _rank(one: Result, number: int) -> str:
 
 
 def _board(one: Result, room: str) -> list[str]:
-    """Return the parts of one board: its tables, its figure and the links to its numbers."""
+    """Return the parts of one board: its tables, its figure and links to its CSV files."""
     name = one.board.name
     kinds = ("means", "places", "pairs", *(["tests"] if one.held else []))
     links = ", ".join(f"[{kind}]({room}/{name}.{kind}.csv)" for kind in kinds)
@@ -165,7 +165,7 @@ def _metrics(one: Result, held: Held, number: int, sign: int) -> str:
 
 
 def _sources(found: Sequence[Result], boards: Boards) -> str:
-    """Say who fused and published the pictures of the rows, dataset by dataset."""
+    """Return the table of who fused and published the images of the rows."""
     datasets = list(dict.fromkeys(dataset for one in found for dataset in one.board.datasets))
     lines = []
     for stored in boards.stored:

@@ -1,4 +1,4 @@
-"""How the rows of a board stand: mean ranks with intervals, and paired tests."""
+"""The ranking of a board's rows: mean ranks with intervals, and paired tests."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from mmfuse.reporting.scores import Array, Column
 
 @dataclass(frozen=True)
 class Held:
-    """One row held against all others; arrays have a value a row, in the order of the board.
+    """One row compared with all others; arrays have one value for each row, in the order of the board.
 
     Attributes:
         row: Its number.
-        differences: Mean rank of the other minus its own: above 0 where this row is ahead.
-        intervals: 95 % interval of that, (rows, 2).
-        p: Of the test of that, adjusted over the rows; NaN for the row itself.
+        differences: Mean rank of the other row minus its own: above 0 where this row is ahead.
+        intervals: 95 % intervals of the differences, (rows, 2).
+        p: p of their tests, adjusted over the rows; NaN for the row itself.
         by_metric: p of the test of each metric, adjusted over the rows; (metrics, rows).
         better: 1 where this row is better by the metric, -1 where worse; (metrics, rows).
     """
@@ -45,12 +45,12 @@ class Result:
         images: The names of its images.
         rows: Its rows, the best first.
         standings: Means, intervals and marks on each metric.
-        places: Place of each row on each image, the mean over the metrics; (rows, images).
-        ranks: Mean of these over the images.
-        intervals: 95 % interval of that, (rows, 2).
-        p: Of the paired tests of `places`, adjusted over all pairs; (rows, rows).
+        places: Rank of each row on each image, the mean over the metrics; (rows, images).
+        ranks: Mean ranks: the means of `places` over the images.
+        intervals: 95 % intervals of the mean ranks, (rows, 2).
+        p: p of the paired tests of `places`, adjusted over all pairs; (rows, rows).
         ahead: Whether the row of the array is significantly ahead of the column; (rows, rows).
-        held: The best row of this project against the others; None without any.
+        held: The best row of this project compared with the others; None without any.
         notes: What was left out.
     """
 
@@ -70,8 +70,8 @@ class Result:
 def result(board: Board, rows: Sequence[Row], columns: Sequence[Column], notes: Sequence[str]) -> Result:
     """Rank the rows of a board and test their differences.
 
-    The rank of a row on an image is the mean of its places over the metrics; the mean rank is the mean of these over
-    the images. Rows that share a mean rank stand in the order of their names.
+    The rank of a row on an image is the mean of its ranks over the metrics; the mean rank is the mean of these over
+    the images. Rows with equal mean ranks are sorted by name.
     """
     values = np.stack([row.group.values for row in rows])  # (rows, metrics, images)
     places = mean_places(values, columns)
@@ -95,7 +95,7 @@ def result(board: Board, rows: Sequence[Row], columns: Sequence[Column], notes: 
 
 
 def mean_places(values: Array, columns: Sequence[Column]) -> Array:
-    """Return the places on each image, averaged over the metrics.
+    """Return the ranks on each image, averaged over the metrics.
 
     Shape: values (rows, metrics, images); returns (rows, images).
     """
@@ -110,7 +110,7 @@ def best_of_ours(rows: Sequence[Row]) -> int | None:
 
 
 def hold(row: int, values: Array, places: Array, columns: Sequence[Column]) -> Held:
-    """Hold one row against all others: two-sided Wilcoxon signed-rank tests, Holm's correction over the rows.
+    """Compare one row with all others: two-sided Wilcoxon signed-rank tests, Holm's correction over the rows.
 
     Shape: values (rows, metrics, images); places (rows, images).
     """
@@ -126,7 +126,7 @@ def hold(row: int, values: Array, places: Array, columns: Sequence[Column]) -> H
 
 
 def _tested(differences: Array, row: int) -> tuple[Array, NDArray[np.int64]]:
-    """Test each series of differences but that of a row with itself; returns adjusted p and signs."""
+    """Test each series of differences, except that of a row with itself; return adjusted p and signs."""
     tested = [(np.nan, 0) if k == row else statistics.signed_rank(one) for k, one in enumerate(differences)]
     p = statistics.holm(np.array([found[0] for found in tested], dtype=np.float64))
     return p, np.array([found[1] for found in tested], dtype=np.int64)

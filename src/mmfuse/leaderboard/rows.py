@@ -1,4 +1,4 @@
-"""The rows of a board: systems of a run, single tables of scores, and the stored scores of other methods."""
+"""The rows of a board: systems of a run, given tables of scores, and the stored scores of other methods."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Row:
 
 
 def read_given(texts: Sequence[str]) -> dict[str, dict[str, Group]]:
-    """Read tables that `mmfuse evaluate` wrote, given as DATASET/NAME=FILE; returns groups by dataset and name.
+    """Read tables that `mmfuse evaluate` wrote, given as DATASET/NAME=FILE; return groups by dataset and name.
 
     Raises:
         UserError: a text has another form, a row is given twice, or a file is missing or damaged.
@@ -38,7 +38,7 @@ def read_given(texts: Sequence[str]) -> dict[str, dict[str, Group]]:
         place, _, file = text.partition("=")
         dataset, _, name = place.partition("/")
         if not (dataset and name and file) or "/" in name:
-            raise UserError("A row is not given as it should be.", expected="DATASET/NAME=FILE.csv", found=text)
+            raise UserError("A row has the wrong form.", expected="DATASET/NAME=FILE.csv", found=text)
         if name in found.get(dataset, {}):
             raise UserError("A row is given twice.", expected="one file for each dataset and name", found=place)
         scores = read_one(Path(file), System(name, EXTERNAL, "", 0), again="run `mmfuse evaluate` for it again")
@@ -49,16 +49,16 @@ def read_given(texts: Sequence[str]) -> dict[str, dict[str, Group]]:
 def collect(
     boards: Boards, board: Board, run: Groups, given: Groups, *, allow_missing: bool
 ) -> tuple[list[Row], list[str]]:
-    """Return the rows of one board, and in words which were left out.
+    """Return the rows of one board, and notes on which were left out.
 
-    A baseline of the run takes the place of the stored one of that name if it has scores of all images.
+    A baseline of the run replaces the stored one of the same name if it has scores of all images.
 
     Args:
-        boards: All that boards.yaml says.
+        boards: The content of boards.yaml.
         board: The board.
         run: The systems of a run.
-        given: Single tables of scores.
-        allow_missing: Leave out rows that lack some of the images, in place of an error.
+        given: Given tables of scores.
+        allow_missing: Leave out rows that lack some of the images, instead of raising an error.
 
     Raises:
         UserError: a row lacks some of the board's images or a metric, or has the name of another one.
@@ -74,12 +74,12 @@ def collect(
             if name in rows or (name in known and not (own and kind == BASELINE)):
                 raise UserError(
                     f"{board.name}: two rows have the name {name}.",
-                    expected="a name of its own for each row",
+                    expected="a unique name for each row",
                     found=f"a {kind} row of that name",
                     fix="choose another name for yours",
                 )
             of = {dataset: _by_label(groups, dataset).get(name) for dataset in board.datasets}
-            is_baseline = kind == BASELINE  # where it does not fit, the stored one stands
+            is_baseline = kind == BASELINE  # if it does not fit, the stored one remains
             why = _lacks(board, name, of, images, allow_missing=allow_missing or is_baseline)
             if why:
                 left_out.setdefault(why, []).extend([] if is_baseline else [name])
@@ -91,7 +91,7 @@ def collect(
 
 
 def _by_label(groups: Groups, dataset: str) -> dict[str, Group]:
-    """Return the groups of a dataset by the names that a table shows."""
+    """Return the groups of a dataset by their names in tables."""
     return {group.label: group for group in groups.get(dataset, {}).values()}
 
 
@@ -103,10 +103,10 @@ def _lacks(
     *,
     allow_missing: bool,
 ) -> str:
-    """Return why a row is left out, or nothing.
+    """Return why a row is left out; an empty text if it is not.
 
     Raises:
-        UserError: it lacks images of a dataset that it has scores on, unless that is allowed.
+        UserError: it lacks images of a dataset on which it has scores, unless that is allowed.
     """
     unknown = [dataset for dataset, group in of.items() if group is None]
     if unknown:
@@ -116,9 +116,9 @@ def _lacks(
         if missing and not allow_missing:
             raise UserError(
                 f"{board.name}: {name} lacks {len(missing)} of the board's {len(images[dataset])} images of {dataset}.",
-                expected="scores of all of them, by the same names",
+                expected="scores of all of them, with the same names",
                 found=f"nothing for {listed(missing)}",
-                fix="fuse and measure these pairs, too; or leave such rows out with --allow-missing",
+                fix="fuse and measure these pairs, too, or leave out such rows with --allow-missing",
             )
         if missing:
             return f"without {len(missing)} of the {len(images[dataset])} images of {dataset}"
@@ -132,7 +132,7 @@ def _joined(
     of: Mapping[str, Group | None],
     images: Mapping[str, Sequence[str]],
 ) -> Group:
-    """Put the scores of one row on all datasets of a board behind one another, seed by seed."""
+    """Concatenate the scores of one row on all datasets of a board, seed by seed."""
     groups = [(dataset, group) for dataset, group in of.items() if group]
     metrics, names = [column.name for column in boards.columns], _names(images)
     counts = {dataset: len(group.members) for dataset, group in groups}
@@ -156,7 +156,7 @@ def _joined(
 
 
 def _names(images: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Return the names of a board's images, with the dataset in front where there are several."""
+    """Return the names of a board's images, prefixed with the dataset if there are several."""
     if len(images) == 1:
         return tuple(next(iter(images.values())))
     return tuple(f"{dataset}/{name}" for dataset, names in images.items() for name in names)

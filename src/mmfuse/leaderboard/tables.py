@@ -11,7 +11,7 @@ from mmfuse.reporting.tables import digits
 
 
 def as_csv(found: Result, columns: Sequence[Column]) -> dict[str, str]:
-    """Return the tables of one board by their names: means, places on each image, tests of one row, tests of pairs."""
+    """Return the tables of one board by name: means, ranks on each image, tests of one row, tests of pairs."""
     written = {"means": _means(found), "places": _places(found), "pairs": _pairs(found)}
     return written | ({"tests": _tests(found, columns)} if found.held else {})
 
@@ -33,7 +33,7 @@ def _means(found: Result) -> str:
 
 
 def _places(found: Result) -> str:
-    """Return the mean place of each row on each image."""
+    """Return the rank of each row on each image, the mean over the metrics."""
     lines = [["name", *(row.name for row in found.rows)]]
     lines += [[name, *digits(places)] for name, places in zip(found.images, found.places.T, strict=True)]
     return csv_text(lines)
@@ -50,7 +50,7 @@ def _pairs(found: Result) -> str:
 
 
 def _tests(found: Result, columns: Sequence[Column]) -> str:
-    """Return the tests of the held row: `better` is 1 where it is better, -1 where worse, significant or not."""
+    """Return the tests of the compared row: `better` is 1 where it is better, -1 where worse, significant or not."""
     held = found.held
     if held is None:
         return ""

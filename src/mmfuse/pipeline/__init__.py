@@ -1,1 +1,1 @@
-"""What surrounds every job: its record, its lock, and its place in the tracking."""
+"""What surrounds every job: its record, its lock and its tracking."""

@@ -1,7 +1,7 @@
-"""The envelope of every job: one MLflow run, one run.json, inputs and outputs with their checksums.
+"""The common frame of every job: one MLflow run, one run.json, inputs and outputs with their checksums.
 
-A run.json says what a result was made from. It stays as it is when nothing changed; only what a stage measures of its
-own work, such as its time, differs from run to run, and stands apart under `measured`.
+A run.json records what a result was made from. It does not change when nothing has changed, except for what a stage
+measures of its own work, such as its time; this differs from run to run, and is kept apart under `measured`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _LIBRARIES = (
     "scikit-image",
     "mlflow",
 )
-_OPTIONAL = ("ultralytics",)  # named where a job has used them
+_OPTIONAL = ("ultralytics",)  # listed only if a job has used them
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class Job:
         name: The job's name within the stage, such as `mma_unet.base.s0/fusion`.
         inputs: Files and folders it reads.
         outputs: Files and folders it writes.
-        record: Where its run.json goes.
+        record: Path of its run.json.
         parameters: The parameters it depends on, nested.
-        tags: method, variant, task, dataset, seed: what MLflow can search for.
+        tags: method, variant, task, dataset, seed: searchable in MLflow.
         study: The study's name: the MLflow experiment.
-        parents: The MLflow runs that the job's run stands below.
+        parents: The MLflow runs above the job's run.
     """
 
     stage: str
@@ -78,10 +78,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Running:
-    """What a stage is given while it works: its MLflow run and the job's fingerprint.
+    """What a stage gets for its work: its MLflow run and the job's fingerprint.
 
-    In `measured` it leaves what it measures of its own work. That goes into the record and into no output, since it is
-    not the same in the next run.
+    The stage puts measurements of its own work into `measured`. They go into the record and not into an output, because
+    they differ from run to run.
     """
 
     tracker: Tracker
@@ -91,11 +91,11 @@ class Running:
 
 @dataclass(frozen=True)
 class Work:
-    """One job that a stage is asked to do.
+    """One job for a stage to do.
 
     Attributes:
         stage: The stage's declaration.
-        key: Which of its jobs it is.
+        key: The job's key.
         parameters: The study's parameters.
         params: The file that they come from.
         inputs: Paths of what it reads, by the declared names.
@@ -118,23 +118,23 @@ class Work:
 
     @property
     def system(self) -> System:
-        """The single system that the job serves."""
+        """The single system of the job."""
         system = self.stage.system(self.parameters, self.key)
         assert system is not None
         return system
 
     @property
     def resume(self) -> Path:
-        """Where the state of an unfinished job lies."""
+        """The path of the state of an unfinished job."""
         return Path(self.stage.resume.format(**self.key))
 
 
 def run(stage: Stage, key: Key, params: Path, work: Callable[[Work], None]) -> None:
-    """Do one job of a stage inside its envelope.
+    """Do one job of a stage, with lock, tracking and record.
 
     Raises:
-        UserError: the parameters or the key are wrong, an input is missing, another process is at the same job,
-            parameters of the job changed meanwhile, or the code that runs is not the project's.
+        UserError: the parameters or the key are wrong, an input is missing, another process is doing the same job, the
+            job's parameters changed while it ran, or the running code is not the project's.
     """
     check_running_code(Path.cwd())
     for name in stage.key:
@@ -145,7 +145,7 @@ def run(stage: Stage, key: Key, params: Path, work: Callable[[Work], None]) -> N
         catalog.dataset(key["dataset"])  # refuses an unknown one
     inputs = {name: list(map(Path, paths)) for name, paths in stage.inputs(parameters, key).items()}
     outputs = {name: Path(path) for name, path in stage.written(key).items()}
-    # none where the package is installed without the project
+    # none if the package is installed without the project
     sources = [path for path in map(Path, stage.code(key)) if path.is_file()]
     job = Job(
         stage=stage.name,
@@ -177,18 +177,18 @@ def run(stage: Stage, key: Key, params: Path, work: Callable[[Work], None]) -> N
 
 
 def execute(job: Job, work: Callable[[Running], None]) -> None:
-    """Run a stage's work inside its envelope.
+    """Run a stage's work, with lock, tracking and record.
 
-    In a training on several devices every process comes through here; the first one alone locks, tracks and records.
+    In a training on several devices, every process calls this, but only the first one locks, tracks and records.
 
     Raises:
-        UserError: an input is missing, or another process is at the same job.
+        UserError: an input is missing, or another process is doing the same job.
     """
     missing = [str(path) for path in job.inputs if not path.exists()]
     if missing:
         raise UserError(
             f"The stage {job.stage} lacks an input.", expected=missing[0], found="no such file or folder",
-            fix="run the stage that makes it; `snakemake --cores all` runs them all in order",
+            fix="run the stage that makes it; `snakemake --cores all` runs all stages in order",
         )  # fmt: skip
     root = Path.cwd()
     inputs = {_relative(path): checksum(path) for path in job.inputs}
@@ -236,7 +236,7 @@ def execute(job: Job, work: Callable[[Running], None]) -> None:
 
 
 def rank() -> int:
-    """Return this process's number in a training on several devices, as torchrun, Slurm or Fabric say it."""
+    """Return this process's number in a training on several devices, as set by torchrun, Slurm or Fabric."""
     env = os.environ
     if "RANK" in env:
         return int(env["RANK"])
@@ -259,7 +259,7 @@ def _data(inputs: Mapping[str, str]) -> dict[str, str]:
 
 
 def _relative(path: Path) -> str:
-    """Return a path as seen from the project's root, so that records do not depend on where it lies."""
+    """Return a path relative to the project's root, so that records do not depend on the root's location."""
     return Path(os.path.relpath(path)).as_posix()
 
 
@@ -270,7 +270,7 @@ def _fingerprint(job: Job, inputs: Mapping[str, str]) -> str:
 
 @contextmanager
 def _alone(root: Path, job: Job) -> Iterator[None]:
-    """Hold a lock while a job writes its outputs; a second process at the same job is told so."""
+    """Hold a lock while a job writes its outputs; a second process with the same job gets an error."""
     name = hashlib.sha256(_relative(job.record).encode()).hexdigest()[:16]
     folder = root / ".mmfuse" / "locks"
     lock = FileLock(folder / f"{name}.lock")
@@ -279,14 +279,14 @@ def _alone(root: Path, job: Job) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UserError(
-            f"Another process is already at {job.stage} {job.name} in this folder.",
+            f"Another process is already running {job.stage} {job.name} in this folder.",
             expected="one process for each job",
             fix="wait for it to end, or stop it",
         ) from error
     except OSError as error:
         raise UserError(
             f"Cannot work in {root}.",
-            expected="a project's folder that this user may write to, on a disk with free space",
+            expected="a project folder that this user may write to, on a disk with free space",
             found=f"{folder}: {error.strerror}",
             fix="change its permissions or free some space, then run the same command again",
         ) from error
@@ -300,7 +300,7 @@ def _commit(root: Path) -> tuple[str | None, bool]:
     """Return the commit and whether the code differs from it; (None, False) outside a repository."""
     try:
         commit = _git(root, "rev-parse", "HEAD")
-        # what the engines write themselves, such as dvc.lock, does not make the code dirty
+        # files that the engines write, such as dvc.lock, do not make the code dirty
         return commit, bool(_git(root, "status", "--porcelain", "--", "src", "workflow", "envs", "data/catalog.yaml"))
     except (OSError, subprocess.CalledProcessError):
         return None, False

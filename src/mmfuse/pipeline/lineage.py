@@ -1,7 +1,7 @@
-"""Which runs of the tracking a job belongs to: the study in its present state, and one system of it.
+"""The MLflow runs that a job belongs to: the study in its present state, and one of its systems.
 
-A state is one set of parameters, catalog entries and code. Whatever can change a number begins a new one, so that
-comparing two runs of a study, or of a system, shows what was changed beside what that did.
+A state is one set of parameters, catalog entries and code. Whatever can change a number starts a new state, so that
+comparing two runs of a study, or of a system, shows both what was changed and its effect.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from mmfuse.study.settings import merged
 from mmfuse.study.types import Parameters
 from mmfuse.tracking import STUDY, SYSTEM, Parent
 
-# where data come from, and what the page looks like, change no number
+# the source of the data and the look of the report do not change any number
 _UNSEEN = {"download", "report"}
 _PRESENTATION = {"reporting", "benchmarks", "leaderboard", "stages/report"}
 
 
 def parents(parameters: Parameters, system: plan.System | None = None) -> list[Parent]:
-    """Return the runs that a job belongs to: the study, and below it the system if the job serves a single one."""
+    """Return the runs that a job belongs to: the study, and below it the system, if the job has a single one."""
     settings = {key: value for key, value in parameters.items() if key not in _UNSEEN}
     entries = pick_all(parameters, [f"data/catalog.yaml:datasets.{name}" for name in plan.datasets_of(parameters)])
     state = _digest([settings, entries, _code()])

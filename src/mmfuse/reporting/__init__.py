@@ -1,1 +1,1 @@
-"""What the report shows: scores and ranks, pictures, figures and where every number comes from."""
+"""The content of the report: scores and ranks, pictures, figures, and the provenance of every number."""

@@ -1,4 +1,4 @@
-"""The page of the ablations: each variant of a method beside its base, with tests over the images."""
+"""The page of the ablations: each variant of a method compared with its base, with tests over the images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Apart = tuple[float, float, float]  # the mean difference from the base, and the
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one variant: its mean, how far it lies from the base with an interval, and whether a test agrees.
+    """One metric of one variant: its mean, the difference from the base with an interval, and the result of a test.
 
     `sign` is ▲ where the variant is significantly better than the base, ▼ where it is worse.
     """
@@ -36,7 +36,7 @@ class Cell:
 
 
 def pages(study: Study) -> list[Page]:
-    """Return the page of the ablations, if the study measures several variants of a method or follows an option."""
+    """Return the page of the ablations, if the study measures several variants of a method or has a sweep."""
     methods = list(dict.fromkeys(g.method for groups in study.groups.values() for g in groups))
     parts = [part for method in methods for part in _method(study, method)]
     sweeps = [
@@ -49,9 +49,9 @@ def pages(study: Study) -> list[Page]:
 
 
 def _method(study: Study, method: str) -> list[dict[str, Any]]:
-    """Return the table of one method on each dataset that has several of its variants, `base` among them.
+    """Return the table of one method on each dataset that has several of its variants, including `base`.
 
-    Weights from a file are no ablation: they were trained on other pairs.
+    Given weights are not an ablation, because they were trained on other pairs.
     """
     found = []
     for dataset, groups in study.groups.items():
@@ -92,7 +92,7 @@ def _changes(study: Study, method: str, variant: str) -> str:
 def apart_from_base(groups: Sequence[Group], standing: Standing, own: Sequence[int], base: int) -> dict[int, Apart]:
     """Return the mean difference of each variant from the base over the images, and its 95 % interval.
 
-    All variants at once: their intervals rest on the same resamples of the images.
+    All variants are computed at once, so that their intervals use the same resamples of the images.
     """
     row = groups[0].members[0].metrics.index(standing.column)
     differences = np.stack([groups[number].values[row] - groups[base].values[row] for number in own])
@@ -104,7 +104,7 @@ def apart_from_base(groups: Sequence[Group], standing: Standing, own: Sequence[i
 
 
 def cell(standing: Standing, number: int, base: int, apart: Apart) -> Cell:
-    """Return one metric of one variant beside the base."""
+    """Return one metric of one variant compared with the base."""
     digits = tables.decimals(standing.means)
     mean = printed(float(standing.means[number]), digits)
     if number == base:
@@ -121,7 +121,7 @@ def cell(standing: Standing, number: int, base: int, apart: Apart) -> Cell:
 def _csv(
     groups: Sequence[Group], standings: Sequence[Standing], apart: Sequence[Mapping[int, Apart]], base: int
 ) -> str:
-    """Return the table with all digits: one line a variant and metric."""
+    """Return the table with all digits: one line for each variant and metric."""
     lines: list[list[Any]] = [
         ["variant", "metric", "convention", "images", "mean", "difference", "low", "high", "p", "better"]
     ]
@@ -144,5 +144,7 @@ def _latex(
         if any(c.apart for c in cells):
             lines.append(["", *(latex.marked(f"{c.apart} {c.sign}".strip(), "small") for c in cells)])
     caption = f"Variants of {method} on {dataset}: mean over the test images and, below, the difference from base. "
-    caption += "▲: significantly better than base, ▼: worse (Wilcoxon signed-rank test over the images, Holm's steps)."
+    caption += (
+        "▲: significantly better than base, ▼: worse (Wilcoxon signed-rank test over the images, Holm's correction)."
+    )
     return latex.table(caption, f"tab:{method}-{dataset}", [heads], lines)

@@ -1,4 +1,4 @@
-"""The page of the analyses: what trained networks look like inside."""
+"""The page of the analyses of trained networks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmfuse.study.plan import System
 
 
 def pages(study: Study) -> list[Page]:
-    """Return the page of the analyses, if the study asks for any."""
+    """Return the page of the analyses, if the study has any."""
     results: dict[tuple[str, str], dict[System, Any]] = {}
     for name, dataset, system in plan.analysed(study.parameters):
         path = existing(study.analysis(name, dataset, system), "analyse")

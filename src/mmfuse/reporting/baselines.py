@@ -1,7 +1,7 @@
-"""Whether a learned network is ahead of the training-free baselines: what each system is, and the answer in words.
+"""Whether a learned network is ahead of the training-free baselines: the kind of each system, and the answer in words.
 
-Networks are systems that the study trains and those with weights from a file. Images that were fused elsewhere count as
-neither, since the study does not know what made them.
+Networks are systems that the study trains and those with given weights. Images that were fused elsewhere count as
+neither, because the study does not know how they were made.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mmfuse.study.types import Parameters
 TRAINED, SHIPPED, GIVEN = "trained in this study", "shipped weights", "weights from elsewhere"
 EXTERNAL, FREE = "images from elsewhere", "training-free"
 NETWORKS = (TRAINED, SHIPPED, GIVEN)
-AHEAD, TIED, BEHIND = "is ahead of", "cannot be told apart from", "is behind"
+AHEAD, TIED, BEHIND = "is ahead of", "cannot be distinguished from", "is behind"
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Match:
     Attributes:
         dataset: The test set.
         network: The network's label.
-        kind: Where its weights come from, one of `NETWORKS`.
+        kind: The origin of its weights, one of `NETWORKS`.
         rank: Its mean rank.
         baseline: The baseline's label.
         against: Its mean rank.
-        result: `AHEAD` or `BEHIND` if the ranks lie further apart than the critical difference, else `TIED`.
+        result: `AHEAD` or `BEHIND` if the ranks differ by more than the critical difference, else `TIED`.
     """
 
     dataset: str
@@ -50,7 +50,7 @@ class Match:
 
 
 def kind(parameters: Parameters, system: System) -> str:
-    """Return what a system is: one of `NETWORKS`, `EXTERNAL` or `FREE`."""
+    """Return the kind of a system: one of `NETWORKS`, `EXTERNAL` or `FREE`."""
     if system.variant == plan.EXTERNAL:
         return EXTERNAL
     if plan.shipped_weights(parameters, system):
@@ -61,7 +61,7 @@ def kind(parameters: Parameters, system: System) -> str:
 
 
 def match(study: Study, dataset: str) -> Match | None:
-    """Hold the best network of a test set against the best training-free baseline; None if it lacks one of both."""
+    """Compare the best network of a test set with the best training-free baseline; None if one of them is missing."""
     groups, ranked = study.groups[dataset], study.boards[dataset].ranking
     if ranked is None:
         return None
@@ -82,7 +82,7 @@ def opening(matches: Sequence[Match], others: Sequence[str]) -> str:
 
     Args:
         matches: Those of all test sets that have a network and a baseline.
-        others: The test sets that lack one of them, or where nothing can be ranked.
+        others: The test sets that lack one of them, or on which nothing can be ranked.
     """
     if not matches:
         return "No test set has both a learned network and a training-free baseline that can be ranked."
@@ -102,14 +102,14 @@ def opening(matches: Sequence[Match], others: Sequence[str]) -> str:
     if behind:
         text += f" On {listed(behind)} a baseline is ahead of every network."
     if tied:
-        text += f" On {listed(tied)} the best network and the best baseline cannot be told apart."
+        text += f" On {listed(tied)} the best network and the best baseline cannot be distinguished."
     if others:
-        text += f" Nothing can be said of {listed(others)}, without a network, a baseline or a mean rank."
+        text += f" Not compared: {listed(others)}, without a network, a baseline or a mean rank."
     return text
 
 
 def _extent(matches: Sequence[Match], ahead: int) -> str:
-    """Say on how many of the test sets."""
+    """Return on how many of the test sets, in words."""
     if len(matches) == 1:
         return matches[0].dataset
     if not ahead:
@@ -118,5 +118,5 @@ def _extent(matches: Sequence[Match], ahead: int) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names as a sentence lists them."""
+    """Return names as a list in a sentence."""
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)

@@ -1,6 +1,6 @@
 """Pictures for the first page: the best, the typical and the worst test image of each task's best network.
 
-The images are chosen by the scores alone, so that six fused images of a task are read, however many there are.
+The images are chosen only by the scores, so that six fused images of a task are read, however many there are.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _CASES = ("best", "typical", "worst")
 
 @dataclass(frozen=True)
 class Board:
-    """How the systems of one task stand on each of its test images.
+    """The ranks of the systems of one task on each of its test images.
 
     Attributes:
         groups: The groups of each test set by method and variant.
         systems: The systems that all test sets have.
-        metrics: The metrics that have a better direction, and a value of each of these systems on each image.
+        metrics: The metrics with a better direction and a value for each of these systems on each image.
         images: Dataset and name of each image, test set by test set.
-        ranks: The mean over the metrics of the places among these systems; (systems, images).
+        ranks: The ranks among these systems, averaged over the metrics; (systems, images).
     """
 
     groups: Mapping[str, Groups]
@@ -57,14 +57,14 @@ class Board:
 
 @dataclass(frozen=True)
 class Choice:
-    """The systems to show, and the images in the order of the network's mean rank, equal ones by name and test set.
+    """The systems to show, and the images in the order of the network's mean rank, ties by name and test set.
 
     Attributes:
-        shown: The best network, by its mean rank over all images; the best of all systems where there is no network.
-        kind: What it is, see `learned.kind`.
-        baseline: The best training-free system; None if there is none beside `shown`.
+        shown: The best network, by its mean rank over all images; the best of all systems if there is no network.
+        kind: Its kind, see `baselines.kind`.
+        baseline: The best training-free system; None if there is none other than `shown`.
         order: Numbers of the images.
-        cases: Place in that order of the first, the middle and the last image, with its name; equal ones share a name.
+        cases: Position of the first, middle and last image in that order, each with its name; equal ones share a name.
     """
 
     shown: int
@@ -103,7 +103,7 @@ def _everywhere(column: Column, systems: Sequence[Key], groups: Mapping[str, Gro
 
 
 def _mean_places(groups: Groups, systems: Sequence[Key], metrics: Sequence[Column]) -> Array:
-    """Return the mean over the metrics of the systems' places on each image; (systems, images)."""
+    """Return the ranks of the systems on each image, averaged over the metrics; (systems, images)."""
     total = sum(
         statistics.places(np.stack([_series(groups[key], column) for key in systems]), column.sign)
         for column in metrics
@@ -112,7 +112,7 @@ def _mean_places(groups: Groups, systems: Sequence[Key], metrics: Sequence[Colum
 
 
 def chosen(parameters: Parameters, groups: Mapping[str, Sequence[Group]]) -> dict[str, tuple[Board, Choice]]:
-    """Return what is shown of each task in which systems can be ranked.
+    """Return what to show for each task in which systems can be ranked.
 
     Args:
         parameters: The study's parameters.
@@ -142,7 +142,7 @@ def _systems(found: Board) -> list[System]:
 
 
 def choose(found: Board, kinds: Sequence[str]) -> Choice:
-    """Choose the systems and the images to show; `kinds` says what each system is."""
+    """Choose the systems and the images to show; `kinds` has the kind of each system."""
     means = found.ranks.mean(axis=1)
     order = [int(i) for i in np.argsort(means, kind="stable")]
     shown = next((i for i in order if kinds[i] in baselines.NETWORKS), order[0])
@@ -158,7 +158,7 @@ def choose(found: Board, kinds: Sequence[str]) -> Choice:
 
 
 def shown(study: Study) -> list[dict[str, Any]]:
-    """Return what the first page shows of each task; leave the order of the images as files.
+    """Return what the first page shows for each task; store the order of the images as tables.
 
     Raises:
         UserError: a fused image is missing or damaged.
@@ -224,7 +224,7 @@ def _case(study: Study, found: Board, choice: Choice, place: int, title: str) ->
 
 
 def _csv(found: Board, choice: Choice) -> str:
-    """Return all images in the order that the cases are chosen from."""
+    """Return all images in the order from which the cases are chosen."""
     systems = [i for i in (choice.shown, choice.baseline) if i is not None]
     names = [f"mean rank of {found.label(i)}" for i in systems]
     lines: list[list[Any]] = [["place", "dataset", "image", *names, "case"]]

@@ -1,7 +1,7 @@
 """The papers' claims about their own ablations, each with a verdict: confirmed, refuted or undecided.
 
-A claim is a row of a printed table that leaves something out of the method. It says, metric by metric, whether the
-whole method is better. The study decides it by the difference between its own two systems, with an interval over images
+A claim is a row of a printed table that leaves something out of the method. It states, metric by metric, whether the
+whole method is better. The study tests it by the difference between its own two systems, with an interval over images
 and seeds (docs/decisions/0011-statistics.md).
 """
 
@@ -28,13 +28,13 @@ WINS = "metrics won"  # the column of all metrics together
 
 @dataclass(frozen=True)
 class Decided:
-    """One metric of one claim, or the share of the metrics in which the whole method is better on an image, less half.
+    """One metric of one claim, or the share of the metrics in which the whole method is better on an image, minus 0.5.
 
     Attributes:
         claimed: The paper's difference between the whole method and the row; NaN for the share of the metrics.
-        ours: Ours, with its interval.
-        verdict: Whether ours has the sign of the paper's, with 95 % confidence.
-        seeds: How many seeds would decide it, at least 2; None where no number of seeds does, or with one seed.
+        ours: Our difference, with its interval.
+        verdict: Whether our difference has the sign of the paper's, with 95 % confidence.
+        seeds: Number of seeds that would decide it, at least 2; None if no number does, or with one seed.
     """
 
     claimed: float
@@ -45,7 +45,7 @@ class Decided:
 
 @dataclass(frozen=True)
 class Claim:
-    """What one row of a printed table says of the method, and how it was decided."""
+    """What one row of a printed table claims about the method, and the verdict of the study."""
 
     says: str
     row: str
@@ -57,13 +57,13 @@ class Claim:
 
     @property
     def counts(self) -> str:
-        """How often each verdict was given over the metrics, in words."""
+        """The number of metrics with each verdict, in words."""
         found = Counter(one.verdict for metric, one in self.decided.items() if metric != WINS)
         return ", ".join(f"{found[word]} {word}" for word in (CONFIRMED, REFUTED, UNDECIDED) if found[word])
 
 
 def decide(entry: Mapping[str, Any], table: published.Beside, groups: Mapping[str, Sequence[Group]]) -> list[Claim]:
-    """Decide the claims that an entry of `report.published` lists, each against `base` of the same method."""
+    """Decide the claims that an entry of `report.published` lists, each compared with `base` of the same method."""
     texts = {line.name: dict(zip(table.metrics, line.cells, strict=True)) for line in table.lines}
     rows = {system: row for row, system in entry["rows"].items()}
     found = []
@@ -94,7 +94,7 @@ def _decide(claimed: float, apart: Array) -> Decided:
     known = apart[:, np.isfinite(apart).all(0)]
     ours = statistics.crossed(known)
     if len(apart) == 1 or ours.low <= 0 <= ours.high:
-        verdict = UNDECIDED  # a single seed says nothing of other trainings
+        verdict = UNDECIDED  # a single seed says nothing about other trainings
     else:
         verdict = CONFIRMED if (ours.low > 0) != (claimed < 0) else REFUTED
     seeds = statistics.seeds_to_decide(ours, known.shape[1])
@@ -137,7 +137,7 @@ def words(one: Decided) -> tuple[str, ...]:
 
 
 def as_csv(found: Sequence[Claim]) -> str:
-    """Return the claims with all digits, one line a claim and metric."""
+    """Return the claims with all digits, one line for each claim and metric."""
     names = ["claim", "row", "system", "base", "seeds", "images", "metric", "claimed", "measured", "low", "high"]
     rows = [[*names, "variance of seeds", "variance of images", "variance of the rest", "verdict", "seeds to decide"]]
     for claim in found:
@@ -150,7 +150,7 @@ def as_csv(found: Sequence[Claim]) -> str:
 
 
 def as_latex(found: Sequence[Claim], caption: str, label: str) -> str:
-    """Return the claims as a table: a row a claim, a column a metric."""
+    """Return the claims as a table: one row for each claim, one column for each metric."""
     metrics = columns(found)
     rows = []
     for claim in found:

@@ -1,4 +1,4 @@
-"""Figures that compare: the images of both modalities, and variants along an option."""
+"""Figures that compare the images of both modalities, and the variants along an option."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BIN = 4  # grey levels in a bar of a histogram
+_BIN = 4  # grey levels in one bar of a histogram
 
 
 @dataclass(frozen=True)
 class Greys:
-    """The luminance of one modality: how many pixels have each of 256 grey levels, and each image's deviation."""
+    """The luminance of one modality: number of pixels for each of 256 grey levels, and the deviation of each image."""
 
     counts: Array
     deviations: Array
@@ -45,14 +45,14 @@ def greys(samples: Iterable[Sample], key: str) -> Greys:
 
 
 def modalities(album: Album, dataset: str, samples: Iterable[Sample], roles: tuple[str, str]) -> Shown:
-    """Show how the grey levels of both modalities are distributed.
+    """Show the distribution of the grey levels of both modalities.
 
     Source: after LKC-FUNet, Figure 1a.
     """
     pairs = list(samples)
     found = {f"{role} ({key})": greys(pairs, key) for role, key in zip(roles, "ab", strict=True)}
     told = [f"{name} {g.deviations.mean():.1f} ± {g.deviations.std():.1f}" for name, g in found.items()]
-    words = f"Luminance of all pixels of the {len(pairs)} test pairs, {_BIN} grey levels a bar, logarithmic. Standard "
+    words = f"Luminance of all pixels of the {len(pairs)} test pairs, {_BIN} grey levels per bar, log scale. Standard "
     words += f"deviation within an image (SD), mean ± standard deviation over the images: {'; '.join(told)}."
     return album.draw(dataset, "grey_levels", "Grey levels", words, (6.4, 2.6), partial(_modalities, found))
 
@@ -76,15 +76,15 @@ def sweep(
     number: int,
     groups: Sequence[Group],
 ) -> Shown | None:
-    """Show the means of variants of one method along an option, a line for each series of variants.
+    """Show the means of variants of one method along an option, one line for each series of variants.
 
-    None where the dataset lacks one of the variants or all of the metrics.
+    None if the dataset lacks one of the variants or all of the metrics.
 
     Args:
-        album: Where the figure goes.
+        album: Receives the figure.
         dataset: The dataset.
         parameters: The study's parameters.
-        number: Which of `report.sweeps`.
+        number: Index of the entry in `report.sweeps`.
         groups: The systems of the dataset.
 
     Source: after LKC-FUNet, Figure 1b.
@@ -103,7 +103,7 @@ def sweep(
         return None
     told = "; ".join(f"{label}: {', '.join(variants)}" for label, variants in entry["lines"].items())
     seeds = max(len(group.members) for line in lines.values() for _, group in line)
-    words = f"{entry['method']}, variants along {entry['x']} (the largest number where there are several). {told}. "
+    words = f"{entry['method']}, variants along {entry['x']} (if it has several numbers, the largest). {told}. "
     words += "Bars: 95 % bootstrap interval of the mean over the test images"
     words += f"; crosses: the means of the {seeds} seeds." if seeds > 1 else "."
     across = min(4, len(columns))

@@ -1,4 +1,4 @@
-"""A page for each test dataset: scores with tests and ranks, pictures with the same window enlarged, distributions."""
+"""A page for each test dataset: scores with tests and ranks, pictures with an enlarged window, distributions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mmfuse.study.stages import FUSE, key_of
 
 @dataclass(frozen=True)
 class Tile:
-    """One column of the picture grid: a whole picture and its zoomed patch."""
+    """One column of the picture grid: a whole picture and its zoomed window."""
 
     label: str
     whole: Picture
@@ -88,7 +88,7 @@ def _shown(study: Study, dataset: str, systems: Sequence[training_data.Trained])
 def _tiles(
     sample: Sample, roles: tuple[str, str], folders: Mapping[str, Path], settings: Mapping[str, Any], dataset: str
 ) -> list[Tile]:
-    """Return the sources and each method's result on one pair, with the same window zoomed in all of them."""
+    """Return the sources and each method's result on one pair, all with the same zoomed window."""
     name = sample["name"]
     shown = {f"{roles[0]} (a)": sample["a"], f"{roles[1]} (b)": sample["b"]}
     for label, folder in folders.items():
@@ -106,10 +106,10 @@ def _tiles(
 
 
 def _window(sample: Sample, settings: Mapping[str, Any], dataset: str) -> Window:
-    """Return the window to enlarge: where the parameters place it, else where the sources disagree most.
+    """Return the window to enlarge: the one set in the parameters, else the one where the sources differ most.
 
     Raises:
-        UserError: the window would reach over the image's border.
+        UserError: the window would extend beyond the image.
     """
     name, side = sample["name"], int(settings["patch"])
     place: Sequence[int] | None = settings.get("places", {}).get(dataset, {}).get(name)
@@ -118,7 +118,7 @@ def _window(sample: Sample, settings: Mapping[str, Any], dataset: str) -> Window
     height, width = sample["a"].shape[:2]
     if place[0] + side > height or place[1] + side > width:
         raise UserError(
-            f"report.places: the window on {name} of {dataset} reaches over the border.",
+            f"report.places: the window on {name} of {dataset} extends beyond the image.",
             expected=f"[top, left] of at most [{height - side}, {width - side}], for report.patch: {side}",
             found=list(place),
         )

@@ -1,4 +1,4 @@
-"""What detectors and segmenters see in each image set: tables with intervals, tests, transfer, curves, pictures."""
+"""Results of detectors and segmenters on each image set: tables with intervals, tests, transfer, curves, pictures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _BY_CLASS = {"detect": "AP50", "segment": "IoU"}
 
 @dataclass(frozen=True)
 class Cell:
-    """One number as printed, with what stands below it."""
+    """One number as printed, with the lines below it."""
 
     text: str
     below: tuple[str, ...]
@@ -123,7 +123,7 @@ def _cell(seen: Seen, columns: Sequence[Array], number: int, main: bool) -> Cell
 
 
 def _tests(sets: Sequence[Seen]) -> list[tuple[str, str, str, str, str]]:
-    """Return each pair of sets with the difference of their main measure, its interval, adjusted p, and the sign."""
+    """Return each pair of sets with the difference of their main measures, its interval, adjusted p, and the sign."""
     pairs = list(combinations(sets, 2))
     apart = [one.resampled() - other.resampled() for one, other in pairs]
     adjusted = statistics.holm(np.array([statistics.resampled_p(values) for values in apart]))
@@ -137,17 +137,17 @@ def _tests(sets: Sequence[Seen]) -> list[tuple[str, str, str, str, str]]:
 
 
 def _transfer(sets: Sequence[Seen], key: str) -> list[tuple[str, list[str]]]:
-    """Return, for each set that was trained on, the main measure on every set, mean over seeds."""
+    """Return, for each set used for training, the main measure on every set, averaged over the seeds."""
     return [(s.title, [printed(mean(s.values(key, other.label)), _DIGITS) for other in sets]) for s in sets]
 
 
 def _verdict(sets: Sequence[Seen], key: str) -> str:
-    """Say in words which set is ahead, and whether by more than the seeds' spread."""
+    """Say in words which set is ahead, and whether by more than the spread between seeds."""
     order = sorted(sets, key=lambda s: -mean(s.values(key)))
     words = ", ".join(f"{s.title} {printed(mean(s.values(key)), _DIGITS)}" for s in order)
     alone = [s for s in sets if s.label in plan.MODALITIES]
     fused = [s for s in order if s not in alone]
-    text = f"{WORDS[key]}, mean over the seeds: {words}."
+    text = f"{WORDS[key]}, averaged over the seeds: {words}."
     if not alone or not fused:
         return text
     ahead = mean(fused[0].values(key)) - max(mean(s.values(key)) for s in alone)
@@ -162,7 +162,7 @@ def _verdict(sets: Sequence[Seen], key: str) -> str:
 
 
 def _curves(album: Album, protocol: str, sets: Sequence[Seen], classes: Sequence[str]) -> Shown:
-    """Draw precision over recall at an overlap of 0.5, a panel a class, a line a set."""
+    """Draw precision over recall at an overlap of 0.5, one panel for each class, one line for each set."""
     across = min(3, len(classes))
     words = "Precision, made non-increasing, over recall at an overlap of 0.5; mean over the seeds. The area under a "
     words += "line is the AP@0.5 of the table."
@@ -204,7 +204,7 @@ def _grid(protocol: str, sets: Sequence[Seen], root: Path, width: int) -> list[t
                 (
                     title,
                     pictures.picture(
-                        read_image(folder / f"{name}.png"), width, f"{title}, image {name}, with what was found"
+                        read_image(folder / f"{name}.png"), width, f"{title}, image {name}, with the predictions"
                     ),
                 )
                 for title, folder in folders.items()
@@ -215,7 +215,7 @@ def _grid(protocol: str, sets: Sequence[Seen], root: Path, width: int) -> list[t
 
 
 def _brief(sets: Sequence[Seen], key: str) -> dict[str, Any]:
-    """Return what the overview says: the best fused set and the better modality, with intervals, and their test."""
+    """Return the summary for the overview: the best fused set and the better modality, with intervals and test."""
     order = sorted(sets, key=lambda s: -mean(s.values(key)))
     fused = next((s for s in order if s.label not in plan.MODALITIES), None)
     alone = next((s for s in order if s.label in plan.MODALITIES), None)
@@ -240,14 +240,14 @@ def _latex(protocol: str, names: Sequence[str], rows: Sequence[tuple[Seen, Seque
         lines.append([latex.escape(seen.title), *(latex.marked(c.text, "best" if c.best else "") for c in cells)])
         for number in range(max(len(c.below) for c in cells)):
             lines.append(["", *(latex.marked("".join(c.below[number : number + 1]), "small") for c in cells)])
-    caption = f"Results of {protocol} by the images that were trained and tested on. Below the means: 95 % bootstrap "
+    caption = f"Results of {protocol} by the images used for training and testing. Below the means: 95 % bootstrap "
     caption += "interval over the test images, and the standard deviation between seeds. Bold: best of the column."
     heads = [Head("Images"), *(Head(f"{name} ↑") for name in names)]
     return latex.table(caption, f"tab:{protocol}", [heads], lines)
 
 
 def _plain(study: Study, name: str, caption: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Leave a table of printed numbers, if it has any rows, as CSV and as LaTeX."""
+    """Store a table of printed numbers, if it has any rows, as CSV and as LaTeX."""
     if rows:
         study.sheets[f"{name}.csv"] = csv_text([names, *([text.replace("−", "-") for text in row] for row in rows)])
         lines = [[latex.escape(text) for text in row] for row in rows]

@@ -1,4 +1,4 @@
-"""What the detectors or segmenters of a protocol found in each image set, read once, and measured on resampled images.
+"""Results of the detectors or segmenters of a protocol on each image set, read once, and measured on resampled images.
 
 Measures by class are called AP50, AP50_95, IoU and Acc; a measure of a set is the mean of one of them over classes.
 """
@@ -23,9 +23,9 @@ from mmfuse.study.stages import STAGES
 from mmfuse.study.types import Parameters
 
 Array = NDArray[np.float64]
-# ASSUME: the ends of an interval then move by a few hundredths of its width with another draw
+# ASSUME: another draw then moves the ends of an interval by a few hundredths of its width
 RESAMPLES = 1000
-# measure of a set -> the measure by class that it is the mean of, the first one the main measure of its goal
+# measure of a set -> the measure by class of which it is the mean; the first one is the main measure of its goal
 MEANS = {
     "detect": {"mAP50": "AP50", "mAP50_95": "AP50_95"},
     "segment": {"mIoU": "IoU", "mAcc": "Acc"},
@@ -35,15 +35,15 @@ WORDS = {"mAP50": "mAP@0.5", "mAP50_95": "AP@[0.5:0.95]", "mIoU": "mIoU", "mAcc"
 
 @dataclass(frozen=True)
 class Seen:
-    """One image set: what its detectors or segmenters found.
+    """One image set with the results of its detectors or segmenters.
 
     Attributes:
         label: Its name in paths.
         title: Its name in the report.
         goal: `detect` or `segment`.
         summaries: A summary for each seed.
-        anchors: The place of each seed's run in the report.
-        found: What each seed found on the test images: matched boxes, or a confusion matrix for each image.
+        anchors: The anchor of each seed's run in the report.
+        found: Results of each seed on the test images: matched boxes, or a confusion matrix for each image.
     """
 
     label: str
@@ -66,19 +66,19 @@ class Seen:
 
     @property
     def main(self) -> str:
-        """The measure that intervals and tests are about."""
+        """The measure used for intervals and tests."""
         return next(iter(MEANS[self.goal]))
 
     def values(self, key: str, on: str | None = None) -> Array:
-        """Return a measure by seed; `on` names another set that was tested."""
+        """Return a measure by seed; `on` names another tested set."""
         return numbers(summary["results"][on or self.label][key] for summary in self.summaries)
 
     def by_class(self, key: str, kind: str) -> Array:
-        """Return a class's measure by seed, as the summaries state it."""
+        """Return the measure of a class by seed, from the summaries."""
         return numbers(summary["results"][self.label][key][kind] for summary in self.summaries)
 
     def measured(self, kind: str) -> Array:
-        """Return a measure of each class on the test images as they are; (seeds, classes)."""
+        """Return a measure of each class on the original test images; (seeds, classes)."""
         return np.stack([_measure(found, kind)[0] for found in self.found])
 
     def drawn(self, kind: str) -> Array:
@@ -100,7 +100,7 @@ def numbers(values: Iterable[float | None]) -> Array:
 
 
 def _measure(found: Matched | NDArray[np.int64], kind: str, counts: NDArray[np.int64] | None = None) -> Array:
-    """Return a measure of each class; `counts` says how often each image is drawn, None stands for once each.
+    """Return a measure of each class; `counts` has how often each image is drawn, None means once each.
 
     Shape: counts (R, images); returns (R, classes) or (1, classes).
     """
@@ -118,7 +118,7 @@ def set_name(label: str) -> str:
 
 
 def ends(resampled: Array) -> tuple[float, float]:
-    """Return the 95 % interval of a measure from its values on resampled images; NaN where there are none."""
+    """Return the 95 % interval of a measure from its values on resampled images; NaN if there are none."""
     if not np.isfinite(resampled).any():
         return math.nan, math.nan
     low, high = np.nanquantile(resampled, (statistics.LEVEL / 2, 1 - statistics.LEVEL / 2))
@@ -132,7 +132,7 @@ def mean(values: Array) -> float:
 
 
 def read_set(stems: Sequence[Path], goal: str, label: str, title: str, anchors: Sequence[str] = ()) -> Seen:
-    """Read one image set; `stems` are the paths of its results by seed, without an ending.
+    """Read one image set; `stems` are the paths of its results by seed, without suffix.
 
     Raises:
         UserError: a result is missing or damaged.
@@ -153,7 +153,7 @@ def summaries(parameters: Parameters, protocol: str, label: str) -> list[str]:
 
 
 def read_sets(parameters: Parameters, protocol: str, root: Path, roles: Mapping[str, str]) -> list[Seen]:
-    """Read the image sets of a protocol in a project's folder; `roles` are what `a` and `b` are, such as infrared.
+    """Read the image sets of a protocol in a project's folder; `roles` are those of `a` and `b`, such as infrared.
 
     Raises:
         UserError: a result is missing or damaged.

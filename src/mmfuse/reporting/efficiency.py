@@ -1,4 +1,4 @@
-"""The page of what fusing takes: time, memory, parameters, multiply-adds, beside the places that the metrics give."""
+"""The page of the cost of fusing: time, memory, parameters and multiply-adds, beside the ranks by the metrics."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from mmfuse.reporting.style import INK, MARKERS, Album, Shown, seconds
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# from dark to light, so that the order of places is also seen in grey
+# from dark to light, so that the order is also visible in grey
 _PLACES = ("#08306b", "#2f7ebc", "#94c4df", "#d9d9d9", "#f5f5f5")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a system takes to fuse one pair.
+    """The cost of fusing one pair with a system.
 
     Attributes:
-        seconds: For an image, the mean over the seeds.
-        parameters: Numbers in the network.
-        side: Width × height of the pair that was counted; empty in records of an earlier version, as are the next two.
-        multiply_adds: Of that pair.
+        seconds: Time per image, averaged over the seeds.
+        parameters: Number of parameters of the network.
+        side: Width × height of the pair for the count; empty in records of an earlier version, as are the next two.
+        multiply_adds: Multiply-adds for that pair.
         peak_mib: The largest memory, over the seeds.
-        machines: Where it was measured.
-        anchor: The first seed's run in the page.
+        machines: The machines of the measurements.
+        anchor: The anchor of the first seed's run in the page.
     """
 
     seconds: float
@@ -50,7 +50,7 @@ class Cost:
 
 
 def cost(runs: Sequence[RecordedJob]) -> Cost | None:
-    """Return what the runs of `fuse` of one system measured; None where one of them measured nothing."""
+    """Return the measurements of one system's `fuse` runs; None if one of them measured nothing."""
     measured = [run.record.get("measured") for run in runs]
     known = [one for one in measured if one]
     if not known or len(known) < len(measured):
@@ -89,10 +89,10 @@ def pages(study: Study) -> list[Page]:
         rows += [[latex.escape(text) for text in (dataset, group.label, *printed(one))] for group, one in known]
     if not parts:
         return []
-    heads = ["dataset", "method", "variant", "width x height", "parameters", "multiply-adds", "seconds an image"]
+    heads = ["dataset", "method", "variant", "width x height", "parameters", "multiply-adds", "seconds per image"]
     study.sheets["efficiency.csv"] = csv_text([[*heads, "peak MiB", "machine"], *lines])
-    names = ("Dataset", "Method", "Size", "Parameters", "Multiply-adds", "Seconds an image", "Memory")
-    caption = "What fusing one pair takes. Times and memory are of the machine that ran the study."
+    names = ("Dataset", "Method", "Size", "Parameters", "Multiply-adds", "Seconds per image", "Memory")
+    caption = "The cost of fusing one pair. Times and memory were measured on the machine that ran the study."
     head = [Head(name) for name in names]
     study.sheets["efficiency.tex"] = latex.table(caption, "tab:efficiency", [head], rows, left=2)
     return [Page("efficiency", "Efficiency", "efficiency.html.jinja", {"parts": parts})]
@@ -116,7 +116,7 @@ def printed(one: Cost) -> tuple[str, str, str, str, str]:
 
 
 def counted(count: int) -> str:
-    """Return a number with three digits and its unit: k, M or G."""
+    """Return a number with three digits and its prefix: k, M or G."""
     for unit, name in ((1_000_000_000, " G"), (1_000_000, " M"), (1_000, " k")):
         if count >= unit:
             return f"{count / unit:.3g}{name}"
@@ -124,9 +124,9 @@ def counted(count: int) -> str:
 
 
 def places(ranked: Ranking) -> Array:
-    """Return on how many metrics each group is first, second, ... by its average rank over the images.
+    """Return the number of metrics on which each group is first, second, ... by its average rank over the images.
 
-    Equal ranks share the better place.
+    Groups with equal ranks share the better place.
 
     Shape: (groups, groups).
     """
@@ -141,13 +141,13 @@ def places(ranked: Ranking) -> Array:
 def histogram(
     album: Album, dataset: str, groups: Sequence[Group], ranked: Ranking, costs: Sequence[Cost | None]
 ) -> Shown:
-    """Draw how often each system takes which place, beside its time; the best mean rank on top.
+    """Draw how often each system is first, second, ..., beside its time; the best mean rank is on top.
 
     Source: after LKC-FUNet, Figure 7.
     """
-    words = f"Left: on how many of the {len(ranked.counted)} metrics a system is first, second, third, fourth, or "
-    words += "behind, by its average rank over the images; ordered by the mean rank. Right: its seconds an image, "
-    words += "where they were measured."
+    words = f"Left: number of the {len(ranked.counted)} metrics on which a system is first, second, third, fourth or "
+    words += "behind, by its average rank over the images; systems are in the order of the mean rank. Right: seconds "
+    words += "per image, where measured."
     size = (8.4, 1.3 + 0.34 * len(groups))
     title = f"Places on the metrics, and time, {dataset}"
     return album.draw(dataset, "places", title, words, size, partial(_histogram, groups, ranked, costs))
@@ -179,7 +179,7 @@ def _histogram(groups: Sequence[Group], ranked: Ranking, costs: Sequence[Cost | 
 
 
 def times(album: Album, dataset: str, groups: Sequence[Group], ranks: Array, costs: Sequence[Cost | None]) -> Shown:
-    """Show the mean rank over the metrics against the seconds an image.
+    """Show the mean rank over the metrics against the seconds per image.
 
     Source: after LKC-FUNet, Figure 7.
     """
@@ -189,10 +189,10 @@ def times(album: Album, dataset: str, groups: Sequence[Group], ranks: Array, cos
         machines.setdefault("; ".join(found.machines), []).append(label)
     where = [machine + (f" ({', '.join(labels)})" if len(machines) > 1 else "") for machine, labels in machines.items()]
     without = [group.label for group, found in zip(groups, costs, strict=True) if found is None]
-    words = "Mean rank over the metrics of the table (1 is best, above) against the time of an image, from its pixels "
-    words += "to the fused ones: the median over the test images, the mean over seeds. Times differ from run to run "
-    words += f"and between machines; measured on {' and '.join(where)}."
-    words += f" Without a measured time, and left out: {', '.join(without)}." if without else ""
+    words = "Mean rank over the metrics of the table (1 is best, at the top) against the time per image, from the "
+    words += "pixels of a pair to the fused ones: median over the test images, mean over the seeds. Times differ from "
+    words += f"run to run and between machines; measured on {' and '.join(where)}."
+    words += f" Left out, because their time was not measured: {', '.join(without)}." if without else ""
     size = (7.2, 2.8 + 0.2 * -(-len(points) // 3))
     paint = partial(_times, points, len(groups))
     return album.draw(dataset, "times", f"Time and quality, {dataset}", words, size, paint)
@@ -217,5 +217,5 @@ def _times(points: Sequence[tuple[str, float, Cost]], systems: int, figure: Figu
     axes.set(ylim=(systems + 0.2, 0.8), ylabel="mean rank (1 is best)")
     axes.margins(x=0.15)
     figure.legend(
-        loc="outside upper left", ncols=3, fontsize=8, title="system (numbers in its network)", alignment="left"
+        loc="outside upper left", ncols=3, fontsize=8, title="system (parameters of its network)", alignment="left"
     )

@@ -1,4 +1,4 @@
-"""Figures of one dataset's scores and of a training: distributions, ranks, radar, losses with seeds as bands."""
+"""Figures of one dataset's scores and of trainings: distributions, ranks, radar, losses with bands over the seeds."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_POINTS = 300  # ASSUME: more points than this cannot be told apart at the figure's width
+_POINTS = 300  # ASSUME: more points than this are indistinguishable at the figure's width
 
 
 @dataclass(frozen=True)
 class History:
-    """The losses of one training part: steps and totals; the validation has fewer points."""
+    """The losses of one training part: steps and totals; validation has fewer points."""
 
     part: str
     steps: Array
@@ -37,7 +37,7 @@ class History:
 
 
 def read_history(path: Path, part: str) -> History:
-    """Read the table of losses that the training wrote (empty cells, or no column, where nothing was measured)."""
+    """Read the table of losses written by the training (cells are empty, or a column missing, without a value)."""
     fix = "run the stage `train` for it again"
     rows = read_table(path, ("step", "train/total"), fix=fix)
 
@@ -72,7 +72,7 @@ def banded(series: Sequence[tuple[Array, Array]]) -> tuple[Array, Array, Array, 
 
 
 def curves(album: Album, group: str, name: str, title: str, words: str, parts: Sequence[Sequence[History]]) -> Shown:
-    """Draw the training and validation totals of a system, a panel a part; each part has a history a seed."""
+    """Draw the training and validation totals of a system, one panel per part; each part has one history per seed."""
     across = min(3, len(parts))
     size = (4.2 * across, 2.7 * math.ceil(len(parts) / across))
     alt = f"{title}: training and validation loss over steps of {', '.join(seeds[0].part for seeds in parts)}"
@@ -106,12 +106,12 @@ def _curves(parts: Sequence[Sequence[History]], across: int, figure: Figure) -> 
 
 
 def boxes(album: Album, dataset: str, groups: Sequence[Group], columns: Sequence[Column]) -> Shown:
-    """Draw each metric's distribution over the images, one box a method."""
+    """Draw each metric's distribution over the images, one box for each method."""
     across = min(4, len(columns))
     margin = 0.07 * max(len(g.label) for g in groups)
     size = (2.7 * across + margin, (0.7 + 0.27 * len(groups)) * math.ceil(len(columns) / across))
     words = "Box: the middle half of the images; line: median; whiskers: the furthest image within 1.5 times the box; "
-    words += "dots: images beyond. ↑ larger is better, ↓ smaller is better. One colour a method."
+    words += "dots: images beyond. ↑ larger is better, ↓ smaller is better. Each method has its own colour."
     alt = f"Box plots of {', '.join(c.name for c in columns)} over the test images of {dataset} for "
     alt += f"{', '.join(g.label for g in groups)}; the means are in the table of scores"
     paint = partial(_boxes, groups, columns, across)
@@ -144,7 +144,7 @@ def _boxes(groups: Sequence[Group], columns: Sequence[Column], across: int, figu
 
 
 def arrow(column: Column) -> str:
-    """Return the sign behind a metric's name that tells which direction is better."""
+    """Return the arrow after a metric's name that shows which direction is better."""
     return {1: " ↑", -1: " ↓", 0: ""}[column.sign]
 
 
@@ -154,14 +154,14 @@ def _hide(left: Iterable[Axes]) -> None:
 
 
 def ranks(album: Album, dataset: str, groups: Sequence[Group], ranked: Ranking) -> Shown:
-    """Draw the average ranks, a line a metric, with bars over what the critical difference does not part.
+    """Draw the average ranks, one line for each metric, with bars over systems within the critical difference.
 
     Source: after Demsar, Statistical comparisons of classifiers over multiple data sets, JMLR 2006, figure 1.
     """
     size = (9.5, 1.2 + 0.22 * math.ceil(len(groups) / 6) + 0.38 * (1 + len(ranked.counted)))
-    words = "Average rank over the images, 1 is best. Systems under a common bar are closer than the critical "
-    words += f"difference of {ranked.critical:.2f} (Nemenyi's test of all pairs, level 0.05): the images do not tell "
-    words += "them apart. For all metrics together it is an upper bound."
+    words = "Average rank over the images, 1 is best. Systems with a common bar differ by no more than the critical "
+    words += f"difference of {ranked.critical:.2f} (Nemenyi's test of all pairs, level 0.05), so they are not "
+    words += "significantly different. For all metrics together, the critical difference is an upper bound."
     alt = f"Average ranks of {', '.join(g.label for g in groups)} over the test images of {dataset}, over all metrics "
     alt += f"and for {', '.join(s.column.name for s in ranked.counted)}; the numbers are in tables/{dataset}.csv"
     title = "Ranks and their critical difference"
@@ -174,7 +174,7 @@ def _ranks(groups: Sequence[Group], ranked: Ranking, figure: Figure) -> None:
     axes, count = figure.subplots(), len(groups)
     _bar(axes, 1, 1 + ranked.critical, -1, ends=True)
     for y, line in enumerate(lines):
-        levels: list[float] = []  # where the bars of this line end, one bar after the other at each level
+        levels: list[float] = []  # the ends of this line's bars; bars on one level follow each other
         for clique in cliques(line, ranked.critical):
             low, high = line[clique[0]], line[clique[-1]]
             level = next((n for n, end in enumerate(levels) if end < low), len(levels))
@@ -205,7 +205,7 @@ def _bar(axes: Axes, low: float, high: float, y: float, *, ends: bool = False) -
 
 @dataclass(frozen=True)
 class Polygons:
-    """What a radar shows of one dataset: a line a method, a corner a metric; `shares` (methods, metrics) in 0..1."""
+    """The radar of one dataset: a line for each method, a corner for each metric; `shares` (methods, metrics), 0..1."""
 
     labels: Sequence[str]
     columns: Sequence[Column]
@@ -213,7 +213,7 @@ class Polygons:
 
 
 def shares(ranked: Ranking, groups: Sequence[int]) -> Array:
-    """Return how the means of some groups lie between the worst (0) and the best (1) of them on each counted metric.
+    """Scale the means of some groups from the worst (0) to the best (1) of them on each counted metric.
 
     Shape: (groups, metrics); 1 where all are equal.
     """
@@ -223,15 +223,15 @@ def shares(ranked: Ranking, groups: Sequence[int]) -> Array:
 
 
 def radar(album: Album, sets: Mapping[str, Polygons]) -> Shown:
-    """Draw each method's means on all metrics as a polygon, a panel a dataset, a line a method.
+    """Draw each method's means on all metrics as a polygon, one panel for each dataset.
 
     Source: after SMFNet, Figure 1.
     """
     across = min(3, len(sets))
     size = (3.9 * across, 3.6 * math.ceil(len(sets) / across) + 0.5)
-    words = "Means over the test images, each axis from the worst method of the panel (inner ring) to the best (outer "
-    words += "ring), turned so that outwards is better. The axes have no common unit and small differences fill them: "
-    words += "read the tables for sizes and intervals. Of each method the variant base, and what has given weights."
+    words = "Means over the test images. Each axis runs from the worst method of the panel (inner ring) to the best "
+    words += "(outer ring). The axes have no common unit, and even small differences fill them: see the tables for "
+    words += "values and intervals. The methods are shown with their variant base, and those with given weights."
     return album.draw("overview", "radar", "All metrics at a glance", words, size, partial(_radar, sets, across))
 
 
@@ -253,7 +253,7 @@ def _radar(sets: Mapping[str, Polygons], across: int, figure: Figure) -> None:
                 linewidth=1.3,
             )
         axes.set_xticks(angles, [f"{c.plain}{arrow(c)}" for c in one.columns], fontsize=8)
-        for angle, text in zip(angles, axes.get_xticklabels(), strict=True):  # begins behind the ring, not across it
+        for angle, text in zip(angles, axes.get_xticklabels(), strict=True):  # starts outside the ring, not across it
             side = round(math.sin(angle), 3)
             text.set_horizontalalignment("center" if side == 0 else ("right" if side > 0 else "left"))
         axes.set(yticks=[0.25, 0.625, 1.0], yticklabels=[], ylim=(0, 1.04))

@@ -1,4 +1,4 @@
-"""Systems whose weights come from a file in place of a training: which file, and what it was made from."""
+"""Systems with given weights: which file they use instead of training, and what it was made from."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from mmfuse.reporting.study import Study
 from mmfuse.study import plan
 from mmfuse.weights.shipped import Shipped
 
-_UNKNOWN = "With weights from elsewhere, of which the study does not know the training pairs"
+_UNKNOWN = "With weights from elsewhere, whose training pairs are unknown to the study"
 _SEEN = {
-    "training": "With shipped weights, trained on other pairs of it",
-    "validation": "With shipped weights, validated with other pairs of it",
+    "training": "With shipped weights, trained on other pairs of this dataset",
+    "validation": "With shipped weights, validated with other pairs of this dataset",
 }
-_NEVER = "With shipped weights, which never saw a pair of it"
+_NEVER = "With shipped weights, never trained or validated on this dataset"
 
 
 @dataclass(frozen=True)
 class Given:
-    """One system on one task, with its file of weights.
+    """One system on one task, with its weights file.
 
     Attributes:
         method: Its method.
         variant: Its variant.
         task: The task on which it is measured.
-        file: The file, below the project's root.
-        sources: The SHA-256 of each file that it was imported from; none where a training wrote it.
+        file: The file, relative to the project's root.
+        sources: The SHA-256 of each file that it was imported from; none if a training wrote it.
         options: The network's options.
-        shipped: What the index says of shipped weights; None for a file from elsewhere.
+        shipped: The index entry of shipped weights; None for a file from elsewhere.
     """
 
     method: str
@@ -60,10 +60,10 @@ class Given:
 
 
 def read(study: Study) -> list[Given]:
-    """Return the systems with weights from elsewhere, task by task.
+    """Return the systems with given weights, task by task.
 
     Raises:
-        UserError: a file is missing or says nothing about itself.
+        UserError: a file is missing or has no header.
     """
     systems = {system: None for _, system in plan.scored_pairs(study.parameters)}
     found = ((system, plan.given_weights(study.parameters, system)) for system in systems)
@@ -85,7 +85,7 @@ def _one(system: plan.System, file: Path, shipped: Shipped | None) -> Given:
 
 
 def on_dataset(found: Sequence[Given], task: str, dataset: str) -> str:
-    """Say which systems on a dataset have weights from elsewhere, and what is known of them; nothing without any."""
+    """Say which systems on a dataset have given weights, and what is known about these; nothing if there are none."""
     groups: dict[str, list[str]] = {}
     for one in (one for one in found if one.task == task):
         uses = [data.use for data in one.shipped.data if data.dataset == dataset] if one.shipped else []
@@ -95,7 +95,7 @@ def on_dataset(found: Sequence[Given], task: str, dataset: str) -> str:
 
 
 def _pairs(one: Given) -> list[tuple[str, str]]:
-    """Return the pairs behind shipped weights in words, each with the licence of its dataset."""
+    """Return the pairs used for shipped weights in words, each with the licence of its dataset."""
     return [
         (f"{data.pairs} pairs of {data.dataset} ({data.split}, {data.use})", data.licence)
         for data in (one.shipped.data if one.shipped else ())
@@ -103,13 +103,13 @@ def _pairs(one: Given) -> list[tuple[str, str]]:
 
 
 def behind(found: Sequence[Given], rows: Mapping[str, str], task: str) -> str:
-    """Say which rows of a table have weights from elsewhere, and from which file."""
+    """Say which rows of a table have given weights, and from which file."""
     files = {one.system: one.file for one in found if one.task == task}
     return "".join(f", {row} with weights from {files[system]}" for row, system in rows.items() if system in files)
 
 
 def shown(study: Study, found: Sequence[Given]) -> list[dict[str, Any]]:
-    """Return the rows of the page's table; leave them as files."""
+    """Return the rows of the page's table; also store them as tables."""
     if found:
         study.sheets["given.csv"] = _csv(found)
         study.sheets["given.tex"] = _latex(found)
@@ -149,5 +149,5 @@ def _latex(found: Sequence[Given]) -> str:
         cells = [one.system, task, f"{one.file} ({one.digest[:12]})", sources, pairs]
         rows.append([latex.escape(cell) for cell in cells])
     names = ("System", "Task", "Weights", "Made from", "Trained on")
-    caption = "Systems with weights from elsewhere; in brackets the first digits of the files' SHA-256."
+    caption = "Systems with given weights; in brackets, the first digits of the files' SHA-256."
     return latex.table(caption, "tab:given", [[Head(name) for name in names]], rows, left=len(names))

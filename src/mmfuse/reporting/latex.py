@@ -1,4 +1,4 @@
-"""Tables as LaTeX: escaped text, rules, spanning heads, and sizes that fit on a page."""
+"""Tables as LaTeX: escaped text, rules, spanning headers, and sizes that fit on a page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "[": "{[}",  # a bracket behind \\ would be read as its option
+    "[": "{[}",  # a bracket after \\ would be read as its option
     "]": "{]}",
     '"': r"\textquotedbl{}",
     "−": "$-$",
@@ -42,10 +42,10 @@ _SPECIAL = {
 }
 _PATTERN = re.compile("|".join(map(re.escape, _SPECIAL)))
 _NEEDS = r"% needs \usepackage{array,booktabs,graphicx,longtable} and \usepackage[T1]{fontenc}"
-# ASSUME: digits beside each other in a text's width: shrunk as far as can be read, and in small print
+# ASSUME: digits that fit into the text width: shrunk as far as legible, and in small print
 _SHRUNK, _SMALL = 112.0, 86.0
 _GAP, _TEXT, _LONG = 1.8, 14.0, 36  # digits between columns, digits of a short text, rows on a page
-# no wider than the text, and no wider than it is
+# no wider than the text, and never enlarged
 _FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 _MARKS = {
     "best": r"\textbf{%s}",
@@ -57,18 +57,18 @@ _MARKS = {
 
 
 def escape(text: str) -> str:
-    """Return text as LaTeX that prints it, whatever it holds; it needs the T1 encoding for a straight quote."""
+    """Return any text as LaTeX that prints it; a straight quote needs the T1 encoding."""
     return _PATTERN.sub(lambda found: _SPECIAL[found.group()], text)
 
 
 def marked(text: str, mark: str = "") -> str:
-    """Return escaped text in the dress of a mark: best, tied, second, small, below (a row set in), or none."""
+    """Return escaped text with the format of a mark: best, tied, second, small, below (an indented row), or none."""
     return _MARKS.get(mark, "%s") % escape(text) if text else ""
 
 
 @dataclass(frozen=True)
 class Head:
-    """One cell of a table's head: plain text over a number of columns."""
+    """One cell of a table's header: plain text over a number of columns."""
 
     text: str
     span: int = 1
@@ -81,10 +81,10 @@ def table(
 
     Args:
         caption: Plain text.
-        label: What \ref names it by.
-        heads: Lines of the head, plain text; each covers all columns. Cells over several columns get a rule below.
+        label: The label for \ref.
+        heads: Lines of the header, plain text; each covers all columns. Cells over several columns get a rule below.
         rows: Cells as LaTeX (see `escape` and `marked`).
-        left: Number of columns that are set to the left; the others are set to the right.
+        left: Number of left-aligned columns; the others are right-aligned.
     """
     lines = [list(row) for row in rows]
     columns = list(zip([head.text for head in heads[-1]], *lines, strict=True))
@@ -135,13 +135,13 @@ def _pages(
 
 
 def _width(text: str) -> float:
-    """Return about how wide a cell is printed, in digits and with the gap beside it."""
+    """Return the approximate printed width of a cell in digits, including the gap beside it."""
     plain = re.sub(r"\\[A-Za-z]+ ?|[{}$]", "", text)
     return len(plain) * (0.75 if text.startswith(r"{\scriptsize") else 1.0) + _GAP
 
 
 def _blocks(spans: Sequence[int], widths: Sequence[float], left: int, most: float) -> list[list[int]]:
-    """Return the columns of each block: the first ones in all of them, groups of the head kept together if they fit."""
+    """Return the columns of each block: all start with the first ones; header groups stay together if they fit."""
     room = most - sum(widths[:left])
     blocks = _packed(spans, widths, left, room)
     widest = max(widths[left:], default=0.0)
@@ -150,12 +150,12 @@ def _blocks(spans: Sequence[int], widths: Sequence[float], left: int, most: floa
         and 0.95 * room >= widest
         and len(closer := _packed(spans, widths, left, 0.95 * room)) == len(blocks)
     ):
-        blocks, room = closer, 0.95 * room  # as many blocks, more alike in width
+        blocks, room = closer, 0.95 * room  # as many blocks, of more similar widths
     return [[*range(left), *block] for block in blocks]
 
 
 def _packed(spans: Sequence[int], widths: Sequence[float], left: int, room: float) -> list[list[int]]:
-    """Return the columns behind the first ones, in as many blocks as they need."""
+    """Return the columns after the first ones, in as many blocks as they need."""
     blocks: list[list[int]] = [[]]
     place = 0
     for span in spans:
@@ -169,7 +169,7 @@ def _packed(spans: Sequence[int], widths: Sequence[float], left: int, room: floa
 
 
 def _pieces(group: Sequence[int], widths: Sequence[float], room: float) -> list[Sequence[int]]:
-    """Return a group of columns in as few pieces as fit, of about equal numbers."""
+    """Return a group of columns in as few pieces as fit, of about equal size."""
     for count in range(1, len(group) + 1):
         each = -(-len(group) // count)
         pieces = [group[start : start + each] for start in range(0, len(group), each)]
@@ -179,9 +179,9 @@ def _pieces(group: Sequence[int], widths: Sequence[float], room: float) -> list[
 
 
 def _wrapped(columns: Sequence[Sequence[str]]) -> list[str]:
-    """Return the kinds of text columns that are too wide together: long ones in lines as wide as their words.
+    """Return the kinds of text columns that are too wide together: long ones wrap, but not within words.
 
-    What the short ones and the longest words leave goes to the long ones by the length of their texts.
+    The width left by the short ones and the longest words is shared among the long ones by the length of their texts.
     """
     widths = [max(map(_width, cells)) for cells in columns]
     words = [
@@ -200,7 +200,7 @@ def _wrapped(columns: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _breaking(text: str) -> str:
-    """Return escaped text in which long names and paths may end a line behind a slash, an underscore or a dot."""
+    """Return escaped text in which long names and paths may break after a slash, an underscore or a dot."""
     return re.sub(r"/|\\_|\.(?=[A-Za-z])", r"\g<0>\\allowbreak{}", text)
 
 
@@ -210,7 +210,7 @@ def _cut(row: Sequence[str], kinds: Sequence[str], block: Sequence[int]) -> list
 
 
 def _head_line(line: Sequence[Head], block: Sequence[int]) -> tuple[str, str]:
-    """Return one line of a block's head and the rules below what spans several columns."""
+    """Return one line of a block's header and the rules below cells over several columns."""
     owners = [number for number, head in enumerate(line) for _ in range(head.span)]
     cells, rules, place = [], [], 1
     for number, alike in groupby(owners[column] for column in block):
@@ -222,7 +222,7 @@ def _head_line(line: Sequence[Head], block: Sequence[int]) -> tuple[str, str]:
 
 
 def _ruled(lines: Sequence[tuple[str, str]]) -> list[str]:
-    """Return the lines of a head, with rules between them where cells span several columns."""
+    """Return the lines of a header, with rules between them where cells span several columns."""
     found = []
     for number, (text, rules) in enumerate(lines):
         found += [text, *([rules] if rules and number < len(lines) - 1 else [])]

@@ -18,7 +18,7 @@ Means = dict[str, dict[str, dict[str, float]]]
 
 
 def study_means(parameters: Parameters, root: Path) -> dict[str, Any]:
-    """Return the means of all systems, by dataset, and below `downstream` those of all image sets, by protocol.
+    """Return the means of all systems, by dataset, and under `downstream` those of all image sets, by protocol.
 
     Raises:
         UserError: a result is missing or damaged.
@@ -45,7 +45,7 @@ def score_means(parameters: Parameters, root: Path) -> Means:
 
 
 def protocol_means(parameters: Parameters, root: Path) -> Means:
-    """Return the measures of each image set on its own test images, mean over the seeds, by protocol and set.
+    """Return the measures of each image set on its own test images, averaged over the seeds, by protocol and set.
 
     Raises:
         UserError: a result is missing or damaged.

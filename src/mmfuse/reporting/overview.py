@@ -16,15 +16,15 @@ from mmfuse.study import plan
 
 
 def page(study: Study, others: Sequence[Page]) -> Page:
-    """Return the overview; `others` are the pages that it leads to."""
+    """Return the overview; `others` are the pages that it links to."""
     rows = [_row(study, dataset) for dataset in study.groups]
     matches = [row["match"] for row in rows if row["match"]]
-    names = ["dataset", "task", "test images", "first", "not told apart from it", "behind", "critical difference"]
+    names = ["dataset", "task", "test images", "first", "not significantly behind", "behind", "critical difference"]
     names.append("best network and best training-free baseline")
     study.sheets["overview.csv"] = csv_text([names, *(_line(row) for row in rows)])
-    caption = "Which methods lead: mean rank over the metrics in brackets, 1 is best. Not told apart: within the "
-    caption += "critical difference from the first (Nemenyi's test, level 0.05). Last: how the best network stands "
-    caption += "to the best training-free baseline by the same rule."
+    caption = "Which methods lead; in brackets, the mean rank over the metrics, 1 is best. Not significantly behind: "
+    caption += "within the critical difference from the first (Nemenyi's test, level 0.05). Last column: the best "
+    caption += "network compared with the best training-free baseline by the same rule."
     lines = [[latex.escape(str(text)) for text in _line(row)] for row in rows]
     study.sheets["overview.tex"] = latex.table(
         caption, "tab:overview", [[Head(n) for n in names]], lines, left=len(names)
@@ -52,7 +52,7 @@ def page(study: Study, others: Sequence[Page]) -> Page:
 
 
 def _row(study: Study, dataset: str) -> dict[str, Any]:
-    """Return how the systems stand on one dataset: the first, what cannot be told apart from it, the rest."""
+    """Return the ranking on one dataset: the first system, those not significantly behind it, and the rest."""
     groups, ranked = study.groups[dataset], study.boards[dataset].ranking
     card = dataset_cards.card(study.catalog, dataset, study.root)
     row: dict[str, Any] = {
@@ -87,7 +87,7 @@ def _line(row: dict[str, Any]) -> list[Any]:
 
 
 def polygons(study: Study, dataset: str, ranked: Ranking) -> figures.Polygons:
-    """Return what the radar shows of one dataset: a method a line, and one for each system with given weights."""
+    """Return the radar of one dataset: one line for each method, and one for each system with given weights."""
     groups = study.groups[dataset]
     shown = representatives(study.parameters, groups)
     numbers = [groups.index(group) for group in shown]

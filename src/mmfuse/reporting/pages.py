@@ -1,4 +1,4 @@
-"""The pages of the report in their order, and how they become one HTML file. A new page is one more line here."""
+"""The pages of the report in their order, rendered into one HTML file. A new page is one more line here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mmfuse.reporting.study import Page, Study
 
 
 def _provenance(study: Study) -> list[Page]:
-    """Return the page that tells how each number was made."""
+    """Return the page on how each number was made."""
     lines = provenance.as_lines(study.runs)
     study.sheets["provenance.csv"] = csv_text(lines)
     heads = [Head(text) for text in ("Stage", "Job", "Commit", "Seed", "MLflow run", "First output", "SHA-256")]
@@ -34,7 +34,7 @@ def _provenance(study: Study) -> list[Page]:
         commit = provenance.commit_of(run)[:10]
         texts = (run.stage, run.title, commit, "" if seed is None else seed, tracked[:8], output, digest[:12])
         rows.append([latex.escape(str(text)) for text in texts])
-    caption = "How each result was made: the runs in the order of the work."
+    caption = "How each result was made: the runs in the order of the stages."
     study.sheets["provenance.tex"] = latex.table(caption, "tab:provenance", [heads], rows, left=7)
     made = provenance.makers(study.runs)
     shown = {
@@ -58,7 +58,7 @@ BUILDERS: Sequence[Callable[[Study], list[Page]]] = (
 
 
 def pages(study: Study) -> list[Page]:
-    """Return all pages that the study has something for, the overview first."""
+    """Return all pages for which the study has content, the overview first."""
     found = [page for build in BUILDERS for page in build(study)]
     return [overview.page(study, found), *found]
 

@@ -1,4 +1,4 @@
-"""The pages of the papers: each of their tables that the study asks for, with its numbers beside the printed ones."""
+"""The pages of the papers: each of their tables named in the study, with our numbers beside the printed ones."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from mmfuse.reporting.study import Page, Study
 from mmfuse.study import plan
 
 _CLAIMS = (
-    "The claims of this table. Each difference is the whole method less the row, positive where the whole method is "
-    "better. It is confirmed if ours has the sign of the paper's and its 95 % interval over images and seeds excludes "
-    "0, refuted if it has the other sign and the interval excludes 0, and undecided otherwise. The number of seeds is "
-    "the one that would decide it if the mean and the variances stayed as they are. Metrics won is the share of the "
-    "metrics in which the whole method is better, over all images and seeds. Nothing is corrected for the number of "
-    "claims, so that about one interval in twenty misses the true value."
+    "The claims of this table. Each difference is the whole method minus the row, positive where the whole method is "
+    "better. A claim is confirmed if our difference has the sign of the paper's and its 95 % interval over images and "
+    "seeds excludes 0, refuted if it has the other sign and the interval excludes 0, and undecided otherwise. The "
+    "number of seeds is the one that would decide it if the mean and the variances stayed the same. Metrics won is the "
+    "share of the metrics in which the whole method is better, over all images and seeds. There is no correction for "
+    "the number of claims, so about one interval in twenty misses the true value."
 )
 
 
 def pages(study: Study) -> list[Page]:
-    """Return a page for each paper of which the study re-makes a table."""
+    """Return a page for each paper of which the study reproduces a table."""
     systems = training_data.read(study)
     tables: list[tuple[published.Beside, str, list[claims.Claim]]] = []  # each table with its caption and its claims
     for entry in study.settings.get("published", []):
@@ -56,7 +56,7 @@ def pages(study: Study) -> list[Page]:
 
 
 def _caption(study: Study, table: published.Beside, systems: Sequence[training_data.Trained]) -> str:
-    """Say what a table holds, on what ours was measured and trained, and why it may differ from the printed one."""
+    """Return a table's caption: its content, our data for testing and training, and why our numbers may differ."""
     parts = []
     for name in table.datasets:
         count = study.groups[name][0].values.shape[1]
@@ -69,5 +69,5 @@ def _caption(study: Study, table: published.Beside, systems: Sequence[training_d
     text += training_data.behind(systems, rows, task)
     text += f"{given_weights.behind(given_weights.read(study), rows, task)}{seeds}"
     text += f"; metrics by the convention {table.convention}"
-    text += "; in brackets the 95 % bootstrap interval of the mean over the images. "
+    text += "; in brackets, the 95 % bootstrap interval of the mean over the images. "
     return text + published.ending(table)

@@ -1,4 +1,4 @@
-"""Pictures inside the page: which images, which patch, frames, label overlays and data URIs."""
+"""Pictures inside the page: choice of images and windows, frames, label overlays and data URIs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mmfuse.data.packs import Sample
 from mmfuse.errors import UserError
 
 Bytes = NDArray[np.uint8]
-# the palette of Okabe and Ito, told apart with every common form of colour blindness; black left out
+# the palette of Okabe and Ito, distinguishable with every common form of colour blindness; without black
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
 _FRAME = "#F0E442"
-_QUALITY = 88  # ASSUME: JPEG artefacts stay below what a thumbnail shows; the zoomed patches are lossless
+_QUALITY = 88  # ASSUME: JPEG artefacts are invisible in a thumbnail; the zoomed windows are lossless
 
 
 def ink(kind: str, number: int) -> str:
-    """Return the colour of a class of a `mask` or of `boxes` (whose classes begin at 0)."""
+    """Return the colour of a class of a `mask` or of `boxes` (whose classes start at 0)."""
     return PALETTE[(number + (kind == "boxes")) % len(PALETTE)]
 
 
@@ -59,7 +59,7 @@ def evenly(names: Sequence[str], count: int, *, offset: float) -> list[str]:
 
 
 def wish_for(images: Any, dataset: str) -> Any:
-    """Return what the parameter `report.images` says about one dataset: a number or a list of names."""
+    """Return the parameter `report.images` for one dataset: a number or a list of names."""
     return images.get(dataset) if isinstance(images, Mapping) else images
 
 
@@ -72,7 +72,7 @@ def chosen(images: Any, dataset: str, names: Sequence[str]) -> list[str]:
         names: The names of its test images.
 
     Raises:
-        UserError: the parameter says nothing usable about the dataset, or names an image it does not have.
+        UserError: the parameter has no usable value for the dataset, or names an image that it does not have.
     """
     wish = wish_for(images, dataset)
     if isinstance(wish, int) and not isinstance(wish, bool) and wish > 0:
@@ -98,9 +98,9 @@ def _box_sums(values: NDArray[np.float64], height: int, width: int) -> NDArray[n
 def disagreement(a: Bytes, b: Bytes, side: int) -> Window:
     """Return the window in which both sources have structure and the structures differ most.
 
-    Over every window of `side` pixels (or the image's side, if that is smaller) we take the Gram determinant of the two
-    fields of luminance gradients: sum |A|^2 times sum |B|^2 minus (sum A.B)^2. It is zero where one source is flat and
-    where both show the same edges. The largest wins, among equal ones the first from the top left.
+    For every window of `side` pixels (or the image's side, if that is smaller), we compute the Gram determinant of the
+    two fields of luminance gradients: sum |A|^2 times sum |B|^2 minus (sum A.B)^2. It is zero where one source is flat
+    and where both show the same edges. The largest wins; of equal ones, the first from the top left.
     """
     first, second = (np.array(np.gradient(luminance(image).astype(np.float64))) for image in (a, b))
     height, width = (min(side, n) for n in first.shape[1:])
@@ -108,7 +108,7 @@ def disagreement(a: Bytes, b: Bytes, side: int) -> Window:
         _box_sums((x * y).sum(0), height, width) for x, y in ((first, first), (second, second), (first, second))
     )
     determinant = of_a * of_b - of_both**2
-    # the tolerance keeps round-off in the running sums from deciding between equal windows
+    # with the tolerance, round-off in the running sums does not decide between equal windows
     wins = determinant >= determinant.max() - 1e-9 * max(1.0, float((of_a * of_b).max()))
     top, left = np.unravel_index(int(wins.argmax()), wins.shape)
     return Window(int(top), int(left), height, width)
@@ -144,7 +144,7 @@ def picture(pixels: Bytes, width: int, alt: str, window: Window | None = None) -
     left, top = window.left * scale, window.top * scale
     right, bottom = (window.left + window.width) * scale, (window.top + window.height) * scale
     draw = ImageDraw.Draw(framed)
-    # a dark line around the bright one keeps the frame visible on any ground
+    # a dark line around the bright one keeps the frame visible on any background
     draw.rectangle((left - 1, top - 1, right, bottom), outline="#000000", width=4)
     draw.rectangle((left, top, right - 1, bottom - 1), outline=_FRAME, width=2)
     return _uri(np.asarray(framed), alt, lossless=False)
@@ -175,7 +175,7 @@ def labelled(sample: Sample, width: int, alt: str) -> Picture | None:
 def with_boxes(
     ground: Bytes, boxes: NDArray[np.floating], kinds: NDArray[np.int64], truth: NDArray[np.floating]
 ) -> Bytes:
-    """Draw boxes (n, 4) in pixels on an RGB image in the inks of their classes, over the true ones in thin white."""
+    """Draw boxes (n, 4) in pixels on an RGB image in the colours of their classes, over the true ones in thin white."""
     image = Image.fromarray(ground)
     draw = ImageDraw.Draw(image)
     for sides in truth.tolist():
@@ -186,7 +186,7 @@ def with_boxes(
 
 
 def with_mask(ground: Bytes, mask: NDArray[np.uint8]) -> Bytes:
-    """Lay the classes of a mask over an RGB image at half strength; class 0 stays clear."""
+    """Overlay the classes of a mask on an RGB image at half opacity; class 0 stays clear."""
     tinted = ground.astype(np.float64)
     for kind in np.unique(mask[mask > 0]):
         tinted[mask == kind] = 0.5 * tinted[mask == kind] + 0.5 * np.array(ImageColor.getrgb(ink("mask", int(kind))))

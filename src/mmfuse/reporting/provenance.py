@@ -1,4 +1,4 @@
-"""Where every number comes from: the runs, how they hang together, and whether their checksums agree."""
+"""The provenance of every number: the runs, how they depend on each other, and whether their checksums agree."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mmfuse.study.stages import STAGES
 from mmfuse.study.types import Parameters
 
 _ORDER = tuple(STAGES)
-_SHOWN = 40  # ASSUME: longer lists of files are cut in the page; run.json has them whole
+_SHOWN = 40  # ASSUME: longer lists of files are truncated in the page; run.json has all
 
 
 @dataclass(frozen=True)
 class RecordedJob:
-    """One job as its run.json tells it; `anchor` is its place in the page."""
+    """One job as its run.json records it; `anchor` is its HTML id in the page."""
 
     anchor: str
     title: str
@@ -32,7 +32,7 @@ class RecordedJob:
 
 @dataclass(frozen=True)
 class File:
-    """A file that a run read or wrote, the run that made it (an anchor, or empty) and whether the checksums agree."""
+    """A file that a run read or wrote, the run that wrote it (an anchor, or empty) and whether the checksums agree."""
 
     path: str
     checksum: str
@@ -51,7 +51,7 @@ def read_run(path: Path, stage: str, *what: str) -> RecordedJob:
     Args:
         path: The file.
         stage: The stage that wrote it.
-        what: What the job was about (dataset, system, part), for its title and its anchor.
+        what: What identifies the job (dataset, system, part), for its title and its anchor.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -61,12 +61,12 @@ def read_run(path: Path, stage: str, *what: str) -> RecordedJob:
 
 
 def makers(runs: Iterable[RecordedJob]) -> dict[str, tuple[str, str]]:
-    """Map each file that some run wrote to that run's anchor and the checksum it recorded."""
+    """Map each file that a run wrote to that run's anchor and the recorded checksum."""
     return {path: (run.anchor, digest) for run in runs for path, digest in (run.record.get("outputs") or {}).items()}
 
 
 def traced(files: Mapping[str, str] | None, made: Mapping[str, tuple[str, str]]) -> list[File]:
-    """Connect the files a run read with the runs that made them."""
+    """Connect the files that a run read with the runs that wrote them."""
     found = []
     for path, digest in sorted((files or {}).items()):
         maker, recorded = made.get(path, ("", digest))
@@ -75,7 +75,7 @@ def traced(files: Mapping[str, str] | None, made: Mapping[str, tuple[str, str]])
 
 
 def broken(runs: Sequence[RecordedJob]) -> tuple[int, list[str]]:
-    """Count the inputs that another run made, and list those whose checksum is not the one that run recorded."""
+    """Count the inputs that another run wrote, and list those whose checksum differs from the one recorded there."""
     made, count, wrong = makers(runs), 0, []
     for run in runs:
         for file in traced(run.record.get("inputs"), made):
@@ -94,7 +94,7 @@ def _distinct(values: Iterable[str]) -> list[str]:
 
 
 def commit_of(run: RecordedJob) -> str:
-    """Return the commit a run was made from, with a word where the working tree had changes."""
+    """Return the commit of a run, with a note if the working tree had changes."""
     commit = run.record.get("commit") or "no commit recorded"
     return f"{commit} with uncommitted changes" if run.record.get("dirty") else str(commit)
 
@@ -108,7 +108,7 @@ def machine_of(run: RecordedJob) -> str:
 
 
 def section(run: RecordedJob, made: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
-    """Return what the page shows of one run."""
+    """Return what the page shows for one run."""
     record = run.record
     inputs, outputs = traced(record.get("inputs"), made), traced(record.get("outputs"), {})
     versions = record.get("versions") or {}
@@ -134,7 +134,7 @@ def section(run: RecordedJob, made: Mapping[str, tuple[str, str]]) -> dict[str, 
 
 
 def overview(runs: Sequence[RecordedJob], parameters: Parameters) -> dict[str, Any]:
-    """Return what the whole study came from: commits, machines, data and parameters."""
+    """Return the provenance of the whole study: commits, machines, data and parameters."""
     count, wrong = broken(runs)
     data = [
         (run.title, run.anchor, path, digest)
@@ -154,13 +154,13 @@ def overview(runs: Sequence[RecordedJob], parameters: Parameters) -> dict[str, A
 
 
 def counted(runs: Iterable[RecordedJob]) -> list[tuple[str, int]]:
-    """Return how many runs each stage had, in the order in which the work was done."""
+    """Return the number of runs of each stage, in the order of the stages."""
     found = [run.stage for run in runs]
     return [(stage, found.count(stage)) for stage in _ORDER if stage in found]
 
 
 def as_lines(runs: Iterable[RecordedJob]) -> list[list[str]]:
-    """Return how each result was made: a head, then one line a file that a run wrote."""
+    """Return how each result was made: a header, then one line for each file that a run wrote."""
     head = ["stage", "job", "output", "sha256", "command", "commit", "seed", "machine", "MLflow run", "record"]
     lines = [head]
     for run in runs:

@@ -1,4 +1,4 @@
-"""What the papers print beside what the study measured: their tables in their own layout."""
+"""The numbers printed in the papers beside those measured in the study: the papers' tables in their own layout."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MEANS = {"mAP50": ("AP@0.5", "mAP"), "mAP50-95": ("AP@[0.5:0.95]", "mAP"), "mIo
 
 @dataclass(frozen=True)
 class Measured:
-    """One metric of one system over all images of a row: mean, 95 % interval, and the deviation between seeds."""
+    """One metric of one system over all images of a row: mean, 95 % interval, and standard deviation between seeds."""
 
     mean: float
     low: float
@@ -37,7 +37,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a paper's table: its name there, our system or image set (or nothing), a pair of numbers a metric."""
+    """One row of a paper's table: its name there, our system or image set (or nothing), both numbers of each metric."""
 
     name: str
     system: str
@@ -49,15 +49,15 @@ class Beside:
     """One table of a paper with our numbers.
 
     Attributes:
-        paper: Its name in data/published.csv, as the next two.
-        table: Its number there.
-        of: Its dataset there.
-        datasets: Ours that stand for it.
-        convention: What our metrics follow: a convention, or the protocol of detectors or segmenters.
+        paper: The paper's name in data/published.csv.
+        table: The table's number there.
+        of: The table's dataset there.
+        datasets: Our corresponding datasets.
+        convention: The definition of our metrics: a convention, or the protocol of detectors or segmenters.
         metrics: Its columns.
         lines: Its rows.
-        images: How many test images ours are of.
-        seeds: How many seeds ours are the mean of.
+        images: Number of test images behind our numbers.
+        seeds: Number of seeds over which our numbers are averaged.
         missing: Columns that this study cannot measure, with the reason.
         note: Why the numbers may differ.
     """
@@ -81,17 +81,17 @@ class Beside:
 
     @property
     def columns(self) -> list[tuple[str, str]]:
-        """The columns as printed: what a group of them measures (or nothing), and the name below."""
+        """The columns as printed: the measure of their group (or nothing), and the name below."""
         return [_column(metric) for metric in self.metrics]
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """What neighbouring columns measure alike, and how many they are."""
+        """The measure that neighbouring columns share, and the number of these columns."""
         return [(name, len(list(alike))) for name, alike in groupby(group for group, _ in self.columns)]
 
 
 def _column(metric: str) -> tuple[str, str]:
-    """Return the group of a column and its name in there: `AP50 Car` is the car under AP@0.5."""
+    """Return the group of a column and its name within the group: `AP50 Car` is the car under AP@0.5."""
     if metric in _MEANS:
         return _MEANS[metric]
     measure, _, kind = metric.partition(" ")
@@ -99,13 +99,13 @@ def _column(metric: str) -> tuple[str, str]:
 
 
 def read(path: Path, paper: str, table: str, of: str) -> Printed:
-    """Return one printed table, rows and metrics in its order.
+    """Return one printed table, with its order of rows and metrics.
 
     Raises:
-        UserError: there is no such table among the printed ones.
+        UserError: there is no such table.
     """
     columns = ("paper", "table", "dataset", "method", "metric", "value")
-    rows = read_table(path, columns, fix="correct the row that it names")
+    rows = read_table(path, columns, fix="correct the row given above")
     found: Printed = {}
     for row in rows:
         if (row["paper"], row["table"], row["dataset"]) == (paper, table, of):
@@ -121,7 +121,7 @@ def read(path: Path, paper: str, table: str, of: str) -> Printed:
 
 
 def asked(entry: Mapping[str, Any], path: Path) -> Printed:
-    """Return the printed table that an entry of `report.published` asks for.
+    """Return the printed table that an entry of `report.published` names.
 
     Raises:
         UserError: the table or one of its rows does not exist.
@@ -138,18 +138,18 @@ def asked(entry: Mapping[str, Any], path: Path) -> Printed:
 
 
 def metrics_of(table: Printed) -> tuple[str, ...]:
-    """Return the columns of a printed table in its order."""
+    """Return the columns of a printed table in their order."""
     return tuple(dict.fromkeys(metric for row in table.values() for metric in row))
 
 
 def build(entry: Mapping[str, Any], path: Path, groups: Mapping[str, Sequence[Group]]) -> Beside:
     """Put our numbers beside the printed ones.
 
-    Our mean is taken over the images of all the entry's datasets together, each image's score averaged over the seeds,
-    by the paper's own convention if the study measures that one too.
+    Our mean is taken over the images of all the entry's datasets together, with each image's score averaged over the
+    seeds, by the paper's own convention if the study measures it.
 
     Args:
-        entry: One of `report.published`.
+        entry: An entry of `report.published`.
         path: The printed tables.
         groups: The systems of each dataset.
 
@@ -181,7 +181,7 @@ def build(entry: Mapping[str, Any], path: Path, groups: Mapping[str, Sequence[Gr
 
 
 def _unmeasured(metrics: Sequence[str], lines: Sequence[Line]) -> dict[str, str]:
-    """Return the columns that no row of ours has."""
+    """Return the columns that none of our rows has."""
     known = {metric for line in lines for metric, (_, ours) in zip(metrics, line.cells, strict=True) if ours}
     return {metric: "not among evaluate.metrics" for metric in metrics if metric not in known}
 
@@ -192,12 +192,12 @@ def group_of(groups: Sequence[Group], system: str) -> Group:
 
 
 def _convention(scores: Scores, paper: str) -> str:
-    """Return the convention to compare by: the paper's own if the study measures it, else the study's first one."""
+    """Return the convention for the comparison: the paper's own if the study measures it, else the study's main one."""
     return paper if any(column.convention == paper for column in scores.metrics) else scores.convention
 
 
 def places_of(groups: Sequence[Group], metric: str, paper: str) -> list[int] | None:
-    """Return where a metric stands among those of each group; None if it is not measured."""
+    """Return the index of a metric among those of each group; None if it is not measured."""
     places = []
     for group in groups:
         first = group.members[0]
@@ -224,7 +224,7 @@ def measure(groups: Sequence[Group], metric: str, paper: str) -> Measured | None
 
 
 def beside(number: str, found: Measured | None) -> tuple[str, ...]:
-    """Return our mean with as many decimals as the printed number, its interval, and the deviation between seeds."""
+    """Return our mean with the decimals of the printed number, its interval, and the deviation between seeds."""
     if found is None:
         return ()
     places = len(number.partition(".")[2]) or 3
@@ -237,7 +237,7 @@ def beside(number: str, found: Measured | None) -> tuple[str, ...]:
 
 
 def as_csv(tables: Sequence[Beside]) -> str:
-    """Return the tables with all digits: one line a row of the paper and metric, in the paper's unit."""
+    """Return the tables with all digits: one line for each row of the paper and metric, in the paper's unit."""
     names = ["paper", "table", "dataset", "row", "metric", "printed", "system", "measured on", "convention"]
     rows = [[*names, "images", "mean", "low", "high", "seeds", "seeds std", "not measured"]]
     for table in tables:
@@ -255,7 +255,7 @@ def as_csv(tables: Sequence[Beside]) -> str:
 
 
 def ending(table: Beside) -> str:
-    """Return the end of a caption: what is not measured for which reason, and why the numbers may differ."""
+    """Return the end of a caption: what is not measured and why, and why the numbers may differ."""
     reasons: dict[str, list[str]] = {}
     for metric, reason in table.missing.items():
         reasons.setdefault(reason, []).append(metric)
@@ -264,7 +264,7 @@ def ending(table: Beside) -> str:
 
 
 def as_latex(table: Beside, caption: str, label: str) -> str:
-    """Return one table as printed in the report: the paper's rows, and ours below those that are measured."""
+    """Return one table as in the report: the paper's rows, with ours below those that are measured."""
     first = [Head(""), *(Head(name, span) for name, span in table.groups)]
     heads = [first] if any(name for name, _ in table.groups) else []
     heads.append([Head("Method"), *(Head(name) for _, name in table.columns)])

@@ -1,4 +1,4 @@
-"""The papers' tables of detection and segmentation beside what the study's own detectors and segmenters found."""
+"""The papers' tables of detection and segmentation, with the results of the study's own detectors and segmenters."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from mmfuse.reporting.training_data import Trained, behind
 from mmfuse.study import plan
 from mmfuse.study.types import Parameters
 
-# a column of a paper -> the measure by class; a class follows behind a blank
+# a column of a paper -> the measure by class; the class follows after a space
 _BY_CLASS = {"AP50": "AP50", "AP50-95": "AP50_95", "IoU": "IoU"}
 _OVER_CLASSES = {"mAP50": "AP50", "mAP50-95": "AP50_95", "mIoU": "IoU", "mAcc": "Acc"}
 _GOALS = {"detect": "detectors", "segment": "segmenters"}
 
 
 def build(entry: Mapping[str, Any], path: Path, parameters: Parameters, sets: Sequence[Seen]) -> Beside:
-    """Put what detectors or segmenters found in our image sets beside a table of a paper.
+    """Put the results of detectors or segmenters on our image sets beside a table of a paper.
 
-    A class is found by its name, whatever its case, blanks and underscores, or as the entry's `classes` says. A mean
-    over classes is measured only if all classes of the table are: else it would be that of another list.
+    Classes are matched by name, ignoring case, spaces and underscores, or by the entry's `classes`. A mean over classes
+    is measured only if all classes of the table are: otherwise it would be the mean of other classes.
 
     Args:
-        entry: One of `report.published` that names a protocol.
+        entry: An entry of `report.published` that names a protocol.
         path: The printed tables.
-        parameters: The study's.
+        parameters: The study's parameters.
         sets: The image sets of the protocol.
 
     Raises:
@@ -68,19 +68,19 @@ def build(entry: Mapping[str, Any], path: Path, parameters: Parameters, sets: Se
 
 
 def in_percent(numbers: Iterable[str]) -> bool:
-    """Return whether a table prints its shares in percent: some number is above 1."""
+    """Return whether a table prints its values in percent, that is, whether a number is above 1."""
     return any(float(number) > 1 for number in numbers if number)
 
 
 def _plain(name: str) -> str:
-    """Return a class's name without what is written in one way or another."""
+    """Return a class's name without case, spaces and underscores."""
     return name.lower().replace(" ", "").replace("_", "")
 
 
 def _places(
     metrics: Sequence[str], entry: Mapping[str, Any], known: Mapping[str, int], goal: str, dataset: str
 ) -> tuple[dict[str, tuple[str, list[int]]], dict[str, str]]:
-    """Return the measure and the numbers of its classes for each column, and the other columns with the reason."""
+    """Return the measure and class numbers of each measured column, and the other columns with the reason."""
     named = entry.get("classes", {})
     wrong = next((name for name in named.values() if _plain(name) not in known), None)
     if wrong is not None:
@@ -99,7 +99,7 @@ def _places(
         by_class = (_BY_CLASS if kind else _OVER_CLASSES).get(measure)
         found = [number for number in numbers if number is not None]
         if by_class not in measured:
-            missing[metric] = f"{_GOALS[goal]} are not measured by it"
+            missing[metric] = f"not a measure of {_GOALS[goal]} here"
         elif len(found) < len(numbers):
             missing[metric] = f"{dataset} has no such class" if kind else f"{dataset} has other classes"
         else:
@@ -109,31 +109,32 @@ def _places(
 
 
 def measure(seen: Seen, kind: str, classes: Sequence[int], scale: float) -> Measured:
-    """Return the mean of a measure over classes: over the seeds, with the interval over the test images."""
+    """Return the mean of a measure over classes and seeds, with the interval over the test images."""
     by_seed: Array = scale * masks.mean(seen.measured(kind)[:, classes])
     low, high = ends(scale * np.mean(masks.mean(seen.drawn(kind)[..., classes]), axis=0))
     return Measured(mean(by_seed), low, high, float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else math.nan)
 
 
 def caption(study: Study, protocol: str, table: Beside, systems: Sequence[Trained]) -> str:
-    """Say what a table holds, what was trained and tested on what, and why ours may differ from the printed one."""
+    """Return a table's caption: its content, our images for training and testing, and why our numbers may differ."""
     block, (first, *_) = study.parameters["downstream"][protocol], study.seen(protocol)
     summary = first.summaries[0]
     unit = " in percent" if in_percent(number for line in table.lines for number, _ in line.cells) else ""
     folds = summary["folds"]
     seeds = f"mean over {table.seeds} seeds of that training" if table.seeds > 1 else "one seed of that training"
     text = f"{table.title}. Paper: as printed there{',' if unit else ''}{unit}. Measured{unit}: by the protocol "
-    text += f"{protocol} of this study, {summary['model']} trained anew on each image set of {block['dataset']} "
+    text += f"{protocol} of this study, {summary['model']} trained separately on each image set of {block['dataset']} "
     text += (
-        f"({folds['train']} pairs to train, {folds['val']} to validate) and tested on {table.images} others; {seeds}"
+        f"({folds['train']} pairs for training, {folds['val']} for validation) and tested on {table.images} others; "
+        f"{seeds}"
     )
     rows = {line.name: line.system for line in table.lines}
     task = plan.task_of(study.parameters, block["dataset"])
     fused = behind(systems, rows, task) + given_weights.behind(given_weights.read(study), rows, task)
-    text += f"; fused images of the first seed of a trained fusion{fused}; "
+    text += f"; fused images of the first seed of each trained fusion method{fused}; "
     text += {
-        "detect": "AP as the COCO evaluation counts it",
+        "detect": "AP as in the COCO evaluation",
         "segment": "IoU and accuracy from the pixels of all test images together",
     }[first.goal]
-    text += "; in brackets the 95 % bootstrap interval over the test images. "
+    text += "; in brackets, the 95 % bootstrap interval over the test images. "
     return text + ending(table)

@@ -1,4 +1,4 @@
-"""How the methods of one dataset stand: means with intervals, paired tests, marks, ranks and the verdict in words."""
+"""The ranking of the methods on one dataset: means with intervals, paired tests, marks, ranks and a verdict."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mmfuse.reporting.scores import Array, Column, Group, average, spread
 
 @dataclass(frozen=True)
 class Standing:
-    """The groups on one metric; arrays have a value a group, `p` and `better` a value a pair of groups.
+    """The groups on one metric; arrays have one value per group, `p` and `better` one value per pair of groups.
 
     `seeds` is the standard deviation between the means of a group's seeds (divided by n - 1), NaN with a single seed.
-    `p` is adjusted by Holm's steps over all pairs. `better` is 1 where the row's group is significantly better than
-    the column's, -1 where it is worse, else 0. `ranks` is NaN where the metric has no better direction, some group
-    has no value on some image, or there is one group only.
+    `p` has Holm's correction over all pairs. `better` is 1 where the row's group is significantly better than
+    the column's, -1 where it is worse, else 0. `ranks` is NaN if the metric has no better direction, a group has no
+    value on some image, or there is only one group.
     """
 
     column: Column
@@ -36,11 +36,11 @@ class Standing:
 
 @dataclass(frozen=True)
 class Ranking:
-    """How the groups of one dataset stand over metrics.
+    """The ranking of the groups of one dataset over the metrics.
 
     `counted` are the metrics that have ranks. `ranks` is the mean of their average ranks over the images; two groups
-    differ significantly if theirs are further apart than `critical`. `firsts` is the number of metrics on which a
-    group has the best mean, `alone` of how many no other group is tied with it.
+    differ significantly if their ranks differ by more than `critical`. `firsts` is the number of metrics on which a
+    group has the best mean, `alone` the number of those on which no other group is tied with it.
     """
 
     counted: tuple[Standing, ...]
@@ -52,9 +52,9 @@ class Ranking:
 
 
 def marks(means: Array, sign: int, p: Array, better: NDArray[np.int64]) -> tuple[str, ...]:
-    """Mark the best mean, what is tied with it, and the best of the rest.
+    """Mark the best mean, those tied with it, and the best of the rest.
 
-    Tied is what a test found not significantly worse than the best.
+    A mean is tied with the best if a test does not find it significantly worse.
 
     Returns:
         For each mean `best`, `tied`, `second` or the empty string; nothing is marked without a direction or a
@@ -94,7 +94,7 @@ def stand(groups: Sequence[Group], column: Column) -> Standing:
 
 
 def ranking(groups: Sequence[Group], standings: Sequence[Standing]) -> Ranking | None:
-    """Rank the groups over those of the metrics that have ranks; None if there is nothing to compare."""
+    """Rank the groups over the metrics that have ranks; None if there is nothing to compare."""
     counted = [s for s in standings if np.isfinite(s.ranks).all()]
     if not counted:
         return None
@@ -110,10 +110,10 @@ def ranking(groups: Sequence[Group], standings: Sequence[Standing]) -> Ranking |
 
 
 def verdict(groups: Sequence[Group], ranked: Ranking | None) -> str:
-    """Say in words which method ranks first on one dataset and how far that can be trusted."""
+    """Say in words which method ranks first on one dataset, and how certain that is."""
     images = f"{len(groups[0].members[0].images)} test images"
     if ranked is None:
-        return f"{images}; nothing to rank (fewer than two systems, or no metric that all of them have on all images)."
+        return f"{images}; nothing to rank (fewer than two systems, or no metric with values for all on all images)."
     order = [int(i) for i in np.argsort(ranked.ranks, kind="stable")]
     best = [i for i in order if ranked.marks[i] == "best"]
     near = [i for i in order if ranked.marks[i] == "tied"]
@@ -128,7 +128,7 @@ def verdict(groups: Sequence[Group], ranked: Ranking | None) -> str:
     if near:
         near_ranks = ", ".join(f"{ranked.ranks[i]:.2f}" for i in near)
         text += (
-            f", but {_named(groups, near)} ({near_ranks}) cannot be told apart from "
+            f", but {_named(groups, near)} ({near_ranks}) cannot be distinguished from "
             f"{'it' if len(best) == 1 else 'them'}: the critical difference is {ranked.critical:.2f}."
         )
     elif behind:

@@ -1,4 +1,4 @@
-"""The scores of one dataset, read and checked, and put together by method and variant."""
+"""The scores of one dataset, read, checked, and grouped by method and variant."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Column:
-    """One metric: its column's name, the variant that defines it, the better direction and the convention.
+    """One metric: its column's name, its definition, the better direction and the convention.
 
-    `better` is `higher` or `lower`. The name is the plain one (SSIM) or, of a convention beside, SSIM.CONVENTION.
+    `better` is `higher` or `lower`. The name is the plain one (SSIM) or, for a further convention, SSIM.CONVENTION.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Scores:
-    """One system on one dataset: `values` holds a row a metric and a column an image, NaN where undefined."""
+    """One system on one dataset: `values` has a row for each metric and a column for each image, NaN if undefined."""
 
     system: System
     convention: str
@@ -73,7 +73,7 @@ def existing(path: Path, stage: str) -> Path:
     """Return the path of a file that the report needs.
 
     Raises:
-        UserError: the file is not there; the message names the stage that makes it.
+        UserError: the file is missing; the message names the stage that writes it.
     """
     if not path.is_file():
         raise UserError(
@@ -89,11 +89,11 @@ def _number(text: str, path: Path) -> float:
     try:
         return float(text) if text.strip() else math.nan
     except ValueError as error:
-        raise UserError(f"{path} holds something that is not a number.", expected="a number", found=text) from error
+        raise UserError(f"{path} contains something that is not a number.", expected="a number", found=text) from error
 
 
 def _check_summary(summary: Mapping[str, Any], path: Path, fix: str) -> None:
-    """Check that a summary has what the report takes from it."""
+    """Check that a summary has what the report needs."""
     metrics = summary.get("metrics")
     whole = isinstance(metrics, Mapping) and {"images", "convention"} <= summary.keys()
     for name, entry in metrics.items() if isinstance(metrics, Mapping) else ():
@@ -117,12 +117,12 @@ def read_scores(root: Path, dataset: str, system: System) -> Scores:
 
 
 def read_one(table: Path, system: System, *, again: str) -> Scores:
-    """Read one table of scores and check that the summary beside it, of the same name as JSON, belongs to it.
+    """Read one table of scores and check that the JSON summary of the same name, in the same folder, belongs to it.
 
     Args:
         table: The CSV.
-        system: Whose scores they are.
-        again: What makes both files anew.
+        system: The system with these scores.
+        again: How to create both files again.
 
     Raises:
         UserError: a file is missing, or the table and the summary disagree.
@@ -142,7 +142,7 @@ def read_one(table: Path, system: System, *, again: str) -> Scores:
     names = [row["name"] for row in rows]
     if len(set(names)) < len(names):
         twice = min(name for name, count in Counter(names).items() if count > 1)
-        raise UserError(f"{table} holds an image twice.", expected="one row an image", found=twice, fix=again)
+        raise UserError(f"{table} lists an image twice.", expected="one row for each image", found=twice, fix=again)
     cards = {name: summary["metrics"][name] for name in header if name in summary["metrics"]}  # in the table's order
     metrics = tuple(
         Column(name, *(str(card[key]) for key in ("definition", "better", "convention")))
@@ -174,10 +174,10 @@ def spread(values: Array) -> float:
 
 
 def grouped(scores: Sequence[Scores], dataset: str) -> list[Group]:
-    """Put the seeds of each method and variant together, in the order of the study.
+    """Group the seeds of each method and variant, in the order of the study.
 
     Raises:
-        UserError: the systems were not measured alike, so that their numbers cannot stand in one table.
+        UserError: the systems were not measured in the same way, so their numbers cannot be put in one table.
     """
     first = scores[0]
     for other in scores[1:]:
@@ -185,7 +185,7 @@ def grouped(scores: Sequence[Scores], dataset: str) -> list[Group]:
         different = [name for name in same if getattr(other, name) != getattr(first, name)]
         if different:
             raise UserError(
-                f"The scores on {dataset} cannot stand in one table.",
+                f"The scores on {dataset} cannot be put in one table.",
                 expected=f"the same {', '.join(same)} for every system",
                 found=f"{first.system.label} and {other.system.label} differ in their {', '.join(different)}",
                 fix="run the stage `evaluate` again for the whole study",

@@ -1,6 +1,6 @@
 """Statistics over the images of one dataset: intervals, paired tests, ranks. Arrays in, arrays out.
 
-Images are taken as independent draws. Frames of one video are not: for them intervals come out too narrow and p-values
+Images are assumed to be independent draws. Frames of one video are not: for them, intervals are too narrow and p-values
 too small.
 """
 
@@ -19,9 +19,9 @@ from scipy import stats
 
 Array = NDArray[np.float64]
 LEVEL = 0.05
-# ASSUME: the ends of an interval then move by about a hundredth of its width with another seed
+# ASSUME: another seed then moves the ends of an interval by about a hundredth of its width
 _RESAMPLES, _SEED = 10_000, 0
-_EXACT = 50  # images; where scipy goes over to the normal distribution as well
+_EXACT = 50  # images; above this number, scipy also uses the normal distribution
 _AT_ONCE = 4_000_000  # numbers in memory, whatever the number of images: 32 MB of double precision
 
 
@@ -32,7 +32,7 @@ def drawn(count: int, resamples: int) -> NDArray[np.int64]:
 
 @functools.lru_cache(maxsize=2)
 def _counts(count: int) -> NDArray[np.unsignedinteger]:
-    """Return what `drawn` does for the intervals, in the smallest whole numbers: ten thousand images take 200 MB."""
+    """Return the counts of `drawn` for the intervals, in the smallest integers: ten thousand images take 200 MB."""
     random = np.random.default_rng(_SEED)
     found = np.empty((_RESAMPLES, count), np.min_scalar_type(count))
     for rows in _blocks(_RESAMPLES, count):
@@ -41,7 +41,7 @@ def _counts(count: int) -> NDArray[np.unsignedinteger]:
 
 
 def _blocks(count: int, each: int) -> list[slice]:
-    """Return slices of `count` rows that together hold not many more than `_AT_ONCE` values, `each` of them a row."""
+    """Return slices of `count` rows with `each` values per row, so that a slice has at most about `_AT_ONCE` values."""
     step = max(1, _AT_ONCE // each)
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
@@ -49,14 +49,14 @@ def _blocks(count: int, each: int) -> list[slice]:
 def interval(values: Array) -> Array:
     """Return the 95 % bootstrap interval of the mean over images: percentiles of the means of resampled images.
 
-    Undefined values are left out; without any defined one both ends are NaN, with a single one they are that value.
+    Undefined values are left out. Without any defined value, both ends are NaN; with a single one, they are that value.
 
     Shape: values (series, images); returns (series, 2), low and high.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, 13.3.
     """
     ends = np.full((len(values), 2), math.nan)
     defined = np.isfinite(values)
-    for pattern in np.unique(defined, axis=0):  # as a rule one: everything is defined
+    for pattern in np.unique(defined, axis=0):  # usually one: everything is defined
         alike, count = (defined == pattern).all(1), int(pattern.sum())
         if count:
             known, counts = values[alike][:, pattern], _counts(count)
@@ -70,8 +70,8 @@ def interval(values: Array) -> Array:
 class Crossed:
     """The mean of values that differ by seed and by image, with its 95 % interval over both.
 
-    `seeds`, `images` and `rest` are the variances between seeds, between images, and of what neither explains. With a
-    single seed the interval is over the images alone, and `seeds` and `rest` are NaN.
+    `seeds`, `images` and `rest` are the variances between seeds, between images, and the residual variance. With a
+    single seed, the interval is only over the images, and `seeds` and `rest` are NaN.
     """
 
     mean: float
@@ -83,12 +83,12 @@ class Crossed:
 
 
 def crossed(values: Array) -> Crossed:
-    """Return the mean over seeds and images with an interval that holds for other seeds and other images.
+    """Return the mean over seeds and images, with an interval that is valid for other seeds and other images.
 
     Both are random effects without interaction, estimated by the analysis of variance; a negative estimate counts as 0.
     The interval is Student's with Satterthwaite's degrees of freedom.
 
-    Without two images nothing is known: the ends and the variances are NaN.
+    With fewer than two images, the ends and the variances are NaN.
 
     Shape: values (seeds, images), all of them finite.
     Source: Searle, Casella and McCulloch, Variance Components, 1992, 4.3 and 4.7; Satterthwaite 1946.
@@ -109,7 +109,7 @@ def crossed(values: Array) -> Crossed:
 
 
 def _mean_squares(count: tuple[int, ...], seeds: float, images: float, rest: float) -> list[tuple[float, int]]:
-    """Return what adds up to the variance of the mean, as expected mean squares with their degrees of freedom."""
+    """Return the expected mean squares that add up to the variance of the mean, with their degrees of freedom."""
     s, i = count
     whole = s * i
     parts = [((i * seeds + rest) / whole, s - 1), ((s * images + rest) / whole, i - 1)]
@@ -128,10 +128,10 @@ def _half_width(mean_squares: Sequence[tuple[float, int]]) -> float:
 
 
 def seeds_to_decide(found: Crossed, images: int, most: int = 1000) -> int | None:
-    """Return how many seeds, at least 2, would give an interval without 0 if mean and variances stay as they are.
+    """Return how many seeds, at least 2, would give an interval without 0 if mean and variances stay the same.
 
     Returns:
-        None if not even `most` seeds do, so that more images are needed, or if the variance of the seeds is unknown.
+        None if even `most` seeds do not, so that more images are needed, or if the variance of the seeds is unknown.
     """
     if math.isnan(found.seeds):
         return None
@@ -143,22 +143,22 @@ def seeds_to_decide(found: Crossed, images: int, most: int = 1000) -> int | None
 
 
 def difference(first: Array, second: Array) -> Array:
-    """Return first - second, and exactly 0 where they differ by no more than round-off."""
-    # ASSUME: 1e-9 of the value is far below what a changed pixel does and far above what the order of a sum does
+    """Return first - second, and exactly 0 where they differ only by round-off."""
+    # ASSUME: 1e-9 of the value is far below the effect of a changed pixel and far above that of the order of a sum
     return np.where(np.isclose(first, second, rtol=1e-9, atol=1e-12), 0.0, first - second)
 
 
 def signed_rank(differences: Array) -> tuple[float, int]:
-    """Test whether paired differences lie around zero: two-sided Wilcoxon signed-rank test.
+    """Test whether paired differences are centred at zero: two-sided Wilcoxon signed-rank test.
 
-    Zeros and undefined values are left out. Without zeros left p is 1; without any value it is NaN. The test is exact
-    up to 50 images, with ties or without, else normal with the correction for ties.
+    Zeros and undefined values are left out. If all values are zero, p is 1; without any value, it is NaN. The test is
+    exact up to 50 images, with or without ties; above, it uses the normal distribution with the correction for ties.
 
     Shape: differences (images,).
     Source: Wilcoxon, Individual comparisons by ranking methods, Biometrics Bulletin 1945.
 
     Returns:
-        p, and the sign of the difference as the test sees it: that of the larger sum of ranks, 0 if both are equal.
+        p, and the sign of the difference by the test: that of the larger sum of ranks, 0 if both are equal.
     """
     known = differences[np.isfinite(differences)]
     moved = known[known != 0]
@@ -174,9 +174,9 @@ def signed_rank(differences: Array) -> tuple[float, int]:
 def _exact_p(ranks: Array, larger: float) -> float:
     """Return the share of the 2^n choices of signs whose larger sum of ranks is at least this one.
 
-    Counted over all sums that signs can give; scipy does so without ties only.
+    Counted over all sums that the signs can give; scipy does so only without ties.
     """
-    steps = np.rint(2 * ranks).astype(int)  # shared places are halves
+    steps = np.rint(2 * ranks).astype(int)  # shared ranks are halves
     ways = np.zeros(steps.sum() + 1)
     ways[0] = 1
     for step in steps:
@@ -185,7 +185,7 @@ def _exact_p(ranks: Array, larger: float) -> float:
 
 
 def holm(p: Array) -> Array:
-    """Return p-values adjusted for several tests by Holm's steps; NaN is no test and stays NaN.
+    """Return p-values adjusted for several tests by Holm's correction; NaN means no test and stays NaN.
 
     Shape: p (tests,); returns the same.
     Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 1979.
@@ -201,7 +201,7 @@ def compare(values: Array) -> tuple[Array, NDArray[np.int64]]:
     """Test each pair of methods over the images that both have, with Holm's correction over all pairs.
 
     Shape: values (methods, images); returns two of (methods, methods): adjusted p, symmetric, NaN where there is no
-    test and on the diagonal; and the sign of row minus column as the test sees it.
+    test and on the diagonal; and the sign of row minus column by the test.
     """
     count = len(values)
     p, signs = np.full((count, count), math.nan), np.zeros((count, count), dtype=np.int64)
@@ -217,7 +217,7 @@ def compare(values: Array) -> tuple[Array, NDArray[np.int64]]:
 def resampled_p(differences: Array) -> float:
     """Test whether a difference is zero, from its values on resampled images: two-sided, never below 2 / (n + 1).
 
-    It serves for measures of a whole set, such as mAP, which no single image has. Undefined values are left out.
+    It is for measures of a whole set of images, such as mAP. Undefined values are left out.
 
     Shape: differences (resamples,), each of two systems on the same resample.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, 15.4 and 16.2.
@@ -230,12 +230,12 @@ def resampled_p(differences: Array) -> float:
 
 
 def can_differ(methods: int, images: int) -> bool:
-    """Return whether so few images can show any difference: the smallest p that the test can give is 2^(1 - images)."""
+    """Return whether so few images can show any difference: the smallest possible p of the test is 2^(1 - images)."""
     return math.comb(methods, 2) * 2.0 ** (1 - images) < LEVEL
 
 
 def places(values: Array, sign: int) -> Array:
-    """Rank the methods on each image, 1 for the best, equal ones sharing the mean of their places.
+    """Rank the methods on each image, 1 for the best; equal ones share the mean of their ranks.
 
     Shape: values (methods, images), all finite; returns the same.
 
@@ -253,7 +253,7 @@ def places(values: Array, sign: int) -> Array:
 
 
 def average_ranks(values: Array, sign: int) -> Array:
-    """Return the mean over the images of the places on each image, see `places`.
+    """Return the ranks on each image (see `places`), averaged over the images.
 
     Shape: values (methods, images), all finite; returns (methods,).
 
@@ -263,10 +263,10 @@ def average_ranks(values: Array, sign: int) -> Array:
 
 
 def critical_difference(methods: int, images: int) -> float:
-    """Return how far average ranks must lie apart to differ at the level of 0.05, by Nemenyi's test of all pairs.
+    """Return how much average ranks must differ to be significant at level 0.05, by Nemenyi's test of all pairs.
 
-    For the mean of the average ranks over several metrics it is an upper bound: such a mean scatters no more than the
-    ranks of a single metric, however the metrics hang together.
+    For the mean of the average ranks over several metrics, it is an upper bound: such a mean scatters no more than the
+    ranks of a single metric, however the metrics are correlated.
 
     Source: Demsar, Statistical comparisons of classifiers over multiple data sets, JMLR 2006, 3.2.2.
     """
@@ -275,9 +275,9 @@ def critical_difference(methods: int, images: int) -> float:
 
 
 def cliques(ranks: Array, critical: float) -> list[tuple[int, ...]]:
-    """Return the largest groups of methods whose average ranks all lie within the critical difference, best first.
+    """Return the largest groups of methods whose average ranks are all within the critical difference, best first.
 
-    Shape: ranks (methods,); each group holds two or more of their numbers, in the order of the ranks.
+    Shape: ranks (methods,); each group has two or more of their numbers, in the order of the ranks.
     """
     order = [int(i) for i in np.argsort(ranks, kind="stable")]
     found: list[tuple[int, ...]] = []

@@ -1,4 +1,4 @@
-"""What the report is made from: the study's parameters, its folder, the scores, and the runs behind them."""
+"""The input of the report: the study's parameters, its folder, the scores, and the runs behind them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mmfuse.study.types import Parameters
 
 @dataclass(frozen=True)
 class Page:
-    """One page of the report: its place, its name in the contents, its template, and what the template shows."""
+    """One page of the report: its anchor, its title in the contents, its template, and what the template shows."""
 
     anchor: str
     title: str
@@ -34,10 +34,10 @@ class Page:
 
 @dataclass(frozen=True)
 class Study:
-    """One study, read: `groups` and `boards` are the systems of each test dataset and how they stand.
+    """One study, read: `groups` and `boards` are the systems of each test dataset and their scores in tables.
 
-    Pages leave their figures in `album`, their tables, as text by file name, in `sheets`, and in `linked`, by dataset,
-    the pairs that they lead to in the viewer.
+    Pages store their figures in `album`, their tables in `sheets` (text by file name), and in `linked` (by dataset)
+    the pairs in the viewer to which they link.
     """
 
     parameters: Parameters
@@ -54,7 +54,7 @@ class Study:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What the parameters say about the report."""
+        """The parameters of the report."""
         settings: Mapping[str, Any] = self.parameters["report"]
         return settings
 
@@ -63,7 +63,7 @@ class Study:
         return Pack(existing(self.path(PREPARE, "test", {"dataset": dataset}), "prepare"))
 
     def path(self, stage: Stage, output: str, key: Key) -> Path:
-        """Return where one output of a job lies."""
+        """Return the path of one output of a job."""
         return self.root / stage.path(output, key)
 
     def seen(self, protocol: str) -> list[Seen]:
@@ -74,7 +74,7 @@ class Study:
         return self._seen[protocol]
 
     def training_anchor(self, one: plan.Training) -> str:
-        """Return the place of a training's run in the page."""
+        """Return the anchor of a training's run in the page."""
         return provenance.anchor("run", "train", one.trained_on, f"{one.method}.{one.variant}.s{one.seed}", one.part)
 
     def analysis(self, name: str, dataset: str, system: System) -> Path:
@@ -88,7 +88,7 @@ class Study:
 
 
 def representatives(parameters: Parameters, groups: Sequence[Group]) -> list[Group]:
-    """Return one group a method, `base` or the first variant that the study lists, and each with given weights."""
+    """Return one group for each method, `base` or the first variant listed, and each group with given weights."""
     found: dict[tuple[str, str], Group] = {}
     for group in groups:
         given = plan.given_weights(parameters, group.members[0].system) is not None
@@ -102,7 +102,7 @@ def read_study(parameters: Parameters, root: Path, catalog: Mapping[str, Dataset
     """Read the scores and the runs of a study.
 
     Raises:
-        UserError: something that the study names is missing, or scores cannot stand in one table.
+        UserError: something that the study names is missing, or scores cannot be put in one table.
     """
     groups = read_groups(parameters, root)
     boards = {dataset: _board(dataset, found) for dataset, found in groups.items()}
@@ -113,7 +113,7 @@ def read_groups(parameters: Parameters, root: Path) -> dict[str, list[Group]]:
     """Read the scores of each test dataset, by method and variant.
 
     Raises:
-        UserError: a table is missing or damaged, or scores cannot stand in one table.
+        UserError: a table is missing or damaged, or scores cannot be put in one table.
     """
     systems: dict[str, list[System]] = {}
     for dataset, system in plan.scored_pairs(parameters):
@@ -125,7 +125,7 @@ def read_groups(parameters: Parameters, root: Path) -> dict[str, list[Group]]:
 
 
 def _board(dataset: str, groups: Sequence[Group]) -> Table:
-    """Lay out the scores of one dataset, each number with the place of its run."""
+    """Lay out the scores of one dataset, each number with the anchor of its run."""
     return build(
         groups,
         lambda label: provenance.anchor("row", dataset, label),
@@ -134,7 +134,7 @@ def _board(dataset: str, groups: Sequence[Group]) -> Table:
 
 
 def _runs(parameters: Parameters, root: Path) -> list[RecordedJob]:
-    """Return every run behind the page, in the order of the work."""
+    """Return every run behind the page, in the order of the stages."""
     return [
         provenance.read_run(root / stage.path("record", key), stage.name, *stage.parts(key))
         for stage, key in jobs_of(parameters)

@@ -1,7 +1,7 @@
-"""The look of every figure, in one place, and the album that draws each of them as SVG, PDF and PNG.
+"""The style of all figures, and the album that draws each of them as SVG, PDF and PNG.
 
-Equal numbers give equal bytes. Colours are told apart with every common form of colour blindness; whatever they say is
-said by a marker, a line style or a label as well, so that the figures can be read in grey.
+Equal numbers give equal bytes. Colours are distinguishable with every common form of colour blindness, and markers,
+line styles or labels repeat what they show, so that the figures can be read in grey.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Paint = Callable[["Figure"], None]
 
 
 def _files(paint: Paint, width: float, height: float) -> dict[str, bytes]:
-    """Paint a figure in the report's style; return its files by their ending."""
+    """Paint a figure in the report's style; return its files by suffix."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -65,18 +65,18 @@ def _files(paint: Paint, width: float, height: float) -> dict[str, bytes]:
             stream = io.BytesIO()
             figure.savefig(stream, format=ending, **options)
             found[ending] = stream.getvalue()
-            figure.set_layout_engine("none")  # all files show the same layout, found once
+            figure.set_layout_engine("none")  # all files have the same layout, computed once
     return found
 
 
 def seconds(axes: Axes, values: Sequence[float]) -> None:
-    """Lay seconds along x on a logarithm, with as many plain numbers below as have room."""
+    """Show seconds along x on a log scale, with as many plain tick labels as fit."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     known = [value for value in values if value > 0]
     decades = math.log10(max(known) / min(known)) if known else 0.0
     steps = (1.0,) if decades > 3 else ((1.0, 3.0) if decades > 1 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0))
-    axes.set(xscale="log", xlabel="seconds an image")
+    axes.set(xscale="log", xlabel="seconds per image")
     axes.xaxis.set_major_locator(LogLocator(subs=steps))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -84,14 +84,14 @@ def seconds(axes: Axes, values: Sequence[float]) -> None:
 
 
 def inks(groups: Sequence[Group]) -> list[str]:
-    """Return one colour a method."""
+    """Return one colour for each method."""
     methods = list(dict.fromkeys(g.method for g in groups))
     return [PALETTE[methods.index(g.method) % len(PALETTE)] for g in groups]
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure of the page: its heading, its data URI, what it shows in words, and its files (without an ending)."""
+    """A figure of the page: its heading, its data URI, its caption, and its files (without suffix)."""
 
     title: str
     uri: str
@@ -101,7 +101,7 @@ class Shown:
 
 
 class Album:
-    """The figures of one report; `files` are theirs by the path below the report's folder."""
+    """The figures of one report; `files` has their content by path relative to the report's folder."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -112,13 +112,13 @@ class Album:
         """Draw one figure.
 
         Args:
-            group: What it is about, such as a dataset: a folder below figures/.
-            name: What it shows there, the same for every group: a file name without an ending.
+            group: Its subject, such as a dataset: a folder below figures/.
+            name: Its kind, the same for all groups: a file name without suffix.
             title: Its heading.
             words: Its caption.
             size: Width and height in inches.
             paint: Draws into an empty matplotlib figure.
-            alt: Text in its place; the heading and a pointer to the caption unless given.
+            alt: Alternative text; by default, the heading and a reference to the caption.
         """
         file = f"figures/{group}/{name}"
         found = _files(paint, *size)

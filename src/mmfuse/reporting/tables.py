@@ -1,4 +1,4 @@
-"""The table of methods and metrics and that of the paired tests: printed digits, and the same numbers as CSV."""
+"""The tables of scores and of paired tests: with printed digits, and the same numbers as CSV."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORDS = {"best": ", best", "tied": ", not significantly worse than the best", "s
 
 @dataclass(frozen=True)
 class Cell:
-    """One number as printed, with what stands below it; `partial` says that some images have no value."""
+    """One number as printed, with the lines below it; `partial` means that some images have no value."""
 
     mean: str
     below: tuple[str, ...]
@@ -33,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Head:
-    """The columns of one convention; names that mean the same in the main one, or are not measured by it, have none."""
+    """The columns of one convention; names defined as in the main one (`same`) or not measured by it have none."""
 
     convention: str
     columns: tuple[Column, ...]
@@ -43,7 +43,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Row:
-    """One line: a method and variant, or (indented, unranked) one of its seeds; `cells` has a tuple a head."""
+    """One line: a method and variant, or (indented, unranked) one of its seeds; `cells` has a tuple for each head."""
 
     label: str
     variant: str
@@ -57,7 +57,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two groups and their tests, a tuple a head: p as printed, and `+`, `-` or nothing."""
+    """Two groups and their tests, a tuple for each head: p as printed, and `+`, `-` or nothing."""
 
     first: str
     second: str
@@ -84,7 +84,7 @@ def decimals(means: Iterable[float]) -> int:
 
 
 def printed(value: float, digits: int) -> str:
-    """Return a number with fixed decimals, with a true minus sign; `n/a` if it is not finite."""
+    """Return a number with fixed decimals and a true minus sign; `n/a` if it is not finite."""
     return f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else UNDEFINED
 
 
@@ -94,7 +94,7 @@ def printed_p(p: float) -> str:
 
 
 def heads(columns: Sequence[Column], main: str) -> tuple[Head, ...]:
-    """Group columns by convention, the main one first; of the others only those that differ from it."""
+    """Group columns by convention, the main one first; of the others, only columns that differ from it."""
     meaning = {c.plain: c.definition for c in columns if c.convention == main}
     found = []
     for convention in dict.fromkeys([main, *(c.convention for c in columns)]):
@@ -107,7 +107,7 @@ def heads(columns: Sequence[Column], main: str) -> tuple[Head, ...]:
 
 
 def _cell(label: str, series: Array, standing: Standing, number: int | None) -> Cell:
-    """Return one cell; `number` is the group's, None for one of its seeds."""
+    """Return one cell; `number` is that of the group, None for one of its seeds."""
     column, places = standing.column, decimals(standing.means)
     count, mark = int(np.isfinite(series).sum()), "" if number is None else standing.marks[number]
     below = [f"± {printed(spread(series), places)}"] if count else []
@@ -137,8 +137,8 @@ def build(groups: Sequence[Group], row_anchor: Callable[[str], str], run_anchor:
 
     Args:
         groups: Methods and variants in the order of the study.
-        row_anchor: Gives the anchor of a row from its label.
-        run_anchor: Gives the anchor of the run that made a system's scores.
+        row_anchor: Returns the anchor of a row from its label.
+        run_anchor: Returns the anchor of the run that measured a system's scores.
     """
     columns, main = groups[0].members[0].metrics, groups[0].members[0].convention
     parts = heads(columns, main)
@@ -174,7 +174,7 @@ def build(groups: Sequence[Group], row_anchor: Callable[[str], str], run_anchor:
 
 
 def as_csv(groups: Sequence[Group], table: Table) -> str:
-    """Return the table with all digits: one line a method and variant, then one for each of several seeds.
+    """Return the table with all digits: one line for each method and variant, then one for each of several seeds.
 
     `low` and `high` are the ends of the interval, `seeds std` is the deviation between the seeds' means, `rank` the
     average rank over the images.
@@ -200,7 +200,7 @@ def as_csv(groups: Sequence[Group], table: Table) -> str:
 
 
 def pairs_as_csv(groups: Sequence[Group], table: Table) -> str:
-    """Return the paired tests with all digits: one line a metric and pair of groups; `better` only if significant."""
+    """Return the paired tests with all digits: one line per metric and pair of groups; `better` only if significant."""
     lines: list[list[Any]] = [["metric", "convention", "definition", "first", "second", "images", "p", "better"]]
     for standing in table.standings:
         column = standing.column
@@ -249,8 +249,10 @@ def pairs_as_latex(dataset: str, table: Table) -> str:
         ]
         for pair in table.pairs
     ]
-    caption = f"Paired tests on {dataset}: two-sided Wilcoxon signed-rank test over the images, p after Holm's steps. "
-    caption += "Below 0.05, + says that the first is better and − that the second is."
+    caption = (
+        f"Paired tests on {dataset}: two-sided Wilcoxon signed-rank test over the images, p after Holm's correction. "
+    )
+    caption += "For p below 0.05, + means that the first is better, and − that the second is."
     return latex.table(caption, f"tab:{dataset}-tests", [first, second], rows)
 
 
@@ -261,7 +263,7 @@ def digits(values: Iterable[float]) -> list[str]:
 
 @dataclass(frozen=True)
 class Meaning:
-    """One definition of a plain name: the conventions that share it, what it is in words, who measures it so."""
+    """One definition of a plain name: the conventions that share it, its description, and who uses it."""
 
     name: str
     better: str
@@ -272,7 +274,7 @@ class Meaning:
 
 
 def legend(columns: Sequence[Column]) -> list[Meaning]:
-    """Return what the plain names mean, in the order of the names; in words as far as our own metrics define it."""
+    """Return the definitions of the plain names, in the order of the names, with descriptions for our own metrics."""
     from mmfuse.metrics import definitions  # late: it needs torch
 
     alike: dict[tuple[str, str], list[Column]] = {}

@@ -1,4 +1,4 @@
-"""What each trained system was trained on, and of which test datasets it had seen no pair."""
+"""What each trained system was trained on, and which test datasets it has never seen."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Pairs = tuple[tuple[str, int], ...]  # datasets, and how many of their pairs
 
 @dataclass(frozen=True)
 class Trained:
-    """One system on one task: its training set, and what the task's test datasets are to it.
+    """One system on one task: its training set, and which of the task's test datasets it has seen.
 
-    `seen` are the test datasets of which it was trained on other pairs, `validated` those with pairs that it was only
-    validated with, `unseen` all others.
+    `seen` are the test datasets of which other pairs were used for training, `validated` those of which other pairs
+    were used only for validation, `unseen` all others.
     """
 
     method: str
@@ -45,7 +45,7 @@ class Trained:
 
 
 def read(study: Study) -> list[Trained]:
-    """Return every trained system of the study, task by task, with the numbers of pairs that were prepared.
+    """Return every trained system of the study, task by task, with the numbers of prepared pairs.
 
     Raises:
         UserError: a dataset is not prepared.
@@ -69,7 +69,7 @@ def _one(
             rows = read_table(table, ("name", "split"), fix="run the stage `prepare` for it again")
             counts[dataset] = Counter(row["split"] for row in rows)
     train = tuple((name, used.pairs.get(name, counts[name]["train"])) for name in used.train)
-    # a task's own set asks all of its datasets for validation pairs, and not each of them has some
+    # the set of a task uses the validation pairs of all its datasets, but not all of them have some
     val = tuple((name, counts[name]["val"]) for name in used.val if counts[name]["val"])
     seen = tuple(name for name in tested if name in used.train)
     validated = tuple(name for name in tested if name in dict(val) and name not in seen)
@@ -85,7 +85,7 @@ def words(pairs: Pairs) -> str:
 
 
 def shown(study: Study, found: Sequence[Trained]) -> list[dict[str, Any]]:
-    """Return the rows of the page's table, one for variants that were trained alike; leave all of them as files."""
+    """Return the rows of the page's table, one for variants trained in the same way; store all systems as tables."""
     study.sheets["trained.csv"] = _csv(found)
     study.sheets["trained.tex"] = _latex(found)
     rows = []
@@ -115,12 +115,12 @@ def _alike(found: Sequence[Trained]) -> list[tuple[Trained, list[str]]]:
 
 
 def on_dataset(found: Sequence[Trained], dataset: str) -> str:
-    """Say which systems were trained or validated on other pairs of a test dataset, and which saw none of it."""
+    """Say which systems were trained on or validated with other pairs of a test dataset, and which never saw it."""
     kinds: dict[str, list[Trained]] = {}
     texts = {
-        "seen": "Trained on other pairs of it",
-        "validated": "validated with other pairs of it",
-        "unseen": "never saw a pair of it",
+        "seen": "Trained on other pairs of this dataset",
+        "validated": "validated with other pairs of this dataset",
+        "unseen": "never trained or validated on this dataset",
     }
     for one in found:
         for kind in texts:
@@ -133,13 +133,13 @@ def on_dataset(found: Sequence[Trained], dataset: str) -> str:
 
 
 def _short(chosen: Iterable[Trained], among: Sequence[Trained]) -> list[str]:
-    """Return the systems' names; a method's own where all of its variants are among them."""
+    """Return the systems' names; only the method's name if all of its variants are included."""
     own, every = Counter(one.method for one in chosen), Counter(one.method for one in among)
     return list(dict.fromkeys(one.method if own[one.method] == every[one.method] else one.system for one in chosen))
 
 
 def behind(found: Sequence[Trained], rows: Mapping[str, str], task: str) -> str:
-    """Say what the systems behind the rows of a table were trained on; nothing if none of them was trained."""
+    """Say on what the systems behind the rows of a table were trained; nothing if none of them was."""
     by_system = {one.system: one for one in found if one.task == task}
     sets: dict[str, list[str]] = {}
     for row, system in rows.items():
@@ -170,5 +170,7 @@ def _latex(found: Sequence[Trained]) -> str:
         cells += [words(one.val) if one.val else "none", seen, ", ".join(one.unseen) or "none"]
         rows.append([latex.escape(cell) for cell in cells])
     names = ("Method", "Task", "Trained on", "Validated with", "Tests seen", "Tests never seen")
-    caption = "What was trained on which pairs; a test dataset is seen if other pairs of it are among them."
+    caption = (
+        "Training and validation pairs of each method; a test dataset is seen if other pairs of it are among them."
+    )
     return latex.table(caption, "tab:trained", [[Head(name) for name in names]], rows, left=len(names))

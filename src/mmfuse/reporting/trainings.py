@@ -1,4 +1,4 @@
-"""The page of the trainings: losses over steps, seeds as a band."""
+"""The page of the trainings: losses over steps, with bands over the seeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmfuse.study.stages import TRAIN
 
 
 def pages(study: Study) -> list[Page]:
-    """Return the page of the trainings, if the study trains anything or has weights from elsewhere."""
+    """Return the page of the trainings, if the study trains anything or has given weights."""
     parameters = study.parameters
     trained: dict[tuple[str, str, str], list[System]] = {}
     for task in parameters["study"]["tasks"]:
@@ -33,7 +33,7 @@ def pages(study: Study) -> list[Page]:
 
 
 def _entry(study: Study, task: str, method: str, variant: str, seeds: list[System]) -> dict[str, Any]:
-    """Return the curves of one system; variants that share a part show it again."""
+    """Return the curves of one system; variants that share a part repeat it."""
     parts, histories, runs = plan.parts_of(study.parameters, method), [], []
     for part in parts:
         trained = [plan.training_of(study.parameters, system, part) for system in seeds]
@@ -43,9 +43,9 @@ def _entry(study: Study, task: str, method: str, variant: str, seeds: list[Syste
             name = part if len(seeds) == 1 else f"{part}, seed {one.seed}"
             runs.append((name, study.training_anchor(one), "" if one.variant == variant else one.variant))
     label = method if variant == "base" else f"{method}.{variant}"
-    words = "Total loss of each part over its steps (means over blocks of steps where there are many)"
+    words = "Total loss of each part over its steps (if there are many, means over blocks of steps)"
     if len(seeds) > 1:
-        words += f"; the line is the mean of {len(seeds)} seeds, the band reaches from their lowest to their highest"
+        words += f"; the line is the mean of {len(seeds)} seeds, the band extends from their lowest to their highest"
     words += f". {_kept(study, method, variant, histories)}"
     title = f"{label}, {dataset_cards.TASKS.get(task, task)}"
     figure = figures.curves(study.album, "training", f"{task}.{method}.{variant}", title, words, histories)
@@ -53,13 +53,13 @@ def _entry(study: Study, task: str, method: str, variant: str, seeds: list[Syste
 
 
 def _kept(study: Study, method: str, variant: str, histories: Sequence[Sequence[figures.History]]) -> str:
-    """Say which step's weights count, part by part, and what the dotted line is."""
+    """Say which step's weights are used, part by part, and what the dotted line is."""
     blocks = plan.settings_of(study.parameters, method, variant)["parts"]
     last = [part for part, block in blocks.items() if block.get("weights", "best") == "last"]
-    dotted = "Dotted: the step with the lowest validation"
+    dotted = "Dotted: the step with the lowest validation loss"
     if not last:
-        return f"{dotted}, whose weights count."
+        return f"{dotted}, whose weights are used."
     if len(last) < len(blocks):
-        return f"{dotted}, whose weights count but in {', '.join(last)}, where those of the last step do."
+        return f"{dotted}, whose weights are used, except in {', '.join(last)}, which uses those of the last step."
     validated = any(one.val.size for seeds in histories for one in seeds)
-    return "The weights of the last step count." + (f" {dotted}." if validated else " Nothing was validated.")
+    return "The weights of the last step are used." + (f" {dotted}." if validated else " There was no validation.")

@@ -1,7 +1,7 @@
-"""The comparison viewer: a page of its own, and beside it one script for each picture, loaded when it is looked at.
+"""The comparison viewer: a separate page, with one script for each picture, loaded on demand.
 
-A page from disk may show the images beside it, but not read their pixels. It may run the scripts beside it, so each
-picture is a script that hands over a PNG as text, with the image's scores.
+A page opened from disk may show image files, but not read their pixels. It may run scripts, so each picture is a script
+that provides a PNG as text, with the image's scores.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from mmfuse.study.stages import FUSE, PREPARE, key_of
 from mmfuse.study.types import Parameters
 
 FOLDER, PAGE = "viewer", "viewer.html"
-_PROGRAMS = ("pictures", "drawing", "controls")  # in the order in which they build on each other
-_COLOUR_TYPE = 25  # where a PNG file says whether it is grey (0)
+_PROGRAMS = ("pictures", "drawing", "controls")  # in the order of their dependencies
+_COLOUR_TYPE = 25  # offset in a PNG file; 0 means grey
 
 
 def pairs(
     settings: Mapping[str, Any], dataset: str, names: Sequence[str], linked: Sequence[str] = ()
 ) -> dict[int, str]:
-    """Return the test pairs that the viewer has, by number.
+    """Return the test pairs in the viewer, by number.
 
-    They are what `report.viewer` says, those of the picture grid, and those that the report's pages lead to (`linked`).
+    They are those chosen by `report.viewer`, those of the picture grid, and those to which the report links (`linked`).
     """
     count = settings["viewer"]["pairs"]
     kept = set(names)
@@ -51,12 +51,12 @@ def _members(settings: Mapping[str, Any], group: Group) -> tuple[Scores, ...]:
 
 
 def _columns(scores: Scores) -> list[Column]:
-    """Return the metrics to show: as in the report, what a convention beside the main one has alike is left out."""
+    """Return the metrics to show: as in the report, without those of further conventions that equal the main one's."""
     return [column for head in tables.heads(scores.metrics, scores.convention) for column in head.columns]
 
 
 def _script(key: str, picture: bytes, scores: Sequence[float] | None = None) -> str:
-    """Return the script that hands one picture over; undefined scores are null."""
+    """Return the script that provides one picture; undefined scores are null."""
     data = {
         "grey": picture[_COLOUR_TYPE] == 0,
         "scores": None if scores is None else [value if math.isfinite(value) else None for value in scores],
@@ -68,7 +68,7 @@ def _script(key: str, picture: bytes, scores: Sequence[float] | None = None) -> 
 def _scripts(
     dataset: str, pack: Pack, shown: Mapping[int, str], members: Sequence[Scores], root: Path
 ) -> Iterator[tuple[str, str]]:
-    """Give the key and the script of each picture of a dataset; keys have numbers, since names may hold anything."""
+    """Yield the key and the script of each picture of a dataset; keys have numbers, because names can be any text."""
     rows = [{name: row for row, name in enumerate(member.images)} for member in members]
     chosen = [member.metrics.index(column) for member in members[:1] for column in _columns(member)]
     for number, name in shown.items():
@@ -85,7 +85,7 @@ def _scripts(
 def _card(
     entry: Dataset, dataset: str, shown: Mapping[int, str], groups: Sequence[Group], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what the page knows of a dataset before any picture is loaded."""
+    """Return what the page knows about a dataset before it loads any picture."""
     columns = _columns(groups[0].members[0])
     words = {m.definition: f"{m.definition}: {m.words}" for m in tables.legend(columns)}
     layers = [{"key": key, "label": f"{entry.roles[key]} ({key})"} for key in ("a", "b")]
@@ -106,7 +106,7 @@ def _card(
 
 
 def render(study: str, cards: Sequence[Mapping[str, Any]]) -> str:
-    """Fill the page's template with the study's name and what it has; every value is escaped."""
+    """Fill the page's template with the study's name and datasets; every value is escaped."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -117,7 +117,7 @@ def render(study: str, cards: Sequence[Mapping[str, Any]]) -> str:
     return environment.from_string(own("viewer.html.jinja")).render(
         study=study,
         cards=cards,
-        style=Markup(own("viewer.css")),  # noqa: S704  # the package's own file, as the programs
+        style=Markup(own("viewer.css")),  # noqa: S704  # the package's own file, like the programs
         programs=[Markup(own(f"viewer_{name}.js")) for name in _PROGRAMS],  # noqa: S704
     )
 
@@ -131,18 +131,18 @@ def write(
     groups: Mapping[str, Sequence[Group]],
     linked: Mapping[str, Sequence[str]],
 ) -> None:
-    """Write the folder `viewer/` and then `viewer.html` into `out`, each whole or not at all.
+    """Write the folder `viewer/` and then `viewer.html` into `out`, each completely or not at all.
 
     Args:
         out: The report's folder.
-        parameters: The study's parameters; `report.viewer` says which pairs and seeds there are.
+        parameters: The study's parameters; `report.viewer` chooses the pairs and seeds.
         catalog: The datasets' entries.
         root: The project's folder, with the prepared data and the fused images.
         groups: Each dataset's scores by method and variant.
-        linked: Pairs of each dataset that the report's pages lead to.
+        linked: Pairs of each dataset to which the report's pages link.
 
     Raises:
-        UserError: a file of the study is missing; the message says which stage makes it.
+        UserError: a file of the study is missing; the message names the stage that writes it.
     """
     settings, cards = parameters["report"], []
     with whole_folder(out / FOLDER) as folder:

@@ -1,1 +1,1 @@
-"""The study: its parameters, what they name, where each result lies, and which code and keys each depends on."""
+"""The study: its parameters and systems, and the path, code and parameters of each result."""

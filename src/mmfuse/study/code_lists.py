@@ -1,7 +1,7 @@
 """Which source files a stage's result depends on.
 
-The engines see a command, not the code behind it. These lists make a changed network or metric rerun what used it, and
-nothing else.
+The engines see a command, not the code behind it. With these lists, a change of a network or metric reruns the jobs
+that use it, and no others.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _found(stage: str, entries: Sequence[str]) -> tuple[str, ...]:
 
 
 def _file(module: str) -> Path | None:
-    """Return the file of a module inside the package; None for names that are no module and for plumbing."""
+    """Return the file of a module inside the package; None for a name that is not a module, and for plumbing."""
     if module.partition(".")[0] in PLUMBING:
         return None
     path = PACKAGE.joinpath(*module.split("."))

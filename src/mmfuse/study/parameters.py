@@ -1,4 +1,4 @@
-"""The numbers of the study: `params.yaml`, checked against its schema."""
+"""The study's parameters: `params.yaml`, checked against its schema."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmfuse.study.settings import place
 from mmfuse.study.types import Parameters
 
 SCHEMA = Path("workflow/schemas/params.schema.yaml")
-FORBIDDEN_KEYS = {"size", "nfiles"}  # DVC leaves nested keys of these names out of its run cache (its issue 10296)
+FORBIDDEN_KEYS = {"size", "nfiles"}  # DVC omits nested keys of these names from its run cache (DVC issue 10296)
 
 
 def project_root(start: Path) -> Path:
@@ -73,16 +73,16 @@ def _check_keys(value: Any, path: Path, where: str = "") -> None:
     for key, inner in value.items():
         if not isinstance(key, str):
             raise UserError(
-                f"{path}: a key in {where.rstrip('.') or '(top level)'} is no text.",
+                f"{path}: a key in {where.rstrip('.') or '(top level)'} is not text.",
                 expected="text",
                 found=f"{key!r}, a {type(key).__name__}",
-                fix="write it in quotes, if it is meant",
+                fix="write it in quotes",
             )
         if key in FORBIDDEN_KEYS:
             raise UserError(
                 f"{path}: no parameter may be called {key!r} ({where}{key}).",
                 found=key,
-                fix="rename it: DVC leaves parameters of that name out of its cache key and reuses stale results",
+                fix="rename it: DVC omits parameters of that name from its cache key and reuses stale results",
             )
         _check_keys(inner, path, f"{where}{key}.")
 
@@ -95,7 +95,7 @@ def _check_study(values: Parameters, path: Path) -> None:
         for task in entry["tasks"]:
             if task not in values["study"]["tasks"]:
                 raise UserError(
-                    f"{path}: study.systems asks for task {task!r}.",
+                    f"{path}: study.systems names the task {task!r}, which is not in study.tasks.",
                     expected=", ".join(values["study"]["tasks"]),
                     found=task,
                 )
@@ -104,21 +104,21 @@ def _check_study(values: Parameters, path: Path) -> None:
         unknown = next((name for name in datasets if name not in tested), None)
         if unknown is not None:
             raise UserError(
-                f"{path}: study.external.{method} names {unknown!r}, on which the study does not test.",
+                f"{path}: study.external.{method} names {unknown!r}, which is not a test dataset of the study.",
                 expected=", ".join(tested),
                 found=unknown,
             )
 
 
 def _check_prepared(values: Parameters, path: Path) -> None:
-    """Check the names of the datasets of which not all pairs are used, or a number of them is held back."""
+    """Check the names of the datasets under `prepare.subset` and `prepare.val_pairs`."""
     known = plan.datasets_of(values)
     prepare = values["prepare"]
     for block, named in {"subset": prepare.get("subset"), "val_pairs": prepare.get("val_pairs")}.items():
         other = next((dataset for dataset in named or () if dataset not in known), None)
         if other is not None:
             problem = f"{path}: prepare.{block} names a dataset that is not part of the study."
-            raise unknown_name(problem, other, known, "take it out")
+            raise unknown_name(problem, other, known, "remove it")
 
 
 def _check_analyses(values: Parameters, path: Path) -> None:
@@ -137,15 +137,15 @@ def _check_analyses(values: Parameters, path: Path) -> None:
             other = next((e for e in block["systems"] if (e["method"], e["variant"]) not in known), None)
             if other is not None or dataset not in values["study"]["tasks"][task]["test"]:
                 raise UserError(
-                    f"{path}: analyse.{name} names what the study does not train or test on.",
-                    expected=f"test datasets of the study, and on {dataset} "
+                    f"{path}: analyse.{name} names a dataset or system that the study cannot analyse.",
+                    expected=f"test datasets of the study, and for {dataset} "
                     + (", ".join(sorted(f"{method}.{variant}" for method, variant in known)) or "no system"),
                     found=dataset if other is None else f"{other['method']}.{other['variant']}",
                 )
 
 
 def _check_sweeps(values: Parameters, path: Path) -> None:
-    """Check the names under `report.sweeps`: variants that the study measures, metrics, and the option along x."""
+    """Check the names under `report.sweeps`: variants that the study measures, metrics, and the option for x."""
     for entry in values["report"].get("sweeps", []):
         known = [s["variant"] for s in values["study"]["systems"] if s["method"] == entry["method"]]
         variants = [variant for line in entry["lines"].values() for variant in line]
@@ -155,12 +155,12 @@ def _check_sweeps(values: Parameters, path: Path) -> None:
                 f"{path}: report.sweeps names {entry['method']}.{other}, which the study does not measure.",
                 expected=", ".join(known) or "a method of study.systems",
                 found=other,
-                fix="add it to study.systems, or take it from the sweep",
+                fix="add it to study.systems, or remove it from the sweep",
             )
         metric = next((name for name in entry["metrics"] if name not in values["evaluate"]["metrics"]), None)
         if metric is not None:
             raise UserError(
-                f"{path}: report.sweeps asks for the metric {metric!r}, which the study does not measure.",
+                f"{path}: report.sweeps names the metric {metric!r}, which the study does not measure.",
                 expected=", ".join(values["evaluate"]["metrics"]),
                 found=metric,
             )
@@ -176,9 +176,10 @@ def _check_published(values: Parameters, path: Path) -> None:
         misplaced = [key for key in ("classes", "means") if key in entry and "protocol" not in entry]
         if len(kinds) != 1 or misplaced:
             raise UserError(
-                f"{path}: report.published, Table {entry['table']} of {entry['paper']}: what is it measured on?",
-                expected="`datasets` for scores, or `protocol` (with `classes` and `means` at will) for detectors and "
-                "segmenters",
+                f"{path}: report.published, Table {entry['table']} of {entry['paper']}: "
+                "it needs either `datasets` or `protocol`.",
+                expected="`datasets` for scores, or `protocol` (optionally with `classes` and `means`) for detectors "
+                "and segmenters",
                 found=", ".join([*kinds, *misplaced]) or "neither",
             )
         if "protocol" in entry:
@@ -190,35 +191,35 @@ def _check_published(values: Parameters, path: Path) -> None:
 
 
 def _check_claims(entry: Mapping[str, Any], path: Path) -> None:
-    """Check that each claim of a table has a row of its own, and the `base` of the same method beside it."""
+    """Check that each claim of a table has its own row, and that `base` of the same method has one, too."""
     rows = {} if "protocol" in entry else entry["rows"]
     for row in entry.get("claims", {}):
         method, _, variant = rows.get(row, "").partition(".")
         if variant in {"", "base"} or f"{method}.base" not in rows.values():
             raise UserError(
-                f"{path}: report.published, Table {entry['table']} of {entry['paper']}: a claim cannot be decided.",
-                expected="a row under `rows` that is a variant, with `base` of the same method under `rows` too",
+                f"{path}: report.published, Table {entry['table']} of {entry['paper']}: a claim cannot be checked.",
+                expected="a variant under `rows`, and `base` of the same method under `rows`, too",
                 found=f"{row}: {rows.get(row, 'no such row')}",
             )
 
 
 def _check_rows(entry: Mapping[str, Any], measured: Sequence[str], path: Path, dataset: str = "") -> None:
-    """Check that a paper's table asks only for what the study measures."""
+    """Check that a paper's table names only what the study measures."""
     known = list(dict.fromkeys(measured))
     other = next((system for system in entry["rows"].values() if system not in known), None)
     if other is not None or not known:
         where = dataset or entry["protocol"]
         raise UserError(
-            f"{path}: report.published asks for what the study does not measure on {where}.",
+            f"{path}: report.published names a result that the study does not measure on {where}.",
             expected=", ".join(known)
             or ("a test dataset of the study" if dataset else "a protocol under `downstream`"),
             found=other if known else where,
-            fix="add it to the study, or take it from the table",
+            fix="add it to the study, or remove it from the table",
         )
 
 
 def _check_downstream(values: Parameters, path: Path) -> None:
-    """Check the names under `downstream`: a dataset of the study, and image sets that the study can make."""
+    """Check the names under `downstream`: a dataset of the study, and image sets that the study can produce."""
     for name, block in plan.protocols(values).items():
         if block["dataset"] not in plan.datasets_of(values):
             raise UserError(
@@ -228,7 +229,7 @@ def _check_downstream(values: Parameters, path: Path) -> None:
             )
         if (block["goal"] == "segment") != ("unlabelled" in block):
             raise UserError(
-                f"{path}: downstream.{name}: `unlabelled` belongs to segment, and only there.",
+                f"{path}: downstream.{name}: `unlabelled` is required for segment, and only allowed there.",
                 expected="unlabelled: class or unlabelled: ignore" if block["goal"] == "segment" else "no such key",
                 found=block.get("unlabelled", "no such key"),
             )
@@ -241,18 +242,18 @@ def _check_downstream(values: Parameters, path: Path) -> None:
                 f"{path}: downstream.{name}.sets names {unknown!r}, which the study lacks on {block['dataset']}.",
                 expected=", ".join(known),
                 found=unknown,
-                fix="add the system to study.systems, or take it from the sets",
+                fix="add the system to study.systems, or remove it from the sets",
             )
 
 
 def _check_name(method: str, what: str) -> None:
     if method not in methods.available():
-        problem = f"{what} names the method {method!r}, which there is not."
+        problem = f"{what} names the method {method!r}, which does not exist."
         raise unknown_name(problem, method, methods.available(), "see `mmfuse list methods`")
 
 
 def _check_methods(values: Parameters, schema: Mapping[str, Any], path: Path) -> None:
-    """Check each method's block with each variant laid over it, so that no misspelt change goes without effect."""
+    """Check each method's block with each variant applied, so that no misspelt change is silently ignored."""
     one = {"$ref": "#/$defs/method", "$defs": schema["$defs"]}
     for method, block in values["methods"].items():
         _check_name(method, f"{path}: methods")
@@ -261,7 +262,7 @@ def _check_methods(values: Parameters, schema: Mapping[str, Any], path: Path) ->
                 raise UserError(
                     f"{path}: no variant may be called {variant!r} (methods.{method}).",
                     found=variant,
-                    fix="rename it: the name stands for images that were fused elsewhere",
+                    fix="rename it: this name is reserved for images that were fused elsewhere",
                 )
             what = f"{path}: methods.{method}, variant {variant}"
             settings = plan.settings_of(values, method, variant)
@@ -273,21 +274,21 @@ def _check_methods(values: Parameters, schema: Mapping[str, Any], path: Path) ->
 
 
 def _check_moments(parts: Mapping[str, Any], what: str) -> None:
-    """Check that an optimiser that shall go on finds what the part before kept, and that it fits the weights kept."""
+    """Check that moments to be continued were kept by the previous part, and belong to its weights."""
     before: Mapping[str, Any] = {}
     for part, chosen in parts.items():
         if chosen.get("keep_moments") and (chosen.get("weights", "best") != "last" or "averaging" in chosen):
             averaged = ", averaging" if "averaging" in chosen else ""
             raise UserError(
                 f"{what}: parts.{part} keeps moments that do not belong to its weights.",
-                expected="`weights: last` and no `averaging` beside `keep_moments: true`",
+                expected="`weights: last` and no `averaging` with `keep_moments: true`",
                 found=f"weights: {chosen.get('weights', 'best')}{averaged}",
             )
         if chosen.get("moments") == "continued" and not before.get("keep_moments"):
             raise UserError(
-                f"{what}: parts.{part} asks for moments that the part before it does not keep.",
-                expected="`keep_moments: true` in the part before",
-                found="no part before" if not before else "no keep_moments there",
+                f"{what}: parts.{part} continues moments that the previous part does not keep.",
+                expected="`keep_moments: true` in the previous part",
+                found="no previous part" if not before else "no keep_moments there",
                 fix="set it there, or set `moments: fresh`",
             )
         before = chosen
@@ -297,8 +298,8 @@ def _check_turns(part: str, chosen: Mapping[str, Any], what: str) -> None:
     crop = chosen["crop"]
     if chosen.get("quarter_turns") and crop["height"] != crop["width"]:
         raise UserError(
-            f"{what}: parts.{part} turns crops by quarters that are not square.",
-            expected="crop.height and crop.width alike beside `quarter_turns: true`",
+            f"{what}: parts.{part} has `quarter_turns`, but its crops are not square.",
+            expected="equal crop.height and crop.width with `quarter_turns: true`",
             found=f"{crop['height']} x {crop['width']}",
         )
 
@@ -318,7 +319,7 @@ def pick(values: Mapping[str, object], key: str, files: dict[str, Any] | None = 
     Args:
         values: The study's parameters.
         key: Dotted key; FILE:KEY looks into another YAML file.
-        files: Files that were read already; more are added to it.
+        files: Files already read; new ones are added to it.
 
     Raises:
         UserError: there is no such key.
@@ -330,7 +331,7 @@ def pick(values: Mapping[str, object], key: str, files: dict[str, Any] | None = 
     found: Any = values
     for step in path.split("."):
         if not isinstance(found, Mapping) or step not in found:
-            raise UserError(f"There is no parameter {key!r}.", fix="add it to params.yaml, as workflow/configs have it")
+            raise UserError(f"There is no parameter {key!r}.", fix="add it to params.yaml, as in workflow/configs")
         found = found[step]
     return found
 

@@ -1,7 +1,7 @@
 """What the study consists of: systems, trainings and their training parts, test datasets, image sets.
 
-Look-ups in the parameters, on which the declarations of the stages (`mmfuse.study.stages`) rest. No torch in here: the
-engines read it at every start.
+Look-ups in the parameters, which the declarations of the stages (`mmfuse.study.stages`) use. This module does not
+import torch, because the engines load it at every start.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from mmfuse.study.training_sets import BOTH, chosen, training_set, training_sets
 from mmfuse.study.types import Parameters
 from mmfuse.weights import shipped
 
-MODALITIES = ("a", "b")  # image sets of a downstream protocol that are no fused images
+MODALITIES = ("a", "b")  # image sets of a downstream protocol that are not fused images
 EXTERNAL = "external"  # the variant of a method whose fused images were made elsewhere
 
 
 @dataclass(frozen=True)
 class System:
-    """One method as it is trained (or not) and measured: method, variant, task and seed."""
+    """One method as the study measures it, trained or not: method, variant, task and seed."""
 
     method: str
     variant: str
@@ -38,7 +38,7 @@ class System:
 
 @dataclass(frozen=True)
 class Training:
-    """One part of a method as it is trained once: on which training set, in which variant, with which seed."""
+    """One training of one part of a method: with its training set, variant and seed."""
 
     trained_on: str
     method: str
@@ -48,34 +48,34 @@ class Training:
 
 
 def parts_of(parameters: Parameters, method: str) -> list[str]:
-    """Return the names of a method's training parts in order; none for a weight-free method."""
+    """Return the names of a method's training parts in order; none for a training-free method."""
     return list(parameters["methods"].get(method, {}).get("parts", {}))
 
 
 def systems_of(parameters: Parameters, task: str) -> list[System]:
-    """Return the systems that the study measures on a task; what it does not train counts once, whatever the seeds."""
+    """Return the systems that the study measures on a task; one that it does not train occurs once for all seeds."""
     named = [System(e["method"], e["variant"], task, 0) for e in parameters["study"]["systems"] if task in e["tasks"]]
     return [seeded for system in named for seeded in seeds_of(parameters, system)]
 
 
 def seeds_of(parameters: Parameters, system: System) -> list[System]:
-    """Return a system with each seed of the study; with seed 0 alone if it is not trained."""
+    """Return a system with each seed of the study; only with seed 0 if it is not trained."""
     seeds = parameters["study"]["seeds"] if is_trained(parameters, system) else [0]
     return [replace(system, seed=seed) for seed in seeds]
 
 
 def given_weights(parameters: Parameters, system: System) -> Path | None:
-    """Return the file of weights that a system takes in place of a training; None where it has none."""
+    """Return the weights file that a system uses instead of training; None if it has none."""
     one = shipped_weights(parameters, system)
     choice = choice_of_weights(parameters, system.method, system.variant, system.task)
     return shipped.study_file(one) if one else Path(choice) if choice else None
 
 
 def shipped_weights(parameters: Parameters, system: System) -> shipped.Shipped | None:
-    """Return the shipped weights that a system takes in place of a training; None where it takes none of them.
+    """Return the shipped weights that a system uses instead of training; None if it uses none.
 
     Raises:
-        UserError: it asks for shipped weights that there are not, or that are another method's or task's.
+        UserError: its shipped weights do not exist, or belong to another method or task.
     """
     choice = choice_of_weights(parameters, system.method, system.variant, system.task)
     return shipped.chosen(choice, system.method, system.task) if choice and shipped.is_shipped(choice) else None
@@ -94,10 +94,10 @@ def origin(parameters: Parameters, method: str, variant: str, part: str) -> str:
 
 
 def origins(parameters: Parameters, method: str, part: str) -> dict[str, str]:
-    """Return for each variant of a method the one whose training of `part` it shares.
+    """Return, for each variant of a method, the variant whose training of `part` it shares.
 
-    It is the first of the method's variants, in the order of the parameters after `base`, with the same settings up to
-    this part; the study need not name it as a system.
+    That is the first variant with the same settings up to this part, in the order of the parameters but with `base`
+    first; the study need not name it as a system.
     """
     variants = parameters["methods"].get(method, {}).get("variants", {})
     first: dict[Any, str] = {}
@@ -106,7 +106,7 @@ def origins(parameters: Parameters, method: str, part: str) -> dict[str, str]:
 
 
 def _frozen(value: Any) -> Any:
-    """Return a value of the parameters in a form that can be looked up; equal values have equal forms."""
+    """Return a value of the parameters in a hashable form; equal values have equal forms."""
     if isinstance(value, Mapping):
         return frozenset((key, _frozen(inner)) for key, inner in value.items())
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
@@ -121,12 +121,12 @@ def _up_to(parameters: Parameters, method: str, variant: str, part: str) -> dict
 
 
 def trained_on(parameters: Parameters, method: str, variant: str, task: str) -> str:
-    """Return the name of the training set of a variant where it serves `task`: the task's own unless it says so."""
+    """Return the name of a variant's training set for `task`: the task's own, unless the variant names another."""
     return chosen(settings_of(parameters, method, variant), task)
 
 
 def training_of(parameters: Parameters, system: System, part: str) -> Training:
-    """Return the training that makes a part's weights as a system uses them; variants that share a part share it."""
+    """Return the training that gives a system the weights of a part; variants that share a part share it."""
     name = trained_on(parameters, system.method, system.variant, system.task)
     return Training(name, system.method, origin(parameters, system.method, system.variant, part), system.seed, part)
 
@@ -151,7 +151,7 @@ def patches_of(parameters: Parameters, training: Training) -> str | None:
 
 
 def external_systems(parameters: Parameters, task: str, dataset: str) -> list[System]:
-    """Return the methods that join the study on a dataset with fused images made elsewhere."""
+    """Return the external methods that the study measures on a dataset: their fused images were made elsewhere."""
     methods = parameters["study"].get("external") or {}
     return [System(method, EXTERNAL, task, 0) for method, datasets in methods.items() if dataset in datasets]
 
@@ -189,9 +189,9 @@ def protocols(parameters: Parameters, dataset: str | None = None) -> dict[str, A
 
 
 def image_set(parameters: Parameters, protocol: str, name: str) -> System | None:
-    """Return the system behind an image set of a protocol; None for a modality alone (`a` or `b`).
+    """Return the system behind an image set of a protocol; None for a single modality (`a` or `b`).
 
-    A set is named METHOD.VARIANT in the parameters; a trained method takes part with the first seed of the study.
+    A set is named METHOD.VARIANT in the parameters; a trained method uses the first seed of the study.
     """
     if name in MODALITIES:
         return None
@@ -207,7 +207,7 @@ def image_sets(parameters: Parameters, protocol: str) -> dict[str, System | None
 
 
 def seen_systems(parameters: Parameters, protocol: str, label: str) -> list[System]:
-    """Return the systems whose images a detector or segmenter of one set sees: its own, or all if it transfers."""
+    """Return the systems whose images a detector or segmenter of one set sees: its own, or all with `transfer`."""
     block, sets = parameters["downstream"][protocol], image_sets(parameters, protocol)
     if label not in sets:
         raise UserError(f"The protocol {protocol} has no image set {label!r}.", expected=", ".join(sets), found=label)
@@ -235,7 +235,7 @@ def datasets_of(parameters: Parameters) -> list[str]:
 
 
 def task_of(parameters: Parameters, dataset: str) -> str:
-    """Return the task a dataset serves in the study."""
+    """Return the task of a dataset in the study."""
     for task, entry in parameters["study"]["tasks"].items():
         if dataset in (*entry["train"], *entry["test"]):
             return str(task)

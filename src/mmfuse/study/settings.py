@@ -1,4 +1,4 @@
-"""What a variant of a method is: the method's block of the parameters with the variant's changes laid over it."""
+"""The settings of a variant: the method's block of the parameters with the variant's changes applied."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import yaml
 from mmfuse.errors import UserError
 from mmfuse.study.types import Parameters
 
-ADAPTIVE = "adaptive"  # the value of an option that a part finds from its training images
+ADAPTIVE = "adaptive"  # the value of an option that is determined from training images
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with `changes` laid over it, block by block."""
+    """Return `base` with `changes` merged into it, block by block."""
     result = dict(base)
     for key, value in changes.items():
         old = result.get(key)
@@ -23,7 +23,7 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def settings_of(parameters: Parameters, method: str, variant: str) -> dict[str, Any]:
-    """Return a method's block with the changes of one variant laid over it.
+    """Return a method's block with the changes of one variant applied.
 
     Raises:
         UserError: the method has no such variant.
@@ -36,29 +36,29 @@ def settings_of(parameters: Parameters, method: str, variant: str) -> dict[str, 
 
 
 def choice_of_weights(parameters: Parameters, method: str, variant: str, task: str) -> str | None:
-    """Return what `weights` of a variant says for a task: a file, or which shipped weights; None where it says nothing.
+    """Return the `weights` of a variant for a task: a file, or the choice of shipped weights; None if not given.
 
     Raises:
         UserError: the method has no such variant.
     """
     block = parameters["methods"].get(method, {})
     if "weights" not in block and "weights" not in block.get("variants", {}).get(variant, {}):
-        return None  # so it is for most, and asked often
+        return None  # the usual case, and this is called often
     given = settings_of(parameters, method, variant)["weights"]
     return given.get(task) if isinstance(given, Mapping) else given
 
 
 def place(parameters: Parameters, method: str, variant: str, option: str) -> float:
-    """Return where a variant stands along an option of its network: the number, or the largest of several.
+    """Return a variant's value of an option of its network: the number, or the largest of several.
 
     Raises:
-        UserError: the method's block does not give the option, or not as a number.
+        UserError: the method's block lacks the option, or its value is not a number.
     """
     value = settings_of(parameters, method, variant).get("network", {}).get(option)
     numbers = value if isinstance(value, list) else [value]
     if not numbers or not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
         raise UserError(
-            f"report.sweeps: {method}.{variant} has no number at the option {option!r}.",
+            f"report.sweeps: {method}.{variant} has no number for the option {option!r}.",
             expected=f"an option under methods.{method}.network that is a number or a list of numbers",
             found=value,
             fix="correct `x` of the sweep",
@@ -67,9 +67,9 @@ def place(parameters: Parameters, method: str, variant: str, option: str) -> flo
 
 
 def network_options(settings: Mapping[str, Any], part: str | None = None) -> dict[str, Any]:
-    """Return what the method's constructor gets: the shared options, and those of every part up to `part`.
+    """Return the arguments of the method's constructor: the shared options, and those of every part up to `part`.
 
-    Options of later parts stay at their defaults, so that they do not show in the weights of earlier ones.
+    Options of later parts keep their defaults, so that the weights of earlier parts do not depend on them.
     """
     options = dict(settings.get("network", {}))
     for name, block in settings.get("parts", {}).items():
@@ -80,15 +80,15 @@ def network_options(settings: Mapping[str, Any], part: str | None = None) -> dic
 
 
 def without_adaptive(network: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options without those that are found from training images."""
+    """Return the options without those that are determined from training images."""
     return {name: value for name, value in network.items() if value != ADAPTIVE}
 
 
 def assigned(texts: Sequence[str]) -> dict[str, Any]:
-    """Return options that are given as KEY=VALUE, the values read as YAML.
+    """Return options given as KEY=VALUE, with the values read as YAML.
 
     Raises:
-        UserError: one has no `=`, or its value is no YAML.
+        UserError: one has no `=`, or its value is not YAML.
     """
     options: dict[str, Any] = {}
     for text in texts:

@@ -1,7 +1,7 @@
-"""What the declaration of a stage consists of; `mmfuse.study.stages` has all of them.
+"""The base class of the stages' declarations; `mmfuse.study.stages` has all of them.
 
-A stage has one job for each value of its key, such as one dataset, or one system on one dataset. From the declaration
-follow the command of a job, its record, the rule's inputs and outputs in the Snakefile, the jobs of `dvc.yaml`, and
+A stage has one job for each value of its key, such as one dataset, or one system on one dataset. The declaration
+determines the command of a job, its record, the rule's inputs and outputs in the Snakefile, the jobs of `dvc.yaml`, and
 what the report reads.
 """
 
@@ -14,14 +14,14 @@ from mmfuse.study.code_lists import code_of
 from mmfuse.study.plan import System, task_of
 from mmfuse.study.types import Parameters
 
-Key = Mapping[str, str]  # names and values that tell a job from the others of its stage
+Key = Mapping[str, str]  # names and values that identify a job of a stage
 
 _NAME = "[a-z0-9_]+"
 # what the values of keys look like, and what they mean
 KEYS: Mapping[str, tuple[str, str]] = {
     "dataset": (_NAME, "Dataset of data/catalog.yaml."),
     "patches": (_NAME, "Patch set under `prepare.patches`."),
-    "trained_on": (_NAME, "Training set: ivif or mif for a task's own, or another by name."),
+    "trained_on": (_NAME, "Training set: ivif or mif for that of the task, or the name of another."),
     "method": (_NAME, "Method; see `mmfuse list methods`."),
     "variant": (_NAME, "Variant of the method."),
     "seed": ("[0-9]+", "Seed of the training."),
@@ -33,17 +33,17 @@ KEYS: Mapping[str, tuple[str, str]] = {
 
 
 class Stage:
-    """One stage of the study. A subclass sets the attributes and says what its jobs read and depend on.
+    """One stage of the study. A subclass sets the attributes and defines what its jobs read and depend on.
 
     Attributes:
         name: The stage's name.
-        module: The module of `mmfuse.stages` whose `work` does the job; the stage's name, unless given.
+        module: The module of `mmfuse.stages` whose `work` does the job; by default, the stage's name.
         key: The names of its key, in the order of the command's options.
-        outputs: Name to path of what it writes, with {KEY} for the values; a folder ends in a slash.
+        outputs: The path of each output by name, with {KEY} for the values; a folder ends in a slash.
         record: Path of the job's run.json.
         unread: Names of outputs that the report does not read.
-        resume: Path of the state of an unfinished job, for stages that resume. It is no output: the engines delete
-            those before they start a job again.
+        resume: Path of the state of an unfinished job, for stages that resume. It is not an output, because the engines
+            delete outputs before they restart a job.
     """
 
     name: ClassVar[str]
@@ -59,7 +59,7 @@ class Stage:
         raise NotImplementedError
 
     def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
-        """Return the files and folders that a job reads, by name; its code apart."""
+        """Return the files and folders that a job reads, by name, without its code."""
         raise NotImplementedError
 
     def watched(self, parameters: Parameters, key: Key) -> list[str]:
@@ -75,22 +75,22 @@ class Stage:
         return []
 
     def system(self, parameters: Parameters, key: Key) -> System | None:
-        """Return the single system that a job serves, if it does."""
+        """Return the system of a job, if it has a single one."""
         if "method" not in key or "dataset" not in key:
             return None
         return System(key["method"], key["variant"], task_of(parameters, key["dataset"]), int(key["seed"]))
 
     def task(self, parameters: Parameters, key: Key) -> str | None:
-        """Return the task that a job serves, `ivif` or `mif`."""
+        """Return the task of a job, `ivif` or `mif`."""
         return task_of(parameters, key["dataset"]) if "dataset" in key else None
 
     def tags(self, parameters: Parameters, key: Key) -> dict[str, Any]:
-        """Return what the tracking can search for."""
+        """Return the tags by which a job can be found in MLflow."""
         task = self.task(parameters, key)
         numbers = {"seed": int(key["seed"])} if "seed" in key else {}
         return {**({"task": task} if task else {}), **key, **numbers}
 
-    # ------------------------------------------------------------------------------------- what follows from it
+    # ------------------------------------------------------------------------------- derived from the declaration
 
     @property
     def summary(self) -> str:
@@ -99,7 +99,7 @@ class Stage:
 
     @property
     def folder(self) -> str:
-        """The folder that the outputs of all jobs lie below."""
+        """The folder that contains the outputs of all jobs."""
         return next(iter(self.outputs.values())).partition("/{")[0]
 
     def path(self, output: str, key: Key) -> str:
@@ -112,11 +112,11 @@ class Stage:
         return {name: (path.rstrip("/"), path.endswith("/")) for name, path in found.items()}
 
     def written(self, key: Key) -> dict[str, str]:
-        """Return the path of each output of a job by name, its record apart."""
+        """Return the path of each output of a job by name, without its record."""
         return {name: self.path(name, key) for name in self.outputs}
 
     def reported(self, key: Key) -> list[str]:
-        """Return what the report reads of a job: its outputs but for the `unread` ones, and its record."""
+        """Return what the report reads of a job: its outputs except the `unread` ones, and its record."""
         return [*(self.path(name, key) for name in self.outputs if name not in self.unread), self.path("record", key)]
 
     def code(self, key: Key) -> list[str]:
@@ -124,7 +124,7 @@ class Stage:
         return code_of(self.module or self.name, *self.entries(key))
 
     def parts(self, key: Key) -> tuple[str, ...]:
-        """Return what tells a job from others, in words for people: method, variant and seed as one."""
+        """Return the words that identify a job for a reader: method, variant and seed as one."""
         label = f"{key['method']}.{key['variant']}.s{key['seed']}" if "method" in key else ""
         words = {name: label if name == "method" else key[name] for name in self.key}
         return tuple(word for name, word in words.items() if not (label and name in {"variant", "seed"}))
@@ -134,7 +134,7 @@ class Stage:
         return " ".join(["mmfuse", "--log", self.log(key), "stage", self.name.replace("_", "-"), *self.options(key)])
 
     def options(self, key: Key) -> list[str]:
-        """Return the words that name a job on the command line."""
+        """Return the options that identify a job on the command line."""
         return [word for name in self.key for word in (f"--{name.replace('_', '-')}", key[name])]
 
     def log(self, key: Key) -> str:

@@ -1,7 +1,7 @@
 """The stages of the study, each declared once: key, inputs, outputs, and the parameters and code that it depends on.
 
-`mmfuse.stages` has the work, in a module of the same name; `workflow/rules` has a rule for each. No torch in here: the
-engines read it at every start.
+The module of the same name in `mmfuse.stages` does the work; `workflow/rules` has a rule for each stage. This module
+does not import torch, because the engines load it at every start.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from mmfuse.study.training_sets import training_set
 from mmfuse.weights import shipped
 
 _CATALOG = "data/catalog.yaml:datasets"
-PUBLISHED = "data/published.csv"  # what the papers print
+PUBLISHED = "data/published.csv"  # the numbers printed in the papers
 _SYSTEM = ("method", "variant", "seed")
 
 
 def key_of(dataset: str, system: plan.System) -> Key:
-    """Return the key of a system on a dataset, as the stages `fuse`, `evaluate` and `fuse_labelled` have it."""
+    """Return the key of a system on a dataset, for the stages `fuse`, `evaluate` and `fuse_labelled`."""
     return {"dataset": dataset, "method": system.method, "variant": system.variant, "seed": str(system.seed)}
 
 
 @lru_cache(maxsize=4)
-def _catalog(file: Path, changed: int) -> dict[str, catalog.Dataset]:  # noqa: ARG001 - another file is read again
+def _catalog(file: Path, changed: int) -> dict[str, catalog.Dataset]:  # noqa: ARG001 - a changed file is read again
     return catalog.load_catalog()
 
 
@@ -46,7 +46,7 @@ def _entry(name: str) -> catalog.Dataset:
 
 
 class Download(Stage):
-    """Bring one dataset to data/raw: generated, from a mirror, or from its source; verified by checksum."""
+    """Put one dataset into data/raw: generated, from a mirror, or from its source; verified by checksum."""
 
     name = "download"
     key = ("dataset",)
@@ -71,7 +71,7 @@ class Download(Stage):
 
 
 class Prepare(Stage):
-    """Pair the images by name, bring them to one size, write the splits down, and pack them."""
+    """Pair the images by name, bring each pair to one size, record the splits, and pack the pairs."""
 
     name = "prepare"
     key = ("dataset",)
@@ -97,7 +97,7 @@ class Prepare(Stage):
 
 
 class Crop(Stage):
-    """Cut the training pairs into patches, masks and boxes with them."""
+    """Cut the training pairs into patches, together with their masks and boxes."""
 
     name = "crop"
     key = ("dataset", "patches")
@@ -121,7 +121,7 @@ class Crop(Stage):
 
 
 class Train(Stage):
-    """Train one part of a method; a killed training resumes where it was last saved."""
+    """Train one part of a method; a killed training resumes from its last saved state."""
 
     name = "train"
     key = ("trained_on", *_SYSTEM, "part")
@@ -171,7 +171,7 @@ class Train(Stage):
 
 
 class Fuse(Stage):
-    """Apply one system to the test pairs of one dataset, or take over images that were fused elsewhere."""
+    """Apply one system to the test pairs of one dataset, or import images that were fused elsewhere."""
 
     name = "fuse"
     key = ("dataset", *_SYSTEM)
@@ -185,11 +185,11 @@ class Fuse(Stage):
         return {"test": [PREPARE.path("test", key)], **self.sources(parameters, key)}
 
     def sources(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
-        """Return what makes the images: complete weights, the images themselves file by file, or neither."""
+        """Return the source of the fused images: complete weights, the images themselves file by file, or neither."""
         if key["variant"] == plan.EXTERNAL:
             from mmfuse.data.images import image_files
 
-            # file by file: a folder's time does not tell of a changed file
+            # file by file: a folder's time does not show that a file has changed
             folder = plan.external_images(key["dataset"], key["method"])
             images = [path.as_posix() for path in image_files(folder).values()] if folder.is_dir() else []
             return {"weights": [], "external": images or [folder.as_posix()]}
@@ -230,7 +230,7 @@ class Evaluate(Stage):
 
 
 class Analyse(Stage):
-    """Look into a trained system with one analysis, on the test pairs of one dataset."""
+    """Run one analysis of a trained system on the test pairs of one dataset."""
 
     name = "analyse"
     key = ("dataset", "analysis", *_SYSTEM)
@@ -276,7 +276,7 @@ class Label(Stage):
 
 
 class Divide(Stage):
-    """Check the labels of a downstream protocol, and write down which pairs train and which test."""
+    """Check the labels of a downstream protocol, and divide its pairs into folds for training and testing."""
 
     name = "divide"
     key = ("dataset", "protocol")
@@ -346,7 +346,7 @@ class Detect(Stage):
 
     def watched(self, parameters: Parameters, key: Key) -> list[str]:
         block = self.block(parameters, key)
-        # the sets matter to a job that also looks at the others' images
+        # with `transfer`, a job also reads the images of the other sets
         own = ["goal", "dataset", "model", "training", "pictures", "transfer", *(["sets"] if block["transfer"] else [])]
         own += ["unlabelled"] if "unlabelled" in block else []
         return [f"{_CATALOG}.{block['dataset']}.labels", *(f"downstream.{key['protocol']}.{word}" for word in own)]
@@ -386,7 +386,7 @@ class Segment(Detect):
 
 
 class Report(Stage):
-    """Write the pages that sum up the study, with their tables and figures."""
+    """Write the report of the study, with its tables and figures."""
 
     name = "report"
     outputs = {
@@ -414,13 +414,13 @@ class Report(Stage):
 
 
 def _variant(parameters: Parameters, key: Key) -> list[str]:
-    """Return the dotted key of a variant; none for `base` where the parameters do not name it."""
+    """Return the dotted key of a variant; none for `base` if the parameters do not define it."""
     variants = parameters["methods"].get(key["method"], {}).get("variants", {})
     return [f"methods.{key['method']}.variants.{key['variant']}"] if key["variant"] in variants else []
 
 
 def complete_weights(parameters: Parameters, system: plan.System) -> Path | None:
-    """Return the file that holds a system's whole network: weights from elsewhere, or those of its last part."""
+    """Return the file with a system's whole network: given weights, or those of its last part."""
     if not plan.is_trained(parameters, system):
         return plan.given_weights(parameters, system)
     last = plan.parts_of(parameters, system.method)[-1]
@@ -446,12 +446,12 @@ STAGES: dict[str, Stage] = {
 
 
 def jobs_of(parameters: Parameters) -> list[tuple[Stage, Key]]:
-    """Return every job of the study but the report, in the order of the work."""
+    """Return every job of the study except the report, in the order of the stages."""
     return [(stage, key) for stage in STAGES.values() if stage is not REPORT for key in stage.jobs(parameters)]
 
 
 def report_inputs(parameters: Parameters) -> list[str]:
-    """Return every file and folder that the report reads: of all jobs, and weights that come from elsewhere."""
+    """Return every file and folder that the report reads: those of all jobs, and given weights."""
     files = [path for stage, key in jobs_of(parameters) for path in stage.reported(key)]
     for _, system in plan.scored_pairs(parameters):
         given = plan.given_weights(parameters, system)

@@ -1,7 +1,7 @@
 """Training sets: the pairs that a system is trained on and validated with, by name.
 
-Each task has one that bears its name, made of the datasets under `study.tasks.TASK.train`. `study.training_sets` names
-others. Pure look-ups in the parameters, as in `plan`.
+Each task has one of the same name, with the datasets under `study.tasks.TASK.train`. `study.training_sets` defines
+others. This module only looks up parameters, as `plan` does.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class TrainingSet:
     """The datasets that a training reads.
 
     Attributes:
-        name: Its name, which the paths of weights begin with.
-        task: The task that its pairs serve, or `BOTH`.
+        name: Its name, which is part of the paths of weights.
+        task: The task of its pairs, or `BOTH`.
         train: Datasets whose training pairs are used together.
-        val: Datasets whose validation pairs are used; none where nothing is validated.
+        val: Datasets whose validation pairs are used; none without validation.
         key: The dotted key of the parameters that defines it.
-        pairs: How many training pairs are taken of a dataset; all of those that it does not name.
+        pairs: Number of training pairs used from a dataset; all pairs of a dataset that is not named.
     """
 
     name: str
@@ -38,7 +38,7 @@ class TrainingSet:
 
     @property
     def datasets(self) -> tuple[str, ...]:
-        """Every dataset that it reads, once."""
+        """Every dataset of it, once."""
         return tuple(dict.fromkeys((*self.train, *self.val)))
 
 
@@ -70,9 +70,9 @@ def training_set(parameters: Parameters, name: str) -> TrainingSet:
 
 
 def chosen(settings: Mapping[str, Any], task: str) -> str:
-    """Return the name of the training set that a method's settings choose where it serves a task.
+    """Return the name of the training set that a method's settings choose for a task.
 
-    `trained_on` is one name for every task, or a name for each task; a task that it does not name has its own set.
+    `trained_on` is one name for all tasks, or a name for each task; a task without a name uses its own set.
     """
     choice = settings.get("trained_on", task)
     return str(choice.get(task, task) if isinstance(choice, Mapping) else choice)

@@ -1,9 +1,9 @@
-"""MLflow, in this package only: one run for each job. It mirrors what jobs do and never feeds them.
+"""Tracking with MLflow, which only this package uses: one run for each job. Jobs write to it and never read from it.
 
-Above the runs of the jobs stand those that they belong to: the study in one state of its parameters and code, and each
-of its systems. These are the ones to compare: they hold all parameters and the scores.
+The runs of the jobs are below those of the study, in one state of its parameters and code, and of its systems. These
+are the ones to compare: they have all parameters and the scores.
 
-Whatever goes wrong while a job is tracked (no server, a full disk, a locked database) is said once; the job goes on.
+A tracking error (no server, a full disk, a locked database) is reported once, and the job continues.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Parent:
 
     Attributes:
         level: `study` or `system`.
-        key: Identifies it, so that jobs that run at once find the same one.
-        name: Its name; that of a study gets a number, which the names below it begin with.
-        tags: What MLflow can search for.
-        parameters: Nested parameters, what its scores depend on.
+        key: Identifies it, so that concurrent jobs find the same one.
+        name: Its name; that of a study gets a number, and the names of the runs below begin with it.
+        tags: Searchable in MLflow.
+        parameters: The parameters that its scores depend on, nested.
     """
 
     level: str
@@ -52,11 +52,11 @@ class Parent:
 class Tracker:
     """One MLflow run; used as a context manager around the job.
 
-    A job that runs again with the same fingerprint goes on in its old run, so that a resumed or repeated job gives no
-    second line in MLflow and no other run id in its record. Runs whose process is gone are closed as KILLED.
+    A job that runs again with the same fingerprint continues its old run, so that a resumed or repeated job adds no
+    second run to MLflow and keeps the run id in its record. Runs whose process has died are closed as KILLED.
 
     Args:
-        root: The project's root (place of the default database).
+        root: The project's root, with the default database.
         experiment: The study's name.
         name: The run's name.
         fingerprint: Identifies the job.
@@ -64,7 +64,7 @@ class Tracker:
         parameters: Nested parameters of the job.
         parents: The runs that it belongs to, the study first.
         data: Name and checksum of the data that it reads.
-        enabled: False leaves MLflow alone.
+        enabled: Whether to use MLflow at all.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Tracker:
         self._experiment = ""
         self._client: Any = None
         self._enabled = enabled
-        self._keeps = True  # artifacts, which lie in another place than runs and metrics
+        self._keeps = True  # artifacts, which are stored apart from runs and metrics
 
     def __enter__(self) -> Self:
         self._attempt("cannot be reached", self._open)
@@ -105,16 +105,16 @@ class Tracker:
         self._attempt("lost metrics", lambda: self._log_rows(rows, self.run_id))
 
     def log_metrics(self, values: Mapping[str, float]) -> None:
-        """Log final values, one a name."""
+        """Log final values, one for each name."""
         self.log_rows([{"step": 0, **values}])
 
     def log_above(self, level: str, values: Mapping[str, float]) -> None:
-        """Log final values to the run of that level which this job belongs to, if there is one."""
+        """Log final values to this job's parent run of a level, if there is one."""
         rows: list[dict[str, float]] = [{"step": 0, **values}]
         self._attempt("lost metrics", lambda: self._log_rows(rows, self._above.get(level)))
 
     def keep_above(self, level: str, write: Callable[[Path], None], name: str) -> None:
-        """Keep a file with the run of that level which this job belongs to; `write` makes it at a path."""
+        """Store a file with this job's parent run of a level; `write` creates it at a path."""
 
         def keep() -> None:
             with tempfile.TemporaryDirectory() as folder:
@@ -136,15 +136,15 @@ class Tracker:
         self._keep(path.name, lambda: self._client.log_artifact(self.run_id, str(path)))
 
     def record(self) -> dict[str, str] | None:
-        """Return what a run.json says of the run; None where nothing was tracked."""
+        """Return the run's entry for run.json; None if nothing was tracked."""
         if self.run_id is None:
             return None
         return {"uri": shown_uri(self.uri, self.root), "experiment": self.experiment, "run_id": self.run_id}
 
     def _open(self) -> None:
         keep_quiet()
-        # the first use of a new database creates its tables: two jobs at once would break it for good;
-        # and two jobs at once would each create the runs above them
+        # the first use of a new database creates its tables: two jobs at once would break it permanently;
+        # they would also each create the parent runs
         with _lock(self.home):
             _make_database(self.uri)
             self._client = connect(self.uri)
@@ -157,7 +157,7 @@ class Tracker:
             self._begin()
 
     def _begin(self) -> None:
-        """Create the job's own run, or go on in that of the same job."""
+        """Create the job's own run, or continue that of the same job."""
         from mlflow.entities import Param, RunTag
 
         own = self._client.search_runs([self._experiment], f"tags.`{_JOB}` = '{self.fingerprint}'", max_results=1)
@@ -179,7 +179,7 @@ class Tracker:
                 self._settle(status)
 
     def _below(self) -> dict[str, str]:
-        """Return the tag that puts a run below the lowest of the parents found so far; none without parents."""
+        """Return the tag that places a run below the lowest of the parents found so far; none without parents."""
         above = self._above.get(SYSTEM) or self._above.get(STUDY)
         return {PARENT_TAG: above} if above else {}
 
@@ -199,7 +199,7 @@ class Tracker:
             tags = {"level": parent.level, _GROUP: key, **_shown(parent.tags), **extra}
             run = self._client.create_run(self._experiment, run_name=name, tags=tags)
         number: str = run.info.run_id
-        if not run.data.params:  # new, or a kill came between
+        if not run.data.params:  # new, or its creation was killed
             self._client.log_batch(number, params=[Param(k, v) for k, v in values.items()])
         return number
 
@@ -207,7 +207,7 @@ class Tracker:
         return str(self._client.get_run(self._above[STUDY]).info.run_name) if STUDY in self._above else self.experiment
 
     def _numbered(self, parent: Parent, values: Mapping[str, str]) -> dict[str, str]:
-        """Return the name of a new state of the study, NAME-NUMBER, and what has changed since the one before it."""
+        """Return the name of a new state of the study, NAME-NUMBER, and what has changed since the previous one."""
         before = self._client.search_runs(
             [self._experiment], f"tags.level = '{STUDY}'", max_results=1, order_by=["attributes.start_time DESC"]
         )
@@ -230,7 +230,7 @@ class Tracker:
             self._client.log_inputs(self.run_id, inputs)
 
     def _close_orphans(self) -> None:
-        """Mark runs as killed whose process on this machine is gone, and what stands above them."""
+        """Mark runs whose process on this machine has died as killed, and their parent runs."""
         killed = False
         for run in self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'"):
             host, _, number = run.data.tags.get(_ALIVE, "").partition(":")
@@ -241,7 +241,7 @@ class Tracker:
             self._settle("KILLED")
 
     def _settle(self, status: str) -> None:
-        """End the runs above the jobs below which nothing runs any more; the caller holds the lock."""
+        """End the parent runs without any running job; the caller holds the lock."""
         running = self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'")
         busy = {run.data.tags.get(PARENT_TAG) for run in running if _GROUP not in run.data.tags}
         for level in (SYSTEM, STUDY):
@@ -263,25 +263,25 @@ class Tracker:
             self._client.log_batch(run_id, metrics=metrics[start : start + _LIMIT])
 
     def _attempt(self, what: str, action: Callable[[], None]) -> None:
-        """Do a piece of tracking; on an error say so once and leave tracking off for the rest of the job."""
+        """Try a tracking action; an error is reported once and disables tracking for the rest of the job."""
         if not self._enabled:
             return
         try:
             action()
         except Exception as error:
             self._enabled = False
-            self._say(f"{what}; the job goes on without it", error)
+            self._say(f"{what}; the job continues without it", error)
 
     def _keep(self, what: str, action: Callable[[], None]) -> None:
-        """Keep an artifact; where that fails and the server still answers, only artifacts are left off."""
+        """Store an artifact; if that fails but the server still answers, only artifacts are disabled."""
 
         def keep() -> None:
             try:
                 action()
             except Exception as error:
-                self._client.get_run(self.run_id)  # the server itself is gone: then its own error is said
+                self._client.get_run(self.run_id)  # if the server itself is gone, this raises its own error
                 self._keeps = False
-                self._say(f"lost {what}; the job goes on without artifacts, its metrics are still tracked", error)
+                self._say(f"lost {what}; the job continues without artifacts, its metrics are still tracked", error)
 
         if self._keeps:
             self._attempt(f"lost {what}", keep)
@@ -292,9 +292,9 @@ class Tracker:
 
 
 def _home(uri: str, root: Path) -> Path:
-    """Return the folder of the jobs' lock and of artifacts: beside a sqlite database, else the project's root.
+    """Return the folder of the jobs' lock and of artifacts: that of a sqlite database, else the project's root.
 
-    Copies of a project share a database, such as DVC's experiments, which run in folders that go afterwards.
+    Copies of a project share a database, such as DVC's experiments, which run in temporary folders.
     """
     if uri.startswith("sqlite:///") and "?" not in uri:
         return (root.resolve() / uri.removeprefix("sqlite:///")).parent
@@ -302,14 +302,14 @@ def _home(uri: str, root: Path) -> Path:
 
 
 def _lock(home: Path) -> FileLock:
-    """Return the lock of everything that two jobs must not do at once where they are tracked."""
+    """Return the lock for tracking actions that two jobs must not do at once."""
     folder = home / ".mmfuse"
     folder.mkdir(exist_ok=True)
     return FileLock(folder / "mlflow.lock")
 
 
 def _make_database(uri: str) -> None:
-    """Make a new sqlite database under another name first: after a kill in the middle of it, it could never be used."""
+    """Make a new sqlite database under a temporary name: one left incomplete by a kill could never be used."""
     path = Path(uri.removeprefix("sqlite:///"))
     if not uri.startswith("sqlite:///") or "?" in uri or path.exists():
         return
@@ -326,7 +326,7 @@ def _shown(tags: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _texts(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Return nested parameters as MLflow holds them: one level, texts of limited length."""
+    """Return nested parameters as MLflow stores them: one level, texts of limited length."""
     return {key: str(value)[:5900] for key, value in flatten(parameters).items()}
 
 

@@ -31,24 +31,24 @@ def register(
     weights: Path,
     tags: Mapping[str, str],
 ) -> str:
-    """Log a model with its signature, an example and its weights, register it, and make it the best of that name.
+    """Log a model with its signature, an example and its weights, register it, and give it the alias `best`.
 
-    MLflow holds the model as a pickle, which runs code when it is loaded, with the weights as safetensors beside it;
-    its format without code has to be traced, which does not end in a useful time for each of our networks.
+    MLflow stores the model as a pickle, which runs code when it is loaded, with the weights as safetensors beside it.
+    Its format without code requires tracing, which takes too long for some of our networks.
 
-    Shape: the model takes (B, 2, H, W) and gives (B, 1, H, W); example is one such input.
+    Shape: the model takes (B, 2, H, W) and returns (B, 1, H, W); example is one such input.
 
     Returns:
         The version.
 
     Raises:
-        UserError: nothing is tracked, or MLflow does not take the model.
+        UserError: nothing is tracked, or MLflow does not accept the model.
     """
     shown = shown_uri(tracker.uri, tracker.root)
     if tracker.run_id is None:
         raise UserError(f"MLflow at {shown} cannot be reached.", fix="start it, or set MLFLOW_TRACKING_URI")
     keep_quiet()
-    logging.getLogger("mlflow.pytorch").setLevel(logging.ERROR)  # warns of pickles; so does the command
+    logging.getLogger("mlflow.pytorch").setLevel(logging.ERROR)  # it warns of pickles, but the command does so, too
     import mlflow
     import mlflow.pytorch
     from mlflow.models import ModelSignature
@@ -59,7 +59,7 @@ def register(
         inputs=Schema([TensorSpec(single, (-1, 2, -1, -1))]), outputs=Schema([TensorSpec(single, (-1, 1, -1, -1))])
     )
     mlflow.set_tracking_uri(tracker.uri)
-    with answers_needed(f"MLflow at {shown} does not take the model.", tracker.uri):
+    with answers_needed(f"MLflow at {shown} does not accept the model.", tracker.uri):
         with mlflow.start_run(run_id=tracker.run_id):
             logged = mlflow.pytorch.log_model(
                 model,

@@ -1,4 +1,4 @@
-"""What MLflow keeps, read again at a user's wish: the results of a study at an earlier time. No job does so."""
+"""Read earlier results of a study from MLflow, at the user's request; no job does this."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from mmfuse.tracking.servers import answers_needed, connect, default_uri, shown_
 
 
 def fetch_kept(root: Path, run: str, *, study: str | None, name: str, folder: Path) -> tuple[Path, str | None]:
-    """Fetch a file that the run of a study keeps.
+    """Fetch a file that is stored with the run of a study.
 
     Args:
         root: The project's root.
         run: Name or id of a study's run, or of one of a system or job below it.
-        study: Where a name is looked for; None for all studies.
+        study: The study in which to look for a name; None for all studies.
         name: The file.
         folder: Where to put it.
 
     Returns:
-        The file, and the system that the run is about (METHOD.VARIANT.sSEED), None for the whole study.
+        The file, and the system of the run (METHOD.VARIANT.sSEED), None for the whole study.
 
     Raises:
-        UserError: there is no such run, several have that name, or it keeps no such file.
+        UserError: there is no such run, several have that name, or it has no such file.
     """
     uri = default_uri(root)
     shown = shown_uri(uri, root)
@@ -40,19 +40,19 @@ def fetch_kept(root: Path, run: str, *, study: str | None, name: str, folder: Pa
         found = _runs_called(client, run, study)
         if len(found) != 1:
             raise UserError(
-                f"{run} is neither a folder nor a commit, and {len(found) or 'no'} runs of that name are in MLflow.",
+                f"{run} is neither a folder nor a commit, and MLflow has {len(found) or 'no'} runs of that name.",
                 expected=f"one run in {shown}",
                 found=", ".join(one.info.run_id for one in found) or None,
-                fix="`make ui` shows the names and ids; name the id, where several have the name",
+                fix="`make ui` shows the names and ids; use the id if several runs have the same name",
             )
         top = found[0]
         while PARENT_TAG in top.data.tags:
             top = client.get_run(top.data.tags[PARENT_TAG])
         if not any(item.path == name for item in client.list_artifacts(top.info.run_id)):
             raise UserError(
-                f"The run {top.info.run_name} keeps no results.",
-                expected=f"{name}, which the stage `report` leaves with the run of a study",
-                fix="run the study to its end, or name the run of one that was",
+                f"The run {top.info.run_name} has no results.",
+                expected=f"{name}, which the stage `report` stores with the run of a study",
+                fix="complete the study, or name the run of a complete one",
             )
         path = Path(client.download_artifacts(top.info.run_id, name, str(folder)))
     tags = found[0].data.tags
@@ -61,29 +61,29 @@ def fetch_kept(root: Path, run: str, *, study: str | None, name: str, folder: Pa
 
 
 def hours_of(root: Path, run: str | None) -> float:
-    """Return the hours from the start to the end of a job's run; pauses between a kill and the next start count.
+    """Return the hours from the start to the end of a job's run, including pauses between a kill and the next start.
 
     Args:
         root: The project's root.
-        run: The run's id, as the job's run.json has it; None where it was not tracked.
+        run: The run's id in the job's run.json; None if it was not tracked.
 
     Raises:
-        UserError: MLflow does not know the run, or it has no end.
+        UserError: MLflow does not have the run, or it has not ended.
     """
     uri = default_uri(root)
     shown = shown_uri(uri, root)
-    fix = "say the hours yourself"
+    fix = "give the hours yourself"
     if run is None or (uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file()):
-        raise UserError("Nothing says how long a job took.", expected=f"its run in {shown}", found=run, fix=fix)
+        raise UserError("The duration of a job is unknown.", expected=f"its run in {shown}", found=run, fix=fix)
     with answers_needed(f"MLflow at {shown} does not answer.", uri):
         found = [one for one in _runs_called(connect(uri), run, None) if one.info.end_time]
     if len(found) != 1:
-        raise UserError("Nothing says how long a job took.", expected=f"the run {run} in {shown}, ended", fix=fix)
+        raise UserError("The duration of a job is unknown.", expected=f"the run {run} in {shown}, ended", fix=fix)
     return float(found[0].info.end_time - found[0].info.start_time) / 3_600_000
 
 
 def _runs_called(client: Any, run: str, study: str | None) -> list[Any]:
-    """Return the runs of an id or a name."""
+    """Return the runs with an id or a name."""
     experiments = [e.experiment_id for e in client.search_experiments() if study in {None, e.name}]
     if re.fullmatch("[0-9a-f]{32}", run):
         every = [e.experiment_id for e in client.search_experiments()]

@@ -1,7 +1,7 @@
 """The results of a study, wherever they are: a folder, a commit of its repository, or a run in MLflow.
 
-Each is brought to one form, a folder laid out as a project: `params.yaml`, the scores, what detectors and segmenters
-found, and the jobs' records.
+Each is brought to one form, a folder with the layout of a project: `params.yaml`, the scores, the results of detectors
+and segmenters, and the jobs' records.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from mmfuse.study.stages import DETECT, EVALUATE, report_inputs
 from mmfuse.study.types import Parameters
 from mmfuse.tracking.reading import fetch_kept
 
-ARCHIVE = "study.zip"  # what the run of a study keeps in MLflow
+ARCHIVE = "study.zip"  # stored with the run of a study in MLflow
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
 _MEASURED, _TEXTS = (f"{EVALUATE.folder}/", f"{DETECT.folder}/"), {".csv", ".json"}
-_MOMENT = (1980, 1, 1, 0, 0, 0)  # equal results give equal archives
+_MOMENT = (1980, 1, 1, 0, 0, 0)  # fixed, so that equal results give equal archives
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one run's results lie.
+    """The location of one run's results.
 
     Attributes:
-        name: What the user called it.
+        name: The name that the user gave.
         kind: `folder`, `commit` or `mlflow`.
-        root: A folder laid out as a project.
-        system: The only system that was asked for, METHOD.VARIANT.sSEED; None for all of them.
+        root: A folder with the layout of a project.
+        system: The only system requested, METHOD.VARIANT.sSEED; None for all of them.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Place:
 
 
 def small_files(parameters: Parameters) -> list[str]:
-    """Return the files that say what a study found and how: what was measured, and all records."""
+    """Return the small files with the results of a study: all measurements and all records."""
     found = report_inputs(parameters)
     measured = [file for file in found if file.startswith(_MEASURED) and Path(file).suffix in _TEXTS]
     records = [file for file in found if Path(file).name == "run.json" or file.endswith(".run.json")]
@@ -61,14 +61,14 @@ def pack(root: Path, params: Path, parameters: Parameters, target: Path) -> None
 
 
 def find(run: str, scratch: Path) -> Place:
-    """Return the results that a name stands for: a folder, else a commit, else a run in MLflow.
+    """Return the results of a run by name: a folder, else a commit, else a run in MLflow.
 
     Args:
         run: A project's root or its reports, a commit, branch or tag, or a run's name or id in MLflow.
-        scratch: An empty folder for what has to be fetched.
+        scratch: An empty folder for fetched files.
 
     Raises:
-        UserError: there is no such run, or its results are not there.
+        UserError: there is no such run, or it has no results.
     """
     if Path(run).is_dir():
         return Place(run, "folder", _project(Path(run)))
@@ -108,17 +108,17 @@ def _commit(run: str) -> str | None:
 
 
 def _checkout(run: str, commit: str, target: Path) -> None:
-    """Bring a commit's parameters and small results to a folder; the results come from DVC's cache.
+    """Copy a commit's parameters and small results to a folder; the results come from DVC's cache.
 
     Raises:
-        UserError: the commit holds no results, or the cache lacks them.
+        UserError: the commit has no results, or the cache lacks them.
     """
     texts = {}
     for path in (PARAMS, LOCK):
         shown = subprocess.run(["git", "show", f"{commit}:./{path}"], capture_output=True, check=False)
         if shown.returncode:
             raise UserError(
-                f"The commit {run} holds no results.",
+                f"The commit {run} has no results.",
                 expected=f"{PARAMS} and {LOCK} in the commit",
                 found=f"no {path}",
                 fix=f"after a complete run: `mmfuse sync`, then commit {PARAMS}, dvc.yaml and {LOCK}",
@@ -150,7 +150,7 @@ def _take(source: Path, target: Path, run: str) -> None:
             f"DVC's cache lacks a result of {run}.",
             expected=target.name,
             found="no such file in the cache",
-            fix="`dvc fetch --all-commits`, if its results were pushed",
+            fix="run `dvc fetch --all-commits`, if its results were pushed",
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)

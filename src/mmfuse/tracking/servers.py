@@ -1,4 +1,4 @@
-"""Where MLflow is: its address, what of it may be shown, and a client that says soon when nobody answers."""
+"""MLflow's server: its address, the part of it that may be shown, and a client that fails soon without an answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmfuse.errors import UserError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# a dead server must not hold a job for minutes, and no host is asked for anything but tracking
+# a dead server must not delay a job for minutes, and hosts are contacted for nothing but tracking
 _QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
@@ -27,16 +27,16 @@ _QUIET = {
     "AWS_MAX_ATTEMPTS": "2",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-# at the end of a run MLflow prints its address with the login in it
+# at the end of a run, MLflow prints its address, including the login
 _ALWAYS = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 _SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _SECRET_KEY = re.compile("pass|pwd|secret|token|key", re.IGNORECASE)
-_DELIMITER = re.compile(r"[/?#@\s]")  # an address has to write these as %XX inside a password
-_DATABASES = {"postgresql", "mysql", "mssql"}  # those of MLflow that are servers
+_DELIMITER = re.compile(r"[/?#@\s]")  # inside a password, an address must encode these as %XX
+_DATABASES = {"postgresql", "mysql", "mssql"}  # MLflow's databases that are servers
 
 
 def default_uri(root: Path) -> str:
-    """Return where runs are tracked: `MLFLOW_TRACKING_URI`, else a sqlite file in the project's root."""
+    """Return the address for tracking: `MLFLOW_TRACKING_URI`, else a sqlite file in the project's root."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve()}/mlflow.db"
 
 
@@ -51,14 +51,14 @@ def shown_uri(uri: str, root: Path) -> str:
 
 
 def without_secrets(text: str, uri: str) -> str:
-    """Return what MLflow or a library below it says, its first line, without what the address and the environment hide.
+    """Return the first line of a message of MLflow or its libraries, without secrets of the address or the environment.
 
-    Addresses are quoted whole in some messages, and in pieces where a password breaks the address.
+    Some messages quote the whole address, others pieces of it, if a password breaks the address.
     """
     login = uri.partition("://")[2].rpartition("@")[0]
     user, separator, password = login.partition(":")
     if _DELIMITER.search(password):
-        return "its words are not shown: the password in the address has characters that must stand there as %XX"
+        return "the message is hidden: the password in the address has characters that must be encoded as %XX"
     queried = [value for key, value in re.findall(r"[?&]([^=&]+)=([^&#]*)", uri) if _SECRET_KEY.search(key)]
     # a login without a password is a token
     secrets = [password if separator else user, *queried, *(os.environ.get(name, "") for name in _SECRET_VARIABLES)]
@@ -69,14 +69,14 @@ def without_secrets(text: str, uri: str) -> str:
 
 
 def keep_quiet() -> None:
-    """Let MLflow fail soon, and say nothing about itself."""
+    """Make MLflow fail soon, and print nothing about itself."""
     os.environ.update({key: os.environ.get(key, value) for key, value in _QUIET.items()} | _ALWAYS)
     for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.utils.environment"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def connect(uri: str) -> MlflowClient:
-    """Return a client; a database that does not answer raises at once, where MLflow alone asks it for minutes."""
+    """Return a client; a database that does not answer raises at once, while MLflow alone would retry for minutes."""
     keep_quiet()
     from mlflow import MlflowClient
 
@@ -89,16 +89,16 @@ def connect(uri: str) -> MlflowClient:
 
 @contextlib.contextmanager
 def answers_needed(problem: str, uri: str) -> Iterator[None]:
-    """Turn whatever a server, its database or its store of artifacts answers with into one message to the user.
+    """Turn any error of a server, its database or its artifact store into one message to the user.
 
     Raises:
-        UserError: the server is gone, refuses, or lacks a library to talk to it.
+        UserError: the server is gone or refuses, or a library for it is missing.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     kinds: tuple[type[Exception], ...] = (MlflowException, SQLAlchemyError, OSError, ImportError)
-    with contextlib.suppress(ImportError):  # only an installation with S3 has them
+    with contextlib.suppress(ImportError):  # only installed with S3 support
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -109,5 +109,5 @@ def answers_needed(problem: str, uri: str) -> Iterator[None]:
         raise UserError(
             problem,
             found=without_secrets(str(error), uri),
-            fix="see that the server, its database and its store of artifacts run, then run the same command again",
+            fix="check that the server, its database and its artifact store run, then run the same command again",
         ) from error

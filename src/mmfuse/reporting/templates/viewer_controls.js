@@ -1,9 +1,9 @@
 "use strict";
-// How what is looked at changes: controls, keys, pointers, the page's address; and the loading that follows.
+// How the view changes: controls, keys, pointers, the page's address; and the loading that follows.
 const VIEWS = ["slider", "side", "difference"];
 const GAINS = [1, 2, 4, 8, 16];
 let busy = false;
-let stale = false; // something else is asked for than what is loading
+let stale = false; // the view has changed since loading started
 let writing = 0;
 
 function change(part) {
@@ -17,7 +17,7 @@ function change(part) {
   writing = setTimeout(write, 200); // browsers refuse hundreds of changes a minute
 }
 
-/** Load what the state asks for and show it; of several changes in the meantime only the last counts. */
+/** Load the pictures of the state and show them; of several changes in the meantime, only the last counts. */
 async function load() {
   stale = true;
   if (busy) return;
@@ -62,7 +62,7 @@ function options(select, entries) {
   select.replaceChildren(...entries.map(([value, text]) => make("option", text, { value })));
 }
 
-/** Offer what the dataset has. */
+/** Fill the menus with the pictures and layers of the dataset. */
 function choices(pair) {
   const keys = dataset().layers.map((layer) => layer.key);
   state.pair = clamp(pair, 0, dataset().pairs.length - 1);
@@ -73,7 +73,7 @@ function choices(pair) {
   for (const side of ["a", "b"]) options($(side), dataset().layers.map(({ key, label }) => [key, label]));
 }
 
-/** Bring the controls to what the state says. */
+/** Set the controls to the state. */
 function show() {
   const count = dataset().pairs.length;
   $("dataset").value = state.dataset;
@@ -105,7 +105,7 @@ function write() {
   history.replaceState(null, "", `#${new URLSearchParams(parts)}`);
 }
 
-/** What the address asks for, as far as the study has it. */
+/** Read the view from the address, as far as the study has it. */
 function read() {
   const asked = new URLSearchParams(location.hash.slice(1));
   const number = (name, low, high) => {
@@ -139,7 +139,7 @@ const swap = () => change({ a: state.b, b: state.a });
 const fit = () => change({ scale: null });
 const one = () => shown && change({ scale: 1, x: place().x, y: place().y });
 
-/** Zoom by a factor; the image's point under (left, top) of the pane, or in its middle, stays where it is. */
+/** Zoom by a factor; the image's point at (left, top) of the pane, or in its middle, stays fixed. */
 function zoom(factor, left, top) {
   if (!shown) return;
   const { box, fit: whole, scale, x, y } = place();
@@ -153,7 +153,7 @@ function zoom(factor, left, top) {
   change({ scale: next, x: x + right / scale - right / next, y: y + down / scale - down / next });
 }
 
-/** Move the view over the pictures by pixels of the screen. */
+/** Move the view over the pictures by screen pixels. */
 function move(right, down) {
   if (!shown || state.scale === null) return;
   const { scale, x, y } = place();
@@ -236,11 +236,11 @@ function pinch(other, before, now) {
   const box = boxes.find((one) => left < one.right && top < one.bottom) ?? boxes[0]; // the pane between the fingers
   const factor = away(now) / away(before);
   if (state.scale === null && factor > 1) change({ scale: place().scale });
-  move((before[0] - now[0]) / 2, (before[1] - now[1]) / 2); // first, while both places are on one scale
+  move((before[0] - now[0]) / 2, (before[1] - now[1]) / 2); // first, while both positions have the same scale
   zoom(factor, left - box.left, top - box.top);
 }
 
-/** Two fingers are ours, also where one may scroll the page. */
+/** We handle two fingers, even where one finger may scroll the page. */
 function heldTouches(event) {
   if (event.touches.length > 1 && event.cancelable) event.preventDefault();
 }
@@ -253,7 +253,7 @@ function releasedPointer(event) {
 
 function turnedWheel(event) {
   const box = event.target.closest(".pane")?.getBoundingClientRect();
-  const nothing = event.deltaY > 0 && state.scale === null; // the page scrolls on
+  const nothing = event.deltaY > 0 && state.scale === null; // the page keeps scrolling
   if (!box || event.ctrlKey || nothing) return; // with Ctrl the browser zooms the page
   event.preventDefault();
   const turn = clamp(event.deltaY * (event.deltaMode ? 30 : 1), -200, 200);

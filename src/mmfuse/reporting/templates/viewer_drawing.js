@@ -1,21 +1,21 @@
 "use strict";
-// What is on the screen: the pictures, moved and enlarged alike in all panes, and the numbers beside them.
-const LARGEST = 64; // screen pixels to one of the image
+// What is on the screen: the pictures, with the same position and zoom in all panes, and the numbers beside them.
+const LARGEST = 64; // screen pixels per image pixel
 const $ = (id) => document.getElementById(id);
 const stage = $("stage");
 const panes = [...stage.querySelectorAll(".pane")];
-// what is looked at: every control changes it through `change`, and the page's address repeats it
+// the current view: every control changes it through `change`, and the page's address repeats it
 const state = { dataset: 0, pair: 0, a: "", b: "", view: "slider", at: 50, gain: 4, scale: null, x: 0, y: 0 };
 let shown = null; // { a, b }: the pictures on the screen
 let difference = null; // of these two
 let pointed = null; // the pixel under the pointer
-let framed = 0; // the next drawing that is asked for
+let framed = 0; // the next requested drawing
 
 const dataset = () => DATASETS[state.dataset];
 const labelOf = (key) => dataset().layers.find((layer) => layer.key === key).label;
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
-/** Scale (screen pixels to one of the image) and the image's point in the middle, kept inside the image. */
+/** Return the scale (screen pixels per image pixel) and the image's point in the middle, kept inside the image. */
 function place() {
   const box = panes[0].getBoundingClientRect();
   const { width, height } = shown.a;
@@ -47,7 +47,7 @@ function draw() {
   });
 }
 
-/** Draw images into a pane, each from and to a share of its width. */
+/** Draw images into a pane, each between two fractions of its width. */
 function put(pane, parts) {
   const { box, scale, x, y } = place();
   const canvas = pane.querySelector("canvas");
@@ -62,7 +62,7 @@ function put(pane, parts) {
     context.translate((box.width * ratio) / 2, (box.height * ratio) / 2);
     context.scale(scale * ratio, scale * ratio);
     context.translate(-x, -y);
-    // single pixels are to be seen as such, and a reduced picture without jagged lines
+    // enlarged pixels stay sharp, and a reduced picture has no jagged lines
     context.imageSmoothingEnabled = scale * ratio < 2;
     context.imageSmoothingQuality = "high";
     context.drawImage(image, 0, 0);
@@ -104,7 +104,7 @@ function divider({ context, ratio }) {
   context.stroke();
 }
 
-/** A cross in the middle, when the values are those of the pixel there. */
+/** Draw a cross in the middle if the values are those of the pixel there. */
 function cross({ context, ratio }) {
   const [x, y] = [context.canvas.width / 2, context.canvas.height / 2];
   for (const [ink, width] of [["#000", 3], ["#fff", 1]]) {
@@ -118,7 +118,7 @@ function cross({ context, ratio }) {
   }
 }
 
-/** The pixel under the pointer, or in the middle of the view without one. */
+/** Show the values of the pixel under the pointer, or in the middle of the view if there is no pointer. */
 function values() {
   const { x, y } = place();
   const [column, row] = pointed ?? [Math.floor(x), Math.floor(y)];
@@ -133,7 +133,7 @@ function values() {
   $("luminance-d").textContent = String(value).replace("-", "−");
 }
 
-/** Every text goes through textContent: names may hold anything. */
+/** Every text goes through textContent, because names can be any text. */
 function make(tag, text, attributes = {}) {
   const element = document.createElement(tag);
   element.textContent = text;
@@ -141,7 +141,7 @@ function make(tag, text, attributes = {}) {
   return element;
 }
 
-/** Decimals with which the smallest of the values keeps about four digits, as in the report. */
+/** Return the decimals with which the smallest of the values keeps about four digits, as in the report. */
 function decimals(found) {
   const sizes = found.filter((value) => value).map(Math.abs);
   return sizes.length ? clamp(3 - Math.floor(Math.log10(Math.min(...sizes))), 1, 5) : 1;
@@ -180,7 +180,7 @@ function measure(metric, both) {
   return row;
 }
 
-/** The names of A and B on the pictures, and what a screen reader says of them. */
+/** Set the names of A and B on the pictures, and their descriptions for screen readers. */
 function names() {
   const name = dataset().pairs[state.pair][1];
   const [a, b] = [labelOf(state.a), labelOf(state.b)];

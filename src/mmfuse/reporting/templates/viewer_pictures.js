@@ -1,12 +1,12 @@
 "use strict";
-// What the page knows, the pictures that it loads, and what is computed from their pixels.
+// The page's data, the pictures that it loads, and what it computes from their pixels.
 const DATASETS = JSON.parse(document.getElementById("study").textContent);
-const HELD = 6; // decoded pictures in memory: those shown and a few to go back to
-const INKS = { less: [213, 94, 0], more: [0, 114, 178] }; // as the ramp in viewer.css
-const held = new Map(); // key of a picture: the promise of it
-const waiting = new Map(); // key of a picture that is being loaded: what to do with it
+const HELD = 6; // decoded pictures in memory: those shown and a few earlier ones
+const INKS = { less: [213, 94, 0], more: [0, 114, 178] }; // as in the ramp of viewer.css
+const held = new Map(); // promise of each picture by key
+const waiting = new Map(); // callback of each picture that is being loaded, by key
 
-// what the scripts of the pictures call
+// called by the scripts of the pictures
 const mmfuse = {
   layer: (key, data) => waiting.get(key)?.(data),
   held: () => held.size,
@@ -18,7 +18,7 @@ function script(key) {
     const failed = (reason) => () => {
       waiting.delete(key);
       element.remove();
-      reject(new Error(`viewer/${key}.js ${reason}`)); // of no effect once it is resolved
+      reject(new Error(`viewer/${key}.js ${reason}`)); // no effect once it is resolved
     };
     waiting.set(key, resolve);
     element.onload = failed("holds another picture");
@@ -41,7 +41,7 @@ async function decoded(key) {
   return { canvas, pixels, grey: data.grey, scores: data.scores, width: canvas.width, height: canvas.height };
 }
 
-/** A picture, from memory if it is one of the last that were looked at. */
+/** Return a picture, from memory if it was shown recently. */
 function picture(key) {
   const found = held.get(key) ?? decoded(key);
   held.delete(key);
@@ -54,7 +54,7 @@ function picture(key) {
   return found;
 }
 
-/** 8-bit luminance of the pixel that begins at i, rounded half to even, as everywhere in mmfuse. */
+/** Return the 8-bit luminance of the pixel that starts at i, rounded half to even, as everywhere in mmfuse. */
 function luminance(pixels, i) {
   const thousandths = 299 * pixels[i] + 587 * pixels[i + 1] + 114 * pixels[i + 2];
   const whole = Math.floor(thousandths / 1000);
@@ -62,7 +62,7 @@ function luminance(pixels, i) {
   return rest > 500 || (rest === 500 && whole % 2) ? whole + 1 : whole;
 }
 
-/** The map of the difference A - B as a canvas, with its mean and largest absolute value. */
+/** Return the map of the difference A - B as a canvas, with its mean and largest absolute value. */
 function subtracted(a, b, gain) {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [a.width, a.height];
