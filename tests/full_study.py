@@ -141,7 +141,13 @@ def _measured(root: Path, random: np.random.Generator) -> None:
         }
         summary = {"dataset": "road", "convention": CONVENTIONS[0], "images": len(NAMES), "metrics": cards}
         (room / f"{system.label}.json").write_text(json.dumps(summary), encoding="utf-8")
-        _record(room / f"{system.label}.run.json", "evaluate", root, [], [room / f"{system.label}.csv"])
+        _record(
+            room / f"{system.label}.run.json",
+            "evaluate",
+            root,
+            [],
+            [room / f"{system.label}{end}" for end in (".csv", ".json")],
+        )
 
 
 def _fused(root: Path, random: np.random.Generator) -> None:

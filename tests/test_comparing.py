@@ -18,7 +18,7 @@ from mmfuse.cli import registering
 from mmfuse.cli.app import app
 from mmfuse.comparing import output
 from mmfuse.errors import UserError
-from mmfuse.files.writing import write_json, write_text
+from mmfuse.files.writing import checksum, write_json, write_text
 from mmfuse.reporting import statistics
 from mmfuse.study.plan import System
 from mmfuse.tracking import results
@@ -58,7 +58,9 @@ def write_system(root, label, values, *, convention="lkc_funet", pack="p" * 64, 
     inputs = {"data/prepared/synthetic_road/test.safetensors": pack, "src/mmfuse/metrics/structure.py": code}
     common = {"parameters": {}, "versions": {"torch": "2"}, "commit": "a" * 40, "dirty": False}
     common["machine"] = {"processor": "x", "device": "cpu"}
-    record = {"stage": "evaluate", "inputs": inputs, "outputs": {stem.as_posix()[-20:]: str(values)}}
+    written = [stem.with_name(f"{label}{end}") for end in (".csv", ".json")]
+    outputs = {path.relative_to(root).as_posix(): checksum(path) for path in written}
+    record = {"stage": "evaluate", "inputs": inputs, "outputs": outputs}
     write_json(stem.with_name(f"{label}.run.json"), {**record, **common})
     prepared = {"stage": "prepare", "inputs": {}, "outputs": {"data/prepared/synthetic_road/test.safetensors": pack}}
     write_json(root / "data/prepared/synthetic_road/run.json", {**prepared, **common})

@@ -162,7 +162,7 @@ def _results(
     scores = root / "reports/scores" / dataset
     _scores(scores, dataset, system, values)
     table = scores / f"{system.label}.csv"
-    _record(scores / f"{system.label}.run.json", "evaluate", root, made, [table])
+    _record(scores / f"{system.label}.run.json", "evaluate", root, made, [table, table.with_suffix(".json")])
 
 
 def make_study(root: Path) -> None:

@@ -20,6 +20,8 @@ from jobs import CODE, PARAMS, EngineJob, declared_jobs, differences, digests, d
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.files.writing import write_manifest, write_text
 from mmfuse.study.code_lists import check_running_code
+from mmfuse.study.integrity import check_study
+from mmfuse.study.parameters import load_parameters
 
 METRICS = "reports/metrics.json"  # what `dvc metrics diff` compares
 HEADER = """\
@@ -114,15 +116,17 @@ def sync(root: Path) -> None:
     """Bring the engine that did not run to the state of the one that ran.
 
     Raises:
-        UserError: neither engine is up to date.
+        UserError: neither engine is up to date, or a file differs from the record of the job that wrote it.
     """
     write_dvc(root)
     write_code(root)
     if _run(root, "dvc", "status", "--quiet") == 0:
+        check_study(root, load_parameters(root / PARAMS))
         _renew(root)
         print("DVC is up to date; Snakemake's records now say the same.")
         return
     if _finished(root):
+        check_study(root, load_parameters(root / PARAMS))
         _must(root, "dvc", "commit", "--force", "--quiet")
         _renew(root)  # DVC has rewritten the files, and Snakemake compares the times of the largest ones
         print("Snakemake is up to date; DVC's records now say the same.")

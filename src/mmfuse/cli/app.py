@@ -158,12 +158,15 @@ def list_(
 @app.command()
 def doctor(
     params: Annotated[Path, typer.Option(help="The study's parameters.")] = _PARAMS,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also compare all results of a finished study with its records.")
+    ] = False,
 ) -> None:
     """Check the environment, the devices, the parameters and the data, with advice for each problem."""
     from mmfuse.cli.doctor import examine
 
     problems = 0
-    for check in examine(params):
+    for check in examine(params, deep=deep):
         print(check)
         problems += not check.good
     if problems:

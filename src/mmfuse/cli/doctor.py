@@ -13,6 +13,7 @@ from pathlib import Path
 from mmfuse.errors import MmfuseError
 from mmfuse.study import plan
 from mmfuse.study.code_lists import PACKAGE, check_running_code
+from mmfuse.study.integrity import check_study
 from mmfuse.study.parameters import load_parameters, project_root
 from mmfuse.study.stages import DOWNLOAD
 
@@ -31,8 +32,8 @@ class Check:
         return f"{'ok  ' if self.good else 'FAIL'} {self.what}: {self.found}"
 
 
-def examine(params: Path) -> Iterator[Check]:
-    """Yield the checks one by one."""
+def examine(params: Path, *, deep: bool = False) -> Iterator[Check]:
+    """Yield the checks one by one; `deep` adds the results of a finished study, byte by byte."""
     yield _try("code", _code)
     yield _try("environment", _environment)
     yield _try("devices", _devices)
@@ -40,6 +41,13 @@ def examine(params: Path) -> Iterator[Check]:
     yield _try("methods", lambda: _methods(params))
     yield _try("data", lambda: _data(params))
     yield _try("tracking", _tracking)
+    if deep:
+        yield _try("results", lambda: _results(params))
+
+
+def _results(params: Path) -> str:
+    count = check_study(Path.cwd(), load_parameters(params))
+    return f"{count} files and folders as their records say"
 
 
 def _try(what: str, look: Callable[[], str]) -> Check:

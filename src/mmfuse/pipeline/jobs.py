@@ -27,6 +27,7 @@ from mmfuse.errors import UserError
 from mmfuse.files.writing import checksum, remove_leftovers, write_json
 from mmfuse.pipeline.lineage import parents
 from mmfuse.study.code_lists import check_running_code
+from mmfuse.study.integrity import check_made
 from mmfuse.study.parameters import load_parameters, pick_all
 from mmfuse.study.plan import System
 from mmfuse.study.stage import Key, Stage
@@ -189,6 +190,7 @@ def execute(job: Job, work: Callable[[Running], None]) -> None:
         )  # fmt: skip
     root = Path.cwd()
     inputs = {_relative(path): checksum(path) for path in job.inputs}
+    check_made(root, inputs)
     fingerprint = _fingerprint(job, inputs)
     commit, dirty = _commit(root)
     first = not rank()

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from mmfuse.errors import UserError
 from mmfuse.files.reading import damaged, read_json, read_table
+from mmfuse.files.writing import checksum
+from mmfuse.study.integrity import check_made
 from mmfuse.study.plan import System
 from mmfuse.study.stages import EVALUATE, key_of
 
@@ -109,10 +111,11 @@ def read_scores(root: Path, dataset: str, system: System) -> Scores:
     """Read the scores of one system in a project's folder; check that the table and its summary belong together.
 
     Raises:
-        UserError: a file is missing, or the table and the summary disagree.
+        UserError: a file is missing or is not what the stage `evaluate` wrote, or the table and the summary disagree.
     """
     table = existing(root / EVALUATE.path("table", key_of(dataset, system)), "evaluate")
-    existing(table.with_suffix(".json"), "evaluate")
+    summary = existing(table.with_suffix(".json"), "evaluate")
+    check_made(root, {path.relative_to(root).as_posix(): checksum(path) for path in (table, summary)})
     return read_one(table, system, again="run the stage `evaluate` for it again")
 
 

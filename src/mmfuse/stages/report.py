@@ -11,6 +11,7 @@ from mmfuse.reporting import viewer
 from mmfuse.reporting.means import study_means
 from mmfuse.reporting.pages import pages, render
 from mmfuse.reporting.study import read_study
+from mmfuse.study.integrity import check_records
 from mmfuse.study.parameters import flatten
 from mmfuse.study.set_checks import check_fused
 from mmfuse.study.types import Parameters
@@ -20,6 +21,7 @@ from mmfuse.tracking import STUDY, results
 def work(job: Work) -> None:
     """Run the job of the stage."""
     parameters, out = job.parameters, job.outputs["page"].parent
+    check_records(Path(), parameters)
     check_fused(parameters)
     run(parameters=parameters, root=Path(), out=out, catalog=Path("data/catalog.yaml"), printed=job.read("printed"))
     means = study_means(parameters, Path())

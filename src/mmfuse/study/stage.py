@@ -121,7 +121,7 @@ class Stage:
         """
         for name in self.key:
             form, meaning = KEYS[name]
-            if not re.fullmatch(form, key[name]):
+            if not re.fullmatch(form, str(key[name])):
                 raise UserError(f"--{name.replace('_', '-')} has no such value.", expected=meaning, found=key[name])
 
     def patterns(self) -> dict[str, tuple[str, bool]]:
