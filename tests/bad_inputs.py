@@ -113,7 +113,7 @@ def archives() -> Iterator[Bad]:
     for kind, content in {
         "zip": zip_of(("a", b"x", 0), ("a/b.png", b"x", 0)), "tar": tar_of(("a", b"x", {}), ("a/b.png", b"x", {}))
     }.items():  # fmt: skip
-        yield Bad(f"{kind} file below a file", archive(kind, content), "cannot be stored beside the others")
+        yield Bad(f"{kind} file below a file", archive(kind, content), "cannot be stored with the others")
     long = "n" * 300 + ".png"
     yield Bad("zip long name", archive("zip", zip_of((long, b"x", 0))), "cannot be stored")
     yield Bad("tar long name", archive("tar", tar_of((long, b"x", {}))), "cannot be stored")
@@ -126,7 +126,7 @@ def bombs() -> Iterator[Bad]:
     flat = tar_of(("zeros.png", zeros, {}))
     packed = {"zip": zip_of(("zeros.png", zeros, 0)), **{k: PACKERS[k](flat) for k in ("tar.gz", "tar.bz2", "tar.xz")}}
     for kind, content in packed.items():
-        yield Bad(f"{kind} bomb", archive(kind, content, small), r"'zeros\.png' would make \d+ bytes")
+        yield Bad(f"{kind} bomb", archive(kind, content, small), r"'zeros\.png' would unpack \d+ bytes")
     many = [f"{n}.png" for n in range(5)]
     few = Limits(files=4)
     yield Bad("zip too many", archive("zip", zip_of(*((n, b"", 0) for n in many)), few), "one too many: more than 4")
@@ -135,7 +135,7 @@ def bombs() -> Iterator[Bad]:
     yield Bad("zip too large", archive("zip", zip_of(("a.png", bytes(3000), 0)), total), "at most 2000 are allowed")
     yield Bad("tar too large", archive("tar", tar_of(("a.png", bytes(3000), {})), total), "at most 2000 are allowed")
     lie = zip_of(("a.png", bytes(1 << 20), 0)).replace((1 << 20).to_bytes(4, "little"), (100).to_bytes(4, "little"))
-    yield Bad("zip that lies about a size", archive("zip", lie, total), "damaged|would make")
+    yield Bad("zip that lies about a size", archive("zip", lie, total), "damaged|would unpack")
     nested = gzip.compress(tar_of(("a.png", b"x", {"pax_headers": {"comment": "y" * (4 << 20)}})))
     yield Bad("tar bomb of headers", archive("tar.gz", nested, Limits(spare=1 << 20)), "more headers than files|would")
 
@@ -238,7 +238,7 @@ def images() -> Iterator[Bad]:
     yield Bad("a program named png", pair("bad.png", b"\x7fELF" + bytes(400)), damaged)
     for what, number in {"grey": 0, "colour": 2, "grey and alpha": 4, "colour and alpha": 6}.items():
         content = png_bytes(24, 30, depth=16, colour=number)
-        yield Bad(f"png of 16 bits, {what}", pair("bad.png", content), rf"{kind}(.|\n)*8 bits a channel(.|\n)*16")
+        yield Bad(f"png of 16 bits, {what}", pair("bad.png", content), rf"{kind}(.|\n)*8 bits per channel(.|\n)*16")
     deep = {
         "uint16": pixels().astype(np.uint16) * 257, "int32": pixels().astype(np.int32),
         "float32": pixels().astype(np.float32), "float32 with nan": np.full((24, 30), np.nan, np.float32),
@@ -276,9 +276,9 @@ def folders() -> Iterator[Bad]:
 
         return make
 
-    yield Bad("lone file", laid("a/1.png", "b/1.png", "a/2.png"), r"1 of 2 images(.|\n)*a/2\.png: nothing of this name")
+    yield Bad("lone file", laid("a/1.png", "b/1.png", "a/2.png"), r"1 of 2 images(.|\n)*a/2\.png: no image with")
     yield Bad("no name in common", laid("a/1.png", "b/2.png"), "no name in common")
-    yield Bad("one name twice", laid("a/1.png", "a/1.bmp", "b/1.png"), "Two images of the same name")
+    yield Bad("one name twice", laid("a/1.png", "a/1.bmp", "b/1.png"), "Two images with the same name")
     yield Bad("no image", laid("a/1.txt", "b/1.txt"), "no images to match")
     yield Bad("no folder", laid("a/1.png"), "Folder not found: .*b")
     yield Bad("file and folder", laid("a/1.png", "b/1.png", a="a/1.png"), "Folder not found: .*1.png")
@@ -381,7 +381,7 @@ def weights() -> Iterator[Bad]:
     )
     for value in (float("nan"), float("inf"), float("-inf")):
         broken = weights_file(change=lambda w, v=value: w.update({first: w[first] * 0 + v}))
-        yield Bad(f"weights of {value}", stored("w.safetensors", broken), rf"are broken(.|\n)*others in {first}")
+        yield Bad(f"weights of {value}", stored("w.safetensors", broken), rf"are broken(.|\n)*other values in {first}")
     yield Bad("no file", lambda folder: lambda: load_method(folder / "none.safetensors"), "Weights not found")
 
 

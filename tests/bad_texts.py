@@ -230,9 +230,9 @@ def labels() -> Iterator[Bad]:
         ("cut", whole[: len(whole) // 2], "Damaged or unreadable image"),
         ("gif", saved(Image.fromarray(ids), "GIF"), "Damaged or unreadable image"),
         ("huge", png_bytes(60000, 60000, data=b""), "is too large"),
-        ("other size", saved(Image.fromarray(ids[1:]), "PNG"), "has another size than its images"),
-        ("16 bits", saved(Image.fromarray(ids.astype(np.uint16) + 261), "PNG"), "no class ids(.|\n)*261"),
-        ("colours", saved(Image.fromarray(pixels(channels=3)), "PNG"), "holds colours(.|\n)*catalog.yaml"),
+        ("other size", saved(Image.fromarray(ids[1:]), "PNG"), "differs in size from its images"),
+        ("16 bits", saved(Image.fromarray(ids.astype(np.uint16) + 261), "PNG"), "not class ids(.|\n)*261"),
+        ("colours", saved(Image.fromarray(pixels(channels=3)), "PNG"), "contains colours(.|\n)*catalog.yaml"),
         ("animation", saved(Image.fromarray(ids), "PNG", save_all=True, append_images=[Image.fromarray(ids + 1)]),
          "one still image"),
     ):  # fmt: skip
@@ -375,9 +375,7 @@ def found_objects() -> Iterator[Bad]:
         ("hits", good.replace("11111", "111"), objects), ("no objects", good, {"classes": ["car"]}),
         ("no json", good, "{"),
     ):  # fmt: skip
-        yield Bad(
-            f"detections: {what}", results(read_detections, table, summary), "Damaged file|do not belong together"
-        )
+        yield Bad(f"detections: {what}", results(read_detections, table, summary), "Damaged file|do not match")
     good = "image,true,predicted,pixels\nx,car,car,5\n"
     masks = {"classes": ["car"], "images": ["x"]}
     for what, table, summary in (
@@ -385,7 +383,7 @@ def found_objects() -> Iterator[Bad]:
         ("pixels", good.replace("5", "x"), masks),
         ("no images", good, {"classes": ["car"]}), ("list", good, "[]"),
     ):  # fmt: skip
-        yield Bad(f"segments: {what}", results(read_masks, table, summary), "Damaged file|do not belong together")
+        yield Bad(f"segments: {what}", results(read_masks, table, summary), "Damaged file|do not match")
 
 
 def prepared(text: str) -> Callable[[Path], Call]:

@@ -11,7 +11,7 @@ from mmfuse.benchmarks.reference_metrics import PLAIN
 from mmfuse.cli import app as cli
 from mmfuse.data.images import write_image
 from mmfuse.errors import UserError
-from mmfuse.metrics import CONVENTIONS, variants
+from mmfuse.metrics import CONVENTIONS, definitions
 
 SMALLEST = 161  # MS-SSIM is defined from here on
 
@@ -23,12 +23,12 @@ def result():
 
 def test_every_metric_of_the_set_has_a_plain_implementation(result):
     meant = {variant for convention in metrics.SET for variant in CONVENTIONS[convention].values()}
-    assert set(PLAIN) == meant == {row["variant"] for row in result["set"]["metrics"]}
+    assert set(PLAIN) == meant == {row["definition"] for row in result["set"]["metrics"]}
 
 
 def test_plain_implementations_give_the_same_values(result):
     for row in result["set"]["metrics"]:
-        assert row["relative_difference"] < 1e-12, row["variant"]
+        assert row["relative_difference"] < 1e-12, row["definition"]
 
 
 def test_numbers_hang_together(result):
@@ -39,9 +39,9 @@ def test_numbers_hang_together(result):
     assert both["conventions"] == ["lkc_funet", "smfnet"]
     assert both["plain_seconds"] == pytest.approx(lkc["plain_seconds"] + smfnet["plain_seconds"])
     assert both["ratio"] == both["plain_seconds"] / both["seconds"]
-    plain = {row["variant"]: row["plain_seconds"] for row in compared["metrics"]}
+    plain = {row["definition"]: row["plain_seconds"] for row in compared["metrics"]}
     assert smfnet["plain_seconds"] == pytest.approx(sum(plain[variant] for variant in CONVENTIONS["smfnet"].values()))
-    assert set(together["shares"]) == set(variants())
+    assert set(together["shares"]) == set(definitions())
     assert sum(together["shares"].values()) == pytest.approx(1)
     assert together["threads"] == 2
     assert together["seconds_per_triple"] > 0
@@ -49,7 +49,7 @@ def test_numbers_hang_together(result):
 
 def test_lines_name_every_metric(result):
     text = "\n".join(metrics.lines(result))
-    for word in ("drawn", f"{SMALLEST}x{SMALLEST + 14}", "all of lkc_funet and smfnet", *variants()):
+    for word in ("drawn", f"{SMALLEST}x{SMALLEST + 14}", "all of lkc_funet and smfnet", *definitions()):
         assert word in text
 
 

@@ -191,7 +191,7 @@ def test_a_lone_file(mmfuse, folders, tmp_path, allowed):
     (b / "one.jpg").unlink()
     words = ["fuse", a, b, tmp_path / "out", "--method", "laplacian", *(["--allow-missing"] if allowed else [])]
     code, _, err = mmfuse(*words)
-    assert f"{a}/one.png: nothing of this name in {b}" in err
+    assert f"{a}/one.png: no image with this name in {b}" in err
     assert code == (0 if allowed else 2)
     assert (tmp_path / "out").exists() == allowed
     if allowed:

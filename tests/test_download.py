@@ -308,7 +308,7 @@ def test_bombs_are_refused(tmp_path):
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz", compresslevel=1) as archive:
         add(archive, "zeros.png", zeros)
     for kind in ("zip", "tar.gz"):
-        with pytest.raises(UserError, match=r"'zeros\.png' would make 67108864 bytes"):
+        with pytest.raises(UserError, match=r"'zeros\.png' would unpack 67108864 bytes"):
             extract(tmp_path / f"a.{kind}", tmp_path / kind)
         assert sum(file.stat().st_size for file in files_below(tmp_path / kind)) == 0
 
@@ -319,7 +319,7 @@ def test_a_bomb_that_lies_about_its_size_is_stopped(tmp_path):
         archive.writestr("zeros.png", bytes(1 << 20))
     # say 100 bytes instead of 1 MiB in both headers: never more than those are unpacked
     path.write_bytes(path.read_bytes().replace((1 << 20).to_bytes(4, "little"), (100).to_bytes(4, "little")))
-    with pytest.raises(UserError, match=r"damaged|would make"):
+    with pytest.raises(UserError, match=r"damaged|would unpack"):
         extract(path, tmp_path / "out", limits=Limits(total=1000))
     assert sum(file.stat().st_size for file in files_below(tmp_path / "out")) <= 1000
 
@@ -338,7 +338,7 @@ def test_limits_on_files_and_bytes(tmp_path):
     assert extract(tmp_path / "a.zip", tmp_path / "fits", limits=Limits(files=4, total=400)) == 4
     with pytest.raises(UserError, match=r"'3\.png' is one too many"):
         extract(tmp_path / "a.zip", tmp_path / "few", limits=Limits(files=3))
-    with pytest.raises(UserError, match=r"'3\.png' would make 400 bytes"):
+    with pytest.raises(UserError, match=r"'3\.png' would unpack 400 bytes"):
         extract(tmp_path / "a.zip", tmp_path / "small", limits=Limits(total=399))
 
 
@@ -405,7 +405,7 @@ def test_git_errors_are_clear(repository, tmp_path, monkeypatch):
         clone(str(tmp_path / "nowhere"), tmp_path / "a")
     with pytest.raises(UserError, match="has no folder spect"):
         clone(str(repository), tmp_path / "b", take="spect")
-    with pytest.raises(UserError, match="no end after"):
+    with pytest.raises(UserError, match="not finished after"):
         clone(str(repository), tmp_path / "c", timeout=1e-6)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="git is not installed"):
@@ -605,7 +605,7 @@ def test_unpacked_files_put_there_are_taken_and_verified(by_hand, tmp_path):
 
 def test_an_archive_of_another_name_is_not_guessed_at(by_hand, tmp_path):
     pack(tmp_path / "manual/tiny/Set (1).zip", FILES)
-    with pytest.raises(UserError, match="Cannot tell") as caught:
+    with pytest.raises(UserError, match="The target of the contents") as caught:
         take(by_hand, tmp_path)
     assert "Set.zip" in str(caught.value)
 

@@ -150,8 +150,8 @@ def with_end(out, end):
 @pytest.mark.parametrize(
     ("box", "words"),
     [
-        ((1, 1.2, 0.5, 0.4, 0.4), "reaches outside the image"),
-        ((1, 0.5, 0.5, float("nan"), 0.4), "reaches outside the image"),
+        ((1, 1.2, 0.5, 0.4, 0.4), "extends outside the image"),
+        ((1, 0.5, 0.5, float("nan"), 0.4), "extends outside the image"),
         ((1, 0.5, 0.5, 0.0, 0.4), "no area"),
         ((1, 0.5, 0.5, 0.4, -0.1), "no area"),
         ((17, 0.5, 0.5, 0.4, 0.4), "unknown class 17"),
@@ -225,7 +225,7 @@ def test_scenes_stay_together_and_shares_are_kept():
 
 
 def test_folds_that_cannot_be_made_are_errors():
-    with pytest.raises(UserError, match="does not say which scene"):
+    with pytest.raises(UserError, match="does not determine its scene"):
         folds.scene_of("abc", {"pattern": r"^(\d+)", "frames": None})
     with pytest.raises(UserError, match="cannot be divided"):
         folds.divide({"p1_a": "train"}, {"by": "catalog"})

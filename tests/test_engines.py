@@ -26,6 +26,7 @@ ENVIRONMENT = {
     "DVC_NO_ANALYTICS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": "src",  # each study runs the code in its own folder
 }
 pytestmark = pytest.mark.engines
 
@@ -52,7 +53,7 @@ def tiny(parameters):
     parameters["report"] |= {"images": 1, "patch": 16}
     parameters["analyse"] = {"cka": parameters["analyse"]["cka"]}  # others may be of methods that are left out
     parameters["analyse"]["cka"]["options"] |= {"height": 32, "width": 32, "batch": 4, "resamples": 5}
-    parameters["prepare"]["subset"]["synthetic_road"] = {"test": 4}  # as many as CKA needs
+    parameters["prepare"]["subset"] = {"synthetic_road": {"test": 4}}  # as many as CKA needs
     boxes = parameters["downstream"].pop("road_boxes")
     boxes["training"] |= {"steps": 4, "batch": 2, "height": 32, "width": 32, "save_every": 2}
     parameters["downstream"] = {"road_boxes": boxes | {"sets": ["a", "average.base"], "seeds": [0]}}
@@ -140,6 +141,17 @@ def since(folder, moment):
     return {str(log.relative_to(folder / "logs")) for log in logs if log.stat().st_mtime > moment}
 
 
+def behind(folder, file):
+    """The logs of the job that writes a file and of all jobs that read it, directly or through others."""
+    from jobs import declared_jobs
+
+    jobs = declared_jobs(folder)
+    found = [job for job in jobs if file in job.outputs]
+    for job in found:
+        found += [other for other in jobs if other.inputs & job.outputs and other not in found]
+    return {re.search(r"--log logs/(\S+)", job.command)[1] for job in found}
+
+
 def change_loss(folder):
     parameters = yaml.safe_load((folder / "params.yaml").read_text())
     parameters["methods"]["mma_unet"]["parts"]["fusion"]["loss"]["detail"] = 3.5
@@ -223,6 +235,25 @@ def test_after_dvc_snakemake_has_nothing_to_do(by_dvc, by_snakemake):
     assert results(by_dvc) == results(by_snakemake)
 
 
+def test_parameters_edited_during_a_run_count_from_the_next_start(template):
+    folder, scores = clone(template, "edited"), "reports/scores/synthetic_road/average.base.s0.csv"
+    with subprocess.Popen(
+        ["snakemake", "--cores", "1", "--quiet", "all", "--", scores], cwd=folder, env=ENVIRONMENT
+    ) as run:
+        while not (folder / "logs/download/synthetic_road.log").exists():
+            assert run.poll() is None
+            time.sleep(0.05)
+        parameters = yaml.safe_load((folder / "params.yaml").read_text())
+        parameters["prepare"]["subset"]["synthetic_road"]["test"] = 3
+        write(folder, parameters)
+        assert run.wait() == 0
+    assert len((folder / scores).read_text().splitlines()) == 1 + 4
+    record = json.loads((folder / "data/prepared/synthetic_road/run.json").read_text())
+    assert record["parameters"]["prepare.subset.synthetic_road"] == {"test": 4}
+    planned = call(folder, "snakemake", "--dry-run", "--cores", "1", "--", scores)
+    assert re.search(r"Params have changed.*'prepare.subset.synthetic_road': {'test': 3}", planned)
+
+
 def test_dvc_refuses_a_study_that_its_file_was_not_written_for(by_dvc):
     """Else it would run jobs with the files of another study, and record these as their inputs."""
     folder = clone(by_dvc, "stale")
@@ -237,10 +268,9 @@ def test_dvc_refuses_a_study_that_its_file_was_not_written_for(by_dvc):
 
 def test_changed_code_reruns_the_jobs_that_it_is_behind_and_no_other(by_dvc):
     def out_of_date():
-        call(by_dvc, "dvc", "repro", "--quiet", "code", environment=environment)
+        call(by_dvc, "dvc", "repro", "--quiet", "code")
         return set(re.findall(r"^([a-z_]+)[-:]", call(by_dvc, "dvc", "status"), re.MULTILINE))
 
-    environment = {**ENVIRONMENT, "PYTHONPATH": str(by_dvc / "src")}
     module = by_dvc / "src/mmfuse/metrics/contrast.py"
     before = module.read_text()
     assert out_of_date() == set()
@@ -275,7 +305,9 @@ def test_a_changed_loss_weight_reruns_the_same_jobs_in_both(by_snakemake, by_dvc
     label = "synthetic_road.mma_unet.base.s0.log"
     analysed = "analyse/synthetic_road.cka.mma_unet.base.s0.log"
     expected = {"train/ivif.mma_unet.base.s0.fusion.log", f"fuse/{label}", f"evaluate/{label}", analysed, "report.log"}
-    assert ran == {"snakemake": expected, "dvc": expected}
+    reached = behind(by_dvc, "data/checkpoints/ivif/mma_unet/base/s0/fusion.safetensors")
+    assert expected <= reached, "more only where a further stage reads these files"
+    assert ran == {"snakemake": reached, "dvc": reached}
     assert results(by_dvc) == results(by_snakemake)
 
 
@@ -444,7 +476,7 @@ def test_a_kill_in_stage_two_changes_nothing(template):
     assert not (killed / target).exists()
     call(killed, "snakemake", "--unlock")
     call(killed, *command)
-    assert "going on after step" in (killed / "logs/train/ivif.mma_unet.base.s0.fusion.log").read_text()
+    assert "resuming after step" in (killed / "logs/train/ivif.mma_unet.base.s0.fusion.log").read_text()
     assert not state.exists()
     assert sha256(killed / target) == sha256(undisturbed / target)
     for end in (".last.safetensors", ".history.csv"):

@@ -350,9 +350,8 @@ def test_a_second_run_in_the_same_folder_is_refused(study, engine):
         while not any(list(folder.glob(lock)) for lock in locks) or not list(folder.glob("logs/*/*.log")):
             assert running.poll() is None and time.monotonic() < end
             time.sleep(0.1)
-        environment = ENVIRONMENT | {"PYTHONPATH": str(folder / "src")}
         command = [word for word in ENGINES[engine] if word != "--quiet"]  # with it DVC ends with 255 and not a word
-        second = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        second = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
         assert second.returncode != 0
         assert re.search("lock|busy|another process", second.stdout + second.stderr, re.IGNORECASE)
         assert running.poll() is None
@@ -365,10 +364,9 @@ def test_a_second_run_in_the_same_folder_is_refused(study, engine):
 
 def start(folder, command):
     """Start an engine in a session of its own, its words in a file beside the folder."""
-    environment = ENVIRONMENT | {"PYTHONPATH": str(folder / "src")}
     with folder.with_suffix(".said").open("ab") as said:
         return subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=folder, env=ENVIRONMENT, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
         )
 
 

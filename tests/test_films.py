@@ -153,7 +153,7 @@ def test_a_film_that_is_cut_off(raw, tmp_path, front):
     said = refused(entry(tmp_path), raw)
     assert said.startswith("1 pairs of madeup cannot be used.")
     assert str(path) in said
-    assert ("is cut off. (" if front else "holds no film.") in said
+    assert ("is cut off. (" if front else "contains no film.") in said
     assert list((tmp_path / "prepared").iterdir()) == []
     packs, table = run(entry(tmp_path), raw, skip_broken=True)
     assert not len(packs["train"])
@@ -185,7 +185,7 @@ def test_unequal_counts_and_sizes(raw, tmp_path):
     film(raw / "vi/late.mp4", 16, width=WIDTH + 16)
     said = refused(entry(tmp_path), raw)
     assert f"The two films of early have unequal numbers of frames (12 in {raw}/ir/early.mp4, 11 in" in said
-    assert "late_f00005: Images that belong together differ in size." in said
+    assert "late_f00005: Images of one pair differ in size." in said
     assert said.startswith("5 pairs")
 
 
@@ -207,7 +207,7 @@ def test_a_film_without_frames_or_pictures(raw, tmp_path):
         sound.sample_rate = 44100
         container.mux(stream.encode(sound))
         container.mux(stream.encode())
-    assert f"The file {raw}/ir/late.mp4 holds no film." in refused(entry(tmp_path), raw)
+    assert f"The file {raw}/ir/late.mp4 contains no film." in refused(entry(tmp_path), raw)
     with av.open(str(tmp_path / "none.avi"), "w") as container:
         stream = container.add_stream("mpeg4", rate=30)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
@@ -230,8 +230,8 @@ def test_without_pyav_it_says_what_to_install(raw, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("layout", "words"),
     [
-        ({"a": "ir/{name}.png", "b": "vi/{name}.mp4"}, "layout.a: a film's name ends in .mp4"),
-        ({"a": "ir/{name}.mp4", "b": "vi/{name}.*"}, "layout.b: a film's name ends in .mp4"),
+        ({"a": "ir/{name}.png", "b": "vi/{name}.mp4"}, "layout.a: a film's name must end in .mp4"),
+        ({"a": "ir/{name}.mp4", "b": "vi/{name}.*"}, "layout.b: a film's name must end in .mp4"),
         ({"a": "ir/{name}.mp4", "b": "vi/{name}.mp4", "mask": "mask/{name}.png"}, "films have no masks"),
     ],
 )

@@ -119,9 +119,9 @@ def test_the_stage_applies_them_and_refuses_others(tmp_path, make_pack):
 
     run(weights(tmp_path / "w.safetensors"))
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
-    with pytest.raises(UserError, match="holds another method"):
+    with pytest.raises(UserError, match="contains another method"):
         run(weights(tmp_path / "other.safetensors", "laplacian"))
-    with pytest.raises(UserError, match="holds only the part"):
+    with pytest.raises(UserError, match="contains only the part"):
         run(weights(tmp_path / "part.safetensors", complete=False))
     with pytest.raises(UserError, match="1 too few"):
         run(weights(tmp_path / "less.safetensors", lost=1))
@@ -150,8 +150,8 @@ def test_the_report_says_where_the_weights_come_from(parameters, project):
 
 def test_images_of_other_weights_are_refused(parameters, project):
     parameters["study"]["systems"] = [{"method": "mma_unet", "variant": "theirs", "tasks": ["ivif"]}]
-    for _, system in plan.scored_pairs(parameters):
-        write_json(project / f"data/fused/synthetic_road/{system.label}.run.json", {"inputs": {FILE: "x"}})
+    for dataset, system in plan.scored_pairs(parameters):
+        write_json(project / f"data/fused/{dataset}/{system.label}.run.json", {"inputs": {FILE: "x"}})
     check_fused(parameters)
     parameters["methods"]["mma_unet"]["variants"]["theirs"]["weights"] = "data/external/weights/new.safetensors"
     with pytest.raises(UserError, match=rf"with weights other than its own(.|\n)*new\.safetensors(.|\n)*{FILE}"):

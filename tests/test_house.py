@@ -11,8 +11,10 @@ import yaml
 
 import mmfuse
 from mmfuse import metrics
+from mmfuse.errors import UserError
+from mmfuse.pipeline import jobs
 from mmfuse.study import plan
-from mmfuse.study.code_lists import code_of
+from mmfuse.study.code_lists import check_running_code, code_of
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.stages import STAGES
 
@@ -122,6 +124,11 @@ def test_every_stage_has_a_rule_that_is_made_of_its_declaration(stage):
     assert stage.summary.endswith("."), "the help of its command"
 
 
+def test_every_file_of_rules_is_included():
+    included = re.findall(r'^include: "workflow/rules/(\w+\.smk)"$', (ROOT / "Snakefile").read_text(), re.MULTILINE)
+    assert sorted(included) == sorted(path.name for path in (ROOT / "workflow/rules").iterdir())
+
+
 def test_every_module_of_a_stage_is_declared():
     modules = {path.stem for path in (PACKAGE / "stages").glob("*.py") if path.stem != "__init__"}
     assert modules == {stage.module or stage.name for stage in STAGES.values()}
@@ -159,3 +166,15 @@ def test_the_page_on_failures_names_tests_that_exist():
     named = set(re.findall(r"`(test_\w+)`", page))
     assert len(named) > 30
     assert named - known == set()
+
+
+def test_a_project_is_not_served_by_the_code_of_another(tmp_path, monkeypatch):
+    check_running_code(ROOT)
+    check_running_code(tmp_path)  # a folder without code of its own
+    (tmp_path / "src/mmfuse").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"is not the code of this project(.|\n)*PYTHONPATH=src"):
+        check_running_code(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    work = pytest.fail  # the job must not begin
+    with pytest.raises(UserError, match="is not the code of this project"):
+        jobs.run(STAGES["download"], {"dataset": "synthetic_road"}, Path("params.yaml"), work)

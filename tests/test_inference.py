@@ -209,7 +209,7 @@ def test_benchmark_refuses(words, benchmark):
 def test_benchmark_of_the_convolution(monkeypatch):
     monkeypatch.setattr(convolution, "_AT_LEAST", 0.0)
     threads = torch.get_num_threads()
-    result = convolution.run(tasks=(LayerUse(1, 32, 32, 9, 8, 8), LayerUse(1, 32, 32, 15, 16, 16)))
+    result = convolution.run(layers=(LayerUse(1, 32, 32, 9, 8, 8), LayerUse(1, 32, 32, 15, 16, 16)))
     torch.set_num_threads(threads)
     assert result["fitted"].keys() == result["rates"].keys()
     for row in result["layers"]:

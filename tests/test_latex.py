@@ -118,6 +118,15 @@ def test_wide_tables_become_blocks_of_like_width():
     assert "2.00000006" not in first
 
 
+@pytest.mark.parametrize("length", [1, 60, 90, 100, 110, 111, 112, 120, 400])
+@pytest.mark.parametrize("heads", [[Head("A"), Head("B"), Head("C")], [Head("A"), Head("B C", 2)]])
+def test_columns_of_any_width_become_blocks(length, heads):
+    row = ["name", "1" * length, "2" * length]
+    text = latex.table("c", "l", [heads, [Head("A"), Head("B"), Head("C")]], [row])
+    assert all(cell in text for cell in row)
+    assert text.count(r"\begin{tabular}") == (1 if length <= 50 else 2)
+
+
 def test_long_tables_go_over_several_pages():
     text = latex.table("c", "tab:x", [[Head("a"), Head("b")]], [[str(n), "1"] for n in range(100)])
     assert r"\begin{longtable}{lr}" in text

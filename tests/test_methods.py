@@ -658,7 +658,7 @@ def test_training_on_a_size_that_does_not_divide_by_sixteen_is_refused():
     method = small("mma_unet")
     for part in method.parts:
         for shape in ((40, 32), (32, 40)):
-            with pytest.raises(UserError, match="divide by 16"):
+            with pytest.raises(UserError, match="divisible by 16"):
                 method.part_losses(part, *pair(*shape, batch=2), weights("mma_unet", part))
 
 

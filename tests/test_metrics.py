@@ -22,14 +22,14 @@ from golden_triples import GOLDEN, golden_triples
 from mmfuse.data.images import read_image
 from mmfuse.data.pairs import read_triple
 from mmfuse.errors import MmfuseError, UserError
-from mmfuse.metrics import CONVENTIONS, Metric, MetricCard, conventions, plain_names, resolve, score, variants
+from mmfuse.metrics import CONVENTIONS, Metric, MetricCard, conventions, definitions, plain_names, resolve, score
 from mmfuse.metrics.sharing import shared, sharing
 from plain_metrics import SLOW
 
-NAMES = sorted(variants())
+NAMES = sorted(definitions())
 # A metric that carries a plain name of its own is in no published convention: the examples in its docstring, worked
 # out by hand, take the place of published values.
-OWN = {name for name in NAMES if variants()[name].card.name}
+OWN = {name for name in NAMES if definitions()[name].card.name}
 PUBLISHED = sorted(set(NAMES) - OWN)
 
 
@@ -39,8 +39,8 @@ def batch(*images: np.ndarray | list) -> torch.Tensor:
 
 
 def value(name, fused, a, b):
-    """One variant for three images of grey levels."""
-    return variants()[name].function(batch(fused), batch(a), batch(b)).item()
+    """One definition for three images of grey levels."""
+    return definitions()[name].function(batch(fused), batch(a), batch(b)).item()
 
 
 def flat(level, size=48):
@@ -236,7 +236,7 @@ def test_every_variant_has_a_hand_computed_value():
 
 def test_examples_of_metrics_without_a_published_value():
     for name in sorted(OWN):
-        unpublished_metric_is_held(variants()[name].function)
+        unpublished_metric_is_held(definitions()[name].function)
 
 
 def test_a_metric_of_ones_own_is_held_by_its_examples():
@@ -274,14 +274,14 @@ def test_independent_implementation(name):
         assert value(name, fused, a, b) == pytest.approx(SLOW[name](fused, a, b), rel=1e-9)
 
 
-# ------------------------------------------------------------------------------------------- properties of all variants
+# -------------------------------------------------------------------------------------- properties of all definitions
 
 
 @functools.cache
 def large(name):
-    """Whether a variant refuses images of 47x48, as those do that halve them several times."""
+    """Whether a definition refuses images of 47x48, as those do that halve them several times."""
     try:
-        variants()[name].function(*[torch.zeros(1, 1, 47, 48)] * 3)
+        definitions()[name].function(*[torch.zeros(1, 1, 47, 48)] * 3)
     except UserError:
         return True
     return False
@@ -289,7 +289,7 @@ def large(name):
 
 @pytest.fixture
 def images(request):
-    """Three different triples as one batch each: fused, a, b; large enough for the variant called `name`, if any."""
+    """Three different triples as one batch each: fused, a, b; large enough for the definition called `name`, if any."""
     name = getattr(getattr(request.node, "callspec", None), "params", {}).get("name")
     return triples(*((176, 192) if name and large(name) else (48, 64)))
 
@@ -303,7 +303,7 @@ def triples(height, width):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_batch_equals_single(name, images):
-    function = variants()[name].function
+    function = definitions()[name].function
     together = function(*images)
     assert together.shape == (3,)
     assert together.dtype == torch.float64
@@ -314,14 +314,14 @@ def test_batch_equals_single(name, images):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_number_format_does_not_matter(name, images):
-    function = variants()[name].function
+    function = definitions()[name].function
     assert torch.equal(function(*images), function(*(x.float() for x in images)))
     assert torch.equal(function(*images), function(*(x.half() for x in images)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_order_of_sources_matters_as_the_card_says(name, images):
-    metric = variants()[name]
+    metric = definitions()[name]
     step = np.kron(HALVES, np.ones((4, 4)))
     agree = set()
     for fused, a, b in (images, tuple(map(batch, (texture(1, 192, 192), step, step.T)))):  # the second has ties
@@ -332,7 +332,7 @@ def test_order_of_sources_matters_as_the_card_says(name, images):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_mirroring_matters_as_the_card_says(name, images):
-    metric = variants()[name]
+    metric = definitions()[name]
     agree = set()
     for some in (images, [batch(texture(seed, *images[0].shape[-2:])) for seed in (10, 20, 30)]):
         mirrored = (x.flip(-1).flip(-2).transpose(-1, -2) for x in some)
@@ -344,7 +344,7 @@ def test_mirroring_matters_as_the_card_says(name, images):
 def test_grey_levels_are_only_labels_to_histograms(name, images):
     shuffled = torch.from_numpy(np.random.default_rng(0).permutation(256)).double() / 255
     relabelled = (shuffled[(x * 255).round().long()] for x in images)
-    function = variants()[name].function
+    function = definitions()[name].function
     torch.testing.assert_close(function(*images), function(*relabelled), rtol=1e-12, atol=0)
 
 
@@ -356,7 +356,7 @@ def test_grey_levels_are_only_labels_to_histograms(name, images):
     ],
 )
 def test_common_brightness_does_not_matter(name, images):
-    function = variants()[name].function
+    function = definitions()[name].function
     darker = [x * (200 / 255) for x in images]
     brighter = [x + 55 / 255 for x in darker]
     torch.testing.assert_close(function(*darker), function(*brighter), rtol=1e-11, atol=0)
@@ -364,7 +364,7 @@ def test_common_brightness_does_not_matter(name, images):
 
 def test_more_contrast_in_the_fused_image_raises_vif(images):
     _, a, _ = images
-    vif = variants()["vif_sum"].function
+    vif = definitions()["vif_sum"].function
     assert (vif(0.5 * a, a, a) < 2).all()
     assert (vif(a, 0.5 * a, 0.5 * a) > 2).all()
 
@@ -374,15 +374,15 @@ def test_degenerate_images_give_numbers_in_range(name):
     """All combinations of black, white, a grey between two levels, a step, and a texture; NaN would fail too."""
     grow = 4 if large(name) else 1
     kinds = [np.kron(x, np.ones((grow, grow))) for x in (flat(0), flat(255), flat(76.4), HALVES, texture(1, 48, 48))]
-    function = variants()[name].function
+    function = definitions()[name].function
     values = torch.cat([function(batch(x), batch(y), batch(z)) for x in kinds for y in kinds for z in kinds])
-    low, high = variants()[name].card.range
+    low, high = definitions()[name].card.range
     assert ((values >= low - 1e-9) & (values <= high + 1e-9)).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_too_small_names_the_smallest_legal_size(name):
-    function = variants()[name].function
+    function = definitions()[name].function
     for size in range(1, 200):
         image = torch.rand(2, 1, size, size + 1, dtype=torch.float64)
         try:
@@ -411,7 +411,7 @@ def test_too_small_names_the_smallest_legal_size(name):
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_illegal_input_is_refused(name, spoil, message, images):
-    function = variants()[name].function
+    function = definitions()[name].function
     with pytest.raises(UserError, match=message):
         function(images[0], images[1], spoil(images[2]))
     with pytest.raises(UserError):
@@ -421,7 +421,7 @@ def test_illegal_input_is_refused(name, spoil, message, images):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("name", NAMES)
 def test_gpu_agrees(name, images):
-    function = variants()[name].function
+    function = definitions()[name].function
     on_gpu = function(*(x.cuda() for x in images))
     assert on_gpu.is_cuda
     torch.testing.assert_close(on_gpu.cpu(), function(*images), rtol=1e-9, atol=0)
@@ -438,7 +438,7 @@ def test_cards_are_complete_and_names_unique():
                 owners.setdefault(name, set()).add(member.__module__)
     assert {name for name, modules in owners.items() if len(modules) > 1} == set()
     assert set(owners) == set(NAMES)
-    for name, found in variants().items():
+    for name, found in definitions().items():
         assert isinstance(found, Metric)
         assert isinstance(found.card, MetricCard)
         assert found.name == found.function.__name__ == name
@@ -457,35 +457,35 @@ def test_conventions_name_existing_variants_and_the_same_quantities():
     for convention, meaning in CONVENTIONS.items():
         assert f"`{convention}`" in conventions.__doc__, "what the convention follows"
         assert set(meaning.values()) <= set(PUBLISHED), convention
-        for name, variant in meaning.items():
-            assert (variant + "_").startswith(name.lower().replace("-", "_") + "_"), (convention, name)
+        for name, definition in meaning.items():
+            assert (definition + "_").startswith(name.lower().replace("-", "_") + "_"), (convention, name)
 
 
 def test_resolve():
     found = resolve("lkc_funet", ["SSIM", "EN"])
     assert list(found) == ["SSIM", "EN"]
-    assert found["SSIM"] is variants()["ssim_gauss_mean_l255"]
+    assert found["SSIM"] is definitions()["ssim_gauss_mean_l255"]
     assert resolve("cddfuse", ["SF"])["SF"].name == "sf_mean"
-    with pytest.raises(UserError, match="did you mean Qabf"):
+    with pytest.raises(UserError, match="did you mean 'Qabf'"):
         resolve("lkc_funet", ["EN", "QABF"])
-    with pytest.raises(UserError, match="did you mean SSIM"):
+    with pytest.raises(UserError, match="did you mean 'SSIM'"):
         resolve("lkc_funet", ["SIM"])
-    with pytest.raises(UserError, match="did you mean cddfuse"):
+    with pytest.raises(UserError, match="did you mean 'cddfuse'"):
         resolve("cdd_fuse", ["EN"])
 
 
 def test_a_metric_brings_its_own_plain_name(monkeypatch):
-    own = Metric("mae_mean", lambda fused, *_: fused, dataclasses.replace(variants()["en"].card, name="MAE"))
-    shadowed = Metric("en_own", lambda fused, *_: fused, dataclasses.replace(variants()["en"].card, name="EN"))
-    more = variants() | {"mae_mean": own, "en_own": shadowed}
-    monkeypatch.setattr(mmfuse.metrics, "variants", lambda: more)
+    own = Metric("mae_mean", lambda fused, *_: fused, dataclasses.replace(definitions()["en"].card, name="MAE"))
+    shadowed = Metric("en_own", lambda fused, *_: fused, dataclasses.replace(definitions()["en"].card, name="EN"))
+    more = definitions() | {"mae_mean": own, "en_own": shadowed}
+    monkeypatch.setattr(mmfuse.metrics, "definitions", lambda: more)
     for convention, meaning in CONVENTIONS.items():
         assert list(plain_names(convention))[: len(meaning)] == list(meaning)
         assert resolve(convention, ["MAE", next(iter(meaning))])["MAE"] is own
     assert plain_names("lkc_funet")["EN"] == "en", "a published formula comes first"
     assert plain_names("mma_unet")["EN"] == "en_own"
     assert list(resolve("lkc_funet", ["MAE", "EN"], ["cddfuse"])) == ["MAE", "EN", "EN.cddfuse"]
-    with pytest.raises(UserError, match="did you mean MAE"):
+    with pytest.raises(UserError, match="did you mean 'MAE'"):
         resolve("lkc_funet", ["MA"])
 
 
@@ -496,13 +496,13 @@ def test_resolve_a_metric_that_only_another_convention_has():
         "SSIM.cddfuse": "ssim_uniform_sum_l2",
     }  # fmt: skip
     assert list(found)[:2] == ["EN", "SSIM"], "the main convention comes first"
-    with pytest.raises(UserError, match=r"'Qcb'(.|\n)*name the convention too: Qcb.mma_unet, Qcb.vifb"):
+    with pytest.raises(UserError, match=r"'Qcb'(.|\n)*add the convention: Qcb.mma_unet, Qcb.vifb"):
         resolve("lkc_funet", ["EN", "Qcb"])
-    with pytest.raises(UserError, match=r"'Qc.mma_unet'(.|\n)*did you mean Qcb.mma_unet"):
+    with pytest.raises(UserError, match=r"'Qc.mma_unet'(.|\n)*did you mean 'Qcb.mma_unet'"):
         resolve("lkc_funet", ["EN", "Qc.mma_unet"])
-    with pytest.raises(UserError, match=r"Unknown convention: 'mma_une'(.|\n)*did you mean mma_unet"):
+    with pytest.raises(UserError, match=r"Unknown convention: 'mma_une'(.|\n)*did you mean 'mma_unet'"):
         resolve("lkc_funet", ["EN", "Qcb.mma_une"])
-    with pytest.raises(UserError, match=r"EN\.lkc_funet is of the main convention"):
+    with pytest.raises(UserError, match=r"EN\.lkc_funet belongs to the main convention"):
         resolve("lkc_funet", ["EN", "EN.lkc_funet"])
     with pytest.raises(UserError, match="a plain name such as EN"):
         resolve("lkc_funet", ["Qcb.mma_unet"])
@@ -514,9 +514,9 @@ def test_resolve_with_conventions_beside():
     assert found["SSIM.cddfuse"].name == "ssim_uniform_sum_l2"
     assert found["SSIM.mma_unet"] is found["SSIM"]
     assert not any("." in name for name in (*CONVENTIONS, *itertools.chain(*CONVENTIONS.values())))
-    with pytest.raises(UserError, match="did you mean cddfuse"):
+    with pytest.raises(UserError, match="did you mean 'cddfuse'"):
         resolve("lkc_funet", ["EN"], ["cdd_fuse"])
-    with pytest.raises(UserError, match="the same one"):
+    with pytest.raises(UserError, match="the same convention"):
         resolve("lkc_funet", ["EN"], ["lkc_funet"])
     with pytest.raises(UserError, match="mma_unet has SSIM"):
         resolve("lkc_funet", ["EN"], ["mma_unet"])
@@ -527,9 +527,9 @@ def test_a_variant_under_two_names_is_computed_once(images):
 
     def counted(fused, a, b):
         calls.append(fused)
-        return variants()["en"].function(fused, a, b)
+        return definitions()["en"].function(fused, a, b)
 
-    metric = Metric("en", counted, variants()["en"].card)
+    metric = Metric("en", counted, definitions()["en"].card)
     values = score(*images, {"EN": metric, "EN.cddfuse": metric})
     assert len(calls) == 1
     assert torch.equal(values["EN"], values["EN.cddfuse"])
@@ -538,9 +538,9 @@ def test_a_variant_under_two_names_is_computed_once(images):
 def test_sharing_changes_no_digit(images):
     halved = {name for name in NAMES if large(name)}
     for some, names in ((images, set(NAMES) - halved), (triples(176, 192), halved)):
-        together = score(*some, {name: variants()[name] for name in sorted(names)})
+        together = score(*some, {name: definitions()[name] for name in sorted(names)})
         for name, values in together.items():
-            assert torch.equal(values, variants()[name].function(*some)), name
+            assert torch.equal(values, definitions()[name].function(*some)), name
 
 
 def test_shared_results_are_kept_inside_the_block_only():
@@ -571,7 +571,7 @@ def test_score_keys_and_errors(images):
     metrics = resolve("lkc_funet", CONVENTIONS["lkc_funet"])
     values = score(*images, metrics)
     assert list(values) == list(CONVENTIONS["lkc_funet"])
-    assert torch.equal(values["AG"], variants()["ag_matlab"].function(*images))
+    assert torch.equal(values["AG"], definitions()["ag_matlab"].function(*images))
     with pytest.raises(UserError, match=r"VIF: .*small"):
         score(*(x[..., :20, :] for x in images), metrics)
     broken = Metric("broken", lambda fused, *_: fused.mean((1, 2, 3)) / 0, metrics["EN"].card)
@@ -581,7 +581,7 @@ def test_score_keys_and_errors(images):
 
 # ------------------------------------------------------------------------------------------------------ golden values
 
-# variant -> keys in the group derived_f64, added up (and halved for the mean of two)
+# definition -> keys in the group derived_f64, added up (and halved for the mean of two)
 GOLDEN_KEYS = {
     "en": ["EN"],
     "sd": ["SD"],
@@ -656,12 +656,12 @@ MEDICAL = {"lkc_ct14", "lkc_pet13", "lkc_spect02"}
 
 @pytest.fixture(scope="module")
 def golden():
-    """Golden triples, with our value of every variant."""
+    """Golden triples, with our value of every definition."""
     triples = golden_triples()
     for triple in triples:
         files = (GOLDEN / triple["files"][role]["file"] for role in ("fused", "a", "b"))
         images = [image[None] for image in read_triple(*files)]
-        triple["ours"] = {name: value.item() for name, value in score(*images, variants()).items()}
+        triple["ours"] = {name: value.item() for name, value in score(*images, definitions()).items()}
         triple["pixels"] = dict(zip(("fused", "a", "b"), images, strict=True))
     return triples
 
@@ -684,7 +684,7 @@ def test_real_images_against_the_second_implementation(name, golden):
     for triple in golden:
         fused, a, b = (triple["pixels"][role][..., 100:152, 90:138] for role in ("fused", "a", "b"))
         expected = SLOW[name](*(image[0, 0].numpy() * 255 for image in (fused, a, b)))
-        assert variants()[name].function(fused, a, b).item() == pytest.approx(expected, rel=1e-9), triple["name"]
+        assert definitions()[name].function(fused, a, b).item() == pytest.approx(expected, rel=1e-9), triple["name"]
 
 
 @pytest.mark.parametrize("name", sorted(GOLDEN_KEYS))
@@ -710,10 +710,10 @@ def golden_value(triple, key):
 def test_golden_convention_cddfuse(golden):
     """The convention as a whole against the evaluator's own single-precision run."""
     for triple in golden:
-        for plain, variant in CONVENTIONS["cddfuse"].items():
+        for plain, definition in CONVENTIONS["cddfuse"].items():
             expected = triple["values"]["cddfuse_f32"]["VIFF" if plain == "VIF" else plain]
             tolerance = 5e-4 if plain == "SSIM" else 5e-7  # C2 = 0.0036 in single precision
-            assert triple["ours"][variant] == pytest.approx(expected, rel=tolerance), (triple["name"], plain)
+            assert triple["ours"][definition] == pytest.approx(expected, rel=tolerance), (triple["name"], plain)
 
 
 # plain name to tolerance, where single precision or another grey matter more than for the others
@@ -722,23 +722,23 @@ ZOO_TOLERANCE = {"SSIM": 0.2, "MS-SSIM": 5e-3, "VIF": 1e-4, "CE": 3e-4, "Nabf": 
 
 def test_golden_convention_ivif_zoo(golden):
     for triple in golden:
-        for plain, variant in CONVENTIONS["ivif_zoo"].items():
+        for plain, definition in CONVENTIONS["ivif_zoo"].items():
             if plain == "Qcb" and triple["name"] in MEDICAL:
                 continue
             expected = triple["values"]["ivif_zoo"][plain.replace("-", "_")]
             tolerance = ZOO_TOLERANCE.get(plain, 5e-5)
-            assert triple["ours"][variant] == pytest.approx(expected, rel=tolerance), (triple["name"], plain)
+            assert triple["ours"][definition] == pytest.approx(expected, rel=tolerance), (triple["name"], plain)
 
 
 def test_golden_convention_smfnet(golden):
     keys = {"AG": "AG1", "VIF": "VIFF", "SSIM": "SSIM_dr2", "MS-SSIM": "MS_SSIM"}
     tolerances = {"SSIM": 5e-4, "Nabf": 5e-6, "MS-SSIM": 1e-4}
     for triple in golden:
-        for plain, variant in CONVENTIONS["smfnet"].items():
+        for plain, definition in CONVENTIONS["smfnet"].items():
             expected = triple["values"]["smfnet_f32"][keys.get(plain, plain)]
             if expected is not None:
                 tolerance = tolerances.get(plain, 5e-7)
-                assert triple["ours"][variant] == pytest.approx(expected, rel=tolerance), (triple["name"], plain)
+                assert triple["ours"][definition] == pytest.approx(expected, rel=tolerance), (triple["name"], plain)
 
 
 def test_golden_convention_tang(golden):

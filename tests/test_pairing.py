@@ -133,10 +133,10 @@ def test_the_rule_is_applied_to_the_trained_encoders(monkeypatch):
 def test_what_cannot_be_found_is_refused(train, settings):
     without = copy.deepcopy(settings)
     without["parts"]["fusion"].pop("survey")
-    with pytest.raises(UserError, match="Nothing says how many images pairing"):
+    with pytest.raises(UserError, match="The number of images from which to find pairing"):
         train(changed=without)
     settings["parts"]["fusion"]["network"] |= {"attention": "adaptive", "pairing": [[1, 2]]}
-    with pytest.raises(UserError, match="cannot find attention by itself"):
+    with pytest.raises(UserError, match="cannot determine attention automatically"):
         train()
     with pytest.raises(UserError, match="pairing of levels"):
         network(pairing="adaptive")

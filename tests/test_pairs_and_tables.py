@@ -146,13 +146,13 @@ def test_missing_counterparts_are_listed_once(tmp_path):
         match_folders(infrared=tmp_path / "ir", visible=tmp_path / "vi")
     message = str(caught.value)
     assert "13 of 15" in message
-    assert f"{tmp_path / 'ir/02.png'}: nothing of this name in {tmp_path / 'vi'}" in message
+    assert f"{tmp_path / 'ir/02.png'}: no image with this name in {tmp_path / 'vi'}" in message
     assert "and 3 more" in message
     assert "12.png" not in message
     matched, missing = match_folders(allow_missing=True, infrared=tmp_path / "ir", visible=tmp_path / "vi")
     assert [m.name for m in matched] == ["00", "01"]
     assert len(missing) == 13
-    assert missing[-1] == f"{tmp_path / 'vi/zz.png'}: nothing of this name in {tmp_path / 'ir'}"
+    assert missing[-1] == f"{tmp_path / 'vi/zz.png'}: no image with this name in {tmp_path / 'ir'}"
 
 
 def test_nothing_to_match(tmp_path):

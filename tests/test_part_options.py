@@ -160,9 +160,9 @@ def test_steps_of_whole_batches(pairs, batch, epochs, steps):
 
 def test_fewer_pairs_than_a_batch_are_refused(make_pack):
     pairs = TrainingPairs([Pack(make_pack(3))], PLAIN | {"batch": 4, "drop_last": True}, 0)
-    with pytest.raises(UserError, match="too few pairs for one batch"):
+    with pytest.raises(UserError, match="too few training pairs for one batch"):
         pairs.batch(0)
-    with pytest.raises(UserError, match="too few pairs for one batch"):
+    with pytest.raises(UserError, match="too few training pairs for one batch"):
         step_count({"epochs": 1, "batch": 4, "drop_last": True}, 3)
 
 
@@ -257,7 +257,7 @@ def test_weights_without_moments_cannot_be_gone_on_with(train, tmp_path):
     path = tmp_path / "first.safetensors"
     outcome = train(method, "first", steps=1)
     save_weights(path, outcome.last, WeightsCard("toy", "base", "ivif", 0, "first", {}, complete=False))
-    with pytest.raises(UserError, match="no moments"):
+    with pytest.raises(UserError, match="no optimiser moments"):
         read_moments(path)
     with pytest.raises(UserError, match="No parameter of this part has moments"):
         train(method, "second", steps=1, moments={"optimiser.step.elsewhere": torch.ones(())})

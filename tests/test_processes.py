@@ -91,7 +91,7 @@ def test_two_processes_stop_together_and_go_on_to_the_same_bits(study):
     process.send_signal(signal.SIGTERM)  # to the first alone, as a batch system may do
     _, err = process.communicate(timeout=600)
     assert process.returncode == 1, err
-    assert re.search(r"Asked to stop after step \d+ of 40; run the same command to go on", err)
+    assert re.search(r"Asked to stop after step \d+ of 40; run the same command to resume", err)
     assert 3 <= load_state(RESUME)["step"] < 40
     trained(study(steps=40))
     assert sha256(OUT) == whole

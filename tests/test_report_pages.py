@@ -12,7 +12,7 @@ import yaml
 from mmfuse.reporting import ablations, efficiency, figures, latex, style
 from mmfuse.reporting.efficiency import Cost
 from mmfuse.reporting.latex import Head
-from mmfuse.reporting.provenance import Run
+from mmfuse.reporting.provenance import RecordedJob
 from mmfuse.reporting.ranking import Ranking, ranking, stand
 from mmfuse.reporting.scores import Column, Group, Scores
 from mmfuse.reporting.style import Album
@@ -75,8 +75,10 @@ def test_a_latex_table_has_rules_and_spanning_heads():
     ]
 
 
-def run(machine: str = "Linux", **measured: float) -> Run:
-    return Run("a", "t", "fuse", "p", {"machine": {"system": machine}, **({"measured": measured} if measured else {})})
+def run(machine: str = "Linux", **measured: float) -> RecordedJob:
+    return RecordedJob(
+        "a", "t", "fuse", "p", {"machine": {"system": machine}, **({"measured": measured} if measured else {})}
+    )
 
 
 def test_the_cost_of_a_system_is_the_mean_over_its_seeds():

@@ -247,7 +247,7 @@ def test_a_film_with_black_bars_is_no_scan(image):
 
 def test_pairs_that_disagree_are_refused(image):
     pairs = [("brain", scan(2), scan(3)), ("road", image(1), image(2))]
-    with pytest.raises(UserError, match=r"of both tasks(.|\n)*brain: (.|\n)*road: "):
+    with pytest.raises(UserError, match=r"to both tasks(.|\n)*brain: (.|\n)*road: "):
         task_of_images(pairs)
 
 

@@ -592,7 +592,7 @@ def test_the_labels_train_decoder_and_labeller_and_only_stage_one():
 
 def test_a_class_beyond_those_told_of_is_refused():
     a, b = pair()
-    with pytest.raises(UserError, match="class that the network was not told of"):
+    with pytest.raises(UserError, match="class that the network does not have"):
         method = tiny(semantic="labels", classes=2)
         ones = dict.fromkeys(method.loss_terms["reconstruction"], 1.0)
         method.part_losses("reconstruction", a, b, ones, labelled(a))

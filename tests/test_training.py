@@ -281,7 +281,7 @@ def test_images_smaller_than_the_crop(tmp_path):
 
 def test_nothing_to_train_on(tmp_path):
     write_pack(tmp_path / "empty", [])
-    with pytest.raises(UserError, match="nothing to train on") as caught:
+    with pytest.raises(UserError, match="no training pairs") as caught:
         TrainingPairs([Pack(tmp_path / "empty")], BLOCK, 0)
     assert str(tmp_path / "empty") in str(caught.value)
 

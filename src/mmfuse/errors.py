@@ -54,8 +54,9 @@ def _shortened(value: object) -> str:
 
 def closest(name: str, known: Iterable[str], otherwise: str) -> str:
     """Return advice for an unknown name: the closest known name, or `otherwise` if none is close."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else otherwise
+    by_lower_case = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    return f"did you mean {by_lower_case[close[0]]!r}?" if close else otherwise
 
 
 def unknown_name(problem: str, name: str, known: Iterable[str], otherwise: str) -> UserError:

@@ -4,13 +4,16 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from mmfuse.study.parameters import load_parameters, pick_all
+from mmfuse.study.code_lists import check_running_code
+from mmfuse.study.parameters import pick_all
+from mmfuse.study.planned import planned_parameters
 from mmfuse.study.stage import KEYS
 from mmfuse.study.stages import STAGES, report_inputs
 
-# every stage checks the parameters as well; this does it before the first job
-STUDY = load_parameters(Path("params.yaml"))
-if config != STUDY:
+# every stage makes these checks as well; here they are made before the first job
+check_running_code(Path.cwd())
+STUDY = planned_parameters(Path("params.yaml"))
+if config:
     raise WorkflowError("The jobs read only params.yaml: change this file, do not use --config or --configfile.")
 WATCHED_FILES = {}
 ENVIRONMENT = "../../envs/mmfuse.yaml"

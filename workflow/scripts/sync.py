@@ -19,6 +19,7 @@ from jobs import CODE, PARAMS, EngineJob, declared_jobs, differences, digests, d
 
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.files.writing import write_manifest, write_text
+from mmfuse.study.code_lists import check_running_code
 
 METRICS = "reports/metrics.json"  # what `dvc metrics diff` compares
 HEADER = """\
@@ -159,6 +160,7 @@ def main() -> None:
     """Synchronise the engines; `--write-dvc` writes dvc.yaml, `--check` compares all jobs, `--code` is for DVC."""
     root = Path.cwd()
     try:
+        check_running_code(root)
         if "--write-dvc" in sys.argv:
             if not write_dvc(root):
                 print("dvc.yaml is up to date")

@@ -1,7 +1,7 @@
-"""Analyses of trained networks: one file each, found by its name.
+"""Analyses of trained networks, one file each, found by name.
 
-An analysis file defines `CARD`, `analyse(network, pack, ...)` and `draw(results)`; `mmfuse.analyses.base` says what
-each of them is. Adding a file makes its name usable under `analyse` in params.yaml; nothing else has to be told.
+An analysis file defines `CARD`, `analyse(network, pack, ...)` and `draw(results)`; `mmfuse.analyses.base` describes
+them. Adding a file makes its name usable under `analyse` in params.yaml; nothing else needs to change.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What every analysis offers.
+"""The interface of all analyses.
 
-CARD: a `AnalysisCard`.
-analyse(network, pack, *, ...) -> dict: the result for one trained network on one test pack, as JSON can hold it; its
-    options are keyword arguments, given under `analyse.NAME.options` in params.yaml. Numbers under `summary` (a flat
-    mapping) also go to MLflow. Equal inputs give equal results: round what depends on the order of a sum.
-draw(results) -> list[Drawing]: the figures of the report for one dataset, from the results of all systems in the order
-    of the study, by their `System`.
+CARD: an `AnalysisCard`.
+analyse(network, pack, *, ...) -> dict: the result for one trained network on one test pack, JSON-serialisable; its
+    options are keyword arguments, set under `analyse.NAME.options` in params.yaml. Numbers under `summary` (a flat
+    mapping) also go to MLflow. Equal inputs give equal results: round values that depend on the order of a sum.
+draw(results) -> list[Drawing]: the report's figures for one dataset, from the results of all systems in the order of
+    the study, by their `System`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AnalysisCard:
-    """What an analysis says about itself.
+    """Metadata of an analysis.
 
     Attributes:
-        title: What it shows, as a heading of the report.
-        source: Where it comes from.
-        words: What is computed, in a sentence or two for the report.
-        methods: The methods that it can look into.
+        title: Heading in the report.
+        source: Its publication.
+        words: Description for the report, in a few sentences.
+        methods: The methods that it supports.
     """
 
     title: str
@@ -40,10 +40,10 @@ class Drawing:
     """One figure of the report.
 
     Attributes:
-        title: Its heading.
-        caption: What it shows, with the numbers that it is about.
-        width: Its width in inches.
-        height: Its height in inches.
+        title: Heading.
+        caption: What it shows, with the numbers behind it.
+        width: Width in inches.
+        height: Height in inches.
         paint: Draws into an empty matplotlib figure.
     """
 

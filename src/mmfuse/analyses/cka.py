@@ -31,17 +31,17 @@ CARD = AnalysisCard(
     title="Similarity of the encoders' layers (CKA)",
     source="MMA-UNet 1, 3.3 and 3.4, Figures 1, 3 and 4; CKA after Nguyen et al. 2021",
     words="Linear CKA from the unbiased minibatch estimate of HSIC, between all intermediate representations of both "
-    "encoders on test images brought to one size. The onset of deep semantics is the first layer of the second block "
-    "when the layers are cut in two so that the similarity matrix is nearest to a matrix with one value within the "
-    "blocks and one between them. Intervals: 95 % of the Bayesian bootstrap over minibatches of images; over several "
+    "encoders on test images resized to one size. The onset of deep semantics is the first layer of the second block "
+    "if the layers are cut in two so that the similarity matrix is nearest to a matrix with one value within the "
+    "blocks and one between them. Intervals: 95 % of the Bayesian bootstrap over minibatches of images; for several "
     "seeds, of all seeds' resamples together.",
     methods=("mma_unet",),
 )
 OPERATIONS = ("conv1", "norm1", "relu1", "conv2", "norm2", "relu2")
 LEVELS = 5
 PAIRS = 4  # PAPER: 3.2, four fused levels
-SUMS = ((1, 1), (1, 2), (2, 2), (2, 3))  # PAPER: Figure 3, (visible, infrared) levels that are added
-DIGITS = 5  # of a stored similarity: further ones depend on the number of processor threads
+SUMS = ((1, 1), (1, 2), (2, 2), (2, 3))  # PAPER: Figure 3, added levels (visible, infrared)
+DIGITS = 5  # of a stored similarity; further ones depend on the number of CPU threads
 
 
 def layer_names() -> list[str]:
@@ -54,13 +54,13 @@ def layer_names() -> list[str]:
 
 
 def paper_counts() -> list[int]:
-    """Return how many of the paper's layers each distinct representation stands for: 51 in all.
+    """Return the number of the paper's layers that each distinct representation stands for: 51 in all.
 
     PAPER: 1, "the first convolution block contains 7 layers of feature intermediate representation, and the second to
     fifth convolution blocks contain 11".
-    ASSUME: it does not say which. 7 is what six operations and the block's output make; 11, pooling, six operations,
-    and the output once more for each module of the usual UNet code that wraps them (two around the convolutions, one
-    around pooling and convolutions, and the block). The output of a block is what it hands on: the guided features.
+    ASSUME: it does not say which. Six operations and the block's output make 7; pooling, six operations, and the output
+    once more for each module of the usual UNet code that wraps them (two around the convolutions, one around pooling
+    and convolutions, and the block) make 11. The output of a block is what it passes on: the guided features.
     """
     return [4 if name.endswith("relu2") and not name.startswith("1.") else 1 for name in layer_names()]
 
@@ -76,26 +76,26 @@ def analyse(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Return CKA of all layers, the onsets of deep semantics, the levels most alike, and feature maps of one pair.
+    """Return CKA of all layers, the onsets of deep semantics, the most similar levels, and feature maps of one pair.
 
     Args:
         network: A trained MMA-UNet in eval mode.
         pack: The test pairs.
-        images: At most so many of them, drawn at random; None takes all.
-        height: Height to which they are brought, a multiple of 16.
-        width: Their width, likewise.
-        batch: Images in a minibatch, from 4; the rest is shared out, so that some are larger by a few.
-        resamples: Resamples of the bootstrap.
-        seed: Seed of the images' order and of the bootstrap.
+        images: Maximum number of pairs, drawn at random; None means all.
+        height: Height after resizing, a multiple of 16.
+        width: Width after resizing, likewise.
+        batch: Images in a minibatch, at least 4; remaining images are distributed, so some minibatches are larger.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the order of images and of the bootstrap.
 
     Raises:
-        UserError: the sides do not divide by 16, or there are fewer than four images.
+        UserError: the sides are not divisible by 16, or there are fewer than four images.
     """
     order = np.random.default_rng(derived_seed(seed, 0)).permutation(len(pack))[:images]
     if batch < SMALLEST_BATCH or len(order) < SMALLEST_BATCH or height % 16 or width % 16:
         raise UserError(
             "CKA cannot be computed with these options.",
-            expected=f"{SMALLEST_BATCH} images or more in all and in a minibatch; height and width that divide by 16",
+            expected=f"{SMALLEST_BATCH} images or more in total and per minibatch; height and width divisible by 16",
             found=f"{len(order)} images, batch {batch}, {height} x {width} pixels",
             fix="correct analyse.cka.options in params.yaml",
         )
@@ -143,7 +143,7 @@ def traces(network: Any, pair: tuple[Tensor, Tensor]) -> tuple[list[Tensor], lis
     hooks = []
 
     def keep(store: dict[str, Tensor], name: str, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        store[name] = centred_gram(output)  # at once: the next operation may overwrite it
+        store[name] = centred_gram(output)  # immediately, because the next operation may overwrite it
 
     def keep_input(store: dict[str, Tensor], name: str, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         store[name] = centred_gram(inputs[0])
@@ -165,7 +165,7 @@ def traces(network: Any, pair: tuple[Tensor, Tensor]) -> tuple[list[Tensor], lis
 
 
 def _findings(alignment: Alignment, layers: int) -> dict[str, Any]:
-    """Return the matrices and what is read off them."""
+    """Return the matrices and the results derived from them."""
     matrix, resampled = alignment.matrix(), alignment.resamples()
     own = {"visible": slice(0, layers), "infrared": slice(layers, None)}
     across = (own["visible"], own["infrared"])
@@ -198,12 +198,12 @@ def _findings(alignment: Alignment, layers: int) -> dict[str, Any]:
 
 
 def _maps(network: Any, pair: tuple[Tensor, Tensor]) -> dict[str, str]:
-    """Return the feature maps of Figure 3 as PNG in base64: channel means, stretched to the full range each."""
+    """Return the feature maps of Figure 3 as base64 PNG: channel means, each stretched to the full range."""
     visible, infrared = _features(network, *pair)
     means = {f"VI{level}": visible[level - 1].mean(dim=1, keepdim=True) for level in (1, 2)}
     means |= {f"IR{level}": infrared[level - 1].mean(dim=1, keepdim=True) for level in (1, 2, 3)}
     for v, i in SUMS:
-        # PAPER: Figure 3 omits the sampling; 3.2 brings the visible features down to the infrared ones
+        # PAPER: Figure 3 omits the sampling; 3.2 downsamples the visible features to the infrared ones
         means[f"VI{v}+IR{i}"] = F.avg_pool2d(means[f"VI{v}"], 2 ** (i - v)) + means[f"IR{i}"]
     return {name: png_text(_stretched(mean[0, 0].cpu().double().numpy())) for name, mean in means.items()}
 
@@ -213,7 +213,7 @@ def _stretched(values: Array) -> Bytes:
 
 
 def draw(results: Mapping[System, dict[str, Any]]) -> list[Drawing]:
-    """Return Figure 1 for each variant, Figure 4 over all of them, and Figure 3 for the first one."""
+    """Return Figure 1 for each variant, Figure 4 for all of them, and Figure 3 for the first one."""
     variants: dict[str, list[dict[str, Any]]] = {}
     for system, result in results.items():
         variants.setdefault(f"{system.method}.{system.variant}", []).append(result)
@@ -232,15 +232,15 @@ def draw(results: Mapping[System, dict[str, Any]]) -> list[Drawing]:
         drawings.append(Drawing("IR-UNet with and without guidance", words, 1 + 3.1 * len(shown), 3.6, paint))
     name, found = next(iter(variants.items()))
     maps = found[0]["maps"]
-    words = f"Mean over the channels of levels and of sums of levels of {name} on {maps['name']}, each stretched to "
+    words = f"Channel means of levels and of sums of levels of {name} on {maps['name']}, each stretched to "
     words += "the full range. VI1+IR1 and VI2+IR2 are symmetric sums, VI1+IR2 and VI2+IR3 asymmetric ones."
     return [*drawings, Drawing("Feature maps", words, 10.4, 4.6, partial(_figure_3, maps["pictures"]))]
 
 
 def onset_interval(found: list[dict[str, Any]], *encoders: str) -> tuple[float, float] | None:
-    """Return 95 % of the onsets over all seeds' resamples; of two encoders, of the second minus the first.
+    """Return the 95 % interval of the onset over all seeds' resamples; for two encoders, of second minus first.
 
-    None where a single minibatch leaves nothing to resample.
+    None if there is only one minibatch, which cannot be resampled.
     """
     draws = [np.array([result["onset"][name]["resampled"] for name in encoders]) for result in found]
     values = np.concatenate([draw[-1] - (draw[0] if len(encoders) > 1 else 0) for draw in draws])
@@ -269,9 +269,9 @@ def _onset_words(found: list[dict[str, Any]]) -> str:
     shift = f"{', '.join(map(str, shifts))} {_interval(found, 'visible', 'infrared')}"
     return (
         f"{first['images']} images, minibatches: {first['batches']}. Dashed lines: onsets of deep semantics in the "
-        "paper's count of 51 layers. One number a seed, 95 % in brackets; contrast: mean similarity within minus "
+        "paper's count of 51 layers. One number per seed, 95 % in brackets; contrast: mean similarity within minus "
         f"between the two blocks. VI-UNet: {_onset(found, 'visible')}; IR-UNet: {_onset(found, 'infrared')}; "
-        f"IR-UNet minus VI-UNet: {shift}. Levels (visible-infrared) that are most alike in order: {pairs}{again}."
+        f"IR-UNet minus VI-UNet: {shift}. Most similar levels (visible-infrared), in order: {pairs}{again}."
     )
 
 

@@ -1,4 +1,4 @@
-"""How alike the features within small regions are, after LKC-FUNet's InitBlock, as in the paper's Figure 3.
+"""Similarity of the features within small regions after LKC-FUNet's InitBlock, as in the paper's Figure 3.
 
 Source: LKC-FUNet 3.2 and Figure 3.
 """
@@ -29,14 +29,14 @@ CARD = AnalysisCard(
     title="Local consistency of the first features",
     source="LKC-FUNet 3.2 and Figure 3; the measure is this project's reading of it",
     words="The feature map after the InitBlock is cut into square chunks. The consistency of a chunk is the mean "
-    "cosine between the feature vectors of all pairs of its pixels: 1 where all pixels say the same, so that the "
-    "features are redundant there. Plain and structured chunks are the halves of an image's chunks in which the "
+    "cosine between the feature vectors of all pairs of its pixels: 1 where all pixels agree, so that the "
+    "features are redundant there. Plain and structured chunks are the halves of an image's chunks where the "
     "sources vary less and more (by the larger of their standard deviations). Intervals: 95 % of the bootstrap over "
     "test images, each averaged over the seeds.",
     methods=("lkc_funet",),
 )
 KINDS = {"all": "all chunks", "plain": "plain", "structured": "structured"}
-DIGITS = 4  # further ones depend on the number of processor threads
+DIGITS = 4  # further ones depend on the number of CPU threads
 _RESAMPLES = 2000
 
 
@@ -44,12 +44,12 @@ def consistency(features: Tensor, chunk: int) -> Tensor:
     """Return the mean cosine between the feature vectors of all pairs of pixels of each chunk.
 
     PAPER: 3.2, "we compute the feature map consistency in chunks. This reflects the redundancy within the region".
-    ASSUME: it names neither the measure nor the chunk. Cosine, since norms and convolutions that follow see directions;
-    no mean is taken off the map first, so a large constant part of all features counts as consistent.
-    ASSUME: an incomplete chunk at the right or lower edge is left out.
+    ASSUME: it names neither the measure nor the chunk. Cosine, because the following norms and convolutions respond to
+    directions; no mean is subtracted from the map first, so a large constant part of all features counts as consistent.
+    ASSUME: an incomplete chunk at the right or lower border is left out.
 
     Shape: features (C, H, W); returns (H // chunk, W // chunk), float64.
-    Range: [-1 / (chunk^2 - 1), 1]; pixels whose features are all zero count as unlike everything.
+    Range: [-1 / (chunk^2 - 1), 1]; pixels with all-zero features count as dissimilar to everything.
     """
     count = chunk * chunk
     directions = F.normalize(features.double(), dim=0)
@@ -69,7 +69,7 @@ def structure(sources: Tensor, chunk: int) -> Tensor:
 
 
 def halves(found: Tensor, structured: Tensor) -> tuple[float, float]:
-    """Return the mean of the chunks with less structure than the median one, and of the rest; equal ones in order."""
+    """Return the means over the chunks with less structure than the median, and over the rest; ties by position."""
     order = structured.flatten().argsort(stable=True)
     plain, rest = order.tensor_split([len(order) // 2])
     values = found.flatten()
@@ -83,7 +83,7 @@ def analyse(network: Any, pack: Pack, *, chunk: int) -> dict[str, Any]:
     Args:
         network: A trained LKC-FUNet in eval mode.
         pack: The test pairs.
-        chunk: Side of a chunk in pixels, from 2; each image holds two chunks or more.
+        chunk: Side of a chunk in pixels, at least 2; each image must contain at least two chunks.
 
     Raises:
         UserError: the chunk is too small, or too large for an image.
@@ -97,7 +97,7 @@ def analyse(network: Any, pack: Pack, *, chunk: int) -> dict[str, Any]:
         if chunk < 2 or (height // chunk) * (width // chunk) < 2:
             raise UserError(
                 "Local consistency cannot be computed with this chunk.",
-                expected=f"a side from 2 pixels, and two chunks in an image of {height} x {width} pixels",
+                expected=f"a side of at least 2 pixels, and two chunks in an image of {height} x {width} pixels",
                 found=chunk,
                 fix="correct analyse.local_consistency.options in params.yaml",
             )
@@ -122,7 +122,7 @@ def interval(values: Array) -> tuple[float, float]:
 
 
 def over_seeds(results: Mapping[System, dict[str, Any]]) -> dict[str, dict[str, Array]]:
-    """Return for each variant and kind of chunk the images' values, averaged over the seeds."""
+    """Return, for each variant and kind of chunk, the images' values averaged over the seeds."""
     found: dict[str, list[dict[str, list[float]]]] = {}
     for system, result in results.items():
         found.setdefault(system.variant, []).append(result["values"])
@@ -133,7 +133,7 @@ def over_seeds(results: Mapping[System, dict[str, Any]]) -> dict[str, dict[str, 
 
 
 def draw(results: Mapping[System, dict[str, Any]]) -> list[Drawing]:
-    """Return the maps of one pair, for the first seed of each variant, and the numbers of all variants."""
+    """Return the maps of one pair, for the first seed of each variant, and the values of all variants."""
     first: dict[str, dict[str, Any]] = {}
     for system, result in results.items():
         first.setdefault(system.variant, result)
@@ -189,5 +189,5 @@ def _numbers(values: Mapping[str, Mapping[str, Array]], figure: Figure) -> None:
         places = np.arange(len(series)) + 0.18 * (number - 1)
         axes.errorbar(means, places, xerr=bars, fmt=marker, color=colour, capsize=3, markersize=5, label=KINDS[kind])
     axes.set_yticks(range(len(values)), list(values))
-    axes.set(xlabel="consistency (1: all pixels of a chunk alike)", ylim=(len(values) - 0.5, -0.5))
+    axes.set(xlabel="consistency (1: all pixels of a chunk equal)", ylim=(len(values) - 0.5, -0.5))
     figure.legend(loc="outside upper left", ncols=3, fontsize=8)

@@ -1,6 +1,6 @@
-"""Which levels of MMA-UNet's two encoders a trained network fuses with each other.
+"""The levels of MMA-UNet's two encoders that a trained network fuses with each other.
 
-Source: MMA-UNet 3.2 and Table 4 for pairings by hand; adaptive and learned ones are ours (5.2 leaves them open).
+Source: MMA-UNet 3.2 and Table 4 for manual pairings; adaptive and learned ones are ours (5.2 leaves them open).
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 CARD = AnalysisCard(
     title="Fused pairs of levels",
     source="MMA-UNet 3.2 and Table 4; adaptive and learned pairings are this project's",
-    words="How much each pair of a visible and an infrared level counts in the fused levels: 1 for a pair that was "
-    "chosen by hand or by the CKA of both trained encoders; the learned share of its fused level otherwise.",
+    words="Weight of each pair of a visible and an infrared level in the fused levels: 1 for a pair chosen by hand or "
+    "by the CKA of both trained encoders; otherwise its learned share of the fused level.",
     methods=("mma_unet",),
 )
 LEVELS = 5
 DIGITS = 4
 
 
-def analyse(network: Any, pack: Pack) -> dict[str, Any]:  # noqa: ARG001 - every analysis is given the test pairs
+def analyse(network: Any, pack: Pack) -> dict[str, Any]:  # noqa: ARG001 - every analysis gets the test pairs
     """Return the weight of each pair VISIBLE-INFRARED in each fused level, from shallow to deep."""
     found = network.fusion.pair_weights()
     return {"pairs": [{pair: round(weight, DIGITS) for pair, weight in level.items()} for level in found]}
 
 
 def draw(results: Mapping[System, dict[str, Any]]) -> list[Drawing]:
-    """Return one figure with the first seed of each variant; the caption names the strongest pairs of every seed."""
+    """Return one figure with the first seed of each variant; the caption names the strongest pairs of each seed."""
     words: list[str] = []
     shown: dict[str, list[dict[str, float]]] = {}
     for system, result in results.items():

@@ -1,1 +1,1 @@
-"""How fast this machine does the heavy work: what `mmfuse benchmark` measures."""
+"""Speed and memory measurements on this machine, for `mmfuse benchmark`."""

@@ -1,4 +1,4 @@
-"""What the similarity of all layers costs with more and more images: minibatch by minibatch, and all images at once."""
+"""Cost of the similarity of all layers for growing numbers of images: by minibatches, and on all images at once."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ WIDTH = 8  # channels of the encoders' first level
 def run(*, images: Sequence[int], height: int, width: int, batch: int) -> dict[str, Any]:
     """Measure both estimates of CKA between all layers of MMA-UNet's encoders, on one thread.
 
-    The weights are untrained and the images drawn. `minibatches` keeps sums alone; `at_once` is the same estimator
-    over a single batch, which needs the features of all images together. Each measurement has a process of its own, so
-    that its memory is its own.
+    The weights are untrained and the images random. `minibatches` keeps only sums; `at_once` is the same estimator on a
+    single batch, which needs the features of all images together. Each measurement runs in its own process, so that
+    its memory can be measured separately.
 
     Args:
         images: Numbers of images, each a multiple of `batch`.
         height: Height of the images, a multiple of 16.
         width: Their width, likewise.
-        batch: Images in a minibatch, from 4.
+        batch: Images in a minibatch, at least 4.
 
     Returns:
-        One row a number of images: for each way the processor seconds and the growth of the peak memory in MiB; and the
+        One row per number of images: for each method the CPU seconds and the growth of the peak memory in MiB; and the
         mean and largest difference between both estimates over all pairs of layers.
 
     Raises:
-        UserError: the numbers do not go together.
+        UserError: the numbers are inconsistent.
     """
     if batch < SMALLEST_BATCH or height % 16 or width % 16 or any(count < batch or count % batch for count in images):
         raise UserError(
             "CKA cannot be measured with these numbers.",
-            expected=f"a batch from {SMALLEST_BATCH}, numbers of images that divide by it, sides that divide by 16",
+            expected=f"a batch from {SMALLEST_BATCH}, numbers of images divisible by it, sides divisible by 16",
             found=f"batch {batch}, images {', '.join(map(str, images))}, {height} x {width} pixels",
         )
     rows = []
@@ -62,16 +62,16 @@ def run(*, images: Sequence[int], height: int, width: int, batch: int) -> dict[s
 
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what `run` found, for people."""
+    """Yield the result of `run` as readable lines."""
     yield (
         f"CKA between {result['layers']} layers, {result['height']} x {result['width']} pixels, minibatches of "
-        f"{result['batch']}: processor seconds, and MiB more than before"
+        f"{result['batch']}: CPU seconds, and growth of memory in MiB"
     )
     for row in result["rows"]:
         ways = (f"{row[way]['seconds']:8.2f} s {row[way]['peak_mib']:7.0f} MiB" for way in ("minibatches", "at_once"))
         yield (
             f"{row['images']:6d} images  minibatches {next(ways)}   at once {next(ways)}   difference "
-            f"{row['difference_mean']:.3f} in the mean, {row['difference_largest']:.3f} at most"
+            f"{row['difference_mean']:.3f} on average, {row['difference_largest']:.3f} at most"
         )
 
 
@@ -82,11 +82,11 @@ def _in_own_process(count: int, size: int, height: int, width: int) -> tuple[flo
 
 
 def _measure(count: int, size: int, height: int, width: int) -> tuple[float, float, Array]:
-    """Return processor seconds, growth of the peak memory in MiB, and the matrix."""
+    """Return CPU seconds, growth of the peak memory in MiB, and the matrix."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network = MMAUNet(width=WIDTH).eval()
-    _similarity(network, 4, 4, 16, 16)  # what is loaded once is not what is measured
+    _similarity(network, 4, 4, 16, 16)  # one-time loading is not part of the measurement
     before, begin = peak_mib(), time.process_time()
     matrix = _similarity(network, count, size, height, width)
     return time.process_time() - begin, peak_mib() - before, matrix
@@ -103,7 +103,7 @@ def _similarity(network: MMAUNet, count: int, size: int, height: int, width: int
 
 
 def _drawn(side: int, number: int, height: int, width: int) -> Tensor:
-    """Return a smooth random image, (1, 1, height, width) in [0, 1]; both sides of a pair have half of it in common."""
+    """Return a smooth random image, (1, 1, height, width) in [0, 1]; both images of a pair share half of it."""
     common, own = (
         torch.rand(1, 1, 6, 8, generator=torch.Generator().manual_seed(derived_seed(0, stream, number)))
         for stream in (2, side)

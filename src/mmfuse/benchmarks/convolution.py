@@ -1,4 +1,4 @@
-"""What the ways of a dense convolution cost on this machine, and what the choice between them is worth."""
+"""Cost of direct and tiled dense convolution on this machine, and the gain from choosing between them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from mmfuse.fastconv.convolution_cost import RATES, LayerUse, Rates, Work, best_tiling, work_of_tiles
 from mmfuse.fastconv.overlap_save import Tiling, convolve, gradients, kernel_spectra
 
-# batch, height, width, kernel, channels in and out: what LKC-FUNet has, in parts, and narrower layers
+# batch, height, width, kernel, channels in and out: crops of LKC-FUNet's layers, and narrower layers
 LAYERS = (
     LayerUse(8, 64, 64, 15, 16, 16),
     LayerUse(2, 64, 64, 7, 64, 64),
@@ -29,13 +29,13 @@ LAYERS = (
     LayerUse(1, 64, 64, 31, 64, 64),
 )
 _TILES = (8, 16, 24, 32)
-_AT_LEAST = 0.1  # seconds that a measurement takes
+_AT_LEAST = 0.1  # minimum seconds of a measurement
 
 
 def run(*, layers: tuple[LayerUse, ...] = LAYERS) -> dict[str, Any]:
     """Measure direct convolution and tiles of several sizes, and fit the rates of `convolution_cost` to them.
 
-    One thread is measured, in processor time, which others on the machine disturb least.
+    It measures the CPU time of one thread, which other processes on the machine affect least.
     """
     torch.set_num_threads(1)
     rows = [_measure(use) for use in layers]
@@ -44,11 +44,11 @@ def run(*, layers: tuple[LayerUse, ...] = LAYERS) -> dict[str, Any]:
 
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what `run` found, for people."""
-    yield "rates of one thread, a second: in the code, and fitted here"
+    """Yield the result of `run` as readable lines."""
+    yield "rates of one thread, per second: in the code, and fitted here"
     for name, rate in result["rates"].items():
         yield f"  {name:>20} {rate:10.3g} {result['fitted'][name]:10.3g}"
-    yield "seconds: direct; as chosen; the best of what was measured"
+    yield "seconds: direct; as chosen; best measured"
     for row in result["layers"]:
         for use in ("inference", "training"):
             times = row[use]
@@ -60,7 +60,7 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _measure(use: LayerUse) -> dict[str, Any]:
-    """Time one layer's inference and its training step, directly and with each tile."""
+    """Time one layer's inference and training step, direct and with each tile."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(use.batch, use.height, use.width, use.channels_in, generator=generator)
     gradient = torch.randn(use.batch, use.height, use.width, use.channels_out, generator=generator)
@@ -109,7 +109,7 @@ def _direct(image: Tensor, gradient: Tensor, weight: Tensor) -> tuple[float, flo
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    """Return the shortest processor time of several calls."""
+    """Return the shortest CPU time of several calls."""
     times: list[float] = []
     with torch.no_grad():
         call()
@@ -121,11 +121,11 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def _fit(works: list[tuple[Work, float]], rows: list[dict[str, Any]]) -> Rates:
-    """Return the rates that explain the measurements best, each measurement counting alike."""
+    """Return the rates that fit the measurements best, with equal weight for each measurement."""
     amounts = np.array([np.array(astuple(work)) / seconds for work, seconds in works])
     scale = amounts.max(axis=0)
     seconds_each, _ = nnls(amounts / scale, np.ones(len(amounts)))
-    # a kind of work that explains nothing gets the rate zero
+    # a kind of work without effect gets the rate zero
     rates = np.divide(scale, seconds_each, out=np.zeros_like(scale), where=seconds_each > 0)
     direct = float(np.median([row["operations"] / row["forward"] for row in rows]))
 

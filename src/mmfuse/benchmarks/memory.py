@@ -1,4 +1,4 @@
-"""How much memory this process has taken."""
+"""Memory use of this process."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def peak_mib() -> float:
-    """Return the most memory that this process ever held, in MiB."""
+    """Return the peak memory of this process in MiB."""
     status = Path("/proc/self/status")
-    if status.is_file():  # what getrusage says includes the process that started this one
+    if status.is_file():  # getrusage includes the process that started this one
         kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     else:
         kib = str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -1,6 +1,6 @@
-"""How fast the metrics are: against plain implementations, and all of them together.
+"""Speed of the metrics: compared with plain implementations, and all of them together.
 
-What runs on one thread is measured in the processor's time for it, which other jobs on the machine change little.
+Single-threaded work is measured in CPU time, which other jobs on the machine affect little.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ SET = ("lkc_funet", "smfnet")  # the conventions whose metrics have a plain impl
 
 
 class Images(NamedTuple):
-    """A fused image and its two sources, (1, H, W) in [0, 1], and where they come from."""
+    """A fused image and its two sources, (1, H, W) in [0, 1], and their origin."""
 
     triple: tuple[Tensor, Tensor, Tensor]
     origin: str
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return them as the metrics take them, (1, 1, H, W)."""
+        """Return them in the metrics' format, (1, 1, H, W)."""
         fused, a, b = self.triple
         return fused[None], a[None], b[None]
 
@@ -37,27 +37,27 @@ class Images(NamedTuple):
 def run(
     *, height: int, width: int, repeats: int, threads: int, files: tuple[Path, Path, Path] | None
 ) -> dict[str, Any]:
-    """Measure everything on one triple of images; the shortest of several repeats counts.
+    """Measure everything on one triple of images; the shortest of several repeats is used.
 
     Args:
-        height: Of the drawn images.
-        width: Of the drawn images.
-        repeats: How often each thing is measured.
-        threads: How many images are measured at once where all metrics are measured together.
-        files: Fused image, first and second source to measure instead of drawn ones.
+        height: Height of the generated images.
+        width: Width of the generated images.
+        repeats: Number of repeats of each measurement.
+        threads: Number of images measured at once when all metrics are measured together.
+        files: Fused image, first and second source to use instead of generated images.
 
     Returns:
         The table of the set against plain implementations, the totals, and each metric's share, see `lines`.
 
     Raises:
-        UserError: no legal images, or a number below 1.
+        UserError: invalid images, or a number below 1.
     """
     from mmfuse.fastconv.workspace import keep_freed_memory
 
     if min(repeats, threads) < 1:
-        raise UserError("Nothing to measure.", expected="at least 1 repeat and 1 thread")
+        raise UserError("There is nothing to measure.", expected="at least 1 repeat and 1 thread")
     images = _read(*files) if files else _draw(height, width)
-    keep_freed_memory()  # as where scores are made; it holds for the plain implementations too
+    keep_freed_memory()  # as in the stage evaluate; it also applies to the plain implementations
     return {
         "images": images.origin,
         "height": images.triple[0].shape[-2],
@@ -75,7 +75,7 @@ def _read(fused: Path, a: Path, b: Path) -> Images:
 
 
 def _draw(height: int, width: int) -> Images:
-    """Draw a road by day, and fuse infrared and visible luminance by their mean."""
+    """Draw a road scene by day, and fuse infrared and visible luminance by their mean."""
     import numpy as np
     import torch
 
@@ -100,25 +100,25 @@ def _shortest(repeats: int, work: Callable[[], T]) -> tuple[float, T]:
 
 
 def _against_plain(images: Images, repeats: int) -> dict[str, Any]:
-    """Measure the metrics of `SET`, each alone and all together, on one thread, and their plain implementations."""
+    """Measure the metrics of `SET`, individually and together, and their plain implementations, on one thread."""
     from mmfuse.benchmarks.reference_metrics import PLAIN
-    from mmfuse.metrics import CONVENTIONS, variants
+    from mmfuse.metrics import CONVENTIONS, definitions
     from mmfuse.metrics.tables import one_thread
 
     names: dict[str, list[str]] = {}
     for convention in SET:
-        for plain_name, variant in CONVENTIONS[convention].items():
-            names.setdefault(variant, []).append(f"{convention} {plain_name}")
+        for plain_name, definition in CONVENTIONS[convention].items():
+            names.setdefault(definition, []).append(f"{convention} {plain_name}")
     fused, a, b = ((image[0] * 255).round().numpy() for image in images.triple)  # (H, W)
     rows: list[dict[str, Any]] = []
     with one_thread():
-        for variant, meant in names.items():
-            ours, plain = variants()[variant].function, PLAIN[variant]
+        for definition, meant in names.items():
+            ours, plain = definitions()[definition].function, PLAIN[definition]
             seconds, tensor = _shortest(repeats, partial(ours, *images.batch()))
             plain_seconds, plain_value = _shortest(repeats, partial(plain, fused, a, b))
             rows.append(
                 {
-                    "variant": variant,
+                    "definition": definition,
                     "names": meant,
                     "seconds": seconds,
                     "plain_seconds": plain_seconds,
@@ -131,7 +131,7 @@ def _against_plain(images: Images, repeats: int) -> dict[str, Any]:
 
 
 def _total(images: Images, repeats: int, rows: list[dict[str, Any]], conventions: tuple[str, ...]) -> dict[str, Any]:
-    """Measure all metrics of some conventions together; the plain ones take the sum of their times."""
+    """Measure all metrics of some conventions together; for the plain ones, sum their times."""
     from mmfuse.metrics import CONVENTIONS, resolve, score
 
     metrics = {
@@ -140,7 +140,7 @@ def _total(images: Images, repeats: int, rows: list[dict[str, Any]], conventions
         for name, metric in resolve(convention, CONVENTIONS[convention]).items()
     }
     seconds, _ = _shortest(repeats, lambda: score(*images.batch(), metrics))
-    plain = {row["variant"]: row["plain_seconds"] for row in rows}
+    plain = {row["definition"]: row["plain_seconds"] for row in rows}
     plain_seconds = sum(plain[metric.name] for metric in metrics.values())
     return {
         "conventions": list(conventions),
@@ -151,20 +151,20 @@ def _total(images: Images, repeats: int, rows: list[dict[str, Any]], conventions
 
 
 def _all_together(images: Images, repeats: int, threads: int) -> dict[str, Any]:
-    """Measure all variants as `mmfuse evaluate` does, several triples at once, and each one's share on one thread."""
-    from mmfuse.metrics import variants
+    """Measure all definitions like `mmfuse evaluate`, several triples at once, and the share of each on one thread."""
+    from mmfuse.metrics import definitions
     from mmfuse.metrics.tables import score_images
 
     count = 2 * threads
     elapsed, used = [], []
     for _ in range(repeats):
         start, start_used = time.perf_counter(), time.process_time()
-        score_images([str(number) for number in range(count)], [images.triple] * count, variants(), workers=threads)
+        score_images([str(number) for number in range(count)], [images.triple] * count, definitions(), workers=threads)
         elapsed.append(time.perf_counter() - start)
         used.append(time.process_time() - start_used)
     shares = _shares(images, repeats)
     return {
-        "variants": len(variants()),
+        "definitions": len(definitions()),
         "threads": threads,
         "triples": count,
         "seconds_per_triple": min(elapsed) / count,
@@ -174,8 +174,8 @@ def _all_together(images: Images, repeats: int, threads: int) -> dict[str, Any]:
 
 
 def _shares(images: Images, repeats: int) -> dict[str, float]:
-    """Return the seconds of each variant when all are measured together; what is shared counts for the first."""
-    from mmfuse.metrics import Metric, score, variants
+    """Return the seconds of each definition when all are measured together; shared work counts for the first."""
+    from mmfuse.metrics import Metric, definitions, score
     from mmfuse.metrics.tables import one_thread
 
     times: dict[str, list[float]] = {}
@@ -187,31 +187,31 @@ def _shares(images: Images, repeats: int) -> dict[str, float]:
             times.setdefault(metric.name, []).append(time.thread_time() - start)
             return value
 
-        function.__module__ = metric.function.__module__  # which decides the order
+        function.__module__ = metric.function.__module__  # it determines the order
         return Metric(metric.name, function, metric.card)
 
     with one_thread():
         for _ in range(repeats):
-            score(*images.batch(), {name: timed(metric) for name, metric in variants().items()})
+            score(*images.batch(), {name: timed(metric) for name, metric in definitions().items()})
     shortest = {name: min(seconds) for name, seconds in times.items()}
     return dict(sorted(shortest.items(), key=lambda item: -item[1]))
 
 
 def lines(result: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines that people read."""
+    """Yield the result as readable lines."""
     yield f"{result['images']}, {result['height']}x{result['width']}, shortest of {result['repeats']}"
     compared = result["set"]
-    yield f"metrics of {' and '.join(SET)} on one thread, processor seconds:"
+    yield f"metrics of {' and '.join(SET)} on one thread, CPU seconds:"
     yield f"{'':28}{'mmfuse':>9}{'plain':>9}{'ratio':>9}{'difference':>13}"
     for row in compared["metrics"]:
-        yield f"{_times(row['variant'], row)}{row['relative_difference']:13.1e}"
+        yield f"{_times(row['definition'], row)}{row['relative_difference']:13.1e}"
     for total in compared["totals"]:
         yield _times(f"all of {' and '.join(total['conventions'])}", total)
     all_of_them = result["all"]
     yield (
-        f"all {all_of_them['variants']} variants, {all_of_them['threads']} images at once: "
-        f"{all_of_them['seconds_per_triple']:.3f} seconds a triple, "
-        f"{all_of_them['processor_seconds_per_triple']:.3f} of a processor core, of which:"
+        f"all {all_of_them['definitions']} definitions, {all_of_them['threads']} images at once: "
+        f"{all_of_them['seconds_per_triple']:.3f} seconds per triple, "
+        f"{all_of_them['processor_seconds_per_triple']:.3f} seconds of CPU time, of which:"
     )
     for name, share in all_of_them["shares"].items():
         yield f"{name:28}{100 * share:9.1f} %"

@@ -1,7 +1,7 @@
-"""A whole network, with our layers and with torch's: time, memory and difference.
+"""A whole network with our layers and with torch's: time, memory and difference.
 
-Both have the same weights and see the same images. For inference, "ours" is what `for_inference` makes of the network;
-for a training step it is the network as it is. "Direct" is the network with an `nn.Conv2d` for each large kernel.
+Both have the same weights and inputs. For inference, "ours" is the result of `for_inference`; for a training step it is
+the network itself. "Direct" is the network with an `nn.Conv2d` for each large kernel.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from mmfuse.training.checkpoints import build
 from mmfuse.training.seeding import seed_everything
 
 WAYS = ("direct", "ours")
-# the first call makes the buffers, the second the spectra that are kept
+# the first call creates the buffers, the second the kept spectra
 _WARM_UP = {"direct": 0, "ours": 2}
 _DROPOUT = ("Dropout", "Dropout2d", "StochasticDepth")
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured.
+    """The network and the settings of a measurement.
 
     Args:
         method: The method's name.
         network: Its options.
-        height: Of the images.
-        width: Of the images.
-        batch: Pairs at once.
-        train: Whether to measure a training step of the last part (forward, backward, optimiser) and not inference.
-        repeats: Measurements of each way, by turns.
-        threads: Processor threads.
+        height: Height of the images.
+        width: Width of the images.
+        batch: Number of pairs at once.
+        train: Whether to measure a training step of the last part (forward, backward, optimiser) instead of inference.
+        repeats: Measurements of each version, alternating.
+        threads: Number of CPU threads.
         workspace: Limit of the shared buffers in MiB; see `mmfuse.fastconv.workspace`.
         spectra: Limit of the kept spectra in MiB.
     """
@@ -67,7 +67,7 @@ class Case:
 
 
 def options_of(method: str, params: Path | None, variant: str, assignments: Sequence[str]) -> dict[str, Any]:
-    """Return a method's options: from parameters, if there are any, changed by KEY=VALUE.
+    """Return a method's options: from parameters, if given, changed by KEY=VALUE assignments.
 
     Raises:
         UserError: the parameters lack the variant, or an assignment has no `=`.
@@ -83,10 +83,10 @@ def options_of(method: str, params: Path | None, variant: str, assignments: Sequ
 
 
 def run(case: Case) -> dict[str, Any]:
-    """Measure one network both ways.
+    """Measure both versions of one network.
 
     Raises:
-        UserError: the method cannot be built of these options, or has nothing to train.
+        UserError: the method cannot be built with these options, or has nothing to train.
     """
     _set_up(case)
     ways = _both(case)
@@ -112,17 +112,17 @@ def run(case: Case) -> dict[str, Any]:
 
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what `run` found, for people."""
+    """Yield the result of `run` as readable lines."""
     what = "training step" if result["train"] else "inference"
     size = f"{result['batch']} x {result['height']} x {result['width']}"
     yield f"{result['method']}, {what}, {size}, {result['threads']} threads, {result['device']}"
     yield f"  {result['parameters']:,} parameters, {result['multiply_adds'] / 1e9:,.2f} billion multiply-adds"
     for way in WAYS:
         yield (
-            f"  {way:>6}: {result[f'seconds_{way}']:.3f} s (processor: {result[f'processor_seconds_{way}']:.3f} s), "
+            f"  {way:>6}: {result[f'seconds_{way}']:.3f} s (CPU: {result[f'processor_seconds_{way}']:.3f} s), "
             f"peak {result[f'peak_mib_{way}']:.0f} MiB"
         )
-    yield f"  {result['speedup']:.2f} times as fast (processor: {result['speedup_processor']:.2f} times)"
+    yield f"  {result['speedup']:.2f} times as fast (CPU: {result['speedup_processor']:.2f} times)"
     of = "gradients" if result["train"] else "outputs and features"
     yield f"  largest difference of {of}: {result['max_abs_diff']:.2g}, of values up to {result['max_abs_value']:.3g}"
     if "error_ours" in result:
@@ -143,7 +143,7 @@ def _build(case: Case) -> FusionMethod:
     seed_everything(0)
     method = build(case.method, case.network)
     if case.train and not method.parts:
-        raise UserError(f"{case.method} has nothing to train.", fix="leave --train out")
+        raise UserError(f"{case.method} has nothing to train.", fix="remove --train")
     return method.to(best_device())
 
 
@@ -152,7 +152,7 @@ def _ours(case: Case, method: FusionMethod) -> FusionMethod:
 
 
 def _both(case: Case) -> dict[str, FusionMethod]:
-    """Return the network both ways, with the same weights, in the mode that is measured."""
+    """Return both versions of the network, with the same weights, in the mode to measure."""
     method = _build(case).eval()
     ways = {"direct": plain(copy.deepcopy(method)), "ours": _ours(case, method)}
     if case.train:
@@ -162,7 +162,7 @@ def _both(case: Case) -> dict[str, FusionMethod]:
 
 
 def _prepare(network: FusionMethod) -> None:
-    """Bring the last part into the state in which it is trained."""
+    """Put the last part into its training state."""
     from mmfuse.training.loop import prepare_part
 
     prepare_part(network, network.parts[-1])
@@ -176,7 +176,7 @@ def _images(case: Case) -> tuple[Tensor, Tensor]:
 
 
 def _call(case: Case, network: FusionMethod, images: tuple[Tensor, Tensor]) -> Callable[[], None]:
-    """Return a function that does once what is measured."""
+    """Return a function that performs the measured work once."""
     if not case.train:
 
         def infer() -> None:
@@ -201,7 +201,7 @@ def _loss(network: FusionMethod, images: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _by_turns(calls: Mapping[str, Callable[[], None]], repeats: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the medians of wall time and processor time of each call."""
+    """Return the medians of wall time and CPU time of each call."""
     wall: dict[str, list[float]] = {way: [] for way in calls}
     processor: dict[str, list[float]] = {way: [] for way in calls}
     for _ in range(repeats):
@@ -217,7 +217,7 @@ def _by_turns(calls: Mapping[str, Callable[[], None]], repeats: int) -> tuple[di
 
 
 def _stages(network: nn.Module, call: Callable[[], None]) -> dict[str, float]:
-    """Return the seconds that each submodule takes in one call, and those that these are made of, two names deep."""
+    """Return the seconds of each submodule in one call, and of their submodules, two levels deep."""
     begun: dict[str, float] = {}
     seconds: dict[str, float] = {}
 
@@ -244,10 +244,10 @@ def _stages(network: nn.Module, call: Callable[[], None]) -> dict[str, float]:
 
 
 def _compare(case: Case, ways: Mapping[str, FusionMethod], images: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """Compare all gradients, or the fused images and what each submodule gave for them; count the operations.
+    """Compare all gradients, or the fused images and each submodule's output; count the operations.
 
-    Fused images alone would hide much: they are clamped to [0, 1]. On a CPU, both ways are compared with the network in
-    double precision too, since each of them rounds.
+    Fused images alone would hide much, because they are clamped to [0, 1]. On a CPU, both versions are also compared
+    with the network in double precision, because each of them rounds.
     """
     look = _gradients if case.train else _features
     with FlopCounterMode(display=False) as counted:
@@ -286,7 +286,7 @@ def _features(network: FusionMethod, images: tuple[Tensor, Tensor]) -> list[Tens
 
 
 def _gradients(network: FusionMethod, images: tuple[Tensor, Tensor]) -> list[Tensor]:
-    """Return the gradients of a step without dropout, whose random numbers follow the places in memory."""
+    """Return the gradients of a step without dropout, whose random numbers depend on the memory layout."""
     chance = [m for m in network.modules() if type(m).__name__ in _DROPOUT and m.training]
     for module in chance:
         module.eval()
@@ -298,16 +298,16 @@ def _gradients(network: FusionMethod, images: tuple[Tensor, Tensor]) -> list[Ten
 
 
 def _peak_in_own_process(case: Case, way: str) -> float:
-    """Return the peak memory of a process that does nothing but this, in MiB."""
+    """Return the peak memory in MiB of a separate process that does only this."""
     command = [sys.executable, "-m", __spec__.name, json.dumps(asdict(case)), way]
     run = subprocess.run(command, check=False, capture_output=True, text=True)
     if run.returncode:
-        raise MmfuseError(f"The measurement of the memory failed ({way}).\n{run.stderr}")
+        raise MmfuseError(f"The memory measurement failed ({way}).\n{run.stderr}")
     return float(run.stdout.splitlines()[-1])
 
 
 def _peak(case: Case, way: str) -> float:
-    """Do what is measured until the memory no longer grows, and return the most that this process ever took, in MiB."""
+    """Repeat the measured work until the memory no longer grows, and return the process's peak memory in MiB."""
     _set_up(case)
     method = _build(case).eval()
     network = plain(method) if way == "direct" else _ours(case, method)

@@ -1,6 +1,6 @@
-"""Metrics as one writes them down with NumPy, SciPy and scikit-image, to be compared with `mmfuse.metrics`.
+"""Plain metrics with NumPy, SciPy and scikit-image, for comparison with `mmfuse.metrics`.
 
-Whole arrays, no loops over pixels, nothing tuned: two-dimensional windows with `convolve2d`, joint histograms from
+Whole arrays, no loops over pixels, no optimisation: two-dimensional windows with `convolve2d`, joint histograms with
 `unique`. Each takes fused, a, b as grey levels (H, W) in float64 and returns a number.
 """
 
@@ -23,7 +23,7 @@ _SOBEL = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
 
 
 def _both(measure: Callable[[Image, Image], float]) -> Plain:
-    """Return the sum of a metric of source and fused image over both sources."""
+    """Return the sum of a metric between source and fused image, over both sources."""
     return lambda fused, a, b: measure(a, fused) + measure(b, fused)
 
 
@@ -38,7 +38,7 @@ def _en(fused: Image, _a: Image, _b: Image) -> float:
 
 
 def _mi(source: Image, fused: Image) -> float:
-    # a table of labels that occur, as scikit-learn's mutual_info_score makes it
+    # a contingency table of the existing labels, as in scikit-learn's mutual_info_score
     (_, of_source), (_, of_fused) = (np.unique(image.ravel(), return_inverse=True) for image in (source, fused))
     joint = coo_matrix((np.ones(source.size), (of_source, of_fused))).toarray() / source.size
     product = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
@@ -184,7 +184,7 @@ def _ms_ssim_smfnet(fused: Image, a: Image, _b: Image) -> float:
     return float(value)
 
 
-# by the name of the variant that means the same
+# by the name of the equivalent definition
 PLAIN: dict[str, Plain] = {
     "en": _en,
     "sd": lambda fused, _a, _b: float(fused.std()),

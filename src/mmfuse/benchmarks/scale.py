@@ -1,7 +1,7 @@
-"""How a study grows: time and memory of catalog, pairing, plan, both engines' graphs and the report, on simulated ones.
+"""Scaling of a study: time and memory of catalog, pairing, plan, both engines' graphs and the report.
 
-Each step runs in a process of its own, so that its memory is its own. What counts is the processor's time for it, which
-other jobs on the machine change little. The engines only plan; nothing is trained.
+The studies are simulated. Each step runs in its own process, so that its memory can be measured separately. It measures
+CPU time, which other jobs on the machine affect little. The engines only plan; nothing is trained.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from mmfuse.files.writing import csv_text, write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SMALL = Size(pairs=100, systems=4, datasets=2)  # where the other two numbers stay while one grows
+SMALL = Size(pairs=100, systems=4, datasets=2)  # fixed values of the other two numbers while one grows
 _TOGETHER = "all three"
-# the engines' commands; 1 is what `dvc status` says of a study that has not been run
+# the engines' commands; `dvc status` exits with 1 for a study that has not been run
 ENGINES: Mapping[str, tuple[str, ...]] = {
     "Snakemake: dry run": (
         "snakemake", "--dry-run", "--quiet", "--cores", "1", "--workflow-profile", "workflow/profiles/local", "all",
@@ -37,7 +37,7 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
     "DVC: graph": ("dvc", "stage", "list", "--name-only"),
     "DVC: status": ("dvc", "status", "--quiet"),
 }  # fmt: skip
-# what each growing number concerns
+# the steps that depend on each number
 CONCERNS = {
     "pairs": ("pairs", "report"),
     "systems": ("plan", "report", "engines"),
@@ -48,7 +48,7 @@ CONCERNS = {
 
 @dataclass(frozen=True)
 class Measurement:
-    """One step on one simulated study: `axis` is the number that grows, or that all three do."""
+    """One step on one simulated study: `axis` is the number that grows, or all three."""
 
     axis: str
     step: str
@@ -60,14 +60,14 @@ class Measurement:
 
     @property
     def amount(self) -> int:
-        """The number that grows; the number of systems times datasets where all three do."""
+        """The number that grows; the number of systems times datasets if all three grow."""
         return self.systems * self.datasets if self.axis == _TOGETHER else int(getattr(self, self.axis))
 
 
 def sizes(largest: Size, count: int) -> Iterator[tuple[str, Size]]:
-    """Yield the studies to measure: each number from small to largest while the others are small, then all at once.
+    """Yield the studies to measure: each number from small to largest with the others small, then all together.
 
-    Where all three are as large as they get, the pairs are shared out over the datasets.
+    If all three are at their maximum, the pairs are distributed over the datasets.
     """
     for axis in Size._fields:
         end, start = getattr(largest, axis), min(getattr(SMALL, axis), getattr(largest, axis))
@@ -81,20 +81,20 @@ def sizes(largest: Size, count: int) -> Iterator[tuple[str, Size]]:
 def run(
     *, largest: Size, count: int, only: Sequence[str] = (), say: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Measure all steps on simulated studies that grow.
+    """Measure all steps on simulated studies of growing size.
 
     Args:
-        largest: The largest numbers of pairs, systems and datasets.
-        count: Sizes along each of them.
-        only: Which of catalog, pairs, plan, report and engines are measured; all of them if empty.
-        say: Called with each line of the result as soon as it is known.
+        largest: The maximum numbers of pairs, systems and datasets.
+        count: Number of sizes along each of them.
+        only: Which of catalog, pairs, plan, report and engines to measure; all if empty.
+        say: Called with each line of the result as soon as it is available.
 
     Raises:
-        UserError: not in a project's root, or a number below 1.
+        UserError: the current folder is not a project's root, or a number below 1.
         MmfuseError: a step failed.
     """
     if min(*largest, count) < 1:
-        raise UserError("Nothing to measure.", expected="numbers from 1", found=(*largest, count))
+        raise UserError("There is nothing to measure.", expected="numbers from 1", found=(*largest, count))
     unknown = [name for name in only if name not in CONCERNS[_TOGETHER]]
     if unknown:
         raise UserError("There is no such step.", expected=", ".join(CONCERNS[_TOGETHER]), found=", ".join(unknown))
@@ -115,11 +115,11 @@ def run(
 
 
 def _study(axis: str, size: Size, root: Path, folder: Path, steps: Sequence[str]) -> Iterator[Measurement]:
-    """Make a simulated study and measure some steps on it."""
+    """Create a simulated study and measure some steps on it."""
     simulated.make_texts(size, root, folder)
     if "pairs" in steps:
         simulated.make_pairs(size, folder)
-    if "report" in steps:  # made in a process of its own: it needs torch, and this one's memory counts for the engines
+    if "report" in steps:  # in its own process: it needs torch, and this process's memory counts for the engines
         code = "import sys; from pathlib import Path; from mmfuse.benchmarks.simulated import Size, make_results; "
         code += "make_results(Size(*map(int, sys.argv[1:])), Path())"
         _call((sys.executable, "-c", code, *map(str, size)), folder)
@@ -133,16 +133,16 @@ def _study(axis: str, size: Size, root: Path, folder: Path, steps: Sequence[str]
 
 
 def _call(command: Sequence[str], folder: Path, good: Sequence[int] = (0,)) -> tuple[str, float, float]:
-    """Run a command; return what it says, the processor seconds of it and its children, and its largest memory.
+    """Run a command; return its output, the CPU seconds of it and its children, and its peak memory.
 
     Raises:
-        MmfuseError: it failed.
+        MmfuseError: the command failed.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {
         "PATH": path,
         "DVC_NO_ANALYTICS": "1",
-        "OMP_NUM_THREADS": "1",  # a second thread that waits for a busy core counts as work
+        "OMP_NUM_THREADS": "1",  # a second thread that waits for a busy core would count as work
         "DVC_SITE_CACHE_DIR": str(folder.parent / "site"),
     }
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as wrong:
@@ -164,9 +164,9 @@ def _processor() -> str:
 
 
 def growth(found: Sequence[Measurement]) -> dict[str, dict[str, float]]:
-    """Return for each number that grows, and each step, the slope of the line through log seconds over log number.
+    """Return the slope of log seconds over log number, for each growing number and each step.
 
-    1 is linear. What a command takes to start makes the slope smaller than it is in the end.
+    A slope of 1 is linear. A command's start-up time makes the slope smaller than its limit.
     """
     slopes: dict[str, dict[str, float]] = {}
     for (axis, step), points in _series(found).items():
@@ -190,7 +190,7 @@ def _line(one: Measurement) -> str:
 
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
-    """Yield how the steps grow, for people."""
+    """Yield the growth of the steps as readable lines."""
     yield f"growth with the number of ... (1 is linear); {result['machine']['processor']}, one process at a time"
     for axis, steps in result["growth"].items():
         for step, slope in steps.items():
@@ -198,7 +198,7 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def as_csv(result: Mapping[str, Any]) -> str:
-    """Return all measurements with all digits."""
+    """Return all measurements with full precision."""
     rows = result["measurements"]
     return csv_text([list(rows[0]), *(row.values() for row in rows)])
 
@@ -215,7 +215,7 @@ def write(result: Mapping[str, Any], out: Path) -> None:
 
 
 def _paint(found: Sequence[Measurement], figure: Figure) -> None:
-    """Draw seconds over each number that grows, a line a step, with a dotted line that is linear."""
+    """Draw seconds over each growing number, one line per step, with a dotted linear line."""
     series = _series(found)
     steps = list(dict.fromkeys(step for _, step in series))
     grid = figure.subplots(1, 3, sharey=True)
@@ -233,7 +233,7 @@ def _paint(found: Sequence[Measurement], figure: Figure) -> None:
         ticks = sorted({amount for points in own.values() for amount, _ in points})
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.set_xticks([], minor=True)
-    grid[0].set_ylabel("processor seconds")
+    grid[0].set_ylabel("CPU seconds")
     figure.legend(shown.values(), shown.keys(), loc="outside upper left", ncols=3, fontsize=8)
 
 

@@ -1,7 +1,7 @@
-"""The steps of `mmfuse benchmark scale` that are our own code: each runs in a process of its own.
+"""The steps of `mmfuse benchmark scale` that are our own code; each runs in its own process.
 
-`python -m mmfuse.benchmarks.scale_steps STEP` works on the simulated study in the current folder and prints what it
-measured as JSON: processor seconds of each part, and the largest memory that the process has had.
+`python -m mmfuse.benchmarks.scale_steps STEP` works on the simulated study in the current folder and prints the
+measurements as JSON: CPU seconds of each part, and the peak memory of the process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmfuse.study.parameters import load_parameters
 from mmfuse.study.stages import DOWNLOAD, STAGES, report_inputs
 
 T = TypeVar("T")
-Measured = dict[str, tuple[float, float]]  # part to processor seconds and MiB
+Measured = dict[str, tuple[float, float]]  # part to CPU seconds and MiB
 
 
 def _timed(into: Measured, part: str, work: Callable[[], T]) -> T:
@@ -29,7 +29,7 @@ def _timed(into: Measured, part: str, work: Callable[[], T]) -> T:
 
 
 def _peak() -> float:
-    """Return the largest memory of this process in MiB."""
+    """Return the peak memory of this process in MiB."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
@@ -42,7 +42,7 @@ def catalog() -> Measured:
 
 
 def pairing() -> Measured:
-    """Match two folders by name, as `mmfuse fuse` does, and find the pairs of a dataset, as `prepare` does."""
+    """Match two folders by name, like `mmfuse fuse`, and find the pairs of a dataset, like `prepare`."""
     from mmfuse.data.pairs import match_folders
     from mmfuse.data.reading import find_pairs
 
@@ -56,14 +56,14 @@ def pairing() -> Measured:
 
 
 def planning() -> Measured:
-    """Read the parameters and work out all jobs' files and watched keys, as both engines' graphs rest on."""
+    """Read the parameters and compute all jobs' files and watched keys, on which both engines' graphs are based."""
     found: Measured = {}
     _timed(found, "plan", plan_all)
     return found
 
 
 def plan_all() -> list[Any]:
-    """Return everything that a plan says of a study: files, and the watched keys of each job."""
+    """Return everything in a plan of a study: files, and the watched keys of each job."""
     parameters = load_parameters(Path("params.yaml"))
     found: list[Any] = [report_inputs(parameters)]
     for stage in STAGES.values():
@@ -72,7 +72,7 @@ def plan_all() -> list[Any]:
 
 
 def report() -> Measured:
-    """Make the report, part by part as the stage does."""
+    """Write the report, part by part like the stage."""
     from mmfuse.reporting import viewer
     from mmfuse.reporting.pages import pages, render
     from mmfuse.reporting.study import read_study

@@ -1,6 +1,6 @@
-"""A simulated study of any size: what the engines and the report read, with drawn numbers in place of results.
+"""A simulated study of any size: all files that the engines and the report read, with random numbers as results.
 
-Its parameters are the demo's with one trained method in many variants, on many copies of one dataset of the catalog.
+Its parameters are the demo's with one trained method in many variants, on many copies of one dataset in the catalog.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from mmfuse.study.stages import DOWNLOAD, EVALUATE, FUSE, PREPARE, TRAIN, key_of
 METHOD, DATASET = "mma_unet", "synthetic_road"
 DEMO = Path("workflow/configs/demo.yaml")
 PROJECT = ("Snakefile", "workflow", "src", "envs", ".dvc/config", ".dvcignore", ".gitignore", "data/published.csv")
-_SIDE, _SHOWN = 16, 2  # of the images; pairs in the viewer
+_SIDE, _SHOWN = 16, 2  # side of the images; pairs in the viewer
 
 
 class Size(NamedTuple):
-    """How large a study is: test pairs of each dataset, systems (variants of a method), datasets."""
+    """Size of a study: test pairs of each dataset, systems (variants of a method), datasets."""
 
     pairs: int
     systems: int
@@ -41,7 +41,7 @@ class Size(NamedTuple):
 
 
 def parameters(size: Size, root: Path) -> dict[str, Any]:
-    """Return the parameters of a study of a size, from the demo of the project in `root`."""
+    """Return the parameters of a study of the given size, based on the demo of the project in `root`."""
     values: dict[str, Any] = read_yaml(root / DEMO)
     names = [f"simulated_{number:03d}" for number in range(size.datasets)]
     method = values["methods"][METHOD]
@@ -60,13 +60,13 @@ def parameters(size: Size, root: Path) -> dict[str, Any]:
 
 
 def catalog(size: Size, root: Path) -> dict[str, Any]:
-    """Return a catalog with as many copies of one entry."""
+    """Return a catalog with the required number of copies of one entry."""
     entry = read_yaml(root / "data/catalog.yaml")["datasets"][DATASET]
     return {"datasets": {f"simulated_{number:03d}": copy.deepcopy(entry) for number in range(size.datasets)}}
 
 
 def make_texts(size: Size, root: Path, folder: Path) -> None:
-    """Write `params.yaml` and the catalog of a study, and what else the engines read of the project in `root`.
+    """Write `params.yaml` and the catalog of a study, and the other files of the project in `root` that engines read.
 
     Raises:
         UserError: `root` is not the root of a project.
@@ -84,11 +84,11 @@ def make_texts(size: Size, root: Path, folder: Path) -> None:
             shutil.copyfile(source, target)
     for path, values in (("params.yaml", parameters(size, root)), ("data/catalog.yaml", catalog(size, root))):
         (folder / path).write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)  # DVC wants a repository
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)  # DVC needs a repository
 
 
 def make_pairs(size: Size, folder: Path) -> None:
-    """Write the files that pairs are found by, as the catalog lays them out; what is in them is not looked at."""
+    """Write the files of the pairs in the layout of the catalog; their contents are not used."""
     for room in ("infrared", "visible", "mask", "boxes"):
         place = folder / DOWNLOAD.folder / "simulated_000" / "test" / room
         place.mkdir(parents=True)
@@ -97,7 +97,7 @@ def make_pairs(size: Size, folder: Path) -> None:
 
 
 def make_results(size: Size, folder: Path) -> None:
-    """Write all that the report reads: packs, fused images that it shows, scores, histories and records."""
+    """Write everything that the report reads: packs, fused images that it shows, scores, histories and records."""
     from mmfuse.reporting import cases
     from mmfuse.reporting.study import read_groups
 
@@ -140,7 +140,7 @@ def _shown(values: dict[str, Any], dataset: str, names: list[str], linked: list[
 
 
 def _metrics(values: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """Return what the summary says of each metric of the study, but for its mean."""
+    """Return the summary of each metric of the study, except for its mean."""
     from mmfuse.metrics import resolve
 
     block = values["evaluate"]
@@ -158,7 +158,7 @@ def _metrics(values: dict[str, Any]) -> dict[str, dict[str, str]]:
 def _write_scores(
     folder: Path, names: list[str], metrics: dict[str, dict[str, str]], system: System, random: np.random.Generator
 ) -> None:
-    """Write drawn scores in the form of the stage `evaluate`; systems differ by less than their images do."""
+    """Write random scores in the format of the stage `evaluate`; systems differ less than images do."""
     folder.mkdir(parents=True, exist_ok=True)
     values = random.normal(5 + random.normal(0, 0.1), 1, (len(names), len(metrics)))
     lines = [[name, *row] for name, row in zip(names, values.tolist(), strict=True)]
@@ -172,7 +172,7 @@ def _write_scores(
 
 
 def _write_record(folder: Path, path: str) -> None:
-    """Write a record of the usual length beside a result that may be missing."""
+    """Write a record of typical length next to a result, which may be missing."""
     record = {
         "command": "mmfuse stage simulated",
         "inputs": {f"src/mmfuse/module_{number}.py": "0" * 64 for number in range(30)},

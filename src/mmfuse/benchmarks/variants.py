@@ -1,4 +1,4 @@
-"""What each variant of a method costs, counted without computing: numbers in the network and multiply-adds."""
+"""Cost of each variant of a method, counted without running it: parameters and multiply-adds."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mmfuse.training.checkpoints import build
 
 
 def run(method: str, *, params: Path, height: int, width: int) -> list[dict[str, Any]]:
-    """Count the parameters that fusing needs and the multiply-adds of fusing one pair, for each variant.
+    """Count the parameters for inference and the multiply-adds for one pair, for each variant.
 
-    Nothing is computed, so that networks of any size are counted at once. Multiply-adds are those of convolutions and
-    matrix products, done directly.
+    Nothing is computed, so that counting is instant for networks of any size. Multiply-adds are those of convolutions
+    and matrix products, computed directly.
 
     Raises:
-        UserError: the parameters do not know the method, or cannot build a variant.
+        UserError: the parameters do not contain the method, or cannot build a variant.
     """
     parameters = load_parameters(params)
     settings_of(parameters, method, "base")
@@ -42,8 +42,8 @@ def run(method: str, *, params: Path, height: int, width: int) -> list[dict[str,
 
 
 def lines(method: str, found: Sequence[Mapping[str, Any]], height: int, width: int) -> Iterator[str]:
-    """Yield what `run` found as a table, for people."""
-    yield f"| {method} | parameters | multiply-adds of a pair of {height} x {width}, billions |"
+    """Yield the result of `run` as a table."""
+    yield f"| {method} | parameters | multiply-adds for a pair of {height} x {width}, billions |"
     yield "|---|---|---|"
     for row in found:
         yield f"| {row['variant']} | {row['parameters']:,} | {row['multiply_adds'] / 1e9:,.2f} |"

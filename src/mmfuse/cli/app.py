@@ -245,7 +245,7 @@ def main() -> None:
         _complain(f"error: {error}")
         sys.exit(error.exit_code)
     except SystemExit as leaving:  # a wrong option: typer has reported it, perhaps only in the log
-        if leaving.code and sys.stderr is not sys.__stderr__:
+        if leaving.code and _logs():
             print(f"error: see {sys.stderr.name}", file=sys.__stderr__)
         raise
     except KeyboardInterrupt:
@@ -275,8 +275,13 @@ def _complain(message: str) -> None:
     """Print an error to the terminal, and to the log if there is one."""
     with contextlib.suppress(OSError):  # the log's disk may be full
         print(message, file=sys.stderr)
-    if sys.stderr is not sys.__stderr__:
+    if _logs():
         print(message, file=sys.__stderr__)
+
+
+def _logs() -> bool:
+    """Whether messages go to a log in place of the terminal."""
+    return sys.stderr is not sys.__stderr__ and sys.stderr.name != "<stderr>"  # libraries wrap the terminal
 
 
 if __name__ == "__main__":

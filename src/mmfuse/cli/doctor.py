@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mmfuse.errors import MmfuseError
 from mmfuse.study import plan
+from mmfuse.study.code_lists import PACKAGE, check_running_code
 from mmfuse.study.parameters import load_parameters, project_root
 from mmfuse.study.stages import DOWNLOAD
 
@@ -32,6 +33,7 @@ class Check:
 
 def examine(params: Path) -> Iterator[Check]:
     """Yield the checks one by one."""
+    yield _try("code", _code)
     yield _try("environment", _environment)
     yield _try("devices", _devices)
     yield _try("parameters", lambda: _parameters(params))
@@ -47,6 +49,12 @@ def _try(what: str, look: Callable[[], str]) -> Check:
         return Check(what, False, str(error))
     except Exception as error:  # whatever is broken, the other checks continue
         return Check(what, False, f"{type(error).__name__}: {error}")
+
+
+def _code() -> str:
+    root = project_root(Path.cwd())
+    check_running_code(root)
+    return f"mmfuse runs from {PACKAGE}"
 
 
 def _environment() -> str:

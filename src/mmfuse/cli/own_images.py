@@ -220,9 +220,9 @@ def _methods() -> Iterator[str]:
 
 
 def _metrics() -> Iterator[str]:
-    from mmfuse.metrics import CONVENTIONS, plain_names, variants
+    from mmfuse.metrics import CONVENTIONS, definitions, plain_names
 
-    for name, metric in variants().items():
+    for name, metric in definitions().items():
         low, high = metric.card.range
         yield f"{name}: {metric.card.better} is better, {low:g} to {high:g} ({metric.card.source})"
     for convention in CONVENTIONS:

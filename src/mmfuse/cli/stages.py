@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mmfuse.study.planned import VARIABLE
 from mmfuse.study.stage import KEYS, Stage
 from mmfuse.study.stages import STAGES
 
@@ -32,7 +33,7 @@ def _command(stage: Stage) -> Callable[..., None]:
     options: dict[str, Any] = {
         name: Annotated[str, typer.Option(f"--{name.replace('_', '-')}", help=KEYS[name][1])] for name in stage.key
     }
-    options["params"] = Annotated[Path, typer.Option("--params", help="The study's parameters.")]
+    options["params"] = Annotated[Path, typer.Option("--params", envvar=VARIABLE, help="The study's parameters.")]
     defaults = {**_DEFAULTS, "params": Path("params.yaml")}
     signature = [
         inspect.Parameter(

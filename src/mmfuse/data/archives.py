@@ -1,4 +1,4 @@
-"""Archives unpacked with distrust: plain files below the archive's own top, and no bombs."""
+"""Safe unpacking of untrusted archives: only plain files inside the target folder, and no archive bombs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mmfuse.errors import UserError
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 _CHUNK = 1 << 16
-# what the readers say of bytes that are no archive; a ValueError of names and numbers that are none
+# errors of the readers for bytes that are not an archive; ValueError for invalid names and numbers
 _DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError,
     struct.error,
@@ -30,13 +30,13 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class Limits:
-    """How much an archive may unpack to before it counts as a bomb.
+    """Limits beyond which an archive counts as a bomb.
 
     Attributes:
-        files: Members.
-        total: Bytes in all.
-        ratio: Bytes for each byte of the archive; images are packed already, so honest archives stay far below.
-        spare: Bytes that any archive may unpack to whatever its ratio, since small text files pack very well.
+        files: Number of members.
+        total: Total number of unpacked bytes.
+        ratio: Unpacked bytes per byte of the archive; images are already compressed, so normal archives are far below.
+        spare: Bytes that any archive may unpack to regardless of its ratio, because text files compress very well.
     """
 
     files: int = 200_000
@@ -46,7 +46,7 @@ class Limits:
 
 
 def is_archive(path: Path) -> bool:
-    """Say whether a file's name is that of an archive that `extract` reads."""
+    """Say whether a file has the name of an archive that `extract` reads."""
     return path.name.lower().endswith(ARCHIVES)
 
 
@@ -68,15 +68,15 @@ def extract(archive: Path, folder: Path, *, limits: Limits | None = None) -> int
         unpacking.damaged(error)
     except OSError as error:
         if error.errno in {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL}:
-            unpacking.refuse("has a name that cannot be stored beside the others")
-        if error.errno is None:  # what gzip and bz2 raise for bad data
+            unpacking.refuse("has a name that cannot be stored with the others")
+        if error.errno is None:  # raised by gzip and bz2 for bad data
             unpacking.damaged(error)
         raise
     return unpacking.files
 
 
 class _Unpacking:
-    """One archive on its way into a folder, and the account of what it has cost so far."""
+    """An archive being unpacked into a folder, with the running totals of its members."""
 
     def __init__(self, archive: Path, folder: Path, limits: Limits) -> None:
         self.archive, self.folder, self.limits = archive, folder, limits
@@ -89,8 +89,8 @@ class _Unpacking:
         """Stop at the current member."""
         raise UserError(
             f"Refused to unpack {self.archive}: the member {self.member!r} {why}.",
-            expected="plain files and folders below the archive's own top",
-            fix="nothing was kept; get the archive from its original source",
+            expected="plain files and folders inside the archive's own root",
+            fix="nothing was kept; download the archive from its original source",
         )
 
     def damaged(self, error: Exception) -> NoReturn:
@@ -110,7 +110,7 @@ class _Unpacking:
         if not path.parts or path.is_absolute() or ".." in path.parts or re.search(unsafe, name):
             self.refuse("has an unsafe name")
         if path.as_posix().casefold() in self.seen:
-            self.refuse("occurs twice (upper and lower case count as the same)")
+            self.refuse("occurs twice (upper and lower case are treated as equal)")
         self.seen.add(path.as_posix().casefold())
         self.files += 1
         if self.files > self.limits.files:
@@ -119,10 +119,10 @@ class _Unpacking:
         return path
 
     def spend(self, size: int, *, only_ask: bool = False) -> None:
-        """Count bytes that are unpacked."""
+        """Count unpacked bytes."""
         if self.bytes + size > self.allowed:
             self.refuse(
-                f"would make {self.bytes + size} bytes of an archive of {self.archive.stat().st_size} "
+                f"would unpack {self.bytes + size} bytes from an archive of {self.archive.stat().st_size} "
                 f"(at most {self.allowed} are allowed)"
             )
         self.bytes += 0 if only_ask else size
@@ -152,7 +152,7 @@ class _Unpacking:
         """Unpack a tar archive, compressed or not, in one pass."""
         with _decompressed(self.archive) as source, tarfile.open(fileobj=_Metered(source, self), mode="r|") as archive:
             for member in archive:
-                if member.isdir() and member.name == ".":  # what `tar -C folder .` puts first
+                if member.isdir() and member.name == ".":  # the first member written by `tar -C folder .`
                     continue
                 path = self.admit(member.name, member.size)
                 if not member.isdir() and (not member.isreg() or member.issparse()):
@@ -160,12 +160,12 @@ class _Unpacking:
                 if member.isreg():
                     self.spend(member.size)
                 member.name = path.as_posix()
-                # PEP 706's filter repeats these checks in the standard library's own way
+                # PEP 706's filter repeats these checks in the standard library
                 archive.extract(member, self.folder, set_attrs=False, filter="data")
 
 
 def _decompressed(archive: Path) -> BinaryIO:
-    """Open a tar file through the decompressor that its first bytes ask for."""
+    """Open a tar file with the decompressor that its first bytes indicate."""
     with archive.open("rb") as stream:
         start = stream.read(6)
     if start.startswith(b"\x1f\x8b"):
@@ -178,14 +178,14 @@ def _decompressed(archive: Path) -> BinaryIO:
 
 
 class _Metered(io.RawIOBase):
-    """A reader that stops where headers alone, which the account of the members does not see, make a bomb."""
+    """A reader that stops at a bomb made of headers alone, which the totals of the members do not include."""
 
     def __init__(self, source: BinaryIO, unpacking: _Unpacking) -> None:
         super().__init__()
         self.source, self.unpacking, self.read_so_far = source, unpacking, 0
 
     def read(self, size: int = -1) -> bytes:
-        """Read on."""
+        """Read more bytes."""
         data = self.source.read(size)
         self.read_so_far += len(data)
         if self.read_so_far > self.unpacking.allowed + 4096 * self.unpacking.files + (1 << 20):

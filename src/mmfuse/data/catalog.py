@@ -1,4 +1,4 @@
-"""The dataset catalog: what each dataset is, how its files lie, and where they come from."""
+"""The dataset catalog: each dataset's content, file layout and sources."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from mmfuse.files.reading import read_yaml
 CATALOG = Path("data/catalog.yaml")
 SCHEMA = Path("workflow/schemas/catalog.schema.yaml")
 SPLITS = ("train", "val", "test")
-FILMS = {".mp4": "mp4", ".mov": "mov", ".avi": "avi", ".mkv": "matroska"}  # a film's suffix, and FFmpeg's reader for it
+FILMS = {".mp4": "mp4", ".mov": "mov", ".avi": "avi", ".mkv": "matroska"}  # a film's suffix and FFmpeg's reader for it
 
 
 @dataclass(frozen=True)
 class Layout:
     """Path patterns below data/raw/DATASET, with `{split}` and `{name}` to fill in.
 
-    A pattern that ends in `.*` takes any file type. Where `a` and `b` are one file, `channels` says which of its
-    channels (counted from zero) make up each image; otherwise it is empty. Where `a` and `b` are films, `every` says
-    that each frame whose number it divides is a pair; otherwise it is None.
+    A pattern that ends in `.*` matches any file type. If `a` and `b` are one file, `channels` gives the channels
+    (counted from zero) of each image; otherwise it is empty. If `a` and `b` are films, each frame whose number is
+    divisible by `every` is a pair; otherwise it is None.
     """
 
     a: str
@@ -40,15 +40,15 @@ class Splits:
 
     Attributes:
         by: `folder`, `list`, `all` or `every`.
-        folders: For `folder`: split to the text that stands for `{split}` in the layout.
+        folders: For `folder`: split to the text that replaces `{split}` in the layout.
         lists: For `list`, and for `every` as exceptions to its rule: split to the file of names below data/raw/DATASET.
-        rest: For `list`: the split of the names in no file, or None if those are left out.
-        to: For `all`: the split of everything.
+        rest: For `list`: the split of names that are in no file, or None to leave them out.
+        to: For `all`: the split of all names.
         number: For `every`: a regular expression whose first group is the number in a name, such as the patient, and
             whose second group is the position within it, such as the slice.
         step: For `every`: the divisor of that number.
-        remainder: For `every`: the remainder of the numbers that go to test; all others go to train.
-        apart: For `every`: names up to so many positions from a listed one of another split are left out.
+        remainder: For `every`: the remainder of the numbers in test; all others are in train.
+        apart: For `every`: names up to this many positions from a listed name of another split are left out.
     """
 
     by: str
@@ -67,18 +67,18 @@ class Splits:
         return self.by == "every" or "train" in (*self.folders, *self.lists, self.rest, self.to)
 
     def assign(self, names: Iterable[str], folder: Path) -> dict[str, str]:
-        """Map each name to its split; names that belong to none are left out.
+        """Map each name to its split; names without a split are left out.
 
         Args:
             names: The names of the pairs, without a suffix.
-            folder: The dataset's folder below data/raw, where the list files lie.
+            folder: The dataset's folder below data/raw, with the list files.
 
         Raises:
-            UserError: a list file is missing, lists a name of two splits, or a name holds no number.
-            ValueError: the splits go by folder, so that a name alone does not say its split.
+            UserError: a list file is missing or lists a name in two splits, or a name contains no number.
+            ValueError: the splits are by folder, so a name alone does not determine its split.
         """
         if self.by == "folder":
-            raise ValueError("these splits go by folder: take the split from the path")
+            raise ValueError("these splits are by folder: take the split from the path")
         if self.by == "all":
             return {name: cast(str, self.to) for name in names}
         listed = self.listed(folder)
@@ -88,8 +88,8 @@ class Splits:
         return {name: split for name, split in assigned.items() if split is not None}
 
     def _by_number(self, names: Iterable[str], listed: Mapping[str, str]) -> dict[str, str]:
-        """Assign names by the rule `every`, listed ones by their lists, and leave out those that lie too close."""
-        places: dict[int, list[tuple[int, str]]] = {}  # number to the positions that are listed, and their splits
+        """Assign names by the rule `every` and listed names by their lists; leave out those that are too close."""
+        places: dict[int, list[tuple[int, str]]] = {}  # number to the listed positions and their splits
         if self.apart:
             for name, split in listed.items():
                 number, position = self._numbers(name)
@@ -104,13 +104,13 @@ class Splits:
         return assigned
 
     def _numbers(self, name: str) -> tuple[int, int]:
-        """Return the number in a name that the rule `every` looks at, and the position within it (zero without one)."""
+        """Return the number in a name for the rule `every`, and the position within it (zero if there is none)."""
         found = re.search(cast(str, self.number), name)
         if found is None:
             raise UserError(
-                f"The name {name!r} does not say which split it belongs to.",
+                f"The name {name!r} does not determine its split.",
                 expected=f"a name that matches {self.number}",
-                fix="rename the file as the source has it",
+                fix="rename the file as in the source",
             )
         return int(found[1]), int(found[2]) if self.apart else 0
 
@@ -118,7 +118,7 @@ class Splits:
         """Read the list files below a dataset's folder: name without suffix to split.
 
         Raises:
-            UserError: a list file is missing, or lists a name of two splits.
+            UserError: a list file is missing, or lists a name in two splits.
         """
         listed: dict[str, str] = {}
         for split, file in self.lists.items():
@@ -126,7 +126,7 @@ class Splits:
             if not path.is_file():
                 raise UserError(f"The list of names is missing: {path}", fix="download the dataset again")
             for line in path.read_text(encoding="utf-8").split():
-                # lists give `00001D` or `FLIR_1.jpg`; only an image's suffix is cut, since names may hold dots
+                # lists contain `00001D` or `FLIR_1.jpg`; only image suffixes are cut, because names may contain dots
                 name = re.sub(r"\.(png|jpe?g|bmp|tiff?)$", "", line, flags=re.IGNORECASE)
                 if listed.setdefault(name, split) != split:
                     raise UserError(f"{path} lists {name}, which is already in the split {listed[name]}.")
@@ -135,7 +135,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Labels:
-    """The classes of one kind of annotation, by id, and for boxes their file format (`yolo` or `voc`)."""
+    """The classes of one kind of annotation by id, and for boxes their file format (`yolo` or `voc`)."""
 
     classes: Mapping[int, str]
     format: str | None
@@ -143,16 +143,16 @@ class Labels:
 
 @dataclass(frozen=True)
 class Source:
-    """One place that files come from.
+    """One source of files.
 
     Attributes:
         kind: `generator`, `git`, `https` or `manual`.
-        address: The module, the repository, the file, or the page for a person.
+        address: The module, the repository, the file, or a web page for manual download.
         commit: For git: the commit, or None for the newest.
-        sha256: For https: the checksum of the archive, or None if not known.
+        sha256: For https: the checksum of the archive, or None if unknown.
         take: The folder inside the repository or archive that holds the dataset, or None for all of it.
-        into: The folder below data/raw/DATASET that receives the files, `.` for the top.
-        instructions: For manual: what a person has to fetch.
+        into: The folder below data/raw/DATASET for the files, `.` for the top.
+        instructions: For manual: what to download by hand.
         archives: For manual: archive name to the folder below data/raw/DATASET for its content.
     """
 
@@ -168,7 +168,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One entry of the catalog; the schema (workflow/schemas/catalog.schema.yaml) says what each key means."""
+    """One entry of the catalog; the schema (workflow/schemas/catalog.schema.yaml) describes each key."""
 
     name: str
     title: str
@@ -191,7 +191,7 @@ class Dataset:
 
     @property
     def generator(self) -> str | None:
-        """The module that makes an embedded dataset, or None for one that is downloaded."""
+        """The module that generates an embedded dataset, or None for a downloaded dataset."""
         return next((source.address for source in self.sources if source.kind == "generator"), None)
 
 
@@ -199,7 +199,7 @@ def load_catalog(path: Path = CATALOG, *, schema: Path = SCHEMA) -> dict[str, Da
     """Read and check the dataset catalog.
 
     Raises:
-        UserError: a file is missing or not YAML, or an entry does not fit the schema (the message names the key).
+        UserError: a file is missing or not YAML, or an entry violates the schema (the message names the key).
     """
     from mmfuse.files.schema import check_against_schema
 
@@ -228,14 +228,14 @@ def dataset(name: str, path: Path = CATALOG, *, schema: Path = SCHEMA) -> Datase
 
 
 def _with_text_keys(value: Any) -> Any:
-    """Return nested data with every key as text: class ids are numbers in YAML, and JSON Schema knows only text."""
+    """Return nested data with all keys as text: class ids are numbers in YAML, but JSON Schema only supports text."""
     if isinstance(value, dict):
         return {str(key): _with_text_keys(item) for key, item in value.items()}
     return [_with_text_keys(item) for item in value] if isinstance(value, list) else value
 
 
 def _dataset(name: str, entry: dict[str, Any], folder: Path) -> Dataset:
-    """Build one dataset from its checked entry; `folder` is where the catalog lies."""
+    """Build one dataset from its checked entry; `folder` is the catalog's folder."""
     layout, splits, manifest = entry["layout"], entry["splits"], entry["manifest"]
     return Dataset(
         name=name,
@@ -295,18 +295,18 @@ def _source(item: dict[str, Any]) -> Source:
 
 
 def _check(entry: Dataset, path: Path) -> None:
-    """Check what a schema cannot say: how the keys of one entry fit together."""
+    """Check what a schema cannot express: whether the keys of one entry are consistent."""
     layout, problems = entry.layout, []
     patterns = {"a": layout.a, "b": layout.b, "mask": layout.mask, "boxes": layout.boxes}
     for key, pattern in patterns.items():
         if pattern is None:
             continue
         if "{name}" not in PurePosixPath(pattern).name:
-            problems.append(f"layout.{key}: the file's name holds no {{name}}")
+            problems.append(f"layout.{key}: the file's name contains no {{name}}")
         if ("{split}" in pattern) != (entry.splits.by == "folder"):
-            problems.append(f"layout.{key}: {{split}} belongs to splits by folder, and only there")
+            problems.append(f"layout.{key}: {{split}} is required for splits by folder, and only there")
     if (layout.a == layout.b) != bool(layout.channels):
-        problems.append("layout.channels: needed where a and b are one file, and only there")
+        problems.append("layout.channels: required if a and b are one file, and only then")
     problems += _film_problems(layout)
     if entry.splits.apart and re.compile(str(entry.splits.number)).groups < 2:
         problems.append("splits.apart: needs a second group in splits.number, the position")
@@ -315,7 +315,7 @@ def _check(entry: Dataset, path: Path) -> None:
             problems.append(f"labels.{kind} and layout.{kind} belong together")
     kinds = {source.kind for source in entry.sources}
     if len(kinds & {"generator", "manual"}) and len(entry.sources) > 1:
-        problems.append("sources: a generator or a manual source stands alone")
+        problems.append("sources: a generator or a manual source must be the only source")
     if (entry.mirror is None) != (entry.generator is not None):
         problems.append("mirror: null for generated datasets, and only there")
     if entry.manifest is not None and not entry.manifest.is_file():
@@ -329,7 +329,7 @@ def _check(entry: Dataset, path: Path) -> None:
 
 
 def _film_problems(layout: Layout) -> list[str]:
-    """Return what contradicts itself in the layout of films."""
+    """Return the contradictions in the layout of films."""
     if layout.every is None:
         return []
     problems = []
@@ -337,5 +337,5 @@ def _film_problems(layout: Layout) -> list[str]:
         problems.append("layout.frames: films have no masks, no boxes and no channels")
     for side, pattern in {"a": layout.a, "b": layout.b}.items():
         if PurePosixPath(pattern).suffix not in FILMS:
-            problems.append(f"layout.{side}: a film's name ends in {', '.join(FILMS)}")
+            problems.append(f"layout.{side}: a film's name must end in {', '.join(FILMS)}")
     return problems

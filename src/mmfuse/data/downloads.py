@@ -1,4 +1,4 @@
-"""Fetching files: https with resume, and git repositories."""
+"""Downloads: https with resume, and git repositories."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from mmfuse import __version__
 from mmfuse.errors import UserError
 from mmfuse.files.writing import sha256, write_text
 
-_NETWORK = "check the network and the proxy settings (HTTPS_PROXY) and run it again; data/README.md has other ways"
+_NETWORK = "check the network and the proxy settings (HTTPS_PROXY) and run it again; data/README.md lists other ways"
 _CHUNK = 1 << 16
-_TIMEOUT = 60.0  # seconds for the server's next bytes
+_TIMEOUT = 60.0  # seconds to wait for the server's next bytes
 
 
 # ---------------------------------------------------------------------------------------------------- https
 
 
 class _TryAgainError(Exception):
-    """The transfer failed in a way that may pass: try again."""
+    """A temporary failure of the transfer: try again."""
 
 
 def download(url: str, folder: Path, *, digest: str | None = None, attempts: int = 4, pause: float = 0.5) -> Path:
-    """Download a file into a folder and go on from where an earlier, interrupted transfer stopped.
+    """Download a file into a folder, resuming an earlier, interrupted transfer.
 
-    The partial file and what is known of it stay in `folder`, so that a later call resumes; the server is asked to
-    continue only the very same file (If-Range), else the transfer starts anew.
+    The partial file and its metadata stay in `folder`, so that a later call resumes. The server continues only exactly
+    the same file (If-Range); otherwise the transfer restarts.
 
     Args:
         url: The address.
-        folder: Where the file goes; its name there starts with a checksum of the address.
+        folder: Target folder; the file's name there starts with a checksum of the address.
         digest: The file's SHA-256, if known.
-        attempts: How often to connect in all.
-        pause: Seconds before the second attempt, doubled each time.
+        attempts: Maximum number of connections.
+        pause: Seconds before the second attempt, doubled for each further one.
 
     Returns:
         The path of the complete file.
 
     Raises:
-        UserError: no network, no such file, an HTML page instead of an archive, or another checksum.
+        UserError: no network, no such file, an HTML page instead of an archive, or a wrong checksum.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^\w.-]", "_", PurePosixPath(unquote(urlsplit(url).path)).name) or "file"
@@ -59,7 +59,7 @@ def download(url: str, folder: Path, *, digest: str | None = None, attempts: int
                 _transfer(session, url, path)
                 break
             except (requests.RequestException, _TryAgainError) as error:
-                # a wrong certificate or address does not mend itself
+                # a wrong certificate or address does not change by retrying
                 lasting = isinstance(error, requests.exceptions.SSLError | ValueError)
                 if lasting or attempt == attempts:
                     raise UserError(f"Cannot download {url}", found=error, fix=_NETWORK) from error
@@ -71,24 +71,24 @@ def download(url: str, folder: Path, *, digest: str | None = None, attempts: int
             f"The downloaded file is not the expected one: {url}",
             expected=f"sha256 {digest}",
             found=f"sha256 {found}",
-            fix="run the same command again; if it stays so, the source has changed and the catalog must be renewed",
+            fix="run the same command again; if the error persists, the source has changed: update the catalog",
         )
     return path
 
 
 def discard(path: Path) -> None:
-    """Remove a downloaded or partial file and what was noted about it."""
+    """Remove a downloaded or partial file and its metadata."""
     path.unlink(missing_ok=True)
     _note(path).unlink(missing_ok=True)
 
 
 def _note(path: Path) -> Path:
-    """Return the file that says which version of the remote file a partial file is a part of."""
+    """Return the metadata file, which identifies the version of the remote file that a partial file belongs to."""
     return path.with_name(path.name + ".json")
 
 
 def _partial(path: Path) -> tuple[int, str]:
-    """Return how many bytes are there already and the validator to resume with; (0, "") where none are usable."""
+    """Return the number of bytes present and the validator to resume with; (0, "") if none are usable."""
     try:
         return path.stat().st_size, json.loads(_note(path).read_text(encoding="utf-8"))["validator"]
     except (OSError, ValueError, KeyError):
@@ -96,7 +96,7 @@ def _partial(path: Path) -> tuple[int, str]:
 
 
 def _transfer(session: requests.Session, url: str, path: Path) -> None:
-    """Make one attempt at the bytes that are still missing."""
+    """Try once to download the missing bytes."""
     have, validator = _partial(path)
     headers = {"Accept-Encoding": "identity", "User-Agent": f"mmfuse/{__version__}"}
     if have and validator:
@@ -104,7 +104,7 @@ def _transfer(session: requests.Session, url: str, path: Path) -> None:
     with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
         extent = response.headers.get("Content-Range", "")
         if response.status_code == 416 and extent == f"bytes */{have}":
-            return  # an earlier call already fetched everything
+            return  # an earlier call already downloaded everything
         resumed = response.status_code == 206 and extent.startswith(f"bytes {have}-")
         if response.status_code == 416 or (response.status_code == 206 and not resumed):
             discard(path)
@@ -114,7 +114,7 @@ def _transfer(session: requests.Session, url: str, path: Path) -> None:
         length = response.headers.get("Content-Length")
         total = start + int(length) if length and length.isdigit() else None
         tag = response.headers.get("ETag", "")
-        # a weak tag (W/...) does not promise equal bytes, and If-Range must not carry it
+        # a weak tag (W/...) does not guarantee equal bytes and is not allowed in If-Range
         validator = tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
         if not resumed:
             path.unlink(missing_ok=True)
@@ -129,7 +129,7 @@ def _transfer(session: requests.Session, url: str, path: Path) -> None:
 
 
 def _refuse_answer(response: requests.Response, url: str) -> None:
-    """Refuse what is not the file: an error, a page for people, or a step down to an unprotected connection."""
+    """Reject responses that are not the file: an error, an HTML page, or a redirect to an unencrypted connection."""
     status = f"HTTP {response.status_code} {response.reason}"
     if response.status_code == 429 or response.status_code >= 500:
         raise _TryAgainError(status)
@@ -140,13 +140,13 @@ def _refuse_answer(response: requests.Response, url: str) -> None:
             fix="open the address in a browser; if the file has moved, use a mirror",
         )
     if urlsplit(url).scheme == "https" and urlsplit(response.url).scheme != "https":
-        raise UserError(f"{url} leads to an unprotected address.", expected="https", found=response.url)
+        raise UserError(f"{url} redirects to an unencrypted address.", expected="https", found=response.url)
     kind = response.headers.get("Content-Type", "")
     if kind.startswith("text/html") and not url.endswith((".html", ".htm")):
         raise UserError(
-            f"{url} answers with a page instead of a file.",
+            f"{url} returns a web page instead of a file.",
             found=f"Content-Type {kind}",
-            fix="open it in a browser; it may ask for a click, a login or patience",
+            fix="open it in a browser; it may require a click, a login or waiting",
         )
 
 
@@ -154,20 +154,20 @@ def _refuse_answer(response: requests.Response, url: str) -> None:
 
 
 def clone(url: str, folder: Path, *, commit: str | None = None, take: str | None = None, timeout: float = 3600) -> str:
-    """Fetch one version of a git repository into an empty folder, without its history.
+    """Download one version of a git repository into an empty folder, without its history.
 
     Args:
         url: Address of the repository, or a local path.
-        folder: Where its files go.
-        commit: The commit to take; None takes the newest one.
-        take: The only folder of the repository that is needed; the rest is not transferred where the server allows it.
+        folder: Target folder of its files.
+        commit: The commit to use; None means the newest one.
+        take: The only folder of the repository to download, if the server supports that; None for all.
         timeout: Seconds for each step.
 
     Returns:
-        The commit that was taken, 40 hexadecimal digits.
+        The commit that was used, 40 hexadecimal digits.
 
     Raises:
-        UserError: git is not installed, the repository or commit cannot be reached, or `take` is not in it.
+        UserError: git is not installed, the repository or commit cannot be reached, or it does not contain `take`.
     """
 
     def git(*arguments: str) -> str:
@@ -176,7 +176,7 @@ def clone(url: str, folder: Path, *, commit: str | None = None, take: str | None
     folder.mkdir(parents=True, exist_ok=True)
     git("init", "--quiet")
     git("remote", "add", "origin", url)
-    # checksums must not depend on this machine's line ends, and a link in a repository must stay plain text
+    # checksums must not depend on this machine's line endings, and links in a repository must stay plain text
     for key, value in {"core.autocrlf": "false", "core.symlinks": "false", "core.fsmonitor": "false"}.items():
         git("config", key, value)
     if take is not None:
@@ -196,8 +196,8 @@ def clone(url: str, folder: Path, *, commit: str | None = None, take: str | None
 
 
 def _git(arguments: tuple[str, ...], folder: Path, url: str, timeout: float) -> str:
-    """Run one git command that never asks a question, and return what it prints."""
-    outer = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}  # set where a git hook started this program
+    """Run one git command without any interactive prompt, and return its output."""
+    outer = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}  # set if a git hook started this program
     environment = {key: value for key, value in os.environ.items() if key not in outer}
     environment |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     patience = ["-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60"]
@@ -210,7 +210,7 @@ def _git(arguments: tuple[str, ...], folder: Path, url: str, timeout: float) -> 
     except FileNotFoundError as error:
         raise UserError(f"Cannot fetch {url}: git is not installed.", fix="install git, or use a mirror") from error
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"Cannot fetch {url}", found=f"no end after {timeout:g} seconds", fix=_NETWORK) from error
+        raise UserError(f"Cannot fetch {url}", found=f"not finished after {timeout:g} seconds", fix=_NETWORK) from error
     if done.returncode != 0:
         raise UserError(
             f"Cannot fetch {url}",

@@ -1,7 +1,7 @@
-"""Reading single frames of films, one after the other, for datasets whose pairs are frames of two aligned films.
+"""Sequential reading of single frames of films, for datasets whose pairs are frames of two aligned films.
 
-PyAV is imported when a film is read, since no other dataset needs it. A film is decoded by one thread, and its colours
-are converted by FFmpeg's exact routines, so that equal films give equal pixels.
+PyAV is imported only when a film is read, because no other dataset needs it. One thread decodes a film, and FFmpeg's
+exact routines convert its colours, so that equal films give equal pixels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _AGAIN = "delete it and download it again"
 
 
 def frame_name(film: str, number: int) -> str:
-    """Return the name of the pair that a frame of two films makes; frames are counted from zero."""
+    """Return the name of the pair that a frame of two films forms; frames are counted from zero."""
     return f"{film}_f{number:05d}"
 
 
@@ -49,13 +49,13 @@ def pyav() -> ModuleType:
 
 
 def count_frames(path: Path) -> int:
-    """Return the number of frames of a film, without decoding them.
+    """Return the number of frames of a film without decoding them.
 
     Raises:
-        UserError: PyAV is not installed; or the film is missing, empty, damaged or cut off.
+        UserError: PyAV is not installed; or the film is missing, empty, damaged or truncated.
     """
     with _opened(path) as film:
-        stated = film.streams.video[0].frames  # zero where the file does not say
+        stated = film.streams.video[0].frames  # zero if the file does not contain it
         count = sum(1 for packet in film.demux(video=0) if packet.size and not packet.is_corrupt)
     if stated and count != stated:
         raise UserError(f"The film {path} is cut off.", expected=f"{stated} frames", found=count, fix=_AGAIN)
@@ -65,9 +65,9 @@ def count_frames(path: Path) -> int:
 
 
 class FilmReader:
-    """Reads frames of films in their order; one film a side is open at a time, and one frame of it is in memory.
+    """Reads frames of films in order; at most one film per side is open, with one frame in memory.
 
-    A context manager, which closes the films at its end.
+    As a context manager, it closes the films at the end.
     """
 
     def __init__(self) -> None:
@@ -84,16 +84,16 @@ class FilmReader:
         self._films.clear()
 
     def frame(self, side: str, path: Path, number: int) -> Bytes:
-        """Return one frame, (H, W, 3) uint8 RGB; frames before the last one that was asked for are decoded again.
+        """Return one frame, (H, W, 3) uint8 RGB; going back to an earlier frame decodes the film again.
 
         Args:
-            side: The image of the pair that the frame is, `a` or `b`.
+            side: The image of the pair, `a` or `b`.
             path: The film.
-            number: The frame, counted from zero.
+            number: The number of the frame, counted from zero.
 
         Raises:
-            UserError: PyAV is not installed; or the film is damaged, ends before this frame, or has more than 8 bits a
-                channel.
+            UserError: PyAV is not installed; or the film is damaged, ends before this frame, or has more than 8 bits
+                per channel.
         """
         film = self._films.get(side)
         if film is None or film.path != path or film.next > number:
@@ -104,7 +104,7 @@ class FilmReader:
 
 
 class _Film:
-    """One film that is decoded from its first frame on."""
+    """One film, decoded from its first frame on."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.next = path, 0
@@ -117,7 +117,7 @@ class _Film:
         yield from container.decode(video=0)
 
     def frame(self, number: int) -> Bytes:
-        """Return a frame that was not passed by yet; the first error is raised again for all later ones."""
+        """Return a frame not yet passed; after an error, all later calls raise it again."""
         if self._error is not None:
             raise self._error
         try:
@@ -142,7 +142,7 @@ class _Film:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn what PyAV raises about a film into one clear error."""
+    """Turn errors of PyAV about a film into one clear error."""
     try:
         yield
     except (pyav().FFmpegError, OSError, ValueError) as error:
@@ -156,15 +156,15 @@ def _readable(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[InputContainer]:
-    """Open a film as what its suffix says, for one thread that stops at damage.
+    """Open a film with the reader of its suffix, in one thread that stops at damage.
 
-    FFmpeg's other readers are not let near a stranger's file, since some of them follow addresses in it.
+    FFmpeg's other readers are disabled for untrusted files, because some of them follow addresses in a file.
     """
     if not path.is_file():
         raise UserError(f"Film not found: {path}", fix="check the name and the folder")
     with _readable(path), pyav().open(str(path), format=FILMS[path.suffix.lower()]) as film:
         if not film.streams.video:
-            raise UserError(f"The file {path} holds no film.", expected="a video stream", found="none", fix=_AGAIN)
+            raise UserError(f"The file {path} contains no film.", expected="a video stream", found="none", fix=_AGAIN)
         context = film.streams.video[0].codec_context
         context.thread_type, context.thread_count = "NONE", 1
         context.options = {"err_detect": "explode"}
@@ -177,9 +177,9 @@ def _pixels(path: Path, frame: VideoFrame) -> Bytes:
     if depth > 8:
         raise UserError(
             f"Cannot use the film {path}.",
-            expected="8 bits a channel",
+            expected="8 bits per channel",
             found=f"{depth} bits (pixel format {frame.format.name})",
-            fix="convert it to 8 bits first; how to scale its values is for you to decide",
+            fix="convert it to 8 bits first; the scaling of its values is up to you",
         )
     kind = pyav().video.reformatter.Interpolation
     exact = kind.BILINEAR | kind.ACCURATE_RND | kind.BITEXACT | kind.FULL_CHR_H_INT

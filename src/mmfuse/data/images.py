@@ -1,7 +1,7 @@
-"""Reading and writing images, and the one luminance convention of the house.
+"""Reading and writing images, and the project's luminance convention.
 
 Luminance is Y = 0.299 R + 0.587 G + 0.114 B on 8-bit values, rounded half to even: the grey that the evaluators of
-LKC-FUNet, SMFNet and CDDFuse work on. Chroma is full-range BT.601 (as in JPEG).
+LKC-FUNet, SMFNet and CDDFuse use. Chroma is full-range BT.601 (as in JPEG).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from mmfuse.files.writing import check_file_name, whole_file
 
 Bytes = NDArray[np.uint8]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-# read as what they are, whatever their names say; Pillow's other readers are not let near a stranger's file, since one
-# of them starts a program
+# read by content, regardless of their names; Pillow's other readers are disabled for untrusted files, because one of
+# them starts a program
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF")
 _LUMA = np.array([0.299, 0.587, 0.114])
 _MODES = {"L": "L", "1": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "RGBX": "RGB", "P": "RGB", "CMYK": "RGB"}
@@ -32,23 +32,23 @@ _MODES = {"L": "L", "1": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "RGBX": "R
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """Open one still image of a known format; what goes wrong while it is read is one clear error.
+    """Open one still image of a known format, with one clear error for all reading failures.
 
     Raises:
-        UserError: the file is missing, damaged, empty, of another format, too large, or holds several images.
+        UserError: the file is missing, damaged, empty, of another format, too large, or contains several images.
     """
     if not path.is_file():
         raise UserError(f"Image not found: {path}", fix="check the name and the folder")
     try:
         with Image.open(path, formats=_FORMATS) as image:
-            # a photo's preview (MPO) is no second image
+            # a photo's preview (MPO) does not count as a second image
             count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             if count != 1:
                 raise UserError(
                     f"Cannot use the image {path}.",
                     expected="one still image",
                     found=f"{count} images in one file, as in an animation or a scan of several pages",
-                    fix="save each of them as a file of its own",
+                    fix="save each of them as a separate file",
                 )
             yield image
     except Image.DecompressionBombError as error:
@@ -56,7 +56,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             f"The image {path} is too large.",
             expected=f"at most {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels",
             found=error,
-            fix="cut it into parts; or delete it, if it should not be that large",
+            fix="split it; or delete it, if it should not be that large",
         ) from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, TypeError, struct.error) as error:
         raise UserError(
@@ -68,7 +68,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 
 
 def _depth(image: Image.Image) -> str | None:
-    """Return the pixel format of an image with more than 8 bits a channel, which Pillow would cut off; else None."""
+    """Return the pixel format of an image with more than 8 bits per channel, which Pillow would truncate; else None."""
     tiles = [tile for tile in getattr(image, "tile", ()) if tile.args]
     modes = [tile.args if isinstance(tile.args, str) else str(tile.args[0]) for tile in tiles]
     return next((mode for mode in modes if image.format != "BMP" and re.search(r";(12|16|32)[A-Z]*$", mode)), None)
@@ -79,22 +79,22 @@ def read_image(path: Path, *, colour: bool | None = None) -> Bytes:
 
     Args:
         path: A PNG, JPEG, BMP or TIFF file.
-        colour: True gives RGB, False gives luminance, None gives what the file holds.
+        colour: True gives RGB, False gives luminance, None gives the file's own format.
 
     Returns:
         (H, W) grey or (H, W, 3) RGB, uint8.
 
     Raises:
-        UserError: the file is missing, damaged, empty, too large, not one image, or not 8 bits a channel.
+        UserError: the file is missing, damaged, empty, too large, not one image, or not 8 bits per channel.
     """
     with open_image(path) as image:
         mode = image.mode if image.mode not in _MODES else _depth(image)
         if mode is not None:
             raise UserError(
                 f"Cannot use the image {path}.",
-                expected="8 bits a channel, grey or colour",
+                expected="8 bits per channel, grey or colour",
                 found=f"pixel format {mode!r}",
-                fix="convert it to 8 bits first; how to scale its values is for you to decide",
+                fix="convert it to 8 bits first; the scaling of its values is up to you",
             )
         pixels = np.asarray(image.convert(_MODES[image.mode]), dtype=np.uint8)
     if colour is True and pixels.ndim == 2:
@@ -108,7 +108,7 @@ def luminance(pixels: Bytes) -> Bytes:
     """Return the 8-bit luminance of an (H, W) or (H, W, 3) image, rounded half to even."""
     if pixels.ndim == 2:
         return pixels
-    # integer thousandths are exact, so that the half-way cases really round to even
+    # integer thousandths are exact, so that halves really round to even
     thousandths = pixels.astype(np.int64) @ np.array([299, 587, 114])
     return np.rint(thousandths / 1000).astype(np.uint8)
 
@@ -137,7 +137,7 @@ def resize(pixels: Bytes, height: int, width: int) -> Bytes:
 
 
 def write_image(path: Path, pixels: Bytes) -> None:
-    """Write an 8-bit image whole or not at all; the suffix names the format."""
+    """Write an 8-bit image atomically; the suffix sets the format."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(f"Cannot write {path}.", expected=f"a name ending in {', '.join(SUFFIXES)}", found=suffix)
@@ -154,7 +154,7 @@ def png(pixels: Bytes) -> bytes:
 
 
 def png_text(pixels: Bytes) -> str:
-    """Return an image as PNG in base64, as JSON files hold it."""
+    """Return an image as base64 PNG for JSON files."""
     return base64.b64encode(png(pixels)).decode("ascii")
 
 
@@ -178,7 +178,7 @@ def image_files(folder: Path) -> dict[str, Path]:
         check_file_name(path)
         if path.stem in found:
             raise UserError(
-                f"Two images of the same name in {folder}.",
+                f"Two images with the same name in {folder}.",
                 expected="one file for each name",
                 found=f"{found[path.stem].name} and {path.name}",
                 fix="remove or rename one of them",

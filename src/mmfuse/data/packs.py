@@ -1,7 +1,7 @@
 """Packs: the image pairs of one split in one memory-mapped file.
 
-A pack is a safetensors file (it runs no code when opened) with tensors `000000.a`, `000000.b` and, where the dataset
-has labels, `000000.mask` and `000000.boxes`; the names of the samples are in its metadata.
+A pack is a safetensors file (opening it runs no code) with tensors `000000.a`, `000000.b` and, if the dataset has
+labels, `000000.mask` and `000000.boxes`; its metadata contain the names of the samples.
 """
 
 from __future__ import annotations
@@ -42,48 +42,48 @@ class Sample(_Sample, total=False):
 
 
 def patch_name(name: str, top: int, left: int) -> str:
-    """Return the name of a patch: that of its pair and where its top left corner lies."""
+    """Return the name of a patch: the name of its pair and the position of its top left corner."""
     return f"{name}@{top},{left}"
 
 
 def pair_of(patch: str) -> str:
-    """Return the name of the pair that a patch was cut from."""
+    """Return the name of the pair from which a patch was cut."""
     return patch.rpartition("@")[0]
 
 
 def spread(items: Sequence[T], count: int, what: str, asked: str) -> list[T]:
-    """Return `count` of the items, evenly spread over their order, so that every case or scene has its share.
+    """Return `count` of the items, evenly spread over their order, so that each case or scene is represented.
 
     Args:
         items: What to choose from.
         count: How many.
-        what: What they are pairs of, for the message.
-        asked: The key of the parameters that asks for so many.
+        what: Description of the pairs, for the message.
+        asked: The parameter that sets the number.
 
     Raises:
-        UserError: there are fewer.
+        UserError: there are fewer items.
     """
     if count > len(items):
         raise UserError(
-            f"{what}: there are fewer pairs than {asked} asks for.",
+            f"{what}: there are fewer pairs than {asked} requires.",
             expected=f"at least {count}",
             found=len(items),
-            fix="lower the number in params.yaml, or take it out to use all pairs",
+            fix="lower the number in params.yaml, or remove it to use all pairs",
         )
     return [items[number * len(items) // count] for number in range(count)]
 
 
 @contextlib.contextmanager
 def pack_writer(path: Path) -> Iterator[Callable[[Sample], None]]:
-    """Give a function that adds a sample to a pack; the pack is written when the block ends without an error.
+    """Yield a function that adds a sample to a pack; the pack is written when the block ends without an error.
 
-    Samples go to a nameless file on the same disk first, so that memory holds one of them at a time, not all.
+    Samples first go to an unnamed file on the same disk, so that only one of them is in memory at a time.
 
     Raises:
-        UserError: the place cannot be written to.
+        UserError: the path is not writable.
     """
     names: list[str] = []
-    kept: list[tuple[str, np.dtype[Any], tuple[int, ...], int]] = []  # key, dtype, shape, and where it begins
+    kept: list[tuple[str, np.dtype[Any], tuple[int, ...], int]] = []  # key, dtype, shape and offset
     with whole_file(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as spool:
 
         def add(sample: Sample) -> None:
@@ -95,7 +95,7 @@ def pack_writer(path: Path) -> Iterator[Callable[[Sample], None]]:
 
         yield add
         spool.flush()
-        os.fsync(spool.fileno())  # a full network disk may say so only now, and what it lost cannot be mapped
+        os.fsync(spool.fileno())  # a full network disk may report it only now, and lost data cannot be mapped
         stored = np.memmap(spool, np.uint8, "r") if spool.tell() else np.empty(0, np.uint8)
         tensors = {
             key: stored[begin : begin + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
@@ -105,7 +105,7 @@ def pack_writer(path: Path) -> Iterator[Callable[[Sample], None]]:
 
 
 def write_pack(path: Path, samples: Iterable[Sample]) -> None:
-    """Write a pack whole or not at all; equal samples give equal bytes."""
+    """Write a pack atomically; equal samples give equal bytes."""
     with pack_writer(path) as add:
         for sample in samples:
             add(sample)
@@ -115,7 +115,7 @@ class Pack:
     """Read access to a pack; arrays are read-only views of the memory-mapped file, so opening costs nothing.
 
     Args:
-        path: The file that `write_pack` made.
+        path: The file that `write_pack` wrote.
 
     Raises:
         UserError: the file is missing or not a pack.
@@ -126,7 +126,7 @@ class Pack:
         if not path.is_file():
             raise UserError(f"Pack not found: {path}", fix="run the stages `download` and `prepare` for this dataset")
         try:
-            with safe_open(path, framework="numpy") as checked:  # refuses anything but well-formed offsets and shapes
+            with safe_open(path, framework="numpy") as checked:  # accepts only well-formed offsets and shapes
                 self.names: list[str] = json.loads(checked.metadata()["names"])
             with path.open("rb") as stream:
                 start = 8 + int.from_bytes(stream.read(8), "little")
@@ -142,18 +142,18 @@ class Pack:
         self._bytes = np.memmap(path, np.uint8, "r")[start:]
 
     def _check(self) -> None:
-        """Check what safetensors does not know of: names that are file names, and two images for each of them."""
+        """Check what safetensors does not: that names are valid file names, and that each has two images."""
         if not isinstance(self.names, list):
-            raise TypeError("the names are no list")
+            raise TypeError("the names are not a list")
         for number, name in enumerate(self.names):
             if name in {"", ".."} or name != Path(name).name:  # it becomes the name of a file
-                raise ValueError(f"{name!r} is no name of an image")
+                raise ValueError(f"{name!r} is not a valid name of an image")
             for key, kind, ranks in _KINDS:
                 entry = self._entries.get(f"{number:06d}.{key}")
                 if entry is None and key in {"a", "b"}:
                     raise ValueError(f"{name} lacks its image {key}")
                 if entry is not None and (entry["dtype"] != kind or len(entry["shape"]) not in ranks):
-                    raise ValueError(f"{name} has a wrong kind of {key}: {entry['dtype']} of shape {entry['shape']}")
+                    raise ValueError(f"{name} has an invalid {key}: {entry['dtype']} of shape {entry['shape']}")
 
     def __len__(self) -> int:
         return len(self.names)

@@ -1,4 +1,4 @@
-"""Images that belong together: matching folders by file name, equal sizes, and reading a triple to measure."""
+"""Matching images: folders by file name, equal sizes, and reading a triple to measure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN = 10
 
 
 class Matched(NamedTuple):
-    """Images of one name: the common stem, and the path in each folder under the folder's key."""
+    """Images with the same name: the common stem, and the path in each folder under the folder's key."""
 
     name: str
     paths: dict[str, Path]
@@ -30,10 +30,10 @@ def match_folders(*, allow_missing: Literal[True], **folders: Path) -> tuple[lis
 
 
 def match_folders(*, allow_missing: bool = False, **folders: Path) -> list[Matched] | tuple[list[Matched], list[str]]:
-    """Match the images of several folders by name without suffix, whatever their file types.
+    """Match the images of several folders by name without suffix, regardless of file type.
 
     Args:
-        allow_missing: Go on with the names that all folders have, and also return the report on the others.
+        allow_missing: Continue with the names that all folders have, and also return the report on the others.
         **folders: Key to folder, such as fused=..., infrared=..., visible=...
 
     Returns:
@@ -48,7 +48,7 @@ def match_folders(*, allow_missing: bool = False, **folders: Path) -> list[Match
         Matched(n, {key: of[n] for key, of in files.items()}) for n in names if all(n in f for f in files.values())
     ]
     missing = [
-        f"{next(of[name] for of in files.values() if name in of)}: nothing of this name in "
+        f"{next(of[name] for of in files.values() if name in of)}: no image with this name in "
         + " or ".join(str(folders[key]) for key, of in files.items() if name not in of)
         for name in names
         if any(name not in of for of in files.values())
@@ -59,7 +59,7 @@ def match_folders(*, allow_missing: bool = False, **folders: Path) -> list[Match
             f"{len(missing)} of {len(names)} images have no counterpart in every folder.",
             expected="the same file names in all folders (suffixes may differ)",
             found="\n            ".join(missing[:_SHOWN] + more),
-            fix="add the missing files or rename them; or ask explicitly for going on without them"
+            fix="add the missing files or rename them; or explicitly allow missing images"
             if matched
             else "the folders have no name in common: rename the files",
         )
@@ -73,24 +73,24 @@ def match_folders(*, allow_missing: bool = False, **folders: Path) -> list[Match
 
 
 def check_equal_sizes(*images: tuple[Path, Bytes]) -> None:
-    """Check that images that were just read have the same height and width.
+    """Check that images have the same height and width.
 
     Raises:
-        UserError: two differ; it names both paths and sizes.
+        UserError: two differ; the message has both paths and sizes.
     """
     for path, pixels in images[1:]:
         first_path, first = images[0]
         if pixels.shape[:2] != first.shape[:2]:
             raise UserError(
-                "Images that belong together differ in size.",
-                expected=f"{first.shape[0]}x{first.shape[1]} (height x width), as {first_path}",
+                "Images of one pair differ in size.",
+                expected=f"{first.shape[0]}x{first.shape[1]} (height x width), like {first_path}",
                 found=f"{pixels.shape[0]}x{pixels.shape[1]} in {path}",
-                fix="register and crop them to the same frame; resizing would shift one against the other",
+                fix="register and crop them to the same field of view; resizing would misalign them",
             )
 
 
 def read_triple(fused: Path, a: Path, b: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Read a fused image and its sources as luminance, ready to be measured.
+    """Read a fused image and its sources as luminance, ready for measurement.
 
     Shape: three times (1, H, W), float64 in [0, 1].
 

@@ -1,4 +1,4 @@
-"""Finding and reading the pairs of a downloaded dataset, whatever its layout."""
+"""Finding and reading the pairs of a downloaded dataset, for any layout."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _SHOWN = 10  # problems in one message
 
 @dataclass(frozen=True)
 class Files:
-    """The files of one pair: its name, its split, and the path of each image and label that exists.
+    """The files of one pair: its name, its split, and the path of each existing image and label.
 
-    Where the images are frames of two films, `frame` is their number, counted from zero; otherwise it is None.
+    If the images are frames of two films, `frame` is their number, counted from zero; otherwise it is None.
     """
 
     name: str
@@ -48,14 +48,14 @@ class Found:
 def find_pairs(dataset: Dataset, folder: Path) -> Found:
     """List the pairs below data/raw/DATASET, sorted by split and name.
 
-    Frames of one film follow each other.
+    Frames of one film are consecutive.
 
     Raises:
-        UserError: the folder holds no pair at all, or two files for one image; or films cannot be read here.
+        UserError: the folder contains no pair, or two files for one image; or films cannot be read here.
     """
     found = Found()
     if dataset.layout.every is not None:
-        pyav()  # if it is missing, that is no fault of a film
+        pyav()  # if it is missing, that is not a problem of the film
     if dataset.splits.by == "folder":
         for split, text in dataset.splits.folders.items():
             for name, paths in _by_name(dataset, folder, text).items():
@@ -74,7 +74,7 @@ def find_pairs(dataset: Dataset, folder: Path) -> Found:
 
 
 def _by_name(dataset: Dataset, folder: Path, split: str) -> dict[str, dict[str, Path]]:
-    """Map each name to the files it has under the layout's patterns."""
+    """Map each name to its files under the layout's patterns."""
     layout = dataset.layout
     patterns = {"a": layout.a, "b": layout.b, "mask": layout.mask, "boxes": layout.boxes}
     names: dict[str, dict[str, Path]] = {}
@@ -93,12 +93,12 @@ def _by_name(dataset: Dataset, folder: Path, split: str) -> dict[str, dict[str, 
             first = names.setdefault(hit[1], {}).setdefault(key, path)
             if first != path:
                 raise UserError(
-                    f"Two images of the same name in {path.parent}.",
+                    f"Two images with the same name in {path.parent}.",
                     expected="one file for each name",
                     found=f"{first.name} and {path.name}",
                     fix="remove one of them",
                 )
-    # a label without any image is no pair that lacks something: label folders often serve several selections
+    # a label without any image is not an incomplete pair: label folders are often shared by several selections
     return {name: paths for name, paths in sorted(names.items()) if "a" in paths or "b" in paths}
 
 
@@ -112,7 +112,7 @@ def _add(found: Found, dataset: Dataset, files: Files) -> None:
 
 
 def _frames(found: Found, films: Files, every: int) -> list[Files]:
-    """Return the pairs that two films make; why films make none is added to the problems."""
+    """Return the pairs that two films form; add the reason to the problems if they form none."""
     try:
         counts = {side: count_frames(films.paths[side]) for side in SIDES}
     except UserError as error:
@@ -129,12 +129,12 @@ def _frames(found: Found, films: Files, every: int) -> list[Files]:
 
 
 def read_pair(dataset: Dataset, files: Files, films: FilmReader | None = None) -> Sample:
-    """Read one pair with its labels: images of one size, grey where the catalog says grey.
+    """Read one pair with its labels: images of one size, grey where the catalog says so.
 
     Args:
         dataset: The catalog's entry.
         files: The pair.
-        films: What reads the frames of films; one that is kept from pair to pair decodes each film once.
+        films: Reader of film frames; keeping one for all pairs decodes each film only once.
 
     Raises:
         UserError: a file is damaged, or the sizes differ and the catalog names no common size.
@@ -158,7 +158,7 @@ def read_pair(dataset: Dataset, files: Files, films: FilmReader | None = None) -
 def read_pairs(
     dataset: Dataset, pairs: Sequence[Files], what: str, problems: list[str]
 ) -> Iterator[tuple[Files, Sample]]:
-    """Read pairs one after the other with a progress bar; why one cannot be used is added to `problems`."""
+    """Read pairs one at a time with a progress bar; add the reasons for unusable pairs to `problems`."""
     with FilmReader() as films:
         for files in tqdm(pairs, desc=f"{dataset.name} {what}", mininterval=2, disable=None):
             try:
@@ -174,7 +174,7 @@ def _line(error: UserError) -> str:
 
 
 def first_of(problems: Sequence[str]) -> str:
-    """Return the first problems of a long list, a line each, for a message."""
+    """Return the first problems of a long list, one per line, for a message."""
     more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
     return "\n            ".join([*problems[:_SHOWN], *more])
 
@@ -193,14 +193,14 @@ def _image(dataset: Dataset, files: Files, side: str, films: FilmReader) -> Byte
 
 
 def _channels(path: Path, channels: tuple[int, ...]) -> Bytes:
-    """Read some channels of an image that holds both modalities (MFNet: thermal as the fourth channel)."""
+    """Read some channels of an image that holds both modalities (MFNet: the fourth channel is thermal)."""
     with open_image(path) as image:
         pixels = np.asarray(image)
     if pixels.dtype != np.uint8:
-        raise UserError(f"Cannot use the image {path}.", expected="8 bits a channel", found=f"{pixels.dtype} values")
+        raise UserError(f"Cannot use the image {path}.", expected="8 bits per channel", found=f"{pixels.dtype} values")
     if pixels.ndim != 3 or pixels.shape[2] <= max(channels):
         raise UserError(
-            f"{path} does not hold both modalities.",
+            f"{path} does not contain both modalities.",
             expected=f"at least {max(channels) + 1} channels",
             found=f"an array of shape {pixels.shape}",
         )
@@ -208,31 +208,31 @@ def _channels(path: Path, channels: tuple[int, ...]) -> Bytes:
 
 
 def _mask(path: Path, shape: tuple[int, ...]) -> Bytes:
-    """Read class ids as they are stored: a palette's indices, not its colours."""
+    """Read class ids as stored: a palette's indices, not its colours."""
     with open_image(path) as image:
         single = image.mode in {"P", "L", "I", "I;16"}
         if not single and np.ptp(np.asarray(image.convert("RGB")), axis=2).any():
             raise UserError(
-                f"The mask {path} holds colours.",
-                expected="a class id for each pixel, as grey or as a palette's index",
+                f"The mask {path} contains colours.",
+                expected="a class id for each pixel, as grey level or palette index",
                 found=f"pixel format {image.mode!r}",
                 fix="convert the colours to the ids in data/catalog.yaml",
             )
         ids = np.asarray(image if single else image.convert("L"))
     if ids.min(initial=0) < 0 or ids.max(initial=0) > 255:
         raise UserError(
-            f"The mask {path} holds values that are no class ids.",
+            f"The mask {path} contains values that are not class ids.",
             expected="0 to 255",
             found=f"{ids.min()} to {ids.max()}",
-            fix="save it with one byte a pixel",
+            fix="save it with one byte per pixel",
         )
     if ids.shape != tuple(shape):
-        raise UserError(f"The mask {path} has another size than its images.", expected=shape, found=ids.shape)
+        raise UserError(f"The mask {path} differs in size from its images.", expected=shape, found=ids.shape)
     return ids.astype(np.uint8)
 
 
 def _boxes(dataset: Dataset, path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Read boxes as rows of class id, centre x, centre y, width, height relative to the image."""
+    """Read boxes as rows of class id, centre x, centre y, width and height relative to the image."""
     labels = dataset.labels["boxes"]
     try:
         rows = list(_voc(path, labels.classes, shape)) if labels.format == "voc" else list(_yolo(path))
@@ -256,7 +256,7 @@ def _yolo(path: Path) -> Iterator[tuple[float, ...]]:
 
 def _voc(path: Path, classes: Mapping[int, str], shape: tuple[int, ...]) -> Iterator[tuple[float, ...]]:
     ids = {name.lower(): number for number, name in classes.items()}
-    for item in ET.fromstring(path.read_text(encoding="utf-8")).iter("object"):  # noqa: S314 - expat bounds expansion
+    for item in ET.fromstring(path.read_text(encoding="utf-8")).iter("object"):  # noqa: S314 - expat limits expansion
         box = item.find("bndbox")
         left, top, right, bottom = (float(box.findtext(k)) for k in ("xmin", "ymin", "xmax", "ymax"))  # type: ignore[union-attr, arg-type]
         height, width = shape

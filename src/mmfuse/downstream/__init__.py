@@ -1,1 +1,1 @@
-"""What machines see in images: detectors and segmenters, trained anew on each image set under one protocol."""
+"""Downstream evaluation of images: detectors and segmenters, trained on each image set under one protocol."""

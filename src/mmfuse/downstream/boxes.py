@@ -1,9 +1,9 @@
-"""Average precision of predicted boxes, as the COCO evaluation counts it.
+"""Average precision of predicted boxes, as in the COCO evaluation.
 
-On each image, and for each class and overlap threshold, predictions take turns by falling score; each takes the free
-true box that it overlaps most, if the intersection over union reaches the threshold. Over all images, precision is
-made non-increasing in recall and read at 101 recalls from 0 to 1; AP is the mean of these. mAP is the mean over the
-classes that occur in the truth.
+For each image, class and overlap threshold, predictions are matched in order of decreasing score; each takes the free
+true box that it overlaps most, if their intersection over union reaches the threshold. Over all images, precision is
+made non-increasing in recall and sampled at 101 recalls from 0 to 1; AP is its mean. mAP is the mean over the classes
+that occur in the ground truth.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 THRESHOLDS: Array = np.arange(50, 100, 5) / 100
 RECALLS: Array = np.linspace(0, 1, 101)
-MOST = 100  # predictions of a class on an image that count, as in the COCO evaluation
+MOST = 100  # maximum number of predictions per class and image, as in the COCO evaluation
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Matched:
-    """Predictions on all images by falling score, and what they hit.
+    """Predictions on all images in order of decreasing score, with their hits.
 
     Attributes:
-        image: Number of the image of each prediction, (D,).
+        image: Index of the image of each prediction, (D,).
         kind: Class index, (D,).
-        score: (D,).
-        hits: Whether the prediction is right at each threshold, (D, T).
-        objects: How many true boxes of each class an image has, (images, classes).
+        score: Score, (D,).
+        hits: Whether the prediction is correct at each threshold, (D, T).
+        objects: Number of true boxes of each class in each image, (images, classes).
     """
 
     image: NDArray[np.int64]
@@ -54,13 +54,13 @@ class Matched:
 def overlaps(one: Array, other: Array) -> Array:
     """Return the intersection over union of each pair of boxes, 0 if undefined; (n, 4) and (m, 4) to (n, m)."""
     import torch
-    from torchvision.ops import box_iou  # late: the report, which draws images anew, needs neither
+    from torchvision.ops import box_iou  # imported here, because the report, which resamples images, does not need it
 
     return box_iou(torch.from_numpy(one), torch.from_numpy(other)).nan_to_num().numpy()
 
 
 def _hits(order: NDArray[np.int64], overlap: Array, threshold: float) -> NDArray[np.bool_]:
-    """Return which predictions are right at one threshold; `overlap` is (predictions, true boxes) of one class."""
+    """Return which predictions are correct at one threshold; `overlap` is (predictions, true boxes) of one class."""
     hits, free = np.zeros(len(overlap), bool), np.ones(overlap.shape[1], bool)
     for row in order:
         possible = np.where(free, overlap[row], -1.0)
@@ -71,7 +71,7 @@ def _hits(order: NDArray[np.int64], overlap: Array, threshold: float) -> NDArray
 
 
 def match(predicted: Sequence[Boxes], truth: Sequence[Boxes], classes: int) -> Matched:
-    """Match the predictions of all images with the true boxes, at all thresholds."""
+    """Match the predictions on all images with the true boxes, at all thresholds."""
     images, kinds, scores, hits = [], [], [], []
     objects = np.zeros((len(truth), classes), np.int64)
     for number, (found, true) in enumerate(zip(predicted, truth, strict=True)):
@@ -126,8 +126,8 @@ def average_precision(matched: Matched, counts: NDArray[np.int64] | None = None,
 
     Args:
         matched: Predictions and their hits.
-        counts: How often each image is drawn, (R, images); None stands for the images as they are.
-        thresholds: How many of `THRESHOLDS` are looked at, from 0.5 on.
+        counts: Number of times each image is drawn, (R, images); None means once each.
+        thresholds: Number of `THRESHOLDS` to evaluate, from 0.5 on.
     """
     classes = matched.objects.shape[1]
     found = [
@@ -138,7 +138,7 @@ def average_precision(matched: Matched, counts: NDArray[np.int64] | None = None,
 
 
 def mean_precision(average: Array) -> Array:
-    """Return the mean over the classes that occur and all thresholds; (R, classes, thresholds) to (R,)."""
+    """Return the mean over the classes that occur and over all thresholds; (R, classes, thresholds) to (R,)."""
     occurs = np.isfinite(average[..., 0])
     count = occurs.sum(-1)
     total = np.where(occurs[..., None], average, 0.0).mean(-1).sum(-1)

@@ -1,8 +1,8 @@
-"""A small detector that sees each object as a point: its centre on a heat map, and the distances to its four sides.
+"""A small detector that represents each object by a point: its centre on a heat map, and the distances to four sides.
 
-Source: Zhou, Wang and Krähenbühl, Objects as Points, 2019 (heat map, focal loss, peaks in place of suppression); Liu et
+Source: Zhou, Wang and Krähenbühl, Objects as Points, 2019 (heat map, focal loss, peaks instead of suppression); Liu et
 al., Training-Time-Friendly Network, AAAI 2020 (sides are learned over the middle of an object, not in one point).
-It is written for this project and about 0.9 million parameters large, so that training from scratch takes minutes
+It was written for this project and has about 0.9 million parameters, so that training from scratch takes minutes
 without a GPU.
 """
 
@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms, clip_boxes_to_image, generalized_box_iou_loss
 
 Target = dict[str, Tensor]
-_STRIDE = 4  # pixels of the image in a cell of the heat map
-_MIDDLE = 0.54  # ASSUME: spread of the heat in an object, as a sixth of this share of its sides
+_STRIDE = 4  # image pixels per cell of the heat map
+_MIDDLE = 0.54  # ASSUME: standard deviation of the heat in an object: a sixth of this share of its sides
 
 
 def _block(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
@@ -38,14 +38,14 @@ class _Residual(nn.Module):
 
 
 class CentreDetector(nn.Module):
-    """Detector with the interface of torchvision's: losses in training, boxes in evaluation.
+    """Detector with torchvision's interface: losses in training, boxes in evaluation.
 
     Args:
         classes: Number of classes.
         width: Channels at stride 4; deeper levels have up to four times as many.
-        most: Boxes that an image may have.
-        least: Smallest score.
-        overlap: Boxes of one class that overlap more than this are one object.
+        most: Maximum number of boxes per image.
+        least: Minimum score.
+        overlap: Boxes of one class that overlap by more than this count as one object.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class CentreDetector(nn.Module):
         self.merge = nn.ModuleList(_block(2 * width, 2 * width) for _ in range(3))
         self.heat = nn.Sequential(_block(2 * width, 2 * width), nn.Conv2d(2 * width, classes, 1))
         self.sides = nn.Sequential(_block(2 * width, 2 * width), nn.Conv2d(2 * width, 4, 1))
-        # ASSUME: the prior that the focal loss wants, one cell in a hundred being a centre
+        # ASSUME: the prior for the focal loss: one cell in a hundred is a centre
         nn.init.constant_(self.heat[1].bias, -math.log(99))  # type: ignore[arg-type]
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits of the heat (B, classes, H / 4, W / 4) and distances to the sides in pixels (B, 4, ...)."""
+        """Return heat map logits (B, classes, H / 4, W / 4) and distances to the sides in pixels (B, 4, ...)."""
         levels = [self.stem((images - 0.45) / 0.225)]
         for step in self.down:
             levels.append(step(levels[-1]))
@@ -75,9 +75,9 @@ class CentreDetector(nn.Module):
         return self.heat(x), F.softplus(self.sides(x)) * _STRIDE
 
     def forward(self, images: Tensor, targets: list[Target] | None = None) -> dict[str, Tensor] | list[Target]:
-        """Return the losses (with targets) or the boxes, classes and scores of each image.
+        """Return the losses (with targets), or the boxes, classes and scores of each image.
 
-        Shape: images (B, 3, H, W) in [0, 1], sides multiples of 32; targets hold `boxes` (n, 4) and `labels` (n,).
+        Shape: images (B, 3, H, W) in [0, 1], sides multiples of 32; targets have `boxes` (n, 4) and `labels` (n,).
         """
         heat, sides = self.maps(images)
         if targets is not None:
@@ -114,18 +114,18 @@ class CentreDetector(nn.Module):
 
 
 def _centres(shape: torch.Size, device: torch.device) -> Tensor:
-    """Return the pixel coordinates x, y of the middle of each cell, (2, h, w)."""
+    """Return the pixel coordinates x, y of the centre of each cell, (2, h, w)."""
     y, x = ((torch.arange(n, device=device, dtype=torch.float32) + 0.5) * _STRIDE for n in shape)
     return torch.stack(torch.meshgrid(x, y, indexing="xy"))
 
 
 def _corners(sides: Tensor, centres: Tensor) -> Tensor:
-    """Turn distances to left, top, right and bottom into corners; (B, 4, h, w) both."""
+    """Convert distances to left, top, right and bottom into corners; (B, 4, h, w) in and out."""
     return torch.cat([centres - sides[:, :2], centres + sides[:, 2:]], dim=1)
 
 
 def _drawn(target: Target, shape: torch.Size, centres: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw the heat map of an image (classes, h, w), and the box (h, w, 4) that each cell learns with its weight.
+    """Draw the heat map of an image (classes, h, w), and each cell's target box (h, w, 4) and its weight.
 
     Larger objects are drawn first, so that small ones in front of them keep their cells.
     """

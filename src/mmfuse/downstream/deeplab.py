@@ -1,4 +1,4 @@
-"""Segmenters of the shape of DeepLabV3+: an encoder, pooling at several rates, and a decoder with fine features.
+"""Segmenters with the structure of DeepLabV3+: an encoder, pooling at several rates, a decoder with fine features.
 
 Source: Chen et al., Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation, ECCV 2018.
 """
@@ -20,7 +20,7 @@ def _block(inside: int, outside: int, stride: int = 1, rate: int = 1) -> nn.Sequ
 
 
 class SmallEncoder(nn.Module):
-    """Two levels of features: fine ones at stride 4 and deep ones at stride 16, the last block dilated."""
+    """Two levels of features: fine at stride 4 and deep at stride 16, with a dilated last block."""
 
     fine_width, deep_width = 48, 128
 
@@ -38,7 +38,7 @@ class SmallEncoder(nn.Module):
 
 
 class ResNetEncoder(nn.Module):
-    """The levels of a ResNet of torchvision, its last block dilated in place of a stride (output stride 16)."""
+    """The levels of a torchvision ResNet, with dilation instead of stride in the last block (output stride 16)."""
 
     fine_width, deep_width = 256, 2048
 
@@ -58,7 +58,7 @@ class DeepLabV3Plus(nn.Module):
     """Segmenter: (B, 3, H, W) in [0, 1] to logits (B, classes, H, W).
 
     Args:
-        encoder: Gives fine and deep features.
+        encoder: Returns fine and deep features.
         classes: Number of classes.
         width: Channels of the pooled features and of the decoder.
         rates: Dilations of the pooling.
@@ -81,9 +81,9 @@ class DeepLabV3Plus(nn.Module):
 
 
 def losses_of(logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
-    """Return cross-entropy and one minus Dice, over the pixels that are not ignored.
+    """Return cross-entropy and one minus Dice, over all pixels that are not ignored.
 
-    Dice is taken over all pixels of a batch for each class that occurs in it, and averaged over these classes.
+    Dice is computed over all pixels of a batch for each class that occurs in it, and averaged over these classes.
 
     Shape: logits (B, classes, H, W), masks (B, H, W) of class indices or `IGNORED`.
     Source: Milletari et al., V-Net, 3DV 2016 (Dice).

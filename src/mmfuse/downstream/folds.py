@@ -1,7 +1,7 @@
-"""Which labelled pairs train a detector or segmenter, which validate it, and which test it.
+"""Division of labelled pairs into training, validation and test folds for a detector or segmenter.
 
-A scene is never in two folds. Which pairs make a scene is read from their names, since frames of one place resemble
-each other and a detector may learn the place by heart.
+A scene is never in two folds. The scene of a pair is extracted from its name, because frames of one place are similar
+and a detector may memorise the place.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ FOLDS = ("train", "val", "test")
 
 
 def scene_of(name: str, rule: Mapping[str, Any] | None) -> str:
-    """Return the scene of a pair: what the rule's pattern finds in its name, or the name itself without a rule.
+    """Return the scene of a pair: what the rule's pattern matches in its name, or without a rule the name itself.
 
-    With `frames`, the pattern finds a number, and so many numbers in a row count as one scene.
+    With `frames`, the pattern matches a number, and that many consecutive numbers count as one scene.
 
     Raises:
-        UserError: the pattern does not fit the name.
+        UserError: the pattern does not match the name.
     """
     if rule is None:
         return name
     found = re.search(rule["pattern"], name)
     if found is None or not found.groups():
         raise UserError(
-            f"The name {name!r} does not say which scene it belongs to.",
+            f"The name {name!r} does not determine its scene.",
             expected=f"a name that matches {rule['pattern']}, with the scene as its first group",
             fix="correct division.scene in params.yaml",
         )
@@ -43,11 +43,11 @@ def divide(names: Mapping[str, str], division: Mapping[str, Any]) -> dict[str, t
 
     Args:
         names: Name to the catalog's split.
-        division: `{by: catalog}` keeps the catalog's splits; `{by: shares, train, val, test, seed, scene}` deals the
-            scenes out, in an order that depends on the seed and their names alone, each to the fold that lacks most.
+        division: `{by: catalog}` keeps the catalog's splits; `{by: shares, train, val, test, seed, scene}` assigns the
+            scenes, in an order that depends only on the seed and their names, each to the fold that lacks most.
 
     Raises:
-        UserError: there is nothing to train on or nothing to test on.
+        UserError: there are no pairs for training or none for testing.
     """
     rule = division.get("scene")
     scenes = {name: scene_of(name, rule) for name in names}
@@ -89,7 +89,7 @@ def _check_disjoint(folds: Mapping[str, tuple[str, str]]) -> None:
         if seen.setdefault(scene, fold) != fold:
             raise UserError(
                 f"The scene {scene!r} would be in two folds.",
-                expected="scenes that keep to one split of the catalog",
+                expected="scenes within one split of the catalog",
                 found=f"{name} in {fold}, others of the scene in {seen[scene]}",
                 fix="divide by shares, or correct division.scene",
             )

@@ -1,4 +1,4 @@
-"""Labelled images as tensors: whole sets at one size, and batches that are cut and mirrored at random."""
+"""Labelled images as tensors: whole sets at one size, and batches that are randomly cropped and mirrored."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from mmfuse.data.pairs import check_equal_sizes
 from mmfuse.downstream.masks import IGNORED
 from mmfuse.training.seeding import derived_seed
 
-_ORDER = 10  # stream of random numbers: the order of the images
-_IN_SIGHT = 0.4  # ASSUME: a box of which less is left inside a random cut is no object any more
+_ORDER = 10  # random stream of the order of the images
+_IN_SIGHT = 0.4  # ASSUME: a box with less than this share inside a random crop is no longer an object
 
 
 class Labelled(NamedTuple):
-    """One image with its labels at the training's size.
+    """One image with its labels at the training size.
 
     `image` is (H, W, 3) uint8; `boxes` (n, 4) float32 left, top, right, bottom in pixels with `kinds` (n,) class
-    indices; `mask` (H, W) uint8 class indices or `IGNORED`. What the task does not need is empty.
+    indices; `mask` (H, W) uint8 class indices or `IGNORED`. Labels that the task does not need are empty.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Labelled(NamedTuple):
 
 
 def pixels_of(pack: Pack, source: str | Path, number: int) -> Bytes:
-    """Return an image of a set in colour: a pair's own image (`a` or `b`), or its fused one from a folder.
+    """Return an image of a set in colour: a pair's own image (`a` or `b`), or its fused image from a folder.
 
     Raises:
-        UserError: the fused image is missing or of another size than its pair.
+        UserError: the fused image is missing or differs in size from its pair.
     """
     sample = pack[number]
     if isinstance(source, Path):
@@ -68,10 +68,10 @@ def load_images(
     Args:
         pack: The labelled pairs.
         source: `a`, `b` or a folder of fused images.
-        names: Which pairs.
+        names: Names of the pairs.
         height: Height of the resized images.
         width: Width of the resized images.
-        index: Class id of the labels to class index; mask ids that it lacks are ignored.
+        index: Class id of the labels to class index; other mask ids are ignored.
     """
     places = {name: number for number, name in enumerate(pack.names)}
     table = np.full(256, IGNORED, np.uint8)
@@ -92,7 +92,7 @@ def load_images(
 
 
 def _nearest(mask: Bytes, height: int, width: int) -> Bytes:
-    """Resize a mask without making up ids; an empty one stays so."""
+    """Resize a mask by nearest neighbour, so that no new ids appear; an empty one stays empty."""
     if not mask.size or mask.shape == (height, width):
         return mask
     rows = (np.arange(height) + 0.5) * mask.shape[0] // height
@@ -106,7 +106,7 @@ def as_tensor(images: Sequence[Bytes]) -> Tensor:
 
 
 class Batches:
-    """Batches by step number: every image once in each epoch, mirrored and cut at random.
+    """Batches by step number: each image once per epoch, randomly mirrored and cropped.
 
     Args:
         images: Training images.
@@ -154,7 +154,7 @@ class Batches:
         return torch.cat(tensors), torch.cat(masks).long()
 
     def _move(self, size: tuple[int, ...]) -> _Move:
-        """Draw a cut and a side."""
+        """Draw a random crop and mirroring."""
         (height, width), (low, high) = size, self.settings["zoom"]
         share = low + (high - low) * float(torch.rand(()))
         h, w = round(height * share), round(width * share)
@@ -164,7 +164,7 @@ class Batches:
 
 
 class _Move(NamedTuple):
-    """A cut of an image, brought back to the image's size and perhaps mirrored."""
+    """A crop of an image, resized to the image's size and possibly mirrored."""
 
     cut: tuple[int, int, int, int]  # top, left, height, width
     size: tuple[int, int]

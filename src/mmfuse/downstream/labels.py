@@ -1,4 +1,4 @@
-"""Whether labels can be used: known classes, boxes inside the image and of some area, a mask for each pair."""
+"""Validity of labels: known classes, boxes inside the image with non-zero area, a mask for each pair."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from mmfuse.data.catalog import Dataset
 from mmfuse.data.packs import Pack, Sample
 from mmfuse.errors import UserError
 
-KINDS = {"detect": "boxes", "segment": "mask"}  # what a goal needs
-# ASSUME: annotators draw over the edge by up to a hundredth of the image; more is a wrong label
+KINDS = {"detect": "boxes", "segment": "mask"}  # the labels that a goal needs
+# ASSUME: annotators exceed the border by up to a hundredth of the image; more is a wrong label
 _OVERHANG = 0.01
 _SHOWN = 10
 
@@ -41,10 +41,10 @@ def class_names(dataset: Dataset, goal: str, unlabelled: str | None = None) -> l
 
 
 def check_labels(dataset: Dataset, goal: str, pack: Pack, names: Sequence[str]) -> None:
-    """Check the labels of the named pairs. A label file without any line is right: it says that there is no object.
+    """Check the labels of the named pairs. An empty label file is valid: it means that there is no object.
 
     Raises:
-        UserError: it lists the pairs with labels out of range, unknown classes, boxes of zero area, or no label.
+        UserError: labels are missing, out of range, of unknown class or of zero area; it lists the pairs.
     """
     known = dataset.labels[KINDS[goal]].classes
     chosen = set(names)
@@ -60,7 +60,7 @@ def check_labels(dataset: Dataset, goal: str, pack: Pack, names: Sequence[str]) 
             f"{len(problems)} labels of {dataset.name} cannot be used for {goal}.",
             expected=f"a {'box file' if goal == 'detect' else 'mask'} for each pair, with the classes "
             + ", ".join(f"{identity} {name}" for identity, name in known.items())
-            + (", and boxes with some area inside the image" if goal == "detect" else ""),
+            + (", and boxes with non-zero area inside the image" if goal == "detect" else ""),
             found="\n            ".join([*problems[:_SHOWN], *more]),
             fix="correct the labels, or `labels` in data/catalog.yaml",
         )
@@ -68,12 +68,12 @@ def check_labels(dataset: Dataset, goal: str, pack: Pack, names: Sequence[str]) 
 
 def _boxes(sample: Sample, known: Mapping[int, str]) -> list[str]:
     if "boxes" not in sample:
-        return ["its box file is missing (an empty one would say that there is no object)"]
+        return ["its box file is missing (an empty one would mean that there is no object)"]
     problems = []
     for number, (kind, x, y, width, height) in enumerate(sample["boxes"].tolist(), start=1):
         ends = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
         if not np.isfinite([x, y, width, height]).all() or min(ends) < -_OVERHANG or max(ends) > 1 + _OVERHANG:
-            problems.append(f"box {number} reaches outside the image: {x:g} {y:g} {width:g} {height:g}")
+            problems.append(f"box {number} extends outside the image: {x:g} {y:g} {width:g} {height:g}")
         elif width <= 0 or height <= 0:
             problems.append(f"box {number} has no area: {width:g} x {height:g}")
         if int(kind) not in known:
@@ -85,4 +85,4 @@ def _mask(sample: Sample, known: Mapping[int, str]) -> list[str]:
     if "mask" not in sample:
         return ["its mask is missing"]
     unknown = [int(identity) for identity in np.unique(sample["mask"]) if int(identity) not in known]
-    return [f"its mask holds the unknown ids {', '.join(map(str, unknown))}"] if unknown else []
+    return [f"its mask contains the unknown ids {', '.join(map(str, unknown))}"] if unknown else []

@@ -1,6 +1,6 @@
-"""Intersection over union of predicted masks, counted over the pixels of all test images together.
+"""Intersection over union of predicted masks, computed over the pixels of all test images together.
 
-Pixels whose true id is left out (`IGNORED`) count nowhere, whatever is predicted there.
+Pixels whose true id is ignored (`IGNORED`) never count, regardless of the prediction there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def confusion(predicted: NDArray[np.integer], truth: NDArray[np.integer], classe
 def ratios(matrices: NDArray[np.int64]) -> tuple[Array, Array]:
     """Return IoU and accuracy of each class from confusion matrices.
 
-    A class that is neither true nor predicted anywhere has no IoU (NaN), one that is never true has no accuracy.
+    A class that is neither true nor predicted anywhere has no IoU (NaN); a class that is never true has no accuracy.
 
     Shape: (..., classes, classes) to twice (..., classes).
     """

@@ -1,7 +1,8 @@
 """Detectors and segmenters by name.
 
-All detectors speak as torchvision's do: with targets (`boxes`, `labels`) they return losses by name, without them the
-boxes, labels and scores of each image; labels are class indices from 0. Segmenters return logits (B, classes, H, W).
+All detectors have torchvision's interface: with targets (`boxes`, `labels`) they return losses by name, without them
+the boxes, labels and scores of each image; labels are class indices from 0. Segmenters return logits
+(B, classes, H, W).
 """
 
 from __future__ import annotations
@@ -25,26 +26,26 @@ TORCHVISION = {
 }
 DETECTORS = ("centre", *TORCHVISION)
 NORMS = ("batch", "group")
-_GROUPS = 8  # of group norm, or fewer where the channels do not divide
+_GROUPS = 8  # of group norm; fewer if the number of channels is not divisible
 
 
 class TorchvisionDetector(nn.Module):
-    """A detector of torchvision behind the same interface; its class 0 is the background, ours is an object.
+    """A torchvision detector with the common interface; its class 0 is the background, ours is an object.
 
     Args:
         name: Key of `TORCHVISION`.
         classes: Number of classes.
         height: Height of the images; they are not resized again.
         width: Width of the images.
-        pretrained: Begin with torchvision's backbone, which it downloads once.
-        options: Other arguments of torchvision's function.
+        pretrained: Start with torchvision's backbone, which it downloads once.
+        options: Further arguments of torchvision's function.
     """
 
     def __init__(self, name: str, classes: int, height: int, width: int, pretrained: bool, **options: Any) -> None:
         super().__init__()
         backbone = {"weights_backbone": "DEFAULT" if pretrained else None, "weights": None}
         self.network = TORCHVISION[name](num_classes=classes + 1, **backbone, **options)
-        # torchvision would bring each image to a size of its own choice
+        # otherwise torchvision would resize each image to its own default size
         sides: Any = self.network.transform
         sides.min_size, sides.max_size = (min(height, width),), max(height, width)
         sides.fixed_size = (width, height) if name == "ssdlite" else None
@@ -68,7 +69,7 @@ def _torchvision_segmenter(function: Callable[..., nn.Module]) -> Callable[..., 
 
 
 class _Logits(nn.Module):
-    """A segmenter of torchvision that returns its logits alone."""
+    """A torchvision segmenter that returns only its logits."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ def _plus_resnet50(classes: int, pretrained: bool) -> nn.Module:
     network = resnet.resnet50(
         weights="DEFAULT" if pretrained else None, replace_stride_with_dilation=[False, False, True]
     )
-    # PAPER: the rates for an output stride of 16
+    # PAPER: the rates for output stride 16
     return DeepLabV3Plus(ResNetEncoder(network), classes, 256, (6, 12, 18))
 
 
@@ -102,15 +103,15 @@ SEGMENTERS: Mapping[str, Callable[..., nn.Module]] = {
 
 
 def build_detector(name: str, classes: int, *, height: int, width: int, pretrained: bool, options: Any) -> nn.Module:
-    """Return an untrained detector (YOLO trains itself and has a module of its own).
+    """Return an untrained detector (YOLO trains itself, in a separate module).
 
-    The option `norm: group` is that of all models here, see `with_norm`; the others are the model's own.
+    The option `norm: group` applies to all models here, see `with_norm`; the others are the model's own.
 
     Raises:
-        UserError: there is no such detector, it does not take these options, or its pretrained backbone is not there.
+        UserError: there is no such detector, it does not take these options, or its pretrained backbone is missing.
     """
     if name not in DETECTORS:
-        raise _unknown("detector", name, [*DETECTORS, "yolov5n and others of ultralytics"])
+        raise _unknown("detector", name, [*DETECTORS, "yolov5n and others from ultralytics"])
     norm, own = _norm_and_others(options)
     if name == "centre":
         if pretrained:
@@ -124,7 +125,7 @@ def build_segmenter(name: str, classes: int, *, pretrained: bool, options: Any) 
     """Return an untrained segmenter.
 
     Raises:
-        UserError: there is no such segmenter, it does not take these options, or its pretrained backbone is not there.
+        UserError: there is no such segmenter, it does not take these options, or its pretrained backbone is missing.
     """
     if name not in SEGMENTERS:
         raise _unknown("segmenter", name, list(SEGMENTERS))
@@ -133,14 +134,14 @@ def build_segmenter(name: str, classes: int, *, pretrained: bool, options: Any) 
 
 
 def with_norm(network: nn.Module, norm: str, *, pretrained: bool = False) -> nn.Module:
-    """Return the network with its batch norms left as they are (`batch`) or replaced by group norms (`group`).
+    """Return the network with its batch norms unchanged (`batch`) or replaced with group norms (`group`).
 
-    Batch norm trains with the statistics of zoomed cuts and tests with their running mean. Where training images are
-    few or unlike the test images, as slices of one patient are unlike another's, that mean does not fit. Group norm
-    takes each image's own statistics, in training as in testing. It learns more slowly.
+    Batch norm trains with the statistics of zoomed crops and tests with their running mean. If training images are few
+    or unlike the test images, such as slices of different patients, that mean does not fit. Group norm uses each
+    image's own statistics, in training and in testing. It learns more slowly.
 
     Raises:
-        UserError: there is no such norm, or pretrained weights, which were trained with batch norm, are to lose it.
+        UserError: there is no such norm, or it would replace the batch norm of pretrained weights.
     """
     if norm not in NORMS or (norm == "group" and pretrained):
         raise UserError(
@@ -172,10 +173,10 @@ def _made(name: str, make: Callable[[], nn.Module]) -> nn.Module:
         return make()
     except TypeError as error:
         raise UserError(f"{name} does not take these options.", found=error, fix="correct model.options") from error
-    except OSError as error:  # an URLError is one
+    except OSError as error:  # includes URLError
         raise UserError(
-            f"The pretrained backbone of {name} cannot be fetched.",
-            expected=f"network access, or the file that the message names in {torch.hub.get_dir()}/checkpoints",
+            f"The pretrained backbone of {name} cannot be downloaded.",
+            expected=f"network access, or the file named in the message, in {torch.hub.get_dir()}/checkpoints",
             found=error,
             fix="put the file there (TORCH_HOME moves the folder), or set pretrained to false",
         ) from error

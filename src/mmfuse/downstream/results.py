@@ -1,7 +1,7 @@
-"""What a downstream job leaves, written by its stage and read by the report.
+"""Files of a downstream job, written by its stage and read by the report.
 
-A JSON file sums up; the CSV beside it has what each test image adds, so that the report can draw images anew for its
-intervals and tests without running a network again.
+A JSON file has the summary; the CSV next to it has the contribution of each test image, so that the report can resample
+images for its intervals and tests without running a network again.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def segmentation_summary(matrix: NDArray[np.int64], classes: Sequence[str]) -> d
 
 
 def write_detections(out: Path, summary: Mapping[str, Any], names: Sequence[str], matched: Matched) -> None:
-    """Write OUT.json, and OUT.csv with a line for each prediction that counts: what it hits at each threshold."""
+    """Write OUT.json, and OUT.csv with one line per prediction that counts: its hits at each threshold."""
     classes = summary["classes"]
     objects = {name: row.tolist() for name, row in zip(names, matched.objects, strict=True)}
     write_json(out.with_name(f"{out.name}.json"), {**summary, "objects": objects})
@@ -73,7 +73,7 @@ def write_detections(out: Path, summary: Mapping[str, Any], names: Sequence[str]
 
 
 def read_detections(out: Path) -> tuple[dict[str, Any], Matched]:
-    """Read what `write_detections` wrote.
+    """Read the files of `write_detections`.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -92,7 +92,7 @@ def read_detections(out: Path) -> tuple[dict[str, Any], Matched]:
 def write_masks(
     out: Path, summary: Mapping[str, Any], names: Sequence[str], matrices: Sequence[NDArray[np.int64]]
 ) -> None:
-    """Write OUT.json, and OUT.csv with the pixels of each image by true and predicted class."""
+    """Write OUT.json, and OUT.csv with the pixel counts of each image by true and predicted class."""
     classes = summary["classes"]
     write_json(out.with_name(f"{out.name}.json"), {**summary, "images": list(names)})
     lines: list[list[Any]] = [["image", "true", "predicted", "pixels"]]
@@ -102,7 +102,7 @@ def write_masks(
 
 
 def read_masks(out: Path) -> tuple[dict[str, Any], NDArray[np.int64]]:
-    """Read what `write_masks` wrote: the summary, and a confusion matrix for each image.
+    """Read the files of `write_masks`: the summary, and a confusion matrix for each image.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -118,9 +118,9 @@ def read_masks(out: Path) -> tuple[dict[str, Any], NDArray[np.int64]]:
 def _read(
     out: Path, columns: Sequence[str], images: str
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, str]], dict[str, int], dict[str, int]]]:
-    """Give the summary, the rows of the CSV, and the places of the images and of the classes in the summary.
+    """Yield the summary, the rows of the CSV, and the indices of images and classes in the summary.
 
-    What two files that do not belong together lead to is one clear error.
+    All errors from two files that do not match become one clear error.
     """
     summary = read_json(out.with_name(f"{out.name}.json"), fix=_AGAIN)
     rows = read_table(out.with_name(f"{out.name}.csv"), columns, fix=_AGAIN)
@@ -129,8 +129,8 @@ def _read(
         yield summary, rows, places, kinds
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise UserError(
-            f"{out.name}.csv and {out.name}.json in {out.parent} do not belong together.",
-            expected="images, classes and counts that both have",
+            f"{out.name}.csv and {out.name}.json in {out.parent} do not match.",
+            expected="images, classes and counts in both files",
             found=f"{type(error).__name__}: {error}",
             fix=_AGAIN,
         ) from error

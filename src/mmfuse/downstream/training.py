@@ -1,7 +1,7 @@
-"""Training a detector or segmenter: a fixed number of steps, the last weights count.
+"""Training of a detector or segmenter for a fixed number of steps; the last weights are used.
 
-A step depends on the seed and its number alone, so that a killed training goes on from its last saved state and ends
-with the same weights, bit for bit on one machine with one number of threads.
+A step depends only on the seed and its number. A killed training therefore resumes from its last saved state and ends
+with the same weights, bit for bit on one machine with the same number of threads.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from mmfuse.training.checkpoints import load_state, save_state
 from mmfuse.training.loop import Row, check_finite, learning_rate, stop_request
 from mmfuse.training.seeding import seed_everything
 
-WEIGHTS = 11  # streams of random numbers: the first weights, the steps
+WEIGHTS = 11  # random streams of the initial weights and of the steps
 _STEP = 12
 
 
 def settle(threads: int) -> torch.device:
-    """Make results repeatable, and return the device to work on."""
+    """Make results reproducible, and return the device to use."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     torch.backends.cudnn.benchmark = False
@@ -37,18 +37,18 @@ def settle(threads: int) -> torch.device:
 
 
 def fit(model: nn.Module, losses: Callable[[int], dict[str, Tensor]], trial: Trial, running: Running) -> None:
-    """Train a model to its last step, going on from a saved state of the same job if there is one.
+    """Train a model to its last step, resuming from a saved state of the same job if there is one.
 
-    The job's run gets a row for each logged step: `step`, `lr`, the sum of the loss terms and each of them.
+    For each logged step, the job's MLflow run gets a row: `step`, `lr`, the sum of the loss terms and each of them.
 
     Args:
         model: The network, on its device.
-        losses: Gives the loss terms of a step.
-        trial: What to train, for how many steps, and where the state lies between saves.
+        losses: Returns the loss terms of a step.
+        trial: The trial, with the number of steps and the file of the saved state.
         running: The job's MLflow run; a saved state of another fingerprint is ignored.
 
     Raises:
-        MmfuseError: the loss is no longer a finite number, or the job was asked to stop.
+        MmfuseError: the loss is no longer finite, or the job received SIGTERM.
     """
     settings, steps, fingerprint = trial.block["training"], trial.steps(), running.fingerprint
     optimiser = _optimiser(model, settings)
@@ -69,7 +69,7 @@ def fit(model: nn.Module, losses: Callable[[int], dict[str, Tensor]], trial: Tri
                 running.tracker.log_rows(history[logged:])
                 logged = len(history)
             if stopping() and step < steps:
-                raise MmfuseError(f"Asked to stop after step {step} of {steps}; run the same command to go on.")
+                raise MmfuseError(f"Asked to stop after step {step} of {steps}; run the same command to resume.")
     running.tracker.log_rows(history[logged:])
 
 
@@ -109,10 +109,10 @@ def _optimiser(model: nn.Module, settings: Mapping[str, Any]) -> torch.optim.Opt
 def _restore(
     state: dict[str, Any] | None, fingerprint: str, model: nn.Module, optimiser: torch.optim.Optimizer
 ) -> tuple[int, list[Row]]:
-    """Load a saved state of this very job; begin anew if there is none."""
+    """Load a saved state of the same job; without one, start from the beginning."""
     if state is None or state["fingerprint"] != fingerprint:
         return 0, []
     model.load_state_dict(state["weights"])
     optimiser.load_state_dict(state["optimiser"])
-    print(f"going on after step {state['step']}", file=sys.stderr)
+    print(f"resuming after step {state['step']}", file=sys.stderr)
     return int(state["step"]), list(state["history"])

@@ -1,4 +1,4 @@
-"""What the stages `detect` and `segment` share: the job's data, and where its files go."""
+"""What the stages `detect` and `segment` share: the job's data and the paths of its files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mmfuse.study.plan import MODALITIES
 
 
 def trial_of(job: Work) -> Trial:
-    """Return what one job of the stage `detect` or `segment` trains and tests."""
+    """Return the trial of one job of the stage `detect` or `segment`."""
     block, own = job.parameters["downstream"][job.key["protocol"]], job.key["set"]
     modalities = [name for name in MODALITIES if name in block["sets"] and (block["transfer"] or name == own)]
     return Trial(
@@ -47,11 +47,11 @@ class Trial:
         block: The protocol's block of the parameters.
         pack: data/prepared/DATASET/labelled.safetensors.
         folds: data/prepared/DATASET/folds.PROTOCOL.csv.
-        sources: Label of each image set that the job sees to `a`, `b` or the folder of its images.
-        own: The label of the set to train on.
+        sources: Label of each image set of the job to `a`, `b` or the folder of its images.
+        own: The label of the training set.
         seed: Seed of the training.
-        out: The results' path without an ending.
-        resume: Where the state of an unfinished training lies.
+        out: The path of the results without suffix.
+        resume: File of the state of an unfinished training.
     """
 
     dataset: Dataset
@@ -70,7 +70,7 @@ class Trial:
         if self.own not in self.sources:
             raise UserError(
                 f"There are no images for the set {self.own!r}.",
-                expected="a or b, or the label of one of the folders given by --fused",
+                expected="a or b, or the label of a folder given with --fused",
                 found=", ".join(self.sources),
             )
 
@@ -85,7 +85,7 @@ class Trial:
         return class_index(self.dataset, self.block["goal"], self.block.get("unlabelled"))
 
     def images(self, label: str, fold: str) -> list[Labelled]:
-        """Return the images of a set that belong to a fold."""
+        """Return the images of a set in a fold."""
         return load_images(
             Pack(self.pack),
             self.sources[label],
@@ -96,18 +96,18 @@ class Trial:
         )
 
     def steps(self) -> int:
-        """Return the number of training steps: as given, or enough for the given epochs."""
+        """Return the number of training steps: as set, or enough for the epochs that are set."""
         training = self.block["training"]
         if "steps" in training:
             return int(training["steps"])
         return max(1, round(training["epochs"] * len(self.names["train"]) / training["batch"]))
 
     def others(self) -> list[str]:
-        """Return the other sets on which the result is tested too."""
+        """Return the other sets on which the result is also tested."""
         return [label for label in self.sources if label != self.own] if self.block["transfer"] else []
 
     def summary(self, **found: Any) -> dict[str, Any]:
-        """Return the head of the result's summary, with what was found."""
+        """Return the common fields of the result's summary, followed by `found`."""
         return {
             "goal": self.block["goal"],
             "dataset": self.dataset.name,
@@ -120,13 +120,13 @@ class Trial:
         }
 
     def shown(self, images: Sequence[Labelled]) -> list[int]:
-        """Return the numbers of the test images on which results are drawn, at even distances."""
+        """Return the indices of the evenly spaced test images on which results are drawn."""
         count = min(self.block["pictures"], len(images))
         return [(2 * k + 1) * len(images) // (2 * count) for k in range(count)]
 
     @contextmanager
     def pictures(self) -> Iterator[dict[str, Bytes]]:
-        """Give a dictionary; the pictures that are put into it go to OUT.pictures by name."""
+        """Yield a dictionary; pictures added to it are written to OUT.pictures by name."""
         found: dict[str, Bytes] = {}
         yield found
         with whole_folder(self.out.with_name(f"{self.out.name}.pictures")) as folder:

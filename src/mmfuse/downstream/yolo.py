@@ -1,7 +1,7 @@
-"""YOLO detectors of ultralytics, behind the same interface as the others.
+"""YOLO detectors of ultralytics, behind the common interface.
 
-ultralytics is under the AGPL-3.0, so it is an optional extra (`mmfuse[yolo]`) and nothing else imports it. It is kept
-offline and quiet: no fonts, weights, updates, telemetry or trackers, and all its files in the job's own folder.
+ultralytics is under the AGPL-3.0, so it is an optional extra (`mmfuse[yolo]`), and only this module imports it. It runs
+offline and quietly: no fonts, weights, updates, telemetry or trackers, and all its files in the job's own folder.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from mmfuse.errors import UserError
 from mmfuse.pipeline.jobs import Running
 
 _NAME = re.compile(r"yolo(v\d+|\d+)[a-z]")
-_LEAST = 0.01  # ASSUME: boxes of a smaller score do not move AP
-# from random weights, repeatable on a processor, and nothing measured or drawn on the way
+_LEAST = 0.01  # ASSUME: boxes with a lower score do not change AP
+# random initial weights, reproducible on a CPU, without measurements or plots during training
 _SAME = {
     "deterministic": True, "workers": 0, "amp": False, "pretrained": False, "val": False, "plots": False,
     "verbose": False, "name": "run", "exist_ok": True,
@@ -40,16 +40,16 @@ def is_yolo(name: str) -> bool:
 
 
 def train(trial: Trial, images: Sequence[Labelled], running: Running) -> tuple[Callable[..., list[Boxes]], int]:
-    """Train a YOLO from its published architecture and random weights; a killed training starts anew.
+    """Train a YOLO from its published architecture and random weights; a killed training restarts.
 
-    Its own augmentation and loss are used; of the training's block it takes size, epochs or steps, batch, optimiser,
-    rate, momentum, weight decay, schedule and flip.
+    It uses its own augmentation and loss; from the training's block it uses size, epochs or steps, batch, optimiser,
+    learning rate, momentum, weight decay, schedule and flip.
 
     Returns:
-        What predicts boxes on images, and how many numbers are in the network.
+        A function that predicts boxes on images, and the number of parameters of the network.
 
     Raises:
-        UserError: ultralytics is not installed, has no such model, or pretrained weights are asked for.
+        UserError: ultralytics is not installed, has no such model, or pretrained weights are requested.
     """
     name, settings = trial.block["model"]["name"], trial.block["training"]
     if find_spec("ultralytics") is None:
@@ -59,7 +59,7 @@ def train(trial: Trial, images: Sequence[Labelled], running: Running) -> tuple[C
             fix="pip install 'mmfuse[yolo]' (AGPL-3.0: read its licence first), or choose the detector `centre`",
         )
     if trial.block["model"]["pretrained"]:
-        raise UserError(f"{name} is trained from random weights here.", expected="pretrained: false")
+        raise UserError(f"{name} can only be trained from random weights here.", expected="pretrained: false")
     folder = trial.resume.with_suffix(".yolo").resolve()
     shutil.rmtree(folder, ignore_errors=True)
     data = _write_data(folder, images, trial.classes)
@@ -89,7 +89,7 @@ def train(trial: Trial, images: Sequence[Labelled], running: Running) -> tuple[C
 
 
 def _chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the training's block in ultralytics' words."""
+    """Return the training's block under ultralytics' names."""
     return {
         "imgsz": max(settings["height"], settings["width"]),
         "batch": settings["batch"],
@@ -103,7 +103,7 @@ def _chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_data(folder: Path, images: Sequence[Labelled], classes: Sequence[str]) -> Path:
-    """Write images and labels in the layout that ultralytics reads; returns its description."""
+    """Write images and labels in ultralytics' layout; return its description file."""
     (folder / "data/labels").mkdir(parents=True)
     for one in images:
         write_image(folder / f"data/images/{one.name}.png", one.image)
@@ -121,7 +121,7 @@ def _write_data(folder: Path, images: Sequence[Labelled], classes: Sequence[str]
 
 
 def _quiet(folder: Path) -> Any:
-    """Import ultralytics so that it asks no server for anything and writes into one folder; returns its YOLO."""
+    """Import ultralytics without any request to a server and with one folder for its files; return its YOLO class."""
     config = folder / "config"
     config.mkdir(parents=True, exist_ok=True)
     os.environ.update(
@@ -140,7 +140,7 @@ def _quiet(folder: Path) -> Any:
     from ultralytics import YOLO, settings
     from ultralytics.utils import USER_CONFIG_DIR
 
-    for name in ("Arial.ttf", "Arial.Unicode.ttf"):  # it would fetch these
+    for name in ("Arial.ttf", "Arial.Unicode.ttf"):  # it would download these
         for place in {config, Path(USER_CONFIG_DIR)}:
             shutil.copy(font, place / name)
     places = {f"{name}_dir": str(folder) for name in ("runs", "weights", "datasets")}
@@ -150,13 +150,13 @@ def _quiet(folder: Path) -> Any:
 
 
 def _row(trainer: Any) -> dict[str, float]:
-    """Return a history row of the epoch that has ended."""
+    """Return a history row of the epoch that has just ended."""
     losses = trainer.label_loss_items(trainer.tloss, prefix="train")
     return {"step": trainer.epoch + 1, **{name: float(value) for name, value in losses.items()}}
 
 
 def _predicted(model: Any, one: Labelled, side: int) -> Boxes:
-    pixels = np.ascontiguousarray(one.image[..., ::-1])  # ultralytics takes BGR
+    pixels = np.ascontiguousarray(one.image[..., ::-1])  # ultralytics expects BGR
     (found,) = model.predict(pixels, imgsz=side, conf=_LEAST, max_det=MOST, verbose=False)
     sides, kinds, scores = (getattr(found.boxes, key).cpu().numpy() for key in ("xyxy", "cls", "conf"))
     return Boxes(sides.astype(np.float64), kinds.astype(np.int64), scores.astype(np.float64))

@@ -1,9 +1,9 @@
-"""What a dense convolution costs, directly and through tiles, so that the cheaper way can be chosen without a clock.
+"""Estimated cost of a dense convolution, direct and tiled, to choose the cheaper method without timing it.
 
-A measured choice would depend on the noise of the measurement, and with it the last digits of every result. Here the
-choice depends on shapes and the number of threads alone: a resumed training goes the same way as an undisturbed one.
-The rates were measured once, on an AMD EPYC with AVX-512; `mmfuse benchmark convolution` measures them again and says
-what the choice is worth.
+A choice from timings would depend on their noise, and with it the last digits of every result. Here the choice depends
+only on shapes and the number of threads, so a resumed training makes the same choice as an uninterrupted one. The rates
+were measured once, on an AMD EPYC with AVX-512; `mmfuse benchmark convolution` measures them again and shows how much
+the choice saves.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from functools import lru_cache
 from mmfuse.fastconv import winograd
 from mmfuse.fastconv.overlap_save import Tiling
 
-# Larger tiles are hardly faster, and their spectra take more memory than they are worth.
+# Larger tiles are hardly faster, and their spectra take too much memory.
 TILES = tuple(range(6, 33, 2))
-# Smaller tiles take less memory: the smallest that costs hardly more than the best is used.
+# Smaller tiles take less memory: use the smallest that costs hardly more than the best.
 HARDLY_MORE = 1.05
-# The estimates are good to a fifth.
+# The estimates are accurate to a fifth.
 MARGIN = 0.8
-# those of Winograd's tiles are better
+# those for Winograd tiles are more accurate
 MARGIN_WINOGRAD = 0.9
 
 
 @dataclass(frozen=True)
 class Work:
-    """Amounts of the kinds of work in one evaluation."""
+    """Amounts of work of each kind in one evaluation."""
 
     dft: float = 0.0
     channels: float = 0.0
@@ -36,23 +36,23 @@ class Work:
     calls: float = 0.0
 
     def __add__(self, other: Work) -> Work:
-        """Add kind by kind."""
+        """Add the amounts of each kind."""
         return Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
 class Rates:
-    """How much of each kind one thread does in a second.
+    """Work of each kind that one thread does in a second.
 
     Args:
         dft: Operations in products with DFT matrices.
-        channels: Operations in products over channels.
+        channels: Operations in matrix products over channels.
         moved: Numbers copied or added between the products.
-        made: Numbers of the weight's spectra made.
-        read: Numbers of the weight's spectra read, where they are kept.
+        made: Numbers of the weight's spectra computed.
+        read: Numbers of the weight's spectra read, if they are kept.
         calls: Calls of a tensor function; threads do not share this.
-        direct: Operations of direct convolution, its gradient of the image alike.
-        direct_weight: Operations of its gradient of the weight, for kernels up to 13.
+        direct: Operations of direct convolution; the same for its image gradient.
+        direct_weight: Operations of its weight gradient, for kernels up to 13.
         direct_weight_large: The same for larger kernels.
     """
 
@@ -67,7 +67,7 @@ class Rates:
     direct_weight_large: float = 50e9
 
     def seconds(self, work: Work, threads: int) -> float:
-        """Return what some work takes."""
+        """Return the time that the work takes."""
         shared = (
             work.dft / self.dft
             + work.channels / self.channels
@@ -86,15 +86,15 @@ class LayerUse:
     """One use of a layer.
 
     Args:
-        batch: Images.
-        height: Of an image.
-        width: Of an image.
+        batch: Number of images.
+        height: Height of an image.
+        width: Width of an image.
         kernel: Side of the kernel.
         channels_in: Channels of the input.
         channels_out: Channels of the output.
         kept: Whether the weight's spectra are kept between calls.
-        of_image: Whether the image's gradient will be wanted.
-        of_weight: Whether the weight's gradient will be wanted.
+        of_image: Whether the image gradient is needed.
+        of_weight: Whether the weight gradient is needed.
     """
 
     batch: int
@@ -109,7 +109,7 @@ class LayerUse:
 
 
 def work_of_tiles(use: LayerUse, tile: int) -> Work:
-    """Count the work of a convolution through tiles, with the gradients that are wanted."""
+    """Count the work of a tiled convolution, with the gradients that are needed."""
     tiling = Tiling(use.batch, use.height, use.width, use.kernel, tile)
     n = tiling.rows * tiling.across
     half, length, kernel = tiling.half, tiling.length, tiling.kernel
@@ -142,7 +142,7 @@ def work_of_tiles(use: LayerUse, tile: int) -> Work:
 
 
 def seconds_direct(use: LayerUse, threads: int) -> float:
-    """Estimate a direct convolution, with the gradients that are wanted."""
+    """Estimate the time of a direct convolution, with the gradients that are needed."""
     pixels = use.batch * use.height * use.width
     # it works on blocks of 16 channels
     channels = (-(-use.channels_in // 16) * 16) * (-(-use.channels_out // 16) * 16)
@@ -155,7 +155,7 @@ def seconds_direct(use: LayerUse, threads: int) -> float:
 
 @lru_cache(maxsize=4096)
 def best_tiling(use: LayerUse, threads: int) -> Tiling | None:
-    """Return how to cut the image of a convolution in single precision on the CPU, None for the direct way."""
+    """Return the tiling for a single-precision convolution on the CPU, or None for the direct method."""
     smallest = max(TILES[0], use.kernel // 2)
     largest = max(use.height, use.width)
     tiles = [tile for tile in TILES if smallest <= tile <= largest] or [smallest]
@@ -167,24 +167,24 @@ def best_tiling(use: LayerUse, threads: int) -> Tiling | None:
 
 
 def work_of_winograd(use: LayerUse, tile: int) -> Work:
-    """Count the work of a 3x3 convolution through tiles of Winograd's kind, without gradients."""
+    """Count the work of a 3x3 Winograd convolution, without gradients."""
     tiling = winograd.Tiling(use.batch, use.height, use.width, winograd.KERNEL, tile)
     n, length = tiling.rows * tiling.across, tiling.length
     bands = len(list(tiling.bands(use.channels_in + use.channels_out, 4)))
     weights = use.channels_in * use.channels_out
-    # products with so small matrices run at half the rate of the others
+    # products with such small matrices run at half the rate of the others
     dft = 4 * length * n * (use.channels_in * (length + tile) * length + use.channels_out * 2 * tile * (tile + 1))
-    # each tile is cut and put back at each point, and images come from memory
+    # each tile is cut out and put back at each point, and images are read from memory
     moved = n * (use.channels_in * (length**2 + 2 * tile**2) + use.channels_out * tile * (length + tile))
     calls = bands * 5 * length + 2 * tiling.rows
-    # the weight's places lie side by side in memory: a transposition, which takes longer than the product
+    # the weight's positions are adjacent in memory: a transposition, which takes longer than the product
     kernel = Work(read=length**2 * weights) if use.kept else Work(made=3 * length**2 * weights)
     return kernel + Work(dft=dft, channels=2 * length**2 * n * weights, moved=moved, calls=calls)
 
 
 @lru_cache(maxsize=4096)
 def best_winograd_tile(use: LayerUse, threads: int) -> int | None:
-    """Return the tile for a 3x3 convolution on the CPU, None for the direct way."""
+    """Return the tile for a 3x3 convolution on the CPU, or None for the direct method."""
     seconds = {tile: RATES.seconds(work_of_winograd(use, tile), threads) for tile in winograd.TILES}
     tile = next(tile for tile in winograd.TILES if seconds[tile] <= HARDLY_MORE * min(seconds.values()))
     return tile if seconds[tile] <= MARGIN_WINOGRAD * seconds_direct(use, threads) else None

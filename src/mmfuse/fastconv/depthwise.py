@@ -1,8 +1,8 @@
-"""Depthwise convolution on the CPU, by the fastest of the exact ways that torch has.
+"""Depthwise convolution on the CPU with the fastest exact method in torch.
 
-Kernels from 15 on are ten times as fast with the channels last. The gradient of the weight has no fast way of its own,
-but it is a depthwise convolution itself: the image is the input and the output's gradient the kernel. Cut into tiles,
-with each tile's channels as channels of their own, that convolution is as fast as any.
+Kernels from 15 on are ten times faster with channels last. There is no fast method for the weight gradient, but it is
+itself a depthwise convolution: the image is the input and the output's gradient the kernel. With the image cut into
+tiles whose channels are treated as separate channels, that convolution is as fast as any other.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 _CHANNELS_LAST_FROM = 15
-# below this torch's own gradient of the weight is faster
+# below this, torch's own weight gradient is faster
 _OWN_GRADIENT_FROM, _OWN_GRADIENT_SIDE = 5, 32
 _TILE = 32
-_NUMBERS = 2**20  # of the cut image at a time: what a processor's cache holds
+_NUMBERS = 2**20  # size of the part of the image cut at a time: fits into a CPU cache
 
 
 def convolve_depthwise(image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Convolve each channel with its own kernel; zero padding to the same size, stride 1.
 
-    Shape: image (B, C, H, W), weight (C, 1, K, K), bias (C,); returns (B, C, H, W), from K = 15 on with the channels
+    Shape: image (B, C, H, W), weight (C, 1, K, K), bias (C,); returns (B, C, H, W), for K >= 15 with the channels
     last in memory.
     """
     if weight.shape[-1] >= _CHANNELS_LAST_FROM:
@@ -33,7 +33,7 @@ def convolve_depthwise(image: Tensor, weight: Tensor, bias: Tensor | None) -> Te
 
 
 def learn_depthwise(image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Do as `convolve_depthwise`, with gradients to come."""
+    """Same as `convolve_depthwise`, with support for gradients."""
     kernel, side = weight.shape[-1], max(image.shape[2:])
     own = kernel >= _CHANNELS_LAST_FROM or (kernel >= _OWN_GRADIENT_FROM and side >= _OWN_GRADIENT_SIDE)
     return (DepthwiseConvolution.apply if own else convolve_depthwise)(image, weight, bias)
@@ -63,11 +63,11 @@ class DepthwiseConvolution(torch.autograd.Function):
 
 
 def weight_gradient(image: Tensor, gradient: Tensor, kernel: int) -> Tensor:
-    """Return the gradient of a depthwise weight, (C, 1, K, K).
+    """Return the gradient with respect to a depthwise weight, (C, 1, K, K).
 
     Args:
         image: Input of the convolution, (B, C, H, W).
-        gradient: Of its output, likewise.
+        gradient: Gradient of its output, likewise.
         kernel: K.
     """
     _, channels, height, width = image.shape

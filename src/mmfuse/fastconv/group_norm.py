@@ -1,11 +1,11 @@
-"""Group norm for inference on a CPU, where channels are last in memory.
+"""Group norm for inference on a CPU with channels last in memory.
 
-Torch's own takes the variance as the mean of the squares less the square of the mean there. On an image whose mean is
-ten times its standard deviation three digits are left of single precision. Here the variance is that of differences
-from the mean, of one block of pixels at a time, so that their squares are added up in the cache.
+There, torch computes the variance as the mean square minus the squared mean. If the mean of an image is ten times its
+standard deviation, only three digits of single precision remain. Here the variance comes from differences from the
+mean, one block of pixels at a time, so that their squares are summed in the cache.
 
-Several neighbouring pixels make one row of a block, as if they had channels of their own: sums over rows of few numbers
-are slow. The blocks are few, since the threads wait for each other at every step.
+Several adjacent pixels form one row of a block, as if they were separate channels, because sums over short rows are
+slow. There are few blocks, because the threads synchronise at every step.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from mmfuse.fastconv.workspace import buffer
 
-_BLOCK_BYTES, _ROW = 2**22, 1024  # of one block, and numbers in one of its rows
+_BLOCK_BYTES, _ROW = 2**22, 1024  # size of one block, and numbers in one of its rows
 
 
 class StableGroupNorm(nn.GroupNorm):
     """`nn.GroupNorm` with the parameters of another one; (B, C, H, W) in and out.
 
-    What is not single precision on a CPU with channels last goes torch's way.
+    Everything except single precision on a CPU with channels last uses torch's implementation.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
@@ -32,7 +32,7 @@ class StableGroupNorm(nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Normalise each group of channels of each image.
 
-        Source: the columns' means and variances are joined as in Chan, Golub and LeVeque, 1983.
+        Source: Chan, Golub and LeVeque, 1983, for the combination of the columns' means and variances.
         """
         last = input.ndim == 4 and not input.is_contiguous() and input.is_contiguous(memory_format=torch.channels_last)
         if not last or not self.affine or input.dtype != torch.float32 or input.device.type != "cpu":
@@ -45,7 +45,7 @@ class StableGroupNorm(nn.GroupNorm):
         return out.unflatten(1, input.shape[2:]).permute(0, 3, 1, 2)
 
     def _scale_and_shift(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what each channel of an image (n, C) is multiplied by and what is added, (C,) each."""
+        """Return the scale and shift of each channel of an image (n, C), (C,) each."""
         beside = max(1, _ROW // self.num_channels)  # pixels in a row
         whole = len(image) // beside * beside
         groups = (-1, self.num_groups, self.num_channels // self.num_groups)
@@ -67,7 +67,7 @@ class StableGroupNorm(nn.GroupNorm):
 
     @staticmethod
     def _mean_and_square(rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean of each column of (n, columns), and the sum of the squared differences from it, in double."""
+        """Return the mean of each column of (n, columns) and the sum of squared differences from it, in double."""
         mean, square = rows.mean(dim=0), torch.zeros(rows.shape[1], dtype=torch.float64)
         for block in rows.split(max(1, _BLOCK_BYTES // (4 * rows.shape[1]))):
             difference = torch.sub(block, mean, out=buffer("centred", tuple(block.shape), rows.dtype))

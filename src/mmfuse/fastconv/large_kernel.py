@@ -1,8 +1,8 @@
 """Convolution with large kernels, dense or depthwise, at a fraction of the usual cost on a CPU.
 
-`LargeKernelConv2d` is an `nn.Conv2d` in all but speed: the same weights, the same initial values, the same result up to
-rounding (1e-5 of the result's size in single precision). How it works is in `overlap_save` and `depthwise`; when which
-way is taken, in `convolution_cost` and docs/decisions/0015-large-kernels.md.
+`LargeKernelConv2d` differs from `nn.Conv2d` only in speed: same weights, same initial values, same result up to
+rounding (1e-5 of the result's size in single precision). `overlap_save` and `depthwise` contain the methods;
+`convolution_cost` and docs/decisions/0015-large-kernels.md explain the choice between them.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ LARGEST = 31
 
 
 class LargeKernelConv2d(nn.Conv2d):
-    """A convolution with stride 1 and zero padding to the same size, made for large kernels.
+    """A convolution with stride 1 and zero padding to the same size, optimised for large kernels.
 
-    In eval mode the transformed weights are kept between calls, as far as `workspace.set_limits` allows; they are made
-    anew when the weight has changed. The output's channels may be last in memory (`torch.channels_last`).
+    In eval mode, the transformed weights are kept between calls within `workspace.set_limits`; they are recomputed
+    after the weight changes. The output's channels may be last in memory (`torch.channels_last`).
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         kernel: Side of the kernel, odd, up to 31.
         groups: 1 for a dense convolution, `in_channels` for a depthwise one.
-        bias: Whether to add a constant to each channel.
+        bias: Whether to add a bias to each channel.
 
     Shape: (B, in_channels, H, W) to (B, out_channels, H, W).
 
     Raises:
-        UserError: there is no such kernel or grouping.
+        UserError: the kernel or the number of groups is not supported.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, *, groups: int = 1, bias: bool = True) -> None:
         if kernel % 2 == 0 or not 1 <= kernel <= LARGEST:
-            raise UserError(f"There is no kernel of side {kernel}.", expected=f"an odd number, 1 to {LARGEST}")
+            raise UserError(f"A kernel of side {kernel} is not supported.", expected=f"an odd number, 1 to {LARGEST}")
         if groups != 1 and not groups == in_channels == out_channels:
             raise UserError(
                 f"{groups} groups of {in_channels} to {out_channels} channels are not supported.",
-                expected="1, or as many as there are channels",
+                expected="1, or the number of channels",
             )
         super().__init__(in_channels, out_channels, kernel, padding=kernel // 2, groups=groups, bias=bias)
         self._spectra = KeptSpectra()
@@ -76,7 +76,7 @@ class LargeKernelConv2d(nn.Conv2d):
         return super().forward(input)
 
     def _is_ours(self, image: Tensor) -> bool:
-        """Say whether there is something to gain: not on a GPU, whose own library is better, and not in half precision.
+        """Say whether this code is faster: not on a GPU, whose own library is faster, and not in half precision.
 
         Under autocast, an image in half precision is convolved in single precision.
         """
@@ -91,12 +91,12 @@ class LargeKernelConv2d(nn.Conv2d):
         )
 
     def _plan(self, image: Tensor, *, learning: bool) -> tuple[Tiling | None, bool]:
-        """Return how to cut the image, None for the direct way, and whether to keep the weight's spectra."""
+        """Return the tiling, or None for the direct method, and whether to keep the weight's spectra."""
         batch, _, height, width = image.shape
         use = LayerUse(batch, height, width, self.weight.shape[-1], self.in_channels, self.out_channels)
         if learning:
             use = replace(use, of_image=image.requires_grad, of_weight=self.weight.requires_grad)
-        # tensors made in inference mode do not say when they change
+        # tensors created in inference mode do not track changes
         elif not self.training and not self.weight.is_inference():
             tiling = best_tiling(replace(use, kept=True), torch.get_num_threads())
             if tiling is None or self._spectra.has_room(self._spectra_bytes(tiling)):
@@ -147,7 +147,7 @@ class TiledConvolution(torch.autograd.Function):
 
 
 def plain(network: Network) -> Network:
-    """Put an `nn.Conv2d` with the same parameters in the place of each `LargeKernelConv2d`, to compare both."""
+    """Replace each `LargeKernelConv2d` with an `nn.Conv2d` with the same parameters, for comparisons."""
     for name, module in network.named_children():
         if isinstance(module, LargeKernelConv2d):
             layer = nn.Conv2d(

@@ -1,18 +1,19 @@
 """Exact convolution with large dense kernels through Fourier transforms of tiles (overlap-save).
 
 The image is cut into tiles of `tile` x `tile` outputs. Each needs `length` = tile + kernel - 1 inputs in both
+The image is cut into tiles of `tile` x `tile` outputs. Each needs `length` = tile + kernel - 1 inputs in both
 directions. In the Fourier domain of length x length, convolution multiplies, at each frequency, the channels of all
-tiles by one complex matrix. All is done by matrix products, which a CPU does best:
+tiles by one complex matrix. Everything consists of matrix products, which are the fastest operations on a CPU:
 
 1. rows: real DFT down the columns of the image, one product for each row of tiles;
 2. for each row frequency: DFT along the rows, one product for all tiles;
 3. channels: one product for each frequency; a complex product is three real ones,
    (a + ib)(c + id) = P0 - P2 + i (P0 + P1) with P0 = (a + b) c, P1 = a (d - c), P2 = b (c + d);
-4. inverse DFT along the rows, one product; sums and signs of step 3 stand in its matrix;
+4. inverse DFT along the rows, one product; its matrix includes the sums and signs of step 3;
 5. after all row frequencies: inverse DFT down the columns, which writes the output.
 
-Layouts end in (tiles, channels), so that no step needs a transposition. No FFT is involved, and any length will do. The
-gradients are convolutions too and go the same way.
+Layouts end in (tiles, channels), so that no step needs a transposition. There is no FFT, so any length works. The
+gradients are convolutions too and are computed in the same way.
 
 Source: overlap-save: Oppenheim and Schafer, "Discrete-Time Signal Processing", 8.7; three products: Gauss.
 """
@@ -35,7 +36,7 @@ KernelSpectra = Callable[[int], Tensor]
 
 
 class Bases(NamedTuple):
-    """Cosines and sines of one DFT length N, with M = N // 2 + 1 row frequencies."""
+    """Cosines and sines for DFT length N, with M = N // 2 + 1 row frequencies."""
 
     rows: Tensor  # (M, 2, N): cosine and sine parts of a real signal
     image_columns: Tensor  # (2, N, 2, N): (real, imaginary) x frequency from (cosine, sine) x position
@@ -46,7 +47,7 @@ class Bases(NamedTuple):
 
 @lru_cache(maxsize=64)
 def bases(length: int, dtype: torch.dtype) -> Bases:
-    """Return the matrices of one DFT length."""
+    """Return the matrices for one DFT length."""
     with torch.inference_mode(False):
         position = torch.arange(length, dtype=torch.float64)
         angle = 2 * math.pi / length * position[:, None] * position
@@ -56,7 +57,7 @@ def bases(length: int, dtype: torch.dtype) -> Bases:
         image = torch.stack([torch.stack([c, -s], 1), torch.stack([-s, -c], 1)])
         kernel = torch.stack([torch.stack([c, -s], 1), torch.stack([s, c], 1)])
         back = torch.stack([torch.stack([c - s, -s, -c], 1), torch.stack([s + c, c, -s], 1)])
-        # the frequencies that are left out are conjugates of those that are there
+        # the omitted frequencies are the conjugates of the others
         weight = torch.full((half,), 2.0, dtype=torch.float64)
         weight[0] = 1
         if length % 2 == 0:
@@ -67,15 +68,15 @@ def bases(length: int, dtype: torch.dtype) -> Bases:
 
 @dataclass(frozen=True)
 class Tiling(Tiles):
-    """Tiles and their spectra; the length of a tile's inputs is that of its DFT."""
+    """Tiles and their spectra; a tile has as many inputs as the DFT has points."""
 
     @property
     def half(self) -> int:
-        """Row frequencies of a real signal."""
+        """Number of row frequencies of a real signal."""
         return self.length // 2 + 1
 
     def row_numbers(self, channels: int) -> int:
-        """Numbers in the buffers for one row of tiles, for input and output channels together."""
+        """Size of the buffers for one row of tiles, for input and output channels together."""
         wide = self.across * self.tile + self.kernel - 1
         return channels * (2 * self.half * wide + self.across * (5 * self.length + 2 * self.tile))
 
@@ -87,8 +88,8 @@ class Tiling(Tiles):
 def _row_transform(image: Tensor, tiling: Tiling, band: range, name: str, *, halo: bool) -> Tensor:
     """Transform the rows of tiles of a band down the columns.
 
-    Shape: image (B, H, W, C) contiguous; returns (M, 2, rows, width, C), where the width is that of all tiles, and has
-    a margin for the first and last tile if `halo`.
+    Shape: image (B, H, W, C) contiguous; returns (M, 2, rows, width, C), where the width is that of all tiles, plus a
+    margin for the first and last tile if `halo`.
     """
     _, height, width, channels = image.shape
     reach = tiling.kernel // 2 if halo else 0
@@ -108,7 +109,7 @@ def _row_transform(image: Tensor, tiling: Tiling, band: range, name: str, *, hal
 
 
 def _column_transform(row: Tensor, tiling: Tiling, name: str, *, of_kernel: bool) -> Tensor:
-    """Transform all tiles of one row frequency along the rows, and add what the three products need.
+    """Transform all tiles of one row frequency along the rows, and add the terms of the three products.
 
     Shape: row (2, rows, width, C) contiguous; returns (3, N, rows * across, C).
     """
@@ -121,9 +122,9 @@ def _column_transform(row: Tensor, tiling: Tiling, name: str, *, of_kernel: bool
 
 
 def _spectrum(parts: Tensor, length: int, name: str, *, of_kernel: bool, flip: bool = False) -> Tensor:
-    """Finish the transform of signals that are shorter than the DFT or as long.
+    """Finish the transform of signals that are at most as long as the DFT.
 
-    Shape: parts (2, support, n), cosine and sine part of one row frequency; returns (3, N, n).
+    Shape: parts (2, support, n), cosine and sine parts of one row frequency; returns (3, N, n).
     """
     basis = bases(length, parts.dtype)
     support = parts.shape[1]
@@ -151,14 +152,14 @@ def _kernel_rows(weight: Tensor, tiling: Tiling, *, flip: bool) -> Tensor:
 
 
 def _streamed(weight: Tensor, tiling: Tiling, *, flip: bool = False) -> KernelSpectra:
-    """Return a function that gives the spectra of one row frequency, (3 N, a, b), each made when it is asked for."""
+    """Return a function that computes the spectra of one row frequency, (3 N, a, b), on demand."""
     rows = _kernel_rows(weight, tiling, flip=flip)
     shape = (-1, *weight.shape[2:])
     return lambda v: _spectrum(rows[v], tiling.length, "kernel", of_kernel=True, flip=flip).view(shape)
 
 
 def positions_first(weight: Tensor) -> Tensor:
-    """Bring (out, in, K, K) into (K, K, out, in)."""
+    """Permute (out, in, K, K) to (K, K, out, in)."""
     out, channels, kernel, _ = weight.shape
     return weight.reshape(out * channels, kernel * kernel).t().contiguous().view(kernel, kernel, out, channels)
 
@@ -174,7 +175,7 @@ def kernel_spectra(weight: Tensor, tiling: Tiling) -> Tensor:
 
 
 def spectra_shape(weight: Tensor, tiling: Tiling) -> tuple[int, ...]:
-    """Return the shape of `kernel_spectra` without making them."""
+    """Return the shape of `kernel_spectra` without computing them."""
     return (tiling.half, 3 * tiling.length, weight.shape[1], weight.shape[0])
 
 
@@ -187,7 +188,7 @@ def _back_columns(products: Tensor, tiling: Tiling, support: int, *, flip: bool 
 
 
 class _Output:
-    """An output in the making: row frequencies are put in one by one, then written for a band of tiles."""
+    """An output in progress: row frequencies are added one by one, then written for a band of tiles."""
 
     def __init__(self, tiling: Tiling, channels: int, dtype: torch.dtype) -> None:
         self.tiling = tiling
@@ -211,7 +212,7 @@ class _Output:
         )
 
     def add_bias(self, bias: Tensor) -> None:
-        """Add a constant to each channel: it is part of the mean, the first number of the first frequency."""
+        """Add a bias to each channel: it is part of the mean, the first number of the first frequency."""
         self.rows[0, 0] += bias * self.tiling.length**2
 
     def write(self) -> None:
@@ -231,8 +232,8 @@ def convolve(image: Tensor, weight: Tensor, bias: Tensor | None, tiling: Tiling,
         image: (B, H, W, in), contiguous.
         weight: (out, in, K, K).
         bias: (out,).
-        tiling: Of this image.
-        kept: What `kernel_spectra` returned for this weight and tiling, if it was kept.
+        tiling: Tiling of this image.
+        kept: Result of `kernel_spectra` for this weight and tiling, if it was kept.
 
     Returns:
         (B, H, W, out), contiguous.
@@ -256,16 +257,16 @@ def gradients(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients of `convolve` with respect to image and weight.
 
-    Both need the spectrum of the output's gradient. The image's gradient is the convolution of that with the flipped
-    kernel. The weight's is, at each frequency, the product of that with the image's tiles, summed over the tiles.
+    Both need the spectrum of the output's gradient. The image gradient is its convolution with the flipped kernel. The
+    weight gradient is, at each frequency, its product with the image's tiles, summed over the tiles.
 
     Args:
         image: (B, H, W, in), contiguous.
-        gradient: Of the output, (B, H, W, out), contiguous.
+        gradient: Gradient of the output, (B, H, W, out), contiguous.
         weight: (out, in, K, K).
-        tiling: Of this image.
-        of_image: Whether the image's gradient is wanted, (B, H, W, in).
-        of_weight: Whether the weight's gradient is wanted, (out, in, K, K).
+        tiling: Tiling of this image.
+        of_image: Whether the image gradient is needed, (B, H, W, in).
+        of_weight: Whether the weight gradient is needed, (out, in, K, K).
     """
     count_out, count_in, kernel, _ = weight.shape
     out = _Output(tiling, count_in, image.dtype) if of_image else None

@@ -1,6 +1,6 @@
 """Convolution with 1x1 kernels for inference on a CPU.
 
-With a single thread torch takes its own matrix product for them; oneDNN, which it takes with several, is faster.
+With a single thread, torch uses its own matrix product for them; oneDNN, which it uses with several, is faster.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """The 1x1 convolution of another layer with the same weights, without gradients.
+    """The 1x1 convolution of another layer, with the same weights and without gradients.
 
     Shape: (B, in_channels, H, W) to (B, out_channels, H, W).
     """
@@ -21,7 +21,7 @@ class PointwiseConv2d(nn.Conv2d):
 
     @staticmethod
     def fits(layer: nn.Conv2d) -> bool:
-        """Say whether a layer can be done this way: dense, 1x1, stride 1, no border, single precision on a CPU."""
+        """Say whether a layer is supported: dense, 1x1, stride 1, no border, single precision on a CPU."""
         return (
             layer.kernel_size == layer.stride == (1, 1)
             and layer.padding == (0, 0)

@@ -15,10 +15,10 @@ from mmfuse.fastconv.winograd import KERNEL, Tiling, convolve, kernel_spectra, s
 
 
 class SmallKernelConv2d(nn.Conv2d):
-    """The convolution of another layer with the same weights, without gradients, in a way chosen by shapes alone.
+    """The convolution of another layer, with the same weights and without gradients; shapes alone choose the method.
 
-    Transformed weights are kept between calls, as far as `workspace.set_limits` allows. The output's channels are last
-    in memory (`torch.channels_last`).
+    Transformed weights are kept between calls within `workspace.set_limits`. The output's channels are last in memory
+    (`torch.channels_last`).
 
     Shape: (B, in_channels, H, W) to (B, out_channels, H', W').
     """
@@ -30,7 +30,7 @@ class SmallKernelConv2d(nn.Conv2d):
 
     @staticmethod
     def fits(layer: nn.Conv2d) -> bool:
-        """Say whether a layer can be done this way: dense, 3x3, stride 1, on a CPU, its border as wide as its reach."""
+        """Say whether a layer is supported: dense, 3x3, stride 1, on a CPU, border as wide as the kernel's reach."""
         return (
             layer.kernel_size == (3, 3)
             and layer.stride == (1, 1)
@@ -47,7 +47,7 @@ class SmallKernelConv2d(nn.Conv2d):
             return super().forward(input)
         reach, holes = int(self.padding[0]), self.dilation[0]
         batch, _, height, width = input.shape
-        height, width = height + 2 * (reach - holes), width + 2 * (reach - holes)  # of the output
+        height, width = height + 2 * (reach - holes), width + 2 * (reach - holes)  # size of the output
         down, across = -(-height // holes), -(-width // holes)
         if min(down, across) < 1:
             return super().forward(input)
@@ -64,9 +64,9 @@ class SmallKernelConv2d(nn.Conv2d):
         return _together(out, batch, holes)[:, :height, :width].permute(0, 3, 1, 2)
 
     def _plan(self, use: LayerUse) -> tuple[int | None, bool]:
-        """Return the tile, None for the direct way, and whether to keep the weight's spectra."""
+        """Return the tile, or None for the direct method, and whether to keep the weight's spectra."""
         threads = torch.get_num_threads()
-        # tensors made in inference mode do not say when they change
+        # tensors created in inference mode do not track changes
         if not self.weight.is_inference():
             tile = best_winograd_tile(replace(use, kept=True), threads)
             if tile is None:
@@ -78,7 +78,7 @@ class SmallKernelConv2d(nn.Conv2d):
 
 
 def _apart(image: Tensor, holes: int) -> Tensor:
-    """Make each phase of an image an image: a kernel with holes sees one phase at a time; (B, H, W, C)."""
+    """Make each phase of a dilated kernel an image of its own; (B, H, W, C)."""
     if holes == 1:
         return image.contiguous()
     batch, height, width, channels = image.shape
@@ -92,7 +92,7 @@ def _apart(image: Tensor, holes: int) -> Tensor:
 
 
 def _together(phases: Tensor, batch: int, holes: int) -> Tensor:
-    """Undo `_apart`, up to the rows and columns that it added."""
+    """Undo `_apart`, except for the rows and columns that it added."""
     if holes == 1:
         return phases
     _, down, across, channels = phases.shape

@@ -1,4 +1,4 @@
-"""The tiles that both exact ways of a dense convolution (overlap-save and Winograd's) cut an image into."""
+"""Tiles of an image, for both exact methods of dense convolution (overlap-save and Winograd)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tiles:
-    """Outputs (B, H, W) of a convolution cut into tiles of `tile` x `tile`."""
+    """Outputs (B, H, W) of a convolution, cut into tiles of `tile` x `tile`."""
 
     batch: int
     height: int
@@ -37,7 +37,7 @@ class Tiles:
         return self.batch * self.down
 
     def groups(self, most: int) -> Iterator[range]:
-        """Yield the rows of tiles in groups of at most so many, and at least one."""
+        """Yield the rows of tiles in groups of at most `most`, but at least one."""
         count = -(-self.rows // max(1, most))
         for number in range(count):
             yield range(self.rows * number // count, self.rows * (number + 1) // count)

@@ -1,11 +1,11 @@
 """Exact convolution with 3x3 kernels and many channels in a quarter or a fifth of the multiplications (Winograd).
 
 The image is cut into tiles of `tile` x `tile` outputs, each of which needs `tile` + 2 inputs in both directions. Inputs
-and kernel are evaluated as polynomials at `tile` + 1 points and at infinity, where convolution multiplies, at each pair
-of points, the channels of all tiles by one real matrix. All is done by matrix products, in the steps and layouts of
-`mmfuse.fastconv.overlap_save`: down the columns for each row of tiles; then, for one point after the other, along the
-rows, over the channels, back along the rows; last, back down the columns. What one point needs stays in a
-processor's cache.
+and kernel are evaluated as polynomials at `tile` + 1 points and at infinity. There, at each pair of points, convolution
+multiplies the channels of all tiles by one real matrix. Everything consists of matrix products, in the steps and
+layouts of `mmfuse.fastconv.overlap_save`: down the columns for each row of tiles; then, point by point, along the
+rows, over the channels, and back along the rows; finally back down the columns. The data of one point stay in the CPU
+cache.
 
 Source: Lavin and Gray 2016, "Fast algorithms for convolutional neural networks"; Winograd 1980.
 """
@@ -25,23 +25,23 @@ from mmfuse.fastconv.workspace import LIMITS, buffer
 
 KERNEL = 3
 TILES = (4, 6)
-# small numbers and their reciprocals round least
+# small numbers and their reciprocals have the smallest rounding errors
 _POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
-_ONE = 1  # the place of the point 1, at which a constant output is a constant product
+_ONE = 1  # index of the point 1, at which a constant output is a constant product
 _TILES_AT_ONCE = 384  # few enough for a cache, many enough for a fast matrix product
 
 
 class Bases(NamedTuple):
     """Matrices for tiles of m outputs, from N = m + 2 inputs."""
 
-    image: Tensor  # (N, N): point from position
-    kernel: Tensor  # (N, 3): point from position
-    back: Tensor  # (m, N): position from point
+    image: Tensor  # (N, N): points from positions
+    kernel: Tensor  # (N, 3): points from positions
+    back: Tensor  # (m, N): positions from points
 
 
 @lru_cache(maxsize=8)
 def bases(tile: int, dtype: torch.dtype) -> Bases:
-    """Return the matrices of one tile size."""
+    """Return the matrices for one tile size."""
     length = tile + KERNEL - 1
     with torch.inference_mode(False):
         points = torch.tensor(_POINTS[: length - 1], dtype=torch.float64)
@@ -50,24 +50,24 @@ def bases(tile: int, dtype: torch.dtype) -> Bases:
             at_infinity = torch.eye(count, dtype=torch.float64)[-1:]
             return torch.cat([points[:, None] ** torch.arange(count), at_infinity])  # (N, count)
 
-        # a product of polynomials is evaluated, multiplied, interpolated; a filter is its transpose
+        # a product of polynomials is evaluation, multiplication and interpolation; a filter is its transpose
         image = torch.linalg.inv(powers(length)).T
-        size = image.norm(dim=1, keepdim=True)  # equal sizes at all points round least
+        size = image.norm(dim=1, keepdim=True)  # equal sizes at all points minimise rounding errors
         matrices = image / size, powers(KERNEL) * size, powers(tile).T
         return Bases(*(matrix.to(dtype).contiguous() for matrix in matrices))
 
 
 @dataclass(frozen=True)
 class Tiling(Tiles):
-    """The output of a 3x3 convolution in tiles; `padding` zeros, 0 or 1, are around the image."""
+    """The output of a 3x3 convolution in tiles; `padding` is the number of zeros around the image, 0 or 1."""
 
     padding: int = 1
 
     def bands(self, channels: int, itemsize: int) -> Iterator[range]:
-        """Return the rows of tiles in groups that go well with caches and fit into the workspace.
+        """Return the rows of tiles in groups that suit the caches and fit into the workspace.
 
         Args:
-            channels: Of input and output together.
+            channels: Input and output channels together.
             itemsize: Bytes of a number.
         """
         row_bytes = itemsize * channels * self.length * (3 * self.tile + KERNEL) * self.across
@@ -81,8 +81,8 @@ def convolve(image: Tensor, weight: Tensor, bias: Tensor | None, tiling: Tiling,
         image: (B, H', W', in), contiguous.
         weight: (out, in, 3, 3).
         bias: (out,).
-        tiling: Of the output.
-        kept: What `kernel_spectra` returned for this weight and tile size, if it was kept.
+        tiling: Tiling of the output.
+        kept: Result of `kernel_spectra` for this weight and tile size, if it was kept.
 
     Returns:
         (B, H, W, out), contiguous.
@@ -146,7 +146,7 @@ def _along_rows(row: Tensor, tiling: Tiling) -> Tensor:
 
 
 def _streamed(weight: Tensor, tile: int) -> Callable[[int], Tensor]:
-    """Return a function that makes the spectra of one point, (N, in, out), in a buffer."""
+    """Return a function that computes the spectra of one point, (N, in, out), in a buffer."""
     out, channels, _, _ = weight.shape
     basis = bases(tile, weight.dtype).kernel
     positions = weight.permute(2, 3, 1, 0).reshape(KERNEL, -1)  # (3, 3 * in * out)
@@ -171,6 +171,6 @@ def kernel_spectra(weight: Tensor, tile: int) -> Tensor:
 
 
 def spectra_shape(weight: Tensor, tile: int) -> tuple[int, ...]:
-    """Return the shape of `kernel_spectra` without making them."""
+    """Return the shape of `kernel_spectra` without computing them."""
     length = tile + KERNEL - 1
     return (length, length, weight.shape[1], weight.shape[0])

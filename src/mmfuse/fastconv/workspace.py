@@ -1,7 +1,7 @@
-"""How much memory the fast layers may take, and the buffers that they share.
+"""Memory limits of the fast layers, and their shared buffers.
 
-A fresh tensor of many megabytes is slow to write the first time, since the system hands out its pages one by one. The
-large buffers are therefore kept and shared by all layers, one set for each thread.
+The first write to a new tensor of many megabytes is slow, because the system allocates its pages one by one. The large
+buffers are therefore kept and shared by all layers, one set for each thread.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor
 
 @dataclass
 class Limits:
-    """Memory of this process beyond inputs, outputs and weights, in MiB.
+    """Memory of this process in addition to inputs, outputs and weights, in MiB.
 
     Args:
-        workspace: Buffers of one layer's evaluation; what does not fit at once is done in bands of the image.
-        spectra: Transformed weights that layers keep in eval mode; where they do not fit, they are made anew each time.
+        workspace: Buffers for one evaluation of a layer; larger work is done in bands of the image.
+        spectra: Transformed weights that layers keep in eval mode; those that do not fit are recomputed at each call.
     """
 
     workspace: float = 256.0
@@ -32,7 +32,7 @@ LIMITS = Limits()
 
 
 def set_limits(*, workspace: float | None = None, spectra: float | None = None) -> None:
-    """Change how much memory (MiB) the layers of this process may take; what is not named stays as it is."""
+    """Change the memory limits (MiB) for the layers of this process; limits that are not given stay the same."""
     LIMITS.workspace = LIMITS.workspace if workspace is None else workspace
     LIMITS.spectra = LIMITS.spectra if spectra is None else spectra
 
@@ -46,24 +46,24 @@ _BUFFERS = _Buffers()
 
 
 def buffer(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return this thread's buffer of a name on the CPU, with whatever it holds; the next call may use the same memory.
+    """Return this thread's CPU buffer of a name, with arbitrary contents; the next call may return the same memory.
 
-    A buffer grows to the largest size that was asked for.
+    A buffer grows to the largest requested size.
     """
     count = math.prod(shape)
     flat = _BUFFERS.flat.get((name, dtype))
     if flat is None or flat.numel() < count:
-        _BUFFERS.flat.pop((name, dtype), None)  # frees the old one first
-        with torch.inference_mode(False):  # else it could not be used outside inference mode
+        _BUFFERS.flat.pop((name, dtype), None)  # frees the old buffer first
+        with torch.inference_mode(False):  # otherwise it could not be used outside inference mode
             flat = _BUFFERS.flat[name, dtype] = torch.empty(count, dtype=dtype)
     return flat[:count].view(shape)
 
 
 def keep_freed_memory() -> None:
-    """Let this process reuse the memory of freed tensors, where the C library is glibc; elsewhere nothing happens.
+    """Let this process reuse the memory of freed tensors, with glibc; with other C libraries nothing happens.
 
-    By default glibc gives large blocks back to the system and asks for them anew. That the system then hands out their
-    pages one by one takes several times as long as an addition of two feature maps.
+    By default, glibc returns large blocks to the system and requests new ones, whose pages the system allocates one by
+    one. This takes several times as long as an addition of two feature maps.
     """
     no_mapping, no_trimming = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD
     try:

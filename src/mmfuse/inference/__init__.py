@@ -1,1 +1,1 @@
-"""Fusing images with a trained network: colour, speed, and which task a pair belongs to."""
+"""Fusion of images with a trained network: colour, speed, and the task of a pair."""

@@ -1,8 +1,8 @@
-"""A trained network made ready for inference: the same function, in less time, on a copy.
+"""A copy of a trained network for inference: the same function in less time.
 
-The readable network stays as it is. What changes in the copy is what only training needs (dropout, batch statistics),
-where features lie in memory, and how some layers are computed. `mmfuse.fastconv.large_kernel` speeds large kernels up
-by itself, in training too.
+The original network is not changed. In the copy, layers that only training needs (dropout, batch statistics) are
+removed, features have another memory layout, and some layers are computed differently.
+`mmfuse.fastconv.large_kernel` speeds up large kernels automatically, in training too.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _GIVES_A_NEW_TENSOR = (nn.Conv2d, nn.ConvTranspose2d, nn.GroupNorm, nn.BatchNorm
 def for_inference(network: Network) -> Network:
     """Return a copy that gives the same outputs up to rounding, for inference only.
 
-    - Batch norms are folded into the convolutions before them.
-    - A ReLU after a layer that gives a new tensor works in place.
-    - Dropout goes.
-    - On a CPU, dense convolutions have their channels last in memory, as large kernels have them anyway; 3x3 kernels
-      with many channels go through tiles, SMFNet's blocks are done in bands, and group norm takes a variance that keeps
-      its digits with channels last; docs/decisions/0017-inference-copy.md.
+    - Batch norms are folded into the preceding convolutions.
+    - A ReLU after a layer that returns a new tensor works in place.
+    - Dropout is removed.
+    - On a CPU, dense convolutions use channels-last memory, as large kernels always do; 3x3 kernels with many channels
+      use tiles, SMFNet's blocks run in bands, and group norm uses a variance that is accurate with channels last; see
+      docs/decisions/0017-inference-copy.md.
     """
     fast = copy.deepcopy(network).eval().requires_grad_(False)
     for module in list(fast.modules()):
@@ -51,7 +51,7 @@ def for_inference(network: Network) -> Network:
 
 
 def _replace(network: nn.Module) -> None:
-    """Put what does the same in less time, or more exactly, on a CPU in the place of layers and blocks."""
+    """Replace layers and blocks with equivalents that are faster or more accurate on a CPU."""
     for name, module in network.named_children():
         if type(module) is nn.Conv2d and SmallKernelConv2d.fits(module):
             setattr(network, name, SmallKernelConv2d(module))
@@ -65,7 +65,7 @@ def _replace(network: nn.Module) -> None:
 
 
 def _simplify(sequence: nn.Module) -> None:
-    """Leave out, fold and reuse memory within layers that follow each other; the places of layers stay."""
+    """Remove, fold and reuse memory in consecutive layers; the layers keep their indices."""
     for name, layer in sequence.named_children():
         if isinstance(layer, _ONLY_IN_TRAINING):
             setattr(sequence, name, nn.Identity())

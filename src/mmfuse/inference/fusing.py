@@ -1,4 +1,4 @@
-"""Applying a fusion method to images: luminance is fused, the chroma of the colour image goes back on."""
+"""Application of a fusion method to images: luminance is fused, then the chroma of the colour image is added."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmfuse.methods.base import FusionMethod
 
 
 def best_device() -> torch.device:
-    """Return the first accelerator, else the CPU; single precision stays single precision there, without TF32."""
+    """Return the first accelerator, else the CPU, with TF32 disabled."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -19,18 +19,18 @@ def best_device() -> torch.device:
 def fuse_pair(method: FusionMethod, a: Bytes, b: Bytes, device: torch.device) -> Bytes:
     """Fuse two aligned images of any size.
 
-    Shape: a, b (H, W) or (H, W, 3) uint8; returns (H, W, 3) if one of them shows colour, else (H, W).
+    Shape: a, b (H, W) or (H, W, 3) uint8; returns (H, W, 3) if one of them has colour, else (H, W).
     """
     tensors = (torch.from_numpy(luminance(image).copy())[None, None].float().to(device) / 255 for image in (a, b))
     fused = method(*tensors)[0, 0].double().cpu().numpy()
-    # ASSUME: with two colour images the second one's chroma counts (the visible, PET or SPECT one by the roles);
-    # grey stored as three equal channels is no colour
+    # ASSUME: with two colour images, the chroma of the second is used (visible, PET or SPECT by the roles);
+    # grey stored as three equal channels is not colour
     coloured = next((image for image in (b, a) if image.ndim == 3 and np.ptp(image, axis=2).any()), None)
     return to_bytes(fused) if coloured is None else with_luminance(coloured, fused)
 
 
 def strip(*images: Bytes) -> Bytes:
-    """Put images of one height side by side, in colour if one of them is."""
+    """Put images of equal height side by side, in colour if one of them is."""
     colour = any(image.ndim == 3 for image in images)
     same = [np.repeat(i[..., None], 3, axis=2) if colour and i.ndim == 2 else i for i in images]
     return np.concatenate(same, axis=1)

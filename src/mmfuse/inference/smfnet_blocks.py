@@ -1,9 +1,9 @@
 """SMFNet's blocks (`mmfuse.nn.smfnet`: transformer, invertible, graph) for inference on a CPU, band by band.
 
-Between their convolutions these blocks have features several times as wide as their input. Whole, such features are
-written to memory and read again for each activation, which takes much of the time and most of the memory. Here they
-exist for a band of rows or pixels at a time. The functions are those of the readable blocks, the weights the same
-tensors; channels are last in memory, so that a convolution 1x1 is a matrix product.
+Between their convolutions, these blocks have features several times as wide as their input. Storing whole feature maps
+means writing them to memory and reading them again for each activation, which takes much of the time and most of the
+memory. Here they exist only for a band of rows or pixels at a time. The functions and weight tensors are those of the
+original blocks; channels are last in memory, so that a 1x1 convolution is a matrix product.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from mmfuse.nn.smfnet.transformer import (
     TransformerBlock,
 )
 
-# of the widest features of a band: what a cache holds, with room for what is made of them
+# size of the widest features of a band: fits into a cache, with room for what is computed from them
 _BAND_BYTES = 3 * 2**19
 _GRAPH_BYTES = 2**22
 _DENSE_BYTES = (
     2**25
-)  # of what a dense convolution gets for one band: large enough for its tiles, small beside the image
+)  # size of a dense convolution's input for one band: large enough for its tiles, small compared with the image
 
 Expand = Callable[[int, int, Tensor], None]
 
@@ -47,12 +47,12 @@ def _convolution(sequence: nn.Sequential, number: int) -> nn.Conv2d:
 
 
 def _matrix(convolution: nn.Conv2d) -> Tensor:
-    """Return the weight of a convolution 1x1 as pixels are multiplied by it, (in, out)."""
+    """Return the weight of a 1x1 convolution as the matrix that multiplies pixels, (in, out)."""
     return convolution.weight[:, :, 0, 0].T
 
 
 def _multiply(pixels: Tensor, convolution: nn.Conv2d, out: Tensor) -> None:
-    """Do a convolution 1x1; (n, in) and (n, out)."""
+    """Apply a 1x1 convolution; (n, in) and (n, out)."""
     if convolution.bias is None:
         torch.mm(pixels, _matrix(convolution), out=out)
     else:
@@ -60,25 +60,25 @@ def _multiply(pixels: Tensor, convolution: nn.Conv2d, out: Tensor) -> None:
 
 
 def _gelu(features: Tensor) -> None:
-    F.gelu(features, out=features)  # type: ignore[call-arg] # it has one, but its stub does not say so
+    F.gelu(features, out=features)  # type: ignore[call-arg] # `out` exists but is missing from the stub
 
 
 def _depthwise(
     expand: Expand, convolution: nn.Conv2d, height: int, width: int, dtype: torch.dtype
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yield bands of rows and the depthwise 3x3 convolution of features that are made for it and not kept.
+    """Yield bands of rows and the 3x3 depthwise convolution of features that exist only for the band.
 
     Args:
-        expand: Writes rows `first` to `last` of the features, (rows, W, C). With reflecting borders their first and
-            last columns are those around the image.
-        convolution: With padding 1, of zeros or reflecting.
-        height: Of the features.
+        expand: Writes rows `first` to `last` of the features, (rows, W, C). With reflecting borders, their first and
+            last columns are the border columns.
+        convolution: With padding 1, zero or reflecting.
+        height: Height of the features.
         width: W.
-        dtype: Of the features.
+        dtype: Data type of the features.
     """
     channels, reflect = convolution.out_channels, convolution.padding_mode == "reflect"
     rows = max(2, _BAND_BYTES // (width * channels * dtype.itemsize))
-    features = buffer("features", (rows + 2, width, channels), dtype)  # with a row before the band and one after it
+    features = buffer("features", (rows + 2, width, channels), dtype)  # with one row before and one after the band
     for first in range(0, height, rows):
         last = min(height, first + rows)
         if first:
@@ -107,7 +107,7 @@ class BandedFeedForward(nn.Module):
         """Return the new features."""
         image = x.permute(0, 2, 3, 1)
         out = torch.empty(image.shape, dtype=x.dtype)
-        if self.depthwise.padding_mode == "reflect":  # activations are made pixel by pixel: borders can be made first
+        if self.depthwise.padding_mode == "reflect":  # activations are pointwise, so borders can be added first
             padded = torch.empty(*image.shape[:2], image.shape[2] + 2, image.shape[3], dtype=x.dtype)
             padded[:, :, 1:-1] = image
             padded[:, :, 0], padded[:, :, -1] = padded[:, :, 2], padded[:, :, -3]
@@ -126,7 +126,7 @@ class BandedFeedForward(nn.Module):
         return out.permute(0, 3, 1, 2)
 
     def bands(self, inputs: Callable[[int, int], Tensor], like: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Yield rows and their wide features after both activations, (pixels, C), from rows of inputs."""
+        """Yield rows and their wide features after both activations, (pixels, C), from input rows."""
 
         def expand(first: int, last: int, out: Tensor) -> None:
             _multiply(_pixels(inputs(first, last)), self.widen, _pixels(out))
@@ -174,7 +174,7 @@ class BandedTransformerBlock(nn.Module):
     def _forward_locally(
         self, layers: BandedFeedForward, one: Tensor, values: Tensor, mixing: Tensor, target: Tensor
     ) -> None:
-        """Write what attention and the LeFF make of an image to `target`; all (H, W, c) but mixing, (c, c)."""
+        """Write the result of attention and LeFF on an image to `target`; all (H, W, c) except mixing, (c, c)."""
 
         def inputs(first: int, last: int) -> Tensor:
             new = target[first:last]
@@ -191,7 +191,7 @@ class BandedTransformerBlock(nn.Module):
     def _forward_pointwise(
         self, layers: FeedForward, one: Tensor, values: Tensor, mixing: Tensor, target: Tensor
     ) -> None:
-        """As `_forward_locally`, for a feed-forward network that looks at single pixels."""
+        """Like `_forward_locally`, for a pointwise feed-forward network."""
         widen, narrow = (_convolution(layers, number) for number in (0, 2))
         step = max(64, _BAND_BYTES // (widen.out_channels * one.itemsize))
         for old, value, new in zip(*(_pixels(x).split(step) for x in (one, values, target)), strict=True):
@@ -202,7 +202,7 @@ class BandedTransformerBlock(nn.Module):
             new.addmm_(wide, _matrix(narrow))
 
     def _attend(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the values, (H, W, c), and the matrix that their channels are mixed with, (c, c)."""
+        """Return the values, (H, W, c), and the matrix that mixes their channels, (c, c)."""
         height, width, channels = image.shape
         values = buffer("values", (height, width, channels), image.dtype)
         products = image.new_zeros(channels, channels)
@@ -234,7 +234,7 @@ class BandedTransformerBlock(nn.Module):
         step = max(8, _DENSE_BYTES // (width * channels * image.itemsize))
         for first in range(0, height, step):
             last = min(height, first + step)
-            top, bottom = max(0, first - 1), min(height, last + 1)  # beyond the image there are zeros
+            top, bottom = max(0, first - 1), min(height, last + 1)  # outside the image there are zeros
             wide = buffer("features", (bottom - top, width, channels), image.dtype)
             expand(top, bottom, wide)
             found = self.local(wide.permute(2, 0, 1)[None])[0].permute(1, 2, 0)  # (bottom - top, W, 3 c)
@@ -246,7 +246,7 @@ def _normalised(image: Tensor, norm: nn.LayerNorm) -> Tensor:
 
 
 class BandedGraphReasoning(nn.Module):
-    """`graph.GraphReasoning` as published: once the nodes are made, and until they are merged, each pixel is by itself.
+    """`graph.GraphReasoning` as published: between creating and merging the nodes, all pixels are independent.
 
     Shape: (B, c, H, W) twice, in and out.
     """
@@ -298,12 +298,12 @@ class BandedGraphReasoning(nn.Module):
 
 
 def _tell(within: WithinModality, nodes: Tensor, joint: Tensor) -> None:
-    """Do as `WithinModality`, in place; (nodes, n, c), and room for twice the channels."""
+    """Same as `WithinModality`, in place; (nodes, n, c), and a buffer for twice the channels."""
     count, pixels, channels = nodes.shape
     neighbours = count - 1
     edges = (_pixels(nodes) @ within.edges.weight[:, :, 0, 0].T).view(count, pixels, neighbours)
     messages = joint[..., :channels]
-    torch.sub(nodes.sum(dim=0), nodes, out=messages)  # of all neighbours, before their gates
+    torch.sub(nodes.sum(dim=0), nodes, out=messages)  # sum over the neighbours, before gating
     for number in range(count):
         others = [other for other in range(count) if other != number]
         gates = torch.stack([edges[number, :, k] - edges[other, :, k] for k, other in enumerate(others)], dim=-1)
@@ -313,7 +313,7 @@ def _tell(within: WithinModality, nodes: Tensor, joint: Tensor) -> None:
 
 
 def _updated(update: GatedUpdate, nodes: Tensor, joint: Tensor) -> Tensor:
-    """Do as `GatedUpdate`; `joint` holds the messages, and room for what is beside them."""
+    """Same as `GatedUpdate`; `joint` holds the messages, and has room for as many other channels."""
     beside = joint[..., nodes.shape[-1] :]
     beside.copy_(nodes)
     gates = torch.empty_like(joint)
@@ -322,13 +322,13 @@ def _updated(update: GatedUpdate, nodes: Tensor, joint: Tensor) -> Tensor:
     beside.mul_(reset)
     candidate = torch.empty_like(nodes)
     _multiply(_pixels(joint), update.candidate, _pixels(candidate))
-    # tanh x = 2 sigmoid(2 x) - 1, and torch's sigmoid is six times as fast
+    # tanh x = 2 sigmoid(2 x) - 1, and torch's sigmoid is six times faster
     candidate.mul_(2).sigmoid_().mul_(2).sub_(1)
     return nodes.lerp(candidate, share)
 
 
 def _banded_graph(graph: GraphReasoning) -> nn.Module:
-    """Return the graph in bands if it is as published and its gates fall on the same channels for all neighbours."""
+    """Return the banded graph if it is as published and its gates apply to the same channels for all neighbours."""
     within = graph.within[0]
     assert isinstance(within, WithinModality)
     if within.gamma is None or within.update.candidate.out_channels % within.edges.groups:
@@ -337,7 +337,7 @@ def _banded_graph(graph: GraphReasoning) -> nn.Module:
 
 
 class EncoderOneByOne(Encoder):
-    """`smfnet_parts.Encoder` for one image of a batch at a time: the features in it take most of the memory."""
+    """`smfnet_parts.Encoder`, one image of a batch at a time, because its features take most of the memory."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__(encoder.shallow, encoder.base, encoder.detail)

@@ -1,7 +1,7 @@
-"""Fusion methods: one file each, found by its name.
+"""Fusion methods, one file each, found by name.
 
 A method file defines `METHOD`, a subclass of `mmfuse.methods.base.FusionMethod`. Adding a file adds the method to
-`mmfuse list methods`, to the tests and to the study's choices; nothing else has to be told.
+`mmfuse list methods`, to the tests and to the study's choices; nothing else needs to change.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every fusion method offers."""
+"""The interface of all fusion methods."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class FusionMethod(nn.Module):
     """A network (or a formula) that fuses two aligned images into one.
 
     A subclass sets `summary` and `source`, takes its options as keyword arguments, and defines `forward`. A trained
-    method also names its training `parts` in order (a study may leave out `optional_parts`, the last ones), the
-    `loss_terms` that each part's parameters must weight, and defines `part_modules`, `part_outputs` and `part_terms`;
-    the training loop, resume, validation and checkpoints are written once, in `mmfuse.training.loop`.
-    `adaptive_options` names options that a study may leave to `found_options`. Parts named in `fused_parts` give an
-    image `fused` and can weight the terms of `mmfuse.nn.further_losses` as well. A method whose authors publish weights
-    also defines `published_options` and `published_names`, which `mmfuse import-weights` reads.
+    method also names its training `parts` in order (a study may leave out `optional_parts`, the last ones) and the
+    `loss_terms` that the parameters must weight in each part, and defines `part_modules`, `part_outputs` and
+    `part_terms`. Training loop, resume, validation and checkpoints are shared, in `mmfuse.training.loop`.
+    `adaptive_options` names options whose values `found_options` can determine. Parts in `fused_parts` output an image
+    `fused` and can also weight the terms of `mmfuse.nn.further_losses`. A method whose authors publish weights also
+    defines `published_options` and `published_names`, which `mmfuse import-weights` reads.
     """
 
     summary: ClassVar[str] = ""
@@ -32,12 +32,12 @@ class FusionMethod(nn.Module):
     loss_terms: ClassVar[dict[str, tuple[str, ...]]] = {}
     fused_parts: ClassVar[tuple[str, ...]] = ()
     adaptive_options: ClassVar[tuple[str, ...]] = ()
-    published_options: ClassVar[tuple[dict[str, Any], ...]] = ()  # of each network whose weights were published
-    published_tasks: ClassVar[tuple[str, ...]] = ()  # the task of each of these, where it is known; else ivif
-    published_note: ClassVar[str] = ""  # one sentence: what the output is with these options
+    published_options: ClassVar[tuple[dict[str, Any], ...]] = ()  # of each network with published weights
+    published_tasks: ClassVar[tuple[str, ...]] = ()  # the task of each of these networks, if known; else ivif
+    published_note: ClassVar[str] = ""  # one sentence about the output with these options
     published_extras: ClassVar[
         tuple[str, ...]
-    ] = ()  # regular expressions of names in these files that are no part of it
+    ] = ()  # regular expressions of names in these files that do not belong to the network
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Fuse two luminance images.
@@ -52,13 +52,13 @@ class FusionMethod(nn.Module):
         raise NotImplementedError
 
     def masked_parts(self) -> tuple[str, ...]:
-        """Return the parts whose `part_terms` take the masks of the training pairs as one more argument, `mask`."""
+        """Return the parts whose `part_terms` take another argument, `mask`: the masks of the training pairs."""
         return ()
 
     def part_outputs(self, part: str, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        """Return what a part's loss looks at, by name: fused or restored images, features.
+        """Return the inputs of a part's loss by name: fused or restored images, features.
 
-        This is all of the network's work in training; it may run in mixed precision.
+        This includes all of the network's work in training; it may run in mixed precision.
 
         Args:
             part: One of `parts`.
@@ -68,13 +68,13 @@ class FusionMethod(nn.Module):
         raise NotImplementedError
 
     def part_terms(self, part: str, outputs: Mapping[str, Tensor], a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        """Return a part's loss terms before their weights, one scalar for each of its `loss_terms`.
+        """Return a part's unweighted loss terms, one scalar for each of its `loss_terms`.
 
-        A method with `masked_parts` takes one more argument, `mask`, (B, H, W) int64.
+        A method with `masked_parts` takes another argument, `mask`, (B, H, W) int64.
 
         Args:
             part: One of `parts`.
-            outputs: What `part_outputs` gave.
+            outputs: The result of `part_outputs`.
             a: First modality, (B, 1, H, W) in [0, 1].
             b: Second modality, likewise.
         """
@@ -83,10 +83,10 @@ class FusionMethod(nn.Module):
     def full_precision_terms(
         self, part: str, outputs: Mapping[str, Tensor], a: Tensor, b: Tensor, *mask: Tensor
     ) -> dict[str, Tensor]:
-        """Return `part_terms` in single precision at least, whatever the precision of the network's work.
+        """Return `part_terms` in at least single precision, regardless of the network's precision.
 
-        Losses are differences of nearly equal numbers: in bf16 the variance in SSIM is rounding alone, and the gradient
-        points elsewhere (docs/decisions/0020-precision.md).
+        Losses are differences of nearly equal numbers. In bf16, the variance in SSIM is only rounding error, and the
+        gradient has the wrong direction (docs/decisions/0020-precision.md).
         """
         with torch.autocast(a.device.type, enabled=False):
             outputs = {name: at_least_single(value) for name, value in outputs.items()}
@@ -95,15 +95,15 @@ class FusionMethod(nn.Module):
     def part_losses(
         self, part: str, a: Tensor, b: Tensor, weights: Mapping[str, float], *mask: Tensor
     ) -> dict[str, Tensor]:
-        """Return a part's weighted loss terms for a batch; their sum is minimised.
+        """Return a part's weighted loss terms for a batch; training minimises their sum.
 
         Args:
             part: One of `parts`.
             a: First modality, (B, 1, H, W) in [0, 1].
             b: Second modality, likewise.
-            weights: Weight of each of the part's `loss_terms`, and for `fused_parts` of some of
+            weights: Weight of each of the part's `loss_terms`, and for `fused_parts` also of some of
                 `mmfuse.nn.further_losses.TERMS`.
-            mask: (B, H, W) int64, for `masked_parts` alone.
+            mask: (B, H, W) int64, only for `masked_parts`.
         """
         outputs = self.part_outputs(part, a, b)
         terms = self.full_precision_terms(part, outputs, a, b, *mask)
@@ -115,29 +115,29 @@ class FusionMethod(nn.Module):
         return {term: weights[term] * value for term, value in terms.items()}
 
     def found_options(self, names: Sequence[str], batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Any]:
-        """Return the values of options that say `adaptive`, found from training images before a part is trained.
+        """Return values for options set to `adaptive`, found from training images before a part is trained.
 
         Args:
             names: Some of `adaptive_options`.
-            batches: Random crops of training pairs, a and b (B, 1, H, W) in [0, 1]; the same ones for the same seed.
+            batches: Random crops of training pairs, a and b (B, 1, H, W) in [0, 1]; the same for the same seed.
         """
         raise NotImplementedError
 
     def deployed_modules(self) -> dict[str, nn.Module]:
-        """Return the submodules that `forward` needs: what the last part's checkpoint holds."""
+        """Return the submodules that `forward` needs and the last part's checkpoint holds."""
         return dict(self.named_children())
 
     def published_names(self) -> dict[str, dict[str, str]]:
-        """Return how the authors' checkpoints call this network's tensors.
+        """Return the names of this network's tensors in the authors' checkpoints.
 
         Returns:
             For each group of tensors that the authors save together (a file, or an entry of one), the group's name and
-            a dictionary from the authors' name of a tensor, without a prefix `module.`, to its name in `state_dict()`.
+            a dictionary from the authors' names of tensors, without a prefix `module.`, to those in `state_dict()`.
         """
         return {}
 
     def names_below(self, modules: Iterable[tuple[str, str]]) -> dict[str, str]:
-        """Return the authors' name and ours of every tensor below modules that are named (theirs, ours)."""
+        """Return the authors' name and our name of each tensor in modules that are named (theirs, ours)."""
         own = self.state_dict()
         return {
             f"{theirs}{key.removeprefix(ours)}": key

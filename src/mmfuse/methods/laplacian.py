@@ -1,4 +1,4 @@
-"""Laplacian pyramid: at every scale the stronger detail, at the coarsest the mean."""
+"""Laplacian pyramid: the stronger detail at each scale, the mean at the coarsest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Laplacian(FusionMethod):
     Source: Burt and Adelson 1983, "The Laplacian pyramid as a compact image code"; choose-max rule of Burt 1984.
 
     Args:
-        levels: Detail levels above the coarse rest; fewer are used for small images.
+        levels: Detail levels above the coarse rest; fewer for small images.
     """
 
     summary = "Laplacian pyramid: stronger detail at every scale, mean of the coarse rest"
@@ -27,7 +27,7 @@ class Laplacian(FusionMethod):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """See `FusionMethod.forward`."""
-        # reflecting two pixels needs three: stop before the coarse rest gets thinner
+        # reflection of two pixels needs three, so stop before the coarse rest becomes smaller
         levels = max(0, min(self.levels, int(min(a.shape[-2:]) // 3).bit_length() - 1))
         details = []
         for _ in range(levels):

@@ -1,8 +1,8 @@
-"""LKC-FUNet: a UNet of large kernels that normalises each image by itself, with attention in place of plain skips.
+"""LKC-FUNet: a UNet with large kernels, per-image normalisation, and attention instead of plain skip connections.
 
 Source: He et al., "Rethinking Normalization Strategies and Convolutional Kernels for Multimodal Image Fusion".
 One part, `net`. Here `a` is infrared (or MRI) and `b` visible (or CT, PET, SPECT). L1 to L14 below name the rows of the
-table in docs/decisions/0012-lkc-funet.md, which says what we chose where the paper and its published code differ.
+table in docs/decisions/0012-lkc-funet.md, which gives our choices where the paper and its published code differ.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ CHOICES = {
 
 
 def _shortcut(channels_in: int, channels_out: int) -> nn.Module:
-    """What a residual block adds to: its input, by a 1x1 convolution where the channels differ."""
+    """The shortcut of a residual block: its input, through a 1x1 convolution if the channels differ."""
     return nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
 
 
 @dataclass(frozen=True)
 class BlockOptions:
-    """What all blocks of the encoder and the decoder have in common."""
+    """Options that all blocks of the encoder and the decoder share."""
 
     norm: str
     groups: int | str
@@ -53,7 +53,7 @@ class BlockOptions:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Kinds of block (lkc, lkdc) in the four places of the network."""
+    """Kinds of block (lkc, lkdc) in the four sections of the network."""
 
     encoder: tuple[str, ...]
     bottleneck: tuple[str, ...]
@@ -62,14 +62,14 @@ class Blocks:
 
 
 class InitBlock(nn.Module):
-    """From the two images to the first features: 3x3, normalisation, ReLU, dropout, large kernel.
+    """First features of the two images: 3x3 convolution, normalisation, ReLU, dropout, large kernel.
 
-    Source: 3.2; L2: the published code has a batch norm in the place where the paper has the instance norm.
+    Source: 3.2; L2: the published code has a batch norm instead of the paper's instance norm.
     """
 
     def __init__(self, width: int, channels: int, kernel: int, norm: str, groups: int | str, dropout: float) -> None:
         super().__init__()
-        # the other reading of the paper's sentence: each image itself, with its own mean and deviation
+        # the other reading of the paper's sentence: each input image, with its own mean and deviation
         self.images = normalisation("instance" if norm == "per_modality" else "none", 2)
         self.thin = nn.Conv2d(2, width, 3, padding=1)  # L14: not in the paper
         self.wide = nn.Sequential(
@@ -80,15 +80,15 @@ class InitBlock(nn.Module):
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return thin features (B, width, H, W) and wide ones (B, channels, H, W) of images (B, 2, H, W)."""
+        """Return thin features (B, width, H, W) and wide features (B, channels, H, W) of images (B, 2, H, W)."""
         thin = self.thin(self.images(images))
         return thin, self.wide(thin)
 
 
 class LKCBlock(nn.Module):
-    """Twice normalisation, ReLU, dropout, large kernel, around a residual; (B, c, H, W) to (B, c', H, W).
+    """Normalisation, ReLU, dropout, large kernel, twice, with a shortcut; (B, c, H, W) to (B, c', H, W).
 
-    Source: 3.2, LKCBLOCK; L6: "optional Dropout" stands in the second unit alone.
+    Source: 3.2, LKCBLOCK; L6: "optional Dropout" is only in the second unit.
     """
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, options: BlockOptions) -> None:
@@ -107,7 +107,7 @@ class LKCBlock(nn.Module):
 
 
 class LKDCBlock(nn.Module):
-    """1x1 convolution, depthwise large kernel, 1x1 convolution, around a residual; (B, c, H, W) to (B, c', H, W).
+    """1x1 convolution, depthwise large kernel, 1x1 convolution, with a shortcut; (B, c, H, W) to (B, c', H, W).
 
     Source: 3.2, LKDCBLOCK, after RepLKNet; order, widths and the four normalisations: L6.
     """
@@ -115,10 +115,10 @@ class LKDCBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, kernel: int, options: BlockOptions) -> None:
         super().__init__()
         hidden = int(options.expansion * channels_out)
-        bias = options.norm == "none"  # a normalisation makes up for the bias of the convolution before it
+        bias = options.norm == "none"  # a normalisation makes the bias of the preceding convolution redundant
 
         def norm(channels: int) -> nn.Module:
-            # PAPER: 3.2, one group: depthwise kernels see one channel each, and groups would set some channels apart
+            # PAPER: 3.2, one group: depthwise kernels see one channel each, and groups would separate channels
             return normalisation(options.norm, channels, options.depthwise_groups)
 
         self.units = nn.Sequential(
@@ -144,9 +144,9 @@ BLOCKS = {"lkc": LKCBlock, "lkdc": LKDCBlock}
 
 
 class Network(nn.Module):
-    """The UNet of Fig. 2; level l of the encoder and the decoder works at 1/2^l of the resolution.
+    """The UNet of Fig. 2; level l of the encoder and the decoder has 1/2^l of the resolution.
 
-    The arguments are those of `LKCFUNet`; `mpafm` is None for plain skips.
+    The arguments are those of `LKCFUNet`; `mpafm` is None for plain skip connections.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Network(nn.Module):
             return BLOCKS[kind](channels_in, channels, kernel, options)
 
         def decoder(kinds: Sequence[str], kernel: int) -> nn.Sequential:
-            inputs = [2 * channels] + [channels] * len(kinds)  # there may be no block, before the last one
+            inputs = [2 * channels] + [channels] * len(kinds)  # there may be no block before the last one
             return nn.Sequential(*(block(kind, kernel, c) for kind, c in zip(kinds, inputs, strict=False)))
 
         self.init = init
@@ -186,7 +186,7 @@ class Network(nn.Module):
         self.out = nn.Sequential(norm, nn.ReLU(), nn.Conv2d(channels, 1, 3, padding=1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the fused image, (B, 1, H, W), of (B, 2, H, W) with sides that divide by 2^(levels - 1)."""
+        """Return the fused image, (B, 1, H, W), of (B, 2, H, W) with sides divisible by 2^(levels - 1)."""
         thin, x = self.init(images)  # (B, width, H, W), (B, channels, H, W)
         features: list[Tensor] = []
         for level, blocks in enumerate(self.encoder):
@@ -200,46 +200,46 @@ class Network(nn.Module):
 
 
 class LKCFUNet(FusionMethod):
-    """LKC-FUNet (He et al.), at the size of the paper unless told otherwise.
+    """LKC-FUNet (He et al.), by default at the size of the paper.
 
     Args:
         width: Channels of the first convolution.
         channels: Channels everywhere else.
-        kernels: Kernel of each level, finest first; as many levels as kernels.
+        kernels: Kernel of each level, finest first; their number sets the number of levels.
         bottleneck_kernel: Kernel between encoder and decoder.
         init_kernel: Kernel of the InitBlock.
         encoder_blocks: Kinds of block (lkc, lkdc) at each level of the encoder.
         bottleneck_blocks: Kinds of block between encoder and decoder.
-        decoder_blocks: Kinds of block at each level of the decoder but the finest.
+        decoder_blocks: Kinds of block at each level of the decoder except the finest.
         finest_blocks: Kinds of block at the finest level of the decoder; the thin features join before the last one.
         init_norm: Normalisation in the InitBlock: instance, batch, group, none; per_modality normalises each image.
         norm: Normalisation elsewhere: group, batch, none.
-        groups: Number of groups, or `channels` for one each.
-        depthwise_groups: The same within the LKDCBlock.
+        groups: Number of groups; `channels` makes each channel a group.
+        depthwise_groups: The same for the LKDCBlock.
         dropout: Share of features dropped in the InitBlock and the LKCBlocks.
-        drop_path: Share of images for which an LKDCBlock is left out in training.
-        expansion: Hidden channels of an LKDCBlock, as a multiple.
-        skip: mpafm, or concat for plain skips.
+        drop_path: Share of images for which training drops an LKDCBlock.
+        expansion: Hidden channels of an LKDCBlock, as a multiple of its output channels.
+        skip: mpafm, or concat for plain skip connections.
         mpafm: Options of MPAFM that differ from its defaults.
-        training_range: unit trains on [0, 1], symmetric on [-1, 1] as the published code does.
-        ssim_border: How the loss's similarity extends images: zeros (published code), reflect, replicate.
-        ssim_range: Length of the interval of intensities that its constants are made for; 1 (published code).
-        gradient_border: How the loss's gradient extends images: zeros (published code), reflect, replicate.
-        padding: How images are extended to a size that divides: reflect, replicate, constant (zeros).
+        training_range: unit trains on [0, 1], symmetric on [-1, 1] like the published code.
+        ssim_border: Border extension in the loss's SSIM: zeros (published code), reflect, replicate.
+        ssim_range: Intensity range in the constants of SSIM; 1 (published code).
+        gradient_border: Border extension in the loss's gradient: zeros (published code), reflect, replicate.
+        padding: Padding of images to a divisible size: reflect, replicate, constant (zeros).
     """
 
-    summary = "UNet of large kernels with instance and group normalisation and attention between its paths"
+    summary = "UNet with large kernels, instance and group normalisation, and attention in its skip connections"
     source = "He et al., LKC-FUNet"
     parts = ("net",)
     loss_terms: ClassVar[dict[str, tuple[str, ...]]] = {"net": ("ssim", "intensity", "gradient")}
     fused_parts = ("net",)
-    # best_VIF.pth has a batch norm in the InitBlock, best_MIF.pth the paper's instance norm
+    # best_VIF.pth has a batch norm in the InitBlock; best_MIF.pth has the paper's instance norm
     published_options: ClassVar[tuple[dict[str, Any], ...]] = (
         {"init_norm": "batch", "mpafm": {"norm": "batch", "sides": "code"}},
         {"init_norm": "instance", "mpafm": {"norm": "batch", "sides": "code"}},
     )
     published_tasks = ("ivif", "mif")
-    published_note = "The network's output is clipped to [0, 1] and nothing else, as in the authors' test code."
+    published_note = "The network's output is only clipped to [0, 1], as in the authors' test code."
 
     def __init__(
         self,
@@ -277,14 +277,14 @@ class LKCFUNet(FusionMethod):
         _check_blocks(width, channels, (*kernels, bottleneck_kernel, init_kernel), len(kernels), blocks)
         if not (0 <= dropout < 1 and 0 <= drop_path < 1 and ssim_range > 0):
             raise UserError(
-                "LKC-FUNet cannot use these numbers.",
+                "LKC-FUNet cannot use these values.",
                 expected="dropout and drop_path from 0 to below 1, ssim_range above 0",
                 found=f"dropout {dropout}, drop_path {drop_path}, ssim_range {ssim_range}",
             )
         self.multiple, self.training_range, self.padding = 2 ** (len(kernels) - 1), training_range, padding
         self.ssim_border, self.ssim_range, self.gradient_border = ssim_border, ssim_range, gradient_border
         options = BlockOptions(norm, groups, depthwise_groups, dropout, drop_path, expansion)
-        # ASSUME: a group norm in the InitBlock has groups of as many channels as elsewhere
+        # ASSUME: a group norm in the InitBlock has as many channels per group as elsewhere
         init_groups = groups if isinstance(groups, str) else max(1, groups * width // channels)
         init = InitBlock(width, channels, init_kernel, init_norm, init_groups, dropout)
         chosen = (mpafm or {}) if skip == "mpafm" else None
@@ -295,12 +295,12 @@ class LKCFUNet(FusionMethod):
         return self._fuse(a, b).clamp(0, 1)
 
     def _fuse(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the fused image before clamping, at the size of its sources."""
+        """Return the fused image before clamping, at the size of the inputs."""
         height, width = a.shape[-2:]
         return self.net(self.stacked(a, b))[..., :height, :width]
 
     def stacked(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return both images as the network takes them, (B, 2, H', W') with sides that divide by `multiple`."""
+        """Return both images as input of the network, (B, 2, H', W') with sides divisible by `multiple`."""
         return pad_to_multiple(torch.cat([b, a], dim=1), self.multiple, self.padding)  # L14: visible first
 
     def part_modules(self, part: str) -> dict[str, nn.Module]:
@@ -308,7 +308,7 @@ class LKCFUNet(FusionMethod):
         return {part: getattr(self, part)}
 
     def part_outputs(self, part: str, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        """Return `fused`, (B, 1, H, W), in the range of the training."""
+        """Return `fused`, (B, 1, H, W), in the training range."""
         assert part == "net"
         return {"fused": self._fuse(self._in_training_range(a), self._in_training_range(b))}
 
@@ -323,7 +323,7 @@ class LKCFUNet(FusionMethod):
         }
 
     def _in_training_range(self, image: Tensor) -> Tensor:
-        """L8: the published code trains on [-1, 1], and applies what it trained to [0, 1]."""
+        """L8: the published code trains on [-1, 1] and applies the trained network to [0, 1]."""
         return 2 * image - 1 if self.training_range == "symmetric" else image
 
     def published_names(self) -> dict[str, dict[str, str]]:
@@ -331,7 +331,7 @@ class LKCFUNet(FusionMethod):
         return {"net": self.names_below(self._published_modules())}
 
     def _published_modules(self) -> Iterator[tuple[str, str]]:
-        """Yield the authors' and our name of every module with weights."""
+        """Yield the authors' name and our name of each module with weights."""
         yield "model.init_conv", "net.init.thin"
         yield from ((f"model.IN_conv.{layer}", f"net.init.wide.{layer}") for layer in (0, 3))
         number = 0
@@ -376,13 +376,13 @@ def _published_block(theirs: str, ours: str, block: nn.Module) -> Iterator[tuple
 
 
 def _check_blocks(width: int, channels: int, kernels: Sequence[int], levels: int, blocks: Blocks) -> None:
-    """Refuse sizes and blocks that the network cannot be built of."""
+    """Reject sizes and blocks from which the network cannot be built."""
     kinds = [*blocks.encoder, *blocks.bottleneck, *blocks.decoder, *blocks.finest]
     known = set(kinds) <= set(BLOCKS) and blocks.encoder and blocks.decoder and blocks.finest
     if not (known and levels and all(kernel % 2 for kernel in kernels) and min(width, channels) > 0):
         raise UserError(
-            "LKC-FUNet cannot be built of these blocks.",
-            expected="width and channels from 1; odd kernels, one a level; at every level blocks "
+            "LKC-FUNet cannot be built from these blocks.",
+            expected="width and channels from 1; odd kernels, one per level; at each level, blocks "
             + " and ".join(BLOCKS),
             found=f"width {width}, channels {channels}, kernels {list(kernels)}, blocks {blocks}",
         )

@@ -1,4 +1,4 @@
-"""Maximum: the brighter of both images at every pixel."""
+"""Maximum: the brighter of both images at each pixel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmfuse.methods.base import FusionMethod
 class Maximum(FusionMethod):
     """F = max(A, B)."""
 
-    summary = "brighter of both images at every pixel"
+    summary = "brighter of both images at each pixel"
     source = "folklore baseline"
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""MMA-UNet: two UNets, one guided by the other, fused level by level with an offset.
+"""MMA-UNet: two UNets, one guided by the other, fused level by level with an offset between their levels.
 
 Source: Huang et al., "MMA-UNet: A Multi-Modal Asymmetric UNet Architecture for Infrared and Visible Image Fusion".
 Stage I trains `vi_unet` to reproduce the visible image, then `ir_unet` to reproduce the infrared image while the frozen
 visible encoder guides it. Stage II (`fusion`) keeps both encoders frozen and trains the attention and the decoder.
 Here `a` is infrared (or MRI) and `b` visible (or CT, PET, SPECT). M1 to M13 below name the rows of the table in
-docs/decisions/0006-mma-unet.md, which says what we chose where the paper and its published code differ.
+docs/decisions/0006-mma-unet.md, which gives our choices where the paper and its published code differ.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ PAPER_PAIRING = ((1, 2), (2, 3), (3, 4), (4, 5))  # PAPER: first four visible le
 
 
 class ShuffleUp(nn.Sequential):
-    """Twice the resolution, half the channels: convolution 3x3 and pixel shuffle."""
+    """Twice the resolution, half the channels: 3x3 convolution and pixel shuffle."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False), nn.PixelShuffle(2))
 
 
 class FusionDecoder(nn.Module):
-    """From the fused levels back to an image (stage II)."""
+    """Decoder from the fused levels to an image (stage II)."""
 
     def __init__(self, levels: list[int], width: int, channels: int, last_kernel: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class FusionDecoder(nn.Module):
         self.ups = nn.ModuleDict({str(level): ShuffleUp(widths[level]) for level in range(max(levels), 1, -1)})
         joins = [level for level in levels if level < max(levels)]
         self.joins = nn.ModuleDict({str(level): DoubleConv(2 * widths[level], widths[level]) for level in joins})
-        # M4: three convolutions to the image, no activation at the end; the paper's text has a 1x1 kernel in the last
+        # M4: three convolutions to the image, no activation at the end; in the paper's text, the last has a 1x1 kernel
         half, quarter = max(1, width // 2), max(1, width // 4)
         self.out = nn.Sequential(
             nn.Conv2d(width, half, 3, padding=1),
@@ -79,7 +79,7 @@ class FusionDecoder(nn.Module):
 
 
 class FusionNetwork(nn.Module):
-    """Everything that stage II trains: level fusion and decoder; without a pairing, the choice of the pairs as well."""
+    """All modules that stage II trains: level fusion and decoder; without a pairing, also the choice of pairs."""
 
     def __init__(
         self, pairing: list[tuple[int, int]] | None, width: int, channels: int, last_kernel: int, attention: str
@@ -87,7 +87,7 @@ class FusionNetwork(nn.Module):
         super().__init__()
         self.pairing = pairing
         levels = [max(pair) for pair in pairing or PAPER_PAIRING]
-        # M3: the two shallow pairs have one kind of attention, the two deep ones the other
+        # M3: the two shallow pairs have one kind of attention, the two deep pairs the other
         first_deep = {"mixed": len(levels) // 2, "pooled": len(levels), "channel_spatial": 0}[attention]
         self.pairs = nn.ModuleList(
             LevelFusion(*pairing[number], width, deep=number >= first_deep)
@@ -105,19 +105,19 @@ class FusionNetwork(nn.Module):
         return self.decoder([fuse(visible[v - 1], infrared[i - 1]) for fuse, (v, i) in pairs])
 
     def pair_weights(self) -> list[dict[str, float]]:
-        """Return for each fused level how much each pair VISIBLE-INFRARED of levels counts in it."""
+        """Return, for each fused level, the weight of each pair VISIBLE-INFRARED of levels."""
         if self.pairing is not None:
             return [{f"{v}-{i}": 1.0} for v, i in self.pairing]
         return [level.pair_weights() for level in self.pairs if isinstance(level, SoftLevelFusion)]
 
 
 def _checked(pairing: list[list[int]] | str) -> list[tuple[int, int]] | None:
-    """Return a pairing as it is used, if the decoder can work with it; None for one that is learned."""
+    """Return a pairing that the decoder supports, or None for a learned pairing."""
     if pairing == LEARNED:
         return None
     pairs: list[tuple[int, int]] = []
     try:
-        pairs = [(v, i) for v, i in pairing]  # type: ignore[misc, str-unpack] # another text is refused below
+        pairs = [(v, i) for v, i in pairing]  # type: ignore[misc, str-unpack] # other strings are rejected below
         levels = [max(pair) for pair in pairs]
         good = levels == sorted(set(levels)) != [] and all(level in range(1, 6) for pair in pairs for level in pair)
     except (TypeError, ValueError):
@@ -125,7 +125,7 @@ def _checked(pairing: list[list[int]] | str) -> list[tuple[int, int]] | None:
     if not good:
         raise UserError(
             "MMA-UNet cannot use this pairing of levels.",
-            expected="pairs [visible, infrared] of levels 1 to 5 whose coarser levels increase; or learned; or, in a "
+            expected="pairs [visible, infrared] of levels 1 to 5 with increasing coarser levels; or learned; or, in a "
             "study, adaptive",
             found=pairing,
             fix="see PAPER_PAIRING in methods/mma_unet.py",
@@ -134,30 +134,30 @@ def _checked(pairing: list[list[int]] | str) -> list[tuple[int, int]] | None:
 
 
 class MMAUNet(FusionMethod):
-    """The three networks together.
+    """The two UNets and the fusion network.
 
     Args:
         width: Channels of the first level; 64 in the paper.
-        channels: Channels of the images inside; PAPER: three, luminance is repeated.
+        channels: Channels of the images in the network; PAPER: three, with repeated luminance.
         output: Activation of the stage-I networks: tanh (published code), sigmoid or linear.
         guidance: Whether the visible features guide the infrared encoder (off in E2 and E3).
         pairing: (visible level, infrared level) of each fused pair, from shallow to deep; or learned, which trains a
-            weight for each pair along with stage II. A study may say adaptive, see `found_options`.
+            weight for each pair in stage II. A study may set adaptive, see `found_options`.
         last_kernel: Kernel of the last convolution: 3 (published code) or 1 (paper).
-        attention: Attention of the fused levels: mixed (published code), or pooled or channel_spatial for all of them.
-        ssim_border: How the loss's similarity extends images: reflect (published code), zeros, replicate.
-        ssim_range: Length of the interval of intensities that its constants are made for.
-        gradient_border: How the loss's gradient extends images: zeros (published code), reflect, replicate.
-        stretch: Whether `forward` stretches each image to the full range, as the published test code does.
-        channel: What `forward` makes of the three fused channels: their mean, or the first alone (published code).
-        padding: How `forward` treats sides that do not divide by 16: reflect extends the images; published drops and
-            pads rows within the network and resizes its result.
+        attention: Attention of the fused levels: mixed (published code), or pooled or channel_spatial for all levels.
+        ssim_border: Border extension in the loss's SSIM: reflect (published code), zeros, replicate.
+        ssim_range: Intensity range in the constants of SSIM.
+        gradient_border: Border extension in the loss's gradient: zeros (published code), reflect, replicate.
+        stretch: Whether `forward` stretches each image to the full range, like the published test code.
+        channel: How `forward` reduces the three fused channels: mean, or first (published code).
+        padding: How `forward` handles sides not divisible by 16: reflect extends the images; published drops and pads
+            rows within the network and resizes its output.
     """
 
     summary = "asymmetric fusion of a visible UNet and an infrared UNet that it guides"
     source = "Huang et al., MMA-UNet"
     parts = ("vi_unet", "ir_unet", "fusion", "joint")
-    optional_parts = ("joint",)  # ASSUME: no paper has it; narrow networks need it, see docs/decisions/0006-mma-unet.md
+    optional_parts = ("joint",)  # ASSUME: not in the paper; narrow networks need it: docs/decisions/0006-mma-unet.md
     fused_parts = ("fusion", "joint")
     adaptive_options = ("pairing",)
     loss_terms: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -170,10 +170,10 @@ class MMAUNet(FusionMethod):
         {"stretch": True, "channel": "first", "padding": "published"},
     )
     published_note = (
-        "Each picture is stretched over its three channels to the full range and its first channel kept, "
+        "Each image is stretched over its three channels to the full range and only its first channel is kept, "
         "as in the authors' test code."
     )
-    # the loss's filters, which the published code saves along where it was trained without a GPU
+    # filters of the loss, which the published code also saves when it is trained without a GPU
     published_extras = (r"(fusionloss\.)?sobelconv\.weight[xy]",)
 
     def __init__(
@@ -201,7 +201,7 @@ class MMAUNet(FusionMethod):
         )  # fmt: skip
         if min(width, channels) < 1 or last_kernel % 2 == 0 or ssim_range <= 0:
             raise UserError(
-                "MMA-UNet cannot use these numbers.",
+                "MMA-UNet cannot use these values.",
                 expected="width and channels from 1, an odd last_kernel, ssim_range above 0",
                 found=f"width {width}, channels {channels}, last_kernel {last_kernel}, ssim_range {ssim_range}",
             )
@@ -220,14 +220,14 @@ class MMAUNet(FusionMethod):
         if self.stretch:
             low, high = (f(fused, dim=(1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
             fused = (fused - low) / (high - low).clamp_min(1e-6)
-        # M10: the published code keeps one of three channels that have the same target; the mean is less noisy
+        # M10: the published code keeps one of three channels with the same target; the mean is less noisy
         fused = fused[:, :1] if self.channel == "first" else fused.mean(dim=1, keepdim=True)
         if fused.shape[-2:] != (height, width):
             fused = F.interpolate(fused, (height, width), mode="bicubic", antialias=True)
         return fused.clamp(0, 1)
 
     def _fuse(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the fused image as the fusion network gives it, (B, channels, H, W)."""
+        """Return the output of the fusion network, (B, channels, H, W)."""
         return self.fusion(*self._encode(a, b))
 
     def _encode(self, a: Tensor, b: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -240,11 +240,11 @@ class MMAUNet(FusionMethod):
         return luminance.expand(-1, self.channels, -1, -1)
 
     def part_modules(self, part: str) -> dict[str, nn.Module]:
-        """See `FusionMethod.part_modules`; M9: stage II leaves the encoders as they are, `joint` trains them along."""
+        """See `FusionMethod.part_modules`; M9: stage II freezes the encoders, `joint` also trains them."""
         return self.deployed_modules() if part == "joint" else {part: getattr(self, part)}
 
     def deployed_modules(self) -> dict[str, nn.Module]:
-        """Both encoders and the fusion network; the decoders of stage I have done their work."""
+        """Return both encoders and the fusion network; the decoders of stage I are only needed in training."""
         return {
             "vi_unet.encoder": self.vi_unet.encoder,
             "ir_unet.encoder": self.ir_unet.encoder,
@@ -252,10 +252,10 @@ class MMAUNet(FusionMethod):
         }
 
     def found_options(self, names: Sequence[str], batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Any]:
-        """Return the pairing of the four levels whose features are most alike, by CKA of both trained encoders.
+        """Return the pairing of the four levels with the most similar features, by CKA of both trained encoders.
 
         Source: MMA-UNet 3.2 asks for "features from different modalities with same information space distributions" and
-        pairs by hand; 5.2 leaves the choice to future work. The rule is ours: `mmfuse.nn.cka.best_pairing`.
+        pairs by hand; 5.2 leaves the choice to future work. The rule `mmfuse.nn.cka.best_pairing` is ours.
         """
         assert set(names) == {"pairing"}
         alignment = Alignment(10)
@@ -273,13 +273,13 @@ class MMAUNet(FusionMethod):
         """Return `restored` in stage I, `fused` in stage II, (B, channels, H, W) each.
 
         Raises:
-            UserError: the sides do not divide by 16.
+            UserError: the sides are not divisible by 16.
         """
         if a.shape[-2] % 16 or a.shape[-1] % 16:
             raise UserError(
-                "MMA-UNet trains and validates on images whose sides divide by 16.",
+                "MMA-UNet trains and validates on images with sides divisible by 16.",
                 found=f"{a.shape[-2]} x {a.shape[-1]}",
-                fix="choose such a height and width for crop; validation images need at least 32 pixels a side",
+                fix="choose such a height and width for crop; validation images need at least 32 pixels per side",
             )
         if part == "vi_unet":
             return {"restored": self.vi_unet(self._repeat(b))}
@@ -300,9 +300,9 @@ class MMAUNet(FusionMethod):
         similarity = (ssim_loss(fused, x, border=self.ssim_border, data_range=self.ssim_range) for x in (a, b))
         return {
             "mse": F.mse_loss(fused, (a + b) / 2),
-            # M7: eq. 3 adds the similarity itself, which would reward unlike images
+            # M7: eq. 3 adds the similarity itself, which would reward dissimilar images
             "ssim": torch.stack(list(similarity)).sum(),
-            # M7: square of the mean absolute difference, where eq. 4 leaves the norm open
+            # M7: square of the mean absolute difference, because eq. 4 leaves the norm open
             "detail": (of_fused - torch.maximum(of_a, of_b)).abs().mean() ** 2,
         }
 
@@ -313,7 +313,7 @@ class MMAUNet(FusionMethod):
 
 
 def _published_unet(ours: str) -> Iterator[tuple[str, str]]:
-    """Yield the authors' and our name of every module with weights in a network of stage I."""
+    """Yield the authors' name and our name of each module with weights in a network of stage I."""
     yield "inc.double_conv", f"{ours}.encoder.blocks.0"
     for number in range(1, 5):
         yield f"down{number}.maxpool_conv.1.double_conv", f"{ours}.encoder.blocks.{number}"
@@ -326,7 +326,7 @@ def _published_unet(ours: str) -> Iterator[tuple[str, str]]:
 
 
 def _published_fusion() -> Iterator[tuple[str, str]]:
-    """Yield the authors' and our name of every module with weights in the fusion network with the paper's pairing."""
+    """Yield the authors' name and our name of each module with weights in the fusion network (paper's pairing)."""
     for number in range(4):
         theirs, ours = f"fusion_encoder.ca{number + 1}", f"fusion.pairs.{number}.attention"
         yield f"fusion_encoder.down{number + 1}.maxpool_conv.1", f"fusion.pairs.{number}.visible.1"

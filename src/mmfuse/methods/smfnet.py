@@ -3,7 +3,7 @@
 Source: Zhang et al., "A Semantic-Aware and Multi-Guided Network for Infrared-Visible Image Fusion".
 Stage I (`reconstruction`) trains encoder, graph and decoder to restore both images. Stage II (`fusion`) adds the two
 fusion layers and trains everything. Here `a` is infrared (or MRI) and `b` visible (or CT, PET, SPECT).
-What paper and published code leave open or say differently: docs/decisions/0013-smfnet.md.
+Points that the paper and the published code leave open or treat differently: docs/decisions/0013-smfnet.md.
 """
 
 from __future__ import annotations
@@ -57,39 +57,39 @@ class SMFNet(FusionMethod):
     """The whole network.
 
     Args:
-        dim: Channels of all features. The default numbers are those of the published code.
-        heads: Heads of every attention.
+        dim: Channels of all features. The default values are those of the published code.
+        heads: Heads of each attention.
         blocks: Transformer blocks of the shallow encoder, of the base fusion layer and of the decoder.
-        base_groups: Groups of the base branch, each with its shortcut.
-        base_pairs: Transformer blocks of both kinds in a group.
-        expansion: Widening inside the LeFF.
+        base_groups: Groups of the base branch, each with a shortcut.
+        base_pairs: Pairs of transformer blocks (one of each kind) in a group.
+        expansion: Widening factor of the LeFF.
         invertible: Invertible blocks of the detail branch.
         fusion_invertible: Invertible blocks of the detail fusion layer.
         scales: Scales of the graph's nodes, in pixels.
         iterations: Rounds of messages in the graph.
-        nodes: How nodes are made: dilated (published code) or pooled (eq. 11).
-        reasoning: How nodes tell each other: published (published code) or printed (eq. 12 to 16).
-        join: How the decoder joins its features: sum (published code) or concat (text).
-        cross_attention: Whether the detail branch has its cross attention (Table 5: CAI->INN).
+        nodes: Construction of the nodes: dilated (published code) or pooled (eq. 11).
+        reasoning: Messages between the nodes: published (published code) or printed (eq. 12 to 16).
+        join: How the decoder joins its features: sum (published code) or concat (paper).
+        cross_attention: Whether the detail branch has cross attention (Table 5: CAI->INN).
         residual: Whether the base branch has convolutions and shortcuts (Table 5: w/o residual transformer).
         graph: Whether there is a graph (Table 5: w/o GNN).
-        exchange: Whether the two fusion layers change places (Table 5: INN<->transformer).
-        train_sobel: Whether the gradient filters are trained.
-        decomposition: Correlation by_channel (paper), or detached, one number without gradient (published code).
-        both_stages: Whether stage I's decomposition has the graph's correlation too (Table 5: both cc_G).
-        interaction: Second correlation of stage II: graph (paper) or detail once more (published code).
+        exchange: Whether the two fusion layers are swapped (Table 5: INN<->transformer).
+        train_sobel: Whether to train the gradient filters.
+        decomposition: Correlation by_channel (paper), or detached: one number without gradient (published code).
+        both_stages: Whether stage I's decomposition also includes the graph's correlation (Table 5: both cc_G).
+        interaction: Second correlation of stage II: graph (paper) or detail again (published code).
         semantic: Regions by threshold, labels (the dataset's masks), or constant, without gradient (published code).
         classes: Number of classes in the masks, for `labels`.
         gram: Gram matrix of the image (published code) or of its shallow features.
         gram_norm: Distance of Gram matrices: squared (published code) or plain (eq. 20).
         similarity: SSIM loss: halved, clamp(1 - SSIM, 0, 1) / 2 (published code), or plain, 1 - SSIM (paper).
-        spatial: Which images the spatial gradient is for: visible (published code) or both.
-        ssim_border: Border of the SSIM's window: zeros, reflect or replicate.
-        ssim_range: Length of the interval of intensities that the SSIM's constants are made for.
-        sobel_border: Border of the gradient's strength, likewise.
-        spatial_border: Border of the spatial gradient, likewise.
-        stretch: Whether `forward` stretches each image to the full range, as the published test code does.
-        unused: Whether the network holds the tensors that the published one holds and never uses.
+        spatial: Images with the spatial gradient loss: visible (published code) or both.
+        ssim_border: Border extension in SSIM: zeros, reflect or replicate.
+        ssim_range: Intensity range in the constants of SSIM.
+        sobel_border: Border extension for the gradient strength, likewise.
+        spatial_border: Border extension for the spatial gradient, likewise.
+        stretch: Whether `forward` stretches each image to the full range, like the published test code.
+        unused: Whether the network contains the tensors that the published network holds but never uses.
     """
 
     summary = "base, detail and graph features, trained to restore and then to fuse"
@@ -109,7 +109,7 @@ class SMFNet(FusionMethod):
             "unused": True,
         },
     )
-    published_note = "Each picture is stretched to the full range, as in the authors' test code."
+    published_note = "Each image is stretched to the full range, as in the authors' test code."
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class SMFNet(FusionMethod):
         def stack() -> nn.Sequential:
             return transformer(dim, heads, expansion, blocks)
 
-        # PAPER: shallow features come from a depthwise convolution, which for one channel is an ordinary one
+        # PAPER: a depthwise convolution extracts shallow features; for one channel it is an ordinary one
         shallow = nn.Sequential(nn.Conv2d(1, dim, 3, padding=1, bias=False), stack())
         base = BaseBranch(dim, heads, expansion, base_groups, base_pairs, residual=residual)
         detail = DetailBranch(dim, heads, invertible, cross_attention=cross_attention, train_sobel=train_sobel)
@@ -177,7 +177,7 @@ class SMFNet(FusionMethod):
         base_layer, detail_layer = stack(), DetailFusion(dim, fusion_invertible, train_sobel=train_sobel)
         self.base_fusion: nn.Module = detail_layer if exchange else base_layer
         self.detail_fusion: nn.Module = base_layer if exchange else detail_layer
-        # what follows is drawn last, so that the rest starts alike with and without it
+        # these are initialised last, so that the rest has the same initial values with and without them
         self.labeller = labeller(dim, classes) if semantic == "labels" else None
         self.unused = UnusedTensors(dim, len(scales)) if unused else None
 
@@ -190,7 +190,7 @@ class SMFNet(FusionMethod):
         return fused.clamp(0, 1)
 
     def _features(self, a: Tensor, b: Tensor) -> tuple[Tensor, Features]:
-        """Return shallow and further features of the infrared images and, after them, of the visible ones.
+        """Return shallow features and all further features, of the infrared images followed by the visible ones.
 
         Shape: a, b (B, 1, H, W); all features (2 B, dim, H, W).
         """
@@ -208,13 +208,13 @@ class SMFNet(FusionMethod):
         return self.decoder(Features(self.base_fusion(base), self.detail_fusion(detail), graph))
 
     def part_modules(self, part: str) -> dict[str, nn.Module]:
-        """See `FusionMethod.part_modules`; S10: stage II goes on with everything that stage I trained."""
+        """See `FusionMethod.part_modules`; S10: stage II continues to train everything from stage I."""
         modules = {name: module for name, module in self.named_children() if name != "unused"}
         if part == "fusion":
             modules.pop("labeller", None)
             return modules
         del modules["base_fusion"], modules["detail_fusion"]
-        if self.graph is not None:  # each image is restored from its own graph features: nothing is joined
+        if self.graph is not None:  # each image is restored from its own graph features, so nothing is joined
             del modules["graph"]
             modules["graph.reasoning"] = self.graph.reasoning
         return modules
@@ -228,7 +228,7 @@ class SMFNet(FusionMethod):
         return ("reconstruction",) if self.semantic == "labels" else ()
 
     def part_outputs(self, part: str, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        """Return features of both modalities, and the restored images in stage I or the fused one in stage II."""
+        """Return features of both modalities, and the restored images in stage I or the fused image in stage II."""
         shallow, features = self._features(a, b)
         outputs = {}
         for name, both in features._asdict().items():
@@ -256,7 +256,7 @@ class SMFNet(FusionMethod):
             }
         infrared, visible = outputs["infrared"], outputs["visible"]
         both = ((infrared, a), (visible, b))
-        # S4: as published, the gradient that alpha_2 weights is the visible image's alone
+        # S4: in the published code, alpha_2 weights the gradient of the visible image only
         sloped = both if self.spatial == "both" else both[1:]
         return {
             "ssim": _sum(self._ssim_loss(restored, image) for restored, image in both),
@@ -270,7 +270,7 @@ class SMFNet(FusionMethod):
     def _ssim_loss(self, restored: Tensor, image: Tensor) -> Tensor:
         if self.similarity == "plain":
             return 1 - ssim_map(restored, image, border=self.ssim_border, data_range=self.ssim_range).mean()
-        # S4: half of the paper's 1 - SSIM
+        # S4: half the paper's 1 - SSIM
         return ssim_loss(restored, image, border=self.ssim_border, data_range=self.ssim_range)
 
     def _gradient_loss(self, restored: Tensor, image: Tensor) -> Tensor:
@@ -282,28 +282,28 @@ class SMFNet(FusionMethod):
         return F.l1_loss(restored, image)
 
     def _gram_loss(self, outputs: Mapping[str, Tensor], image: Tensor) -> Tensor:
-        """Distance of two Gram matrices (eq. 20), mean over the batch."""
+        """Distance between two Gram matrices (eq. 20), mean over the batch."""
         if self.gram == "features":
             restored, image = outputs["shallow_restored"], outputs["shallow_infrared"]
         else:
             restored = outputs["infrared"]
         difference = gram_matrix(restored) - gram_matrix(image)  # (B, 1, 1) of images
-        # S6: the published code squares where the paper prints a 2-norm
+        # S6: the published code squares; the paper has a 2-norm
         return (
             difference.square().mean() if self.gram_norm == "squared" else torch.linalg.matrix_norm(difference).mean()
         )
 
     def _semantic_loss(self, outputs: Mapping[str, Tensor], image: Tensor, mask: Tensor | None) -> Tensor:
-        """How badly the regions of the image overlap with those of its restoration (eq. 21 to 25)."""
+        """Measure how badly the regions of the image and of its restoration overlap (eq. 21 to 25)."""
         if self.semantic == "labels":
             assert mask is not None
             return lovasz_softmax(outputs["scores"], mask)
         if self.semantic == "constant":
-            # S5: softmax over one channel is one everywhere, and the labels are compared with zero: what is left of the
-            # loss is the share of pixels that are not black, if any is
+            # S5: softmax over one channel is always one, and the labels are compared with zero; the loss reduces to the
+            # share of pixels that are not black, if any pixel is black
             lit = (image != 0).to(image.dtype).mean()
             return torch.where(lit < 1, lit, 0)
-        # ASSUME: images have no labels, so the bright region, above the image's mean, stands for the object
+        # ASSUME: images have no labels, so the region brighter than the image's mean represents the object
         image, restored = image.flatten(1), outputs["visible"].flatten(1)
         threshold = image.mean(dim=1, keepdim=True)
         labels = image > threshold
@@ -311,7 +311,7 @@ class SMFNet(FusionMethod):
         return lovasz_jaccard(torch.where(labels, 1 - bright, bright), labels).mean()  # PAPER: eq. 22
 
     def _decomposition_loss(self, outputs: Mapping[str, Tensor], second: str | None) -> Tensor:
-        """Unlike details, like bases (eq. 26 and 27); `second` names the other features that shall be unlike."""
+        """Make details dissimilar and bases similar (eq. 26, 27); `second` names the other dissimilar features."""
         alike = self._correlation(outputs, "detail") ** 2
         if second == "detail":  # S2: the published code squares the details' correlation twice
             alike = 2 * alike
@@ -320,9 +320,9 @@ class SMFNet(FusionMethod):
         return alike / (self._correlation(outputs, "base") + 1.01)
 
     def _correlation(self, outputs: Mapping[str, Tensor], name: str) -> Tensor:
-        """Correlation of both modalities' features, one number."""
+        """Return the correlation between both modalities' features, one number."""
         infrared, visible = outputs[f"{name}_infrared"], outputs[f"{name}_visible"]
-        if self.decomposition == "detached":  # S1: as published, over everything at once and without gradient
+        if self.decomposition == "detached":  # S1: as published, over all values at once and without gradient
             return correlation(infrared.flatten(), visible.flatten()).detach()
         return correlation(infrared.flatten(2), visible.flatten(2)).mean()
 
@@ -338,7 +338,7 @@ def _sum(terms: Iterable[Tensor]) -> Tensor:
 def _check(
     dim: int, heads: int, scales: list[int], ssim_range: float, counts: dict[str, int], chosen: dict[str, str]
 ) -> None:
-    """Refuse options that the network cannot be built with."""
+    """Reject options with which the network cannot be built."""
     wrong = [f"{name} {value}" for name, value in chosen.items() if value not in CHOICES[name]]
     wrong += [f"{name} {value}" for name, value in counts.items() if value < 1]
     if ssim_range <= 0:
@@ -351,7 +351,7 @@ def _check(
         raise UserError(
             "SMFNet cannot use these options.",
             expected="; ".join(f"{name} {', '.join(known)}" for name, known in CHOICES.items())
-            + f"; {', '.join(counts)} from 1; a dim that divides by 4 and by twice the heads; two scales or more; "
+            + f"; {', '.join(counts)} from 1; a dim divisible by 4 and by twice the heads; two scales or more; "
             "ssim_range above 0",
             found=", ".join(wrong),
         )

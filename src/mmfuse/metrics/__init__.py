@@ -1,20 +1,19 @@
-"""Metrics of image fusion: every variant by its own name, and conventions that give the plain names a meaning.
+"""Metrics of image fusion: each definition has its own name, and conventions give the plain names a meaning.
 
-A variant is one function `(fused, a, b) -> value`: three batches (B, 1, H, W) with values in [0, 1], any floating-point
-format, on a processor or a GPU, to (B,) in float64. Nothing is averaged over images here. Values are defined for
-constant images too; an image that is too small is a `UserError` that names the smallest legal size.
+A definition is one function `(fused, a, b) -> value`: three batches (B, 1, H, W) with values in [0, 1], of any
+floating-point type, on a CPU or a GPU, to (B,) in float64. Nothing is averaged over images here. Values are defined for
+constant images too; an image that is too small is a `UserError` with the smallest valid size.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import pkgutil
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from mmfuse.errors import MmfuseError, UserError
+from mmfuse.errors import MmfuseError, UserError, closest
 from mmfuse.metrics.card import Metric, MetricCard
 from mmfuse.metrics.conventions import CONVENTIONS
 from mmfuse.metrics.sharing import sharing
@@ -22,12 +21,12 @@ from mmfuse.metrics.sharing import sharing
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CONVENTIONS", "Metric", "MetricCard", "plain_names", "resolve", "score", "variants"]
+__all__ = ["CONVENTIONS", "Metric", "MetricCard", "definitions", "plain_names", "resolve", "score"]
 
 
 @functools.cache
-def variants() -> dict[str, Metric]:
-    """Return all variants by name: the functions in this package's modules that carry a card."""
+def definitions() -> dict[str, Metric]:
+    """Return all definitions by name: the functions in this package's modules that have a card."""
     found = {}
     for module in pkgutil.iter_modules(__path__):
         members = vars(importlib.import_module(f"{__name__}.{module.name}"))
@@ -39,58 +38,58 @@ def variants() -> dict[str, Metric]:
 
 
 def plain_names(convention: str) -> dict[str, str]:
-    """Return the plain names of a convention with their variants: its own, then those that metrics bring themselves.
+    """Return a convention's plain names with their definitions: its own, then those of metrics that set a plain name.
 
     Raises:
         UserError: an unknown convention.
     """
     own = _own_names(convention)
-    brought = {metric.card.name: name for name, metric in variants().items() if metric.card.name}
+    brought = {metric.card.name: name for name, metric in definitions().items() if metric.card.name}
     return {**own, **{plain: name for plain, name in brought.items() if plain not in own}}
 
 
 def resolve(convention: str, names: Iterable[str], beside: Iterable[str] = ()) -> dict[str, Metric]:
-    """Return the variants behind plain names such as EN or SSIM, in the order of the names.
+    """Return the definitions behind plain names such as EN or SSIM, in the order of the names.
 
-    Each convention in `beside` adds its own variants of the plain names that it has, under NAME.CONVENTION
-    (SSIM.cddfuse). A single one is asked for by that name, also where the main convention has no such metric
+    Each convention in `beside` adds its own definitions for the plain names that it has, as NAME.CONVENTION
+    (SSIM.cddfuse). The same form selects a single definition, even if the main convention has no such metric
     (Qcb.mma_unet).
 
     Raises:
-        UserError: an unknown convention or name, no plain name, or a convention beside that adds nothing.
+        UserError: an unknown convention or name, no plain name, or a convention in `beside` that adds nothing.
     """
     asked, meaning = list(names), plain_names(convention)
     plain = [name for name in asked if "." not in name]
     if not plain:
-        raise UserError(f"No metric is asked for by the convention {convention}.", expected="a plain name such as EN")
+        raise UserError(f"No metric of the convention {convention} is requested.", expected="a plain name such as EN")
     for name in plain:
         if name not in meaning:
             raise _unknown("metric", name, meaning, _elsewhere(name))
-    resolved = {name: variants()[meaning[name]] for name in plain}
+    resolved = {name: definitions()[meaning[name]] for name in plain}
     for other in beside:
         theirs = _own_names(other)
         if other == convention or not set(plain) & set(theirs):
             raise UserError(
-                f"The convention {other} cannot stand beside {convention}.",
-                expected=f"another one that has one of {', '.join(plain)}",
-                found="the same one" if other == convention else f"{other} has {', '.join(theirs)}",
+                f"The convention {other} cannot be added to {convention}.",
+                expected=f"another convention that has one of {', '.join(plain)}",
+                found="the same convention" if other == convention else f"{other} has {', '.join(theirs)}",
             )
-        resolved.update({f"{name}.{other}": variants()[theirs[name]] for name in plain if name in theirs})
+        resolved.update({f"{name}.{other}": definitions()[theirs[name]] for name in plain if name in theirs})
     for name in (name for name in asked if "." in name):
         single, _, other = name.partition(".")
         theirs = _own_names(other)
         if other == convention:
-            raise UserError(f"{name} is of the main convention.", expected=single, found=name)
+            raise UserError(f"{name} belongs to the main convention.", expected=single, found=name)
         if single not in theirs:
             raise _unknown("metric", name, [f"{known}.{other}" for known in theirs])
-        resolved[name] = variants()[theirs[single]]
+        resolved[name] = definitions()[theirs[single]]
     return resolved
 
 
 def _elsewhere(name: str) -> str | None:
-    """Return how a name that the main convention lacks can be asked for; None if no convention has it."""
+    """Return how to request a name that the main convention lacks; None if no convention has it."""
     others = [f"{name}.{other}" for other, theirs in CONVENTIONS.items() if name in theirs]
-    return f"name the convention too: {', '.join(others)}" if others else None
+    return f"add the convention: {', '.join(others)}" if others else None
 
 
 def _own_names(convention: str) -> Mapping[str, str]:
@@ -99,29 +98,25 @@ def _own_names(convention: str) -> Mapping[str, str]:
     return CONVENTIONS[convention]
 
 
-def _unknown(kind: str, name: str, known: Iterable[str], otherwise: str | None = None) -> UserError:
-    by_lower_case = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
-    return UserError(
-        f"Unknown {kind}: {name!r}.",
-        expected=f"one of {', '.join(by_lower_case.values())}",
-        fix=otherwise or (f"did you mean {by_lower_case[close[0]]}?" if close else None),
-    )
+def _unknown(kind: str, name: str, known: Iterable[str], fix: str | None = None) -> UserError:
+    known = list(known)
+    fix = fix or closest(name, known, "take one of these")
+    return UserError(f"Unknown {kind}: {name!r}.", expected=f"one of {', '.join(known)}", fix=fix)
 
 
 def score(fused: Tensor, a: Tensor, b: Tensor, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
-    """Measure a batch of fused images with several metrics; a variant under several names is computed once.
+    """Measure a batch of fused images with several metrics; a definition with several names is computed once.
 
     Shape: three (B, 1, H, W) in [0, 1]; returns (B,) float64 under each key of `metrics`.
 
     Raises:
-        UserError: no legal batch of images, or images too small for one of the metrics.
-        MmfuseError: a metric gave no finite number (a defect of the metric).
+        UserError: not a valid batch of images, or images too small for one of the metrics.
+        MmfuseError: a metric returned a non-finite number (a bug of the metric).
     """
     values: dict[str, Tensor] = {}
-    done: dict[str, Tensor] = {}  # one variant may stand under several names
+    done: dict[str, Tensor] = {}  # one definition may have several names
     with sharing():
-        # relatives, which share most, one after the other
+        # related metrics, which share most intermediate results, in sequence
         for name in sorted(metrics, key=lambda name: metrics[name].function.__module__):
             metric = metrics[name]
             if metric.name not in done:
@@ -138,5 +133,5 @@ def _measured(name: str, metric: Metric, fused: Tensor, a: Tensor, b: Tensor) ->
             f"{name}: {error.problem}", expected=error.expected, found=error.found, fix=error.fix
         ) from error
     if not value.isfinite().all():
-        raise MmfuseError(f"{name} ({metric.name}) gave {value.tolist()}: please report this as a defect.")
+        raise MmfuseError(f"{name} ({metric.name}) returned {value.tolist()}: please report this as a bug.")
     return value

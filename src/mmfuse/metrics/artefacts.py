@@ -1,4 +1,4 @@
-"""How much of the fused image's edges comes from neither source: Nabf."""
+"""Share of the fused image's edges that come from neither source: Nabf."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KUMAR_2013 = (
     "Kumar: Multifocus and multispectral image fusion based on pixel significance using discrete cosine harmonic "
     "wavelet transform, Signal, Image and Video Processing 7 (2013) 1125"
 )
-_VISIBLE = 2.0  # edges below this strength have next to no weight
+_VISIBLE = 2.0  # edges below this strength have almost no weight
 _SMALLEST = 3
 
 
@@ -29,14 +29,14 @@ def _edges(levels: Tensor, border: Border, scale: float) -> Edges:
 
 @shared
 def _lines(levels: Tensor) -> Edges:
-    """Return the edges of Sobel / 8 with mirrored borders, their orientation as a line in -pi/2..pi/2."""
+    """Return the edges of Sobel / 8 with mirrored borders, with orientations as lines in -pi/2..pi/2."""
     edges = _edges(levels, "reflect", 1 / 8)
-    # pi/2 and -pi/2 are the same line to the metric, which asks for the distance of the difference to pi/2
+    # the metric uses the distance of the difference from pi/2, so pi/2 and -pi/2 are the same line
     return Edges(edges.strength, edges.orientation - math.pi * (edges.orientation / math.pi).round_())
 
 
 def _kept(source: Edges, fused: Edges) -> Tensor:
-    """Return how well the source's edges are kept, 0..1."""
+    """Return how well the source's edges are preserved, 0..1."""
     weaker = torch.minimum(source.strength, fused.strength)
     stronger = torch.maximum(source.strength, fused.strength)
     ratio = weaker.div_(stronger.masked_fill_(stronger == 0, 1))
@@ -47,19 +47,19 @@ def _kept(source: Edges, fused: Edges) -> Tensor:
 
 
 def _weight(edges: Edges, faint: float) -> Tensor:
-    """Return the weight of edges: the power 3/2 of their strength, and `faint` for those that are not seen."""
-    seen = (edges.strength >= _VISIBLE).to(edges.strength.dtype)  # products with 0 and 1 are faster than a choice
+    """Return the weight of edges: their strength to the power 3/2, and `faint` for invisible edges."""
+    seen = (edges.strength >= _VISIBLE).to(edges.strength.dtype)  # multiplying by 0 and 1 is faster than torch.where
     return edges.strength.sqrt().mul_(edges.strength).mul_(seen).add_((1 - seen).mul_(faint))
 
 
 def _share(artefact: Tensor, lost: Tensor, weight: Tensor) -> Tensor:
-    """Return the sum of what is lost where there is an artefact, over the sum of the weights, (B,)."""
+    """Return the sum of the loss where there is an artefact, divided by the sum of the weights, (B,)."""
     total = weight.sum(dim=(1, 2, 3))
     return (artefact * lost).sum(dim=(1, 2, 3)) / torch.where(total == 0, 1.0, total)
 
 
 def _nabf_of_lines(fused: Tensor, a: Tensor, b: Tensor, *, faint: float, flat: float) -> Tensor:
-    """Return Nabf with mirrored borders and orientations as lines, (B,).
+    """Return Nabf with mirrored borders and with orientations as lines, (B,).
 
     Args:
         fused: The fused images.
@@ -87,10 +87,10 @@ def nabf_tang(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Share of artefacts: edges stronger than in both sources; faint edges have a weight of 0.001.
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 3.
-    Range: images in [0, 1]; the value lies in 0..1, and is 0 for a constant fused image.
+    Range: images in [0, 1]; the value is in 0..1, and 0 for a constant fused image.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     return _nabf_of_lines(fused, a, b, faint=0.001, flat=math.pi / 2)
 
@@ -100,11 +100,11 @@ def nabf_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Share of artefacts: edges stronger than in both sources; faint edges have no weight.
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 3.
-    Range: images in [0, 1]; the value lies in 0..1, and is 0 for a constant fused image. Two sources without any
-    edge of a strength of 2 give 0, whatever the fused image adds.
+    Range: images in [0, 1]; the value is in 0..1, and 0 for a constant fused image. Two sources without any
+    edge of a strength of 2 give 0, regardless of what the fused image adds.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     return _nabf_of_lines(fused, a, b, faint=0.0, flat=0.0)
 
@@ -117,13 +117,13 @@ def nabf_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def nabf_smfnet(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Share of artefacts: edges stronger than in a alone, directions over the full circle, gradients not divided by 8.
 
-    What b holds is not asked, so the order of the sources matters; one to two times `nabf_tang`, or much more.
+    The artefact test ignores b, so the order of the sources matters; one to two times `nabf_tang`, or much more.
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 3.
-    Range: images in [0, 1]; the value lies in 0..1, and is 0 for a constant fused image.
+    Range: images in [0, 1]; the value is in 0..1, and 0 for a constant fused image.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     edges_f, *edges_s = (_edges(levels, "replicate", 1) for levels in grey_levels(fused, a, b, smallest=_SMALLEST))
     lost = torch.zeros_like(edges_f.strength)

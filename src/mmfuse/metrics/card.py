@@ -1,4 +1,4 @@
-"""What is known about a metric besides its formula: the card on each function."""
+"""Metadata of a metric besides its formula: the card on each function."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Function = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
 
 @dataclass(frozen=True)
 class MetricCard:
-    """What a reader of a table has to know about one variant of a metric.
+    """What a reader of a table needs to know about one definition of a metric.
 
     Args:
-        better: Whether a higher or a lower value is the better one.
+        better: Whether a higher or a lower value is better.
         range: Smallest and largest possible value for 8-bit images.
         source: The publication that defines the metric.
-        used_by: The evaluators and tables that use exactly this variant.
-        name: The plain name of a metric that no published convention has: every convention that defines no formula
-            of this name takes this one.
+        used_by: The evaluators and tables that use exactly this definition.
+        name: A plain name that no published convention defines: every convention without a formula of this name uses
+            this definition.
         ordered: Whether the value depends on which source is `a` (infrared or MRI).
         directed: Whether mirroring or transposing all three images changes the value.
     """
@@ -38,7 +38,7 @@ class MetricCard:
 
 @dataclass(frozen=True)
 class Metric:
-    """One variant of a metric: its name, the function that computes it, and its card."""
+    """One definition of a metric: its name, the function that computes it, and its card."""
 
     name: str
     function: Function
@@ -46,7 +46,7 @@ class Metric:
 
 
 def metric(card: MetricCard) -> Callable[[Function], Function]:
-    """Put a card on a function, which makes it a variant that `mmfuse.metrics.variants` finds."""
+    """Add a card to a function, which makes it a definition that `mmfuse.metrics.definitions` finds."""
 
     def put(function: Function) -> Function:
         function.card = card  # type: ignore[attr-defined]

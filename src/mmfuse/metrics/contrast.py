@@ -1,4 +1,4 @@
-"""How much the grey levels of the fused image vary: standard deviation, spatial frequency, average gradient."""
+"""Variation of the fused image's grey levels: standard deviation, spatial frequency, average gradient."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ _CUI_2015 = (
     )
 )
 def sd(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Standard deviation of the fused image's grey levels (divided by the number of pixels, not by one less).
+    """Standard deviation of the fused image's grey levels (divided by the number of pixels N, not N - 1).
 
     Shape: three (B, 1, H, W) to (B,).
-    Range: images in [0, 1]; the value lies in 0..127.5, and is 0 for a constant image.
+    Range: images in [0, 1]; the value is in 0..127.5, and 0 for a constant image.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     levels, _, _ = grey_levels(fused, a, b)
-    # in two passes: torch's one-pass std is a thousand times less exact
+    # in two passes: torch's one-pass std is a thousand times less accurate
     return (levels - levels.mean(dim=(1, 2, 3), keepdim=True)).square().mean(dim=(1, 2, 3)).sqrt()
 
 
 @shared
 def _squared_differences(levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sums of the squared differences of neighbours in a row, and of those in a column, (B,) each."""
+    """Return the sums of squared differences between neighbours in rows, and in columns, (B,) each."""
     across, down = levels.diff(dim=-1), levels.diff(dim=-2)  # (B, 1, H, W - 1), (B, 1, H - 1, W)
     return across.square_().sum(dim=(1, 2, 3)), down.square_().sum(dim=(1, 2, 3))
 
@@ -62,10 +62,10 @@ def sf_mean(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Spatial frequency, each direction averaged over its own number of differences.
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 2.
-    Range: images in [0, 1]; the value lies in 0..360.6, and is 0 for a constant image.
+    Range: images in [0, 1]; the value is in 0..360.6, and 0 for a constant image.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     levels, _, _ = grey_levels(fused, a, b, smallest=2)
     height, width = levels.shape[-2:]
@@ -85,10 +85,10 @@ def sf_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Spatial frequency, both directions divided by the number of pixels.
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 2.
-    Range: images in [0, 1]; the value lies in 0..360.6, and is 0 for a constant image.
+    Range: images in [0, 1]; the value is in 0..360.6, and 0 for a constant image.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     levels, _, _ = grey_levels(fused, a, b, smallest=2)
     across, down = _squared_differences(levels)
@@ -97,7 +97,7 @@ def sf_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 @shared
 def _mean_gradient(levels: Tensor) -> Tensor:
-    """Return the mean length of the gradient, (B,): central differences, one-sided at the edges."""
+    """Return the mean length of the gradient, (B,): central differences, one-sided at the borders."""
     vertical, horizontal = torch.gradient(levels, dim=(-2, -1))  # (B, 1, H, W)
     return vertical.square_().add_(horizontal.square_()).sqrt_().mean(dim=(1, 2, 3))
 
@@ -114,10 +114,10 @@ def ag_mean(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Average gradient: the mean of sqrt((gx^2 + gy^2) / 2) over all pixels.
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 2.
-    Range: images in [0, 1]; the value lies in 0..255, and is 0 for a constant image.
+    Range: images in [0, 1]; the value is in 0..255, and 0 for a constant image.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     levels, _, _ = grey_levels(fused, a, b, smallest=2)
     return _mean_gradient(levels) / math.sqrt(2)
@@ -126,7 +126,7 @@ def ag_mean(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 @metric(
     MetricCard(
         better="higher",
-        range=(0, 1020),  # the count of pixels is four times the divisor at 2x2, and falls to once
+        range=(0, 1020),  # the number of pixels is four times the divisor at 2x2, and approaches it for large images
         source=_CUI_2015,
         used_by="VIFB and Tang (MATLAB); the table of LKC-FUNet",
     )
@@ -135,10 +135,10 @@ def ag_matlab(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Average gradient: the sum of sqrt((gx^2 + gy^2) / 2) over all pixels, divided by (H - 1)(W - 1).
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 2.
-    Range: images in [0, 1]; the value lies in 0..1020 (0..255 for large images), and is 0 for a constant image.
+    Range: images in [0, 1]; the value is in 0..1020 (0..255 for large images), and 0 for a constant image.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     levels, _, _ = grey_levels(fused, a, b, smallest=2)
     height, width = levels.shape[-2:]
@@ -154,13 +154,13 @@ def ag_matlab(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     )
 )
 def ag_no_half(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Average gradient without the halving: the mean of sqrt(gx^2 + gy^2) over all pixels.
+    """Average gradient without the factor 1/2: the mean of sqrt(gx^2 + gy^2) over all pixels.
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 2.
-    Range: images in [0, 1]; the value lies in 0..360.6, and is 0 for a constant image.
+    Range: images in [0, 1]; the value is in 0..360.6, and 0 for a constant image.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     levels, _, _ = grey_levels(fused, a, b, smallest=2)
     return _mean_gradient(levels)
@@ -171,16 +171,16 @@ def ag_no_half(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         better="higher",
         range=(0, math.sqrt(2)),
         source=_ESKICIOGLU_1995,
-        used_by="the published table of Tang, whose images lie in 0..1",
+        used_by="the published table of Tang, whose images are in 0..1",
     )
 )
 def sf_mean_01(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Spatial frequency, each direction averaged over its own number of differences, on the scale 0..1.
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 2.
-    Range: images in [0, 1]; the value lies in 0..1.41, and is 0 for a constant image.
+    Range: images in [0, 1]; the value is in 0..1.41, and 0 for a constant image.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     return sf_mean(fused, a, b) / 255

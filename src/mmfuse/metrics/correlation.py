@@ -9,8 +9,8 @@ from mmfuse.metrics.card import MetricCard, metric
 from mmfuse.metrics.grey import grey_levels
 from mmfuse.metrics.sharing import shared
 
-# A standard deviation below this many grey levels is rounding: one pixel of a million that is off by one level
-# gives 1e-3, the rounding of a constant image 1e-13.
+# A standard deviation below this many grey levels is rounding error: one pixel in a million that is off by one level
+# gives 1e-3; the rounding of a constant image gives 1e-13.
 _CONSTANT = 1e-9
 
 
@@ -42,10 +42,10 @@ def cc_mean(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Mean of the correlations of the fused image with a and with b.
 
     Shape: three (B, 1, H, W) to (B,).
-    Range: images in [0, 1]; the value lies in -1..1. The correlation with a constant image counts as 0.
+    Range: images in [0, 1]; the value is in -1..1. The correlation with a constant image counts as 0.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     fused, a, b = grey_levels(fused, a, b)
     return (_pearson(a, fused) + _pearson(b, fused)) / 2
@@ -64,11 +64,11 @@ def scd(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Sum of the correlations of differences: that of fused - b with a, plus that of fused - a with b.
 
     Shape: three (B, 1, H, W) to (B,).
-    Range: images in [0, 1]; the value lies in -2..2. The correlation with a constant image or a constant
+    Range: images in [0, 1]; the value is in -2..2. The correlation with a constant image or a constant
     difference counts as 0.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     fused, a, b = grey_levels(fused, a, b)
     return _pearson(fused - b, a) + _pearson(fused - a, b)

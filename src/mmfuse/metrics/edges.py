@@ -1,4 +1,4 @@
-"""How much of the sources' edges the fused image keeps, and how strong its edges are."""
+"""Preservation of the sources' edges in the fused image, and the strength of its edges."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _RAJALINGAM_2018 = (
     "Rajalingam, Priya: Hybrid multimodality medical image fusion technique for feature enhancement in medical "
     "diagnosis, Int. J. Engineering Science Invention 2 (2018) 52"
 )
-_STRONGEST = 255 * math.sqrt(20)  # of all 3x3 patches of 8-bit levels
+_STRONGEST = 255 * math.sqrt(20)  # over all 3x3 patches of 8-bit levels
 
 
 class Edges(NamedTuple):
-    """Strength and orientation of the edge at every pixel, (B, 1, H, W) each."""
+    """Strength and orientation of the edge at each pixel, (B, 1, H, W) each."""
 
     strength: Tensor
     orientation: Tensor  # -pi/2..pi/2
 
 
 def _sobel(levels: Tensor) -> Edges:
-    """Return the Sobel edges with a border of zeros; a vertical or absent edge direction is pi/2."""
+    """Return the Sobel edges with zeros around the image; a vertical or absent edge direction is pi/2."""
     horizontal, downwards = sobel(levels, "constant")
-    # ASSUME: upwards positive. The sign decides how far a vertical gradient (always +pi/2) is from a steep one.
+    # ASSUME: upwards positive. The sign determines the distance of a vertical gradient (always +pi/2) from a steep one.
     vertical = -downwards
     upright = horizontal == 0
     slope = vertical / torch.where(upright, 1.0, horizontal)
@@ -38,10 +38,10 @@ def _sobel(levels: Tensor) -> Edges:
 
 
 def _preserved(source: Edges, fused: Edges) -> Tensor:
-    """Return how well strength and orientation of each of the source's edges are kept, 0..0.987."""
+    """Return how well strength and orientation of each of the source's edges are preserved, 0..0.987."""
     weaker = torch.minimum(source.strength, fused.strength)
     stronger = torch.maximum(source.strength, fused.strength)
-    # Equal strengths give the strength itself, not 1, in every published evaluator: so flat areas count as lost.
+    # Equal strengths give the strength itself, not 1, in every published evaluator: flat areas count as lost.
     strength = weaker / torch.where(weaker == stronger, 1.0, stronger)
     turn = (source.orientation - fused.orientation).abs_().div_(math.pi / 2)
     kept_strength = strength.sub_(0.5).mul_(15).sigmoid_()
@@ -59,14 +59,14 @@ def _preserved(source: Edges, fused: Edges) -> Tensor:
     )
 )
 def qabf(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Share of the sources' edges that the fused image keeps, weighted by their strength.
+    """Share of the sources' edges that the fused image preserves, weighted by their strength.
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 3.
-    Range: images in [0, 1]; the value lies in 0..0.987. Two black sources have no edges: 0. (Any other constant
-    source has some, at the border of zeros.)
+    Range: images in [0, 1]; the value is in 0..0.987. Two black sources have no edges: 0. (Any other constant
+    source has edges at the zero border.)
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     edges_fused, *edges_sources = (_sobel(levels) for levels in grey_levels(fused, a, b, smallest=3))
     kept = torch.stack([_preserved(s, edges_fused).mul_(s.strength).sum(dim=(1, 2, 3)) for s in edges_sources])
@@ -76,25 +76,25 @@ def qabf(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 @metric(MetricCard(better="higher", range=(0, _STRONGEST), source=_RAJALINGAM_2018, used_by="VIFB (MATLAB)"))
 def ei_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Edge intensity: the mean Sobel magnitude of the fused image, its edge pixels repeated outside.
+    """Edge intensity: the mean Sobel magnitude of the fused image, with replicated borders.
 
     Shape: three (B, 1, H, W) to (B,).
-    Range: images in [0, 1]; the value lies in 0..1140.4, and is 0 for a constant image.
+    Range: images in [0, 1]; the value is in 0..1140.4, and 0 for a constant image.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     return strength(grey_levels(fused, a, b)[0], "replicate").mean(dim=(1, 2, 3))
 
 
 @metric(MetricCard(better="higher", range=(0, _STRONGEST), source=_RAJALINGAM_2018, used_by="IVIF_ZOO"))
 def ei_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Edge intensity: the mean Sobel magnitude of the fused image, zeros outside.
+    """Edge intensity: the mean Sobel magnitude of the fused image, with zeros outside.
 
     Shape: three (B, 1, H, W) to (B,).
-    Range: images in [0, 1]; the value lies in 0..1140.4. A constant image has edges at the border of zeros.
+    Range: images in [0, 1]; the value is in 0..1140.4. A constant image has edges at the zero border.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     return strength(grey_levels(fused, a, b)[0], "constant").mean(dim=(1, 2, 3))

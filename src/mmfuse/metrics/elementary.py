@@ -1,7 +1,7 @@
-"""Elementary functions, from the library that is faster.
+"""Elementary functions, from the faster of two libraries.
 
-On a processor with AVX-512 NumPy's logarithm takes a third of the time of torch's, its arctangent a quarter; elsewhere
-torch's is as fast or the only one. Both are right to the last digit or the one before.
+On a CPU with AVX-512, NumPy's logarithm takes a third of the time of torch's, and its arctangent a quarter; elsewhere
+torch's is as fast or the only one. Both are accurate to the last digit or the one before it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def log(values: Tensor) -> Tensor:
 
 
 def atan_(values: Tensor) -> Tensor:
-    """Replace values by their arctangents."""
+    """Replace values with their arctangents, in place."""
     if _AVX512 and values.device.type == "cpu":
         np.arctan(values.numpy(), out=values.numpy())
         return values

@@ -1,7 +1,7 @@
-"""Feature mutual information (FMI): how much of the sources' features can be told from those of the fused image.
+"""Feature mutual information (FMI): how much information about the sources' features the fused image has.
 
 Features are edges, the coefficients of the cosine transform, or those of a wavelet transform. They are compared in
-every window of 3x3 coefficients, see `frechet`. A window's value is 1 where it is the same in both images.
+each window of 3x3 coefficients, see `frechet`. A window's value is 1 where it is the same in both images.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _HAGHIGHAT_2014 = (
     "Haghighat, Razian: Fast-FMI, non-reference image fusion metric, IEEE Int. Conf. Application of Information and "
     "Communication Technologies 2014, 1"
 )
-_SIDE = 3  # of a window
-_AT_ONCE = {"cpu": 8192}  # windows of each image: more would not stay in a processor's cache
-_STEP = 2.0**-23  # of coefficients, in grey levels: far above rounding, far below anything that counts
-_TAPS = 102  # of the wavelet's filters
-_BLOCK = 64  # coefficients of one kind that are worked out at once
+_SIDE = 3  # side of a window
+_AT_ONCE = {"cpu": 8192}  # windows of each image; more would not fit into a CPU cache
+_STEP = 2.0**-23  # quantisation of coefficients, in grey levels: above rounding errors, below any relevant difference
+_TAPS = 102  # length of the wavelet's filters
+_BLOCK = 64  # coefficients of one kind computed at once
 
 
 def _views(features: Tensor) -> list[Tensor]:
@@ -40,10 +40,10 @@ def _information(features: Tensor) -> Tensor:
     """Return the mean normalised information of all windows of fused, a, b: features (B, 3, h, w) to (B,)."""
     at_once = _AT_ONCE.get(features.device.type, 2**18)
     height, width = features.shape[-2:]
-    # Pixel after pixel, so that all blocks are equally long: some windows hold the end of a row and the start of the
-    # next one, and do not count.
+    # Pixel by pixel, so that all blocks have equal length: some windows contain the end of a row and the start of the
+    # next one, and are excluded.
     lines = features.flatten(2)  # (B, 3, h * w)
-    places = [x + y * width for x in range(_SIDE) for y in range(_SIDE)]  # of the cells, column by column
+    places = [x + y * width for x in range(_SIDE) for y in range(_SIDE)]  # offsets of the cells, column by column
     windows = lines.shape[-1] - places[-1]
     means = []
     for line in lines:
@@ -58,12 +58,12 @@ def _information(features: Tensor) -> Tensor:
 
 
 def _edges(levels: Tensor) -> Tensor:
-    """Return where the edges are, (B, C, H, W) booleans: Sobel gradients, thinned, as MATLAB's `edge` finds them.
+    """Return a mask of edges, (B, C, H, W) booleans: thinned Sobel gradients, as in MATLAB's `edge`.
 
-    An edge is more than twice as strong as the root mean square, and the strongest of its neighbours in a row or in a
-    column, whichever the gradient is nearer to; of two equal neighbours the right or lower one.
+    An edge is more than twice as strong as the root mean square, and stronger than its neighbours in the row or in the
+    column, whichever the gradient is closer to; of two equal neighbours, the right or lower one wins.
 
-    Source: the documentation of MATLAB's `edge`: method Sobel, its default threshold, thinning.
+    Source: the documentation of MATLAB's `edge`: method Sobel, default threshold, thinning.
     """
     horizontal, vertical = (gradient / 8 for gradient in sobel(levels, "replicate"))
     squared = horizontal.square() + vertical.square()
@@ -82,10 +82,10 @@ def fmi_pixel(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Feature mutual information of edges, the mean over both sources.
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 3.
-    Range: images in [0, 1]; the value lies in 0..1, and is 1 for three images without edges, such as constant ones.
+    Range: images in [0, 1]; the value is in 0..1, and 1 for three images without edges, such as constant ones.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     edges = _edges(together(*grey_levels(fused, a, b, smallest=_SIDE))).long()  # (B, 3, H, W)
     codes = torch.zeros_like(edges[..., 2:, 2:])  # each window as a number: cell k is bit k
@@ -98,8 +98,8 @@ def fmi_pixel(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _edge_information(source: Tensor, fused: Tensor) -> Tensor:
-    """Return the mean normalised information of the windows of two edge maps, from their codes (n,), as a scalar."""
-    # there are only 512 windows of nine bits, so each pair that occurs is worked out once
+    """Return the mean normalised information of the windows of two edge maps from their codes (n,), a scalar."""
+    # there are only 512 windows of nine bits, so each pair that occurs is computed once
     counts = torch.bincount(source * 2**CELLS + fused, minlength=4**CELLS)
     pairs = counts.nonzero()[:, 0]
     bits = torch.arange(CELLS, device=pairs.device)[:, None, None]
@@ -109,7 +109,7 @@ def _edge_information(source: Tensor, fused: Tensor) -> Tensor:
 
 
 def _cosine_transform(images: Tensor) -> Tensor:
-    """Return the orthonormal cosine transform (of type 2) along the last dimension.
+    """Return the orthonormal cosine transform (type II) along the last dimension.
 
     Source: Makhoul: A fast cosine transform in one and two dimensions, IEEE Trans. Acoustics, Speech and Signal
     Processing 28 (1980) 27.
@@ -125,7 +125,7 @@ def _cosine_transform(images: Tensor) -> Tensor:
 def _transformed(images: Tensor, transform: Callable[[Tensor], Tensor]) -> Tensor:
     """Transform rows and columns of images (B, 3, H, W)."""
     coefficients = transform(transform(images).transpose(-1, -2)).transpose(-1, -2)
-    # Without the last digits, which are rounding: windows would be stretched to show nothing else.
+    # Drop the last digits, which are rounding errors: stretched windows would show nothing else.
     return coefficients.div_(_STEP).round_().mul_(_STEP)
 
 
@@ -134,11 +134,11 @@ def fmi_dct(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Feature mutual information of the coefficients of the whole image's cosine transform, the mean over both sources.
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 3.
-    Range: images in [0, 1]; the value lies in 0..1. Constant images differ in one coefficient only, so their value
+    Range: images in [0, 1]; the value is in 0..1. Constant images differ in only one coefficient, so their value
     is near 1.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     return _information(_transformed(together(*grey_levels(fused, a, b, smallest=_SIDE)), _cosine_transform))
 
@@ -149,9 +149,9 @@ def _meyer_filter() -> tuple[float, ...]:
 
     Source: Daubechies: Ten lectures on wavelets, SIAM 1992, section 4.2.
     """
-    # The filter falls with the fifth power of the distance, so this many samples of its spectrum are exact.
+    # The filter decays with the fifth power of the distance, so this many samples of its spectrum are exact.
     samples = 2**14
-    frequency = torch.arange(samples // 2 + 1, dtype=torch.float64) / (samples // 2)  # 1 is the highest
+    frequency = torch.arange(samples // 2 + 1, dtype=torch.float64) / (samples // 2)  # 1 is the highest frequency
     x = (3 * frequency - 1).clamp(0, 1)
     smooth = x**4 * (35 - 84 * x + 70 * x**2 - 20 * x**3)
     spectrum = math.sqrt(2) * torch.cos(math.pi / 2 * smooth)  # 0 above two thirds
@@ -160,10 +160,9 @@ def _meyer_filter() -> tuple[float, ...]:
 
 
 def _meyer_transform(images: Tensor) -> Tensor:
-    """Return approximations, then details, along the last dimension; the image goes on as its mirror image outside.
+    """Return approximations, then details, along the last dimension, with mirrored borders.
 
-    This is what MATLAB's `dwt` does. ASSUME: its filters 'dmey', of 102 coefficients, are this filter and one zero in
-    front.
+    This is MATLAB's `dwt`. ASSUME: its filters 'dmey', of 102 coefficients, are this filter with one zero in front.
 
     Shape: (..., N) to (..., 2 K) with K = (N + 101) // 2.
     """
@@ -173,16 +172,16 @@ def _meyer_transform(images: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=8)
 def _meyer_blocks(length: int) -> list[tuple[slice, Tensor]]:
-    """Return the transform of a line of pixels as matrices: the pixels that count for some coefficients, and how much.
+    """Return the transform of a line of pixels as matrices: for each block of coefficients, its pixels and weights.
 
-    Block by block, so that the cost of the products of matrices grows only with the number of pixels.
+    The transform is split into blocks, so that the cost of the matrix products is linear in the number of pixels.
     """
     taps = torch.tensor(_meyer_filter(), dtype=torch.float64)
     count = (length + _TAPS - 1) // 2
     blocks = []
     for detail in (False, True):
         place = 2 * torch.arange(count)[:, None] - torch.arange(len(taps)) + detail  # (count, taps)
-        # the mirror filter: every second tap negative, one pixel later
+        # the mirror filter: alternating signs, shifted by one pixel
         weights = torch.where(place % 2 == 1, -taps, taps) if detail else taps.expand_as(place)
         mirrored = place % (2 * length)
         pixel = torch.minimum(mirrored, 2 * length - 1 - mirrored)
@@ -198,14 +197,14 @@ def _meyer_blocks(length: int) -> list[tuple[slice, Tensor]]:
 def fmi_wavelet(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Feature mutual information of the coefficients of a discrete Meyer wavelet transform, the mean over both sources.
 
-    One level. The four parts make up one image of coefficients, and windows go across their seams: approximations at
-    the top left, details across the columns at the right, across the rows at the bottom. A side of N pixels gives
+    One level. The four parts form one image of coefficients, and windows cross their seams: approximations at the top
+    left, details across the columns at the right, across the rows at the bottom. A side of N pixels gives
     2 * ((N + 101) // 2) coefficients.
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 3.
-    Range: images in [0, 1]; the value lies in 0..1.
+    Range: images in [0, 1]; the value is in 0..1.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     return _information(_transformed(together(*grey_levels(fused, a, b, smallest=_SIDE)), _meyer_transform))

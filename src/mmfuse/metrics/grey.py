@@ -1,4 +1,4 @@
-"""From images in [0, 1] to grey levels 0..255, the scale that the definitions are written on."""
+"""Conversion of images in [0, 1] to grey levels 0..255, the scale of the definitions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mmfuse.metrics.sharing import shared
 def grey_levels(fused: Tensor, a: Tensor, b: Tensor, *, smallest: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """Check three batches and return them as float64 grey levels 0..255.
 
-    A value that is as near to a whole level as its own number format can tell becomes that level: k/255 in single
-    precision is level k again, so the format of the input does not change a result (ties of gradients in Qabf!).
+    A value that is as close to a whole level as its number format allows becomes that level: k/255 in single precision
+    is level k again, so the format of the input does not change a result (ties of gradients in Qabf!).
 
     Shape: three times (B, 1, H, W), in and out.
 
@@ -24,7 +24,7 @@ def grey_levels(fused: Tensor, a: Tensor, b: Tensor, *, smallest: int = 1) -> tu
         smallest: The smallest height and width that the metric is defined for.
 
     Raises:
-        UserError: wrong shape, unequal shapes, no floating-point format, values outside [0, 1], or too small.
+        UserError: wrong shape, unequal shapes, not a floating-point format, values outside [0, 1], or too small.
     """
     for name, image in (("fused", fused), ("a", a), ("b", b)):
         if image.ndim != 4 or image.shape[1] != 1 or image.numel() == 0:
@@ -41,7 +41,7 @@ def grey_levels(fused: Tensor, a: Tensor, b: Tensor, *, smallest: int = 1) -> tu
             "The image is too small for this metric.",
             expected=f"at least {smallest}x{smallest} pixels",
             found=f"{height}x{width}",
-            fix="leave this metric out or measure larger images",
+            fix="remove this metric or measure larger images",
         )
     return _levels("fused", fused), _levels("a", a), _levels("b", b)
 
@@ -56,12 +56,12 @@ def _levels(name: str, image: Tensor) -> Tensor:
             fix="divide by 255",
         )
     low, high = (value.item() for value in torch.aminmax(image))
-    if not 0 <= low <= high <= 1:  # also true for a value that is not a number
+    if not 0 <= low <= high <= 1:  # also true for NaN
         raise UserError(
             f"Cannot measure {name}.",
             expected="values in [0, 1]",
             found=f"values from {low:g} to {high:g}",
-            fix="divide 8-bit values by 255, clip the output of a network, and look for values that are not numbers",
+            fix="divide 8-bit values by 255, clip the output of a network, and check for NaN",
         )
     levels = image.detach().double() * 255
     whole = levels.round()
@@ -86,7 +86,7 @@ def stretched(levels: Tensor) -> Tensor:
 
 @shared
 def stretched_whole(levels: Tensor) -> Tensor:
-    """Stretch as `stretched` does and round, a half upwards, as MATLAB does.
+    """Stretch like `stretched` and round half up, like MATLAB.
 
     Shape: (B, 1, H, W), in and out.
     """

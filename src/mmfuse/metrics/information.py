@@ -31,7 +31,7 @@ def _all_whole(fused: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def _counts(cells: Tensor, count: int) -> Tensor:
-    """Return how often each of `count` cells occurs: (B, N) integers to (B, count)."""
+    """Return the number of occurrences of each of `count` cells: (B, N) integers to (B, count)."""
     batch = len(cells)
     if batch > 1:
         cells = cells + torch.arange(batch, device=cells.device)[:, None] * count
@@ -40,7 +40,7 @@ def _counts(cells: Tensor, count: int) -> Tensor:
 
 @shared
 def _pair_counts(source: Tensor, fused: Tensor) -> Tensor:
-    """Return how often each pair of levels occurs: whole levels (B, N) to (B, 256, 256), the source's first."""
+    """Return the number of occurrences of each pair of levels, source first: (B, N) to (B, 256, 256)."""
     return _counts(256 * source + fused, 256 * 256).unflatten(1, (256, 256))
 
 
@@ -59,7 +59,7 @@ def _entropy(frequencies: Tensor) -> Tensor:
 def _information(source: Tensor, fused: Tensor, pairs: Tensor) -> Tensor:
     """Return the mutual information in nats of whole levels (B, N), from the counts of pairs (B, 256, 256), as (B,)."""
     joint = _entropy(pairs / torch.tensor(source.shape[1], dtype=torch.float64))
-    # never negative by definition; the difference of entropies may be, by rounding
+    # non-negative by definition, but rounding may make the difference of entropies negative
     return (_entropy(_frequencies(source)) + _entropy(_frequencies(fused)) - joint).clamp(min=0)
 
 
@@ -81,10 +81,10 @@ def en(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Entropy of the fused image's 256 grey levels, in bits.
 
     Shape: three (B, 1, H, W) to (B,).
-    Range: images in [0, 1]; the value lies in 0..8, and is 0 for a constant image.
+    Range: images in [0, 1]; the value is in 0..8, and 0 for a constant image.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     levels, _, _ = grey_levels(fused, a, b)
     return _entropy(_frequencies(_whole(levels))) / math.log(2)
@@ -102,10 +102,10 @@ def mi_nats_sum(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Mutual information of the fused image with a plus that with b, in nats.
 
     Shape: three (B, 1, H, W) to (B,).
-    Range: images in [0, 1]; the value lies in 0..11.09, and is 0 where the fused image or both sources are constant.
+    Range: images in [0, 1]; the value is in 0..11.09, and 0 where the fused image or both sources are constant.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     return _mutual_information(*_all_whole(fused, a, b))
 
@@ -115,23 +115,23 @@ def mi_bits_sum(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Mutual information of the fused image with a plus that with b, in bits.
 
     Shape: three (B, 1, H, W) to (B,).
-    Range: images in [0, 1]; the value lies in 0..16, and is 0 where the fused image or both sources are constant.
+    Range: images in [0, 1]; the value is in 0..16, and 0 where the fused image or both sources are constant.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     return _mutual_information(*_all_whole(fused, a, b)) / math.log(2)
 
 
 @metric(MetricCard(better="higher", range=(0, 2 * math.log(256)), source=_QU_2002, used_by="VIFB (MATLAB)"))
 def mi_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Mutual information of the fused image with a plus that with b, in nats, each image first stretched to 0..255.
+    """Mutual information of the fused image with a plus that with b, in nats, after stretching each image to 0..255.
 
     Shape: three (B, 1, H, W) to (B,).
-    Range: images in [0, 1]; the value lies in 0..11.09, and is 0 where the fused image or both sources are constant.
+    Range: images in [0, 1]; the value is in 0..11.09, and 0 where the fused image or both sources are constant.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     fused, a, b = (_whole(stretched_whole(levels)) for levels in grey_levels(fused, a, b))
     return _mutual_information(fused, a, b)
@@ -139,15 +139,15 @@ def mi_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 @metric(MetricCard(better="higher", range=(0, 18), source=_QU_2002, used_by="Tang (MATLAB)"))
 def mi_tang(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Mutual information of the fused image with a plus that with b, in bits; the joint histogram has 255 levels only.
+    """Mutual information of the fused image with a plus that with b, in bits; the joint histogram has only 255 levels.
 
-    There 254 and 255 share a cell (an 8-bit index that overflows), but not in the entropies of the single images.
+    In it, 254 and 255 share a cell (an 8-bit index that overflows), but not in the entropies of the single images.
 
     Shape: three (B, 1, H, W) to (B,).
-    Range: images in [0, 1]; the value lies in 0..18, and is at least `mi_bits_sum`.
+    Range: images in [0, 1]; the value is in 0..18, and at least `mi_bits_sum`.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     fused, a, b = _all_whole(fused, a, b)
     total = torch.zeros(len(fused), dtype=torch.float64, device=fused.device)
@@ -170,13 +170,13 @@ def mi_tang(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     )
 )
 def nmi_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Twice the mutual information of the fused image with both sources, over the sum of the sources' entropies.
+    """Twice the mutual information of the fused image with both sources, divided by the sum of the sources' entropies.
 
     Shape: three (B, 1, H, W) to (B,).
-    Range: images in [0, 1]; the value lies in 0..2. Two constant sources have no information: 0.
+    Range: images in [0, 1]; the value is in 0..2. It is 0 for two constant sources.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     fused, a, b = _all_whole(fused, a, b)
     offered = _entropy(_frequencies(a)) + _entropy(_frequencies(b))
@@ -189,10 +189,10 @@ def en_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Entropy of the fused image's 256 grey levels, in bits, with 1e-7 added to each frequency inside the logarithm.
 
     Shape: three (B, 1, H, W) to (B,).
-    Range: images in [0, 1]; the value lies in -1.5e-7..8, a little below `en`.
+    Range: images in [0, 1]; the value is in -1.5e-7..8, a little below `en`.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     frequencies = _frequencies(_all_whole(fused, a, b)[0])
     return -(frequencies * (frequencies + 1e-7).log2()).sum(dim=1)
@@ -208,15 +208,15 @@ def en_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     )
 )
 def ce_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Relative entropy of a source's grey levels to those of the fused image, in bits; the mean over both sources.
+    """Relative entropy of a source's grey levels to those of the fused image, in bits, averaged over both sources.
 
-    Only levels that occur in both images count, so the value can be a little below 0, and is 0 without a common level.
+    Only levels that occur in both images count, so the value can be slightly below 0, and is 0 without a common level.
 
     Shape: three (B, 1, H, W) to (B,).
     Range: images in [0, 1]; at least -0.54, and 0 for three equal images.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     in_fused, *in_sources = (_frequencies(levels) for levels in _all_whole(fused, a, b))
     total = torch.zeros_like(in_fused[:, 0])
@@ -238,15 +238,15 @@ def ce_vifb(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def ce_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Binary cross-entropy in nats between the sigmoids of a source's and the fused image's levels; mean over both.
 
-    The sigmoid of any level above 15 is 1 in the single precision of the original; so only the darkest pixels count.
+    In the single precision of the original, the sigmoid of any level above 15 is 1, so only the darkest pixels matter.
 
     Shape: three (B, 1, H, W) to (B,).
-    Range: images in [0, 1]; the value lies in 0..15.95.
+    Range: images in [0, 1]; the value is in 0..15.95.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
-    precision = torch.finfo(torch.float32).eps  # the original's limits, 1e-7 and 1 - 1e-7, become this
+    precision = torch.finfo(torch.float32).eps  # the original's limits, 1e-7 and 1 - 1e-7, round to this
     probability, wanted_a, wanted_b = (
         levels.sigmoid().clamp_(precision, 1 - precision) for levels in grey_levels(fused, a, b)
     )  # (B, 1, H, W)

@@ -1,4 +1,4 @@
-"""What an observer sees: local contrast (Qcb) and visible errors (Qcv), with a model of contrast sensitivity."""
+"""Perceived quality: local contrast (Qcb) and visible errors (Qcv), with a model of contrast sensitivity."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHEN_VARSHNEY_2007 = (
     "Information Fusion 8 (2007) 193"
 )
 _BLOCK = 16
-_TINY = 1e-300  # keeps quotients of nothing finite
+_TINY = 1e-300  # keeps quotients of zeros finite
 
 
 def _gaussian(sigma: float) -> Window:
@@ -41,7 +41,7 @@ def _filter_by_frequency(images: Tensor, step: float, sensitivity: Callable[[Ten
 
     Args:
         images: The images.
-        step: The frequency of one cycle over the whole height, and of one over the whole width.
+        step: The frequency of one cycle per height, and of one per width.
         sensitivity: The factor for each frequency.
     """
     height, width = images.shape[-2:]
@@ -83,16 +83,16 @@ def _qcb(images: Tensor, step: float, guard: float) -> Tensor:
 
 @metric(MetricCard(better="higher", range=(0, 1), source=_CHEN_BLUM_2009, used_by="VIFB and Liu (MATLAB)"))
 def qcb_liu(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Similarity of local contrast, each image first stretched to whole levels 0..255, then filtered as the eye does.
+    """Similarity of local contrast, after stretching each image to whole levels 0..255 and filtering it like the eye.
 
-    Large areas of one single level, such as the background of medical images, have no contrast but rounding errors:
-    there the value is not reproducible.
+    In large areas of a single level, such as the background of medical images, contrast consists only of rounding
+    errors, so the value is not reproducible.
 
     Shape: three (B, 1, H, W) to (B,).
-    Range: images in [0, 1]; the value lies in 0..1. A constant image has a contrast of 1 everywhere.
+    Range: images in [0, 1]; the value is in 0..1. A constant image has contrast 1 everywhere.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     images = torch.cat([stretched_whole(levels) for levels in grey_levels(fused, a, b)], dim=1)
     return _qcb(images, 2 / 30, 0.0)
@@ -100,23 +100,23 @@ def qcb_liu(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 @metric(MetricCard(better="higher", range=(0, 1), source=_CHEN_BLUM_2009, used_by="IVIF_ZOO"))
 def qcb_ivif_zoo(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Similarity of local contrast as `qcb_liu`, but stretched to 0..1 without rounding, and half the frequencies.
+    """Similarity of local contrast like `qcb_liu`, but stretched to 0..1 without rounding, with half the frequencies.
 
-    Large areas of one single level, such as the background of medical images, have no contrast but rounding errors:
-    there the value is not reproducible.
+    In large areas of a single level, such as the background of medical images, contrast consists only of rounding
+    errors, so the value is not reproducible.
 
     Shape: three (B, 1, H, W) to (B,).
-    Range: images in [0, 1]; the value lies in 0..1. A constant image has a contrast of 1 everywhere.
+    Range: images in [0, 1]; the value is in 0..1. A constant image has contrast 1 everywhere.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     images = torch.cat([stretched(levels) / 255 for levels in grey_levels(fused, a, b)], dim=1)
     return _qcb(images, 1 / 30, 1e-10)
 
 
 def _blocks(images: Tensor) -> Tensor:
-    """Cut into blocks of 16x16, filled up with zeros: (B, C, H, W) to (B, C, rows, columns, 16, 16)."""
+    """Cut into zero-padded blocks of 16x16: (B, C, H, W) to (B, C, rows, columns, 16, 16)."""
     height, width = images.shape[-2:]
     filled = pad(images, (0, -width % _BLOCK, 0, -height % _BLOCK))
     return filled.unfold(-2, _BLOCK, _BLOCK).unfold(-2, _BLOCK, _BLOCK)
@@ -126,22 +126,22 @@ def _blocks(images: Tensor) -> Tensor:
     MetricCard(better="lower", range=(0, float("inf")), source=_CHEN_VARSHNEY_2007, used_by="VIFB and Liu (MATLAB)")
 )
 def qcv(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Visible error of the fused image against each source, in blocks of 16x16 weighted by the source's edges.
+    """Visible error of the fused image against each source, in 16x16 blocks weighted by the source's edges.
 
     Each image is first stretched to whole levels 0..255; a block's weight is the sum of the fifth powers of its
     Sobel magnitudes.
 
     Shape: three (B, 1, H, W) to (B,).
-    Range: images in [0, 1]; at least 0, which three equal images reach. Two constant sources (stretched: black)
-    have no edges, so all blocks count the same.
+    Range: images in [0, 1]; at least 0, the value for three equal images. Two constant sources (stretched: black)
+    have no edges, so all blocks have the same weight.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     fused, a, b = (stretched_whole(levels) for levels in grey_levels(fused, a, b))
     sources = torch.cat([a, b], dim=1)  # (B, 2, H, W)
     edges = torch.cat([strength(a, "constant"), strength(b, "constant")], dim=1)
-    weight = _blocks(edges.square().square_().mul_(edges)).sum(dim=(-2, -1))  # products are faster than a power
+    weight = _blocks(edges.square().square_().mul_(edges)).sum(dim=(-2, -1))  # multiplications are faster than a power
     visible = _filter_by_frequency(sources - fused, 2 / 8, _mannos_sakrison)
     error = _blocks(visible.square()).mean(dim=(-2, -1))  # (B, 2, rows, columns)
     weight = torch.where(weight.sum(dim=(1, 2, 3), keepdim=True) == 0, 1.0, weight)

@@ -1,7 +1,7 @@
-"""What several metrics need of the same images (grey levels, local moments, histograms) is worked out once.
+"""Intermediate results that several metrics need of the same images (grey levels, moments, histograms), computed once.
 
-A metric stays one function of its own: it calls a `shared` function as any other. Only inside `with sharing():` the
-function's results are kept, and only for the very same tensors.
+A metric remains an independent function that calls a `shared` function like any other. Only inside `with sharing():`
+are the results of that function kept, and only for the same tensor objects.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch import Tensor
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Results in use at once: memory stays bounded however many metrics there are. The largest, the model of VIF, is as
-# large as sixteen images.
+# Results kept at once: memory stays bounded for any number of metrics. The largest, the model of VIF, is as large as
+# sixteen images.
 _MOST = 24
-# Key to (arguments, result). A key holds the ids of tensors; keeping the arguments keeps their ids from being reused.
+# Key to (arguments, result). A key contains the ids of tensors; keeping the arguments prevents the reuse of their ids.
 _kept: ContextVar[OrderedDict[Hashable, tuple[object, object]] | None] = ContextVar("kept", default=None)
 
 
@@ -36,10 +36,10 @@ def sharing() -> Iterator[None]:
 
 
 def shared(function: Callable[P, R]) -> Callable[P, R]:
-    """Let metrics share the results of a function, which nobody may change in place.
+    """Let metrics share the results of a function; no caller may change them in place.
 
     Args:
-        function: A function without side effects of tensors and of values that can be keys of a dictionary.
+        function: A function of tensors and hashable values, without side effects.
     """
 
     @functools.wraps(function)

@@ -1,4 +1,4 @@
-"""Sobel gradients with the borders that the definitions of edge metrics differ in."""
+"""Sobel gradients with the different borders in the definitions of edge metrics."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch.nn.functional import pad
 
 from mmfuse.metrics.sharing import shared
 
-Border = Literal["constant", "replicate", "reflect"]  # zeros; the edge repeated; mirrored without the edge
+Border = Literal["constant", "replicate", "reflect"]  # zeros; replicated edge; mirrored without the edge
 
 
 @shared
 def sobel(levels: Tensor, border: Border) -> tuple[Tensor, Tensor]:
-    """Return the horizontal and vertical gradient, to the right and downwards positive, weights 1 2 1.
+    """Return the horizontal and vertical gradient, positive to the right and downwards, weights 1 2 1.
 
     Shape: (B, 1, H, W) to twice the same.
     """

@@ -16,7 +16,7 @@ _WANG_2004 = (
     "Trans. Image Processing 13 (2004) 600, eq. (13)"
 )
 _UNIFORM = uniform_window(7)
-_SAMPLE = 49 / 48  # from the population's to the sample's (co)variance in a window of 7x7
+_SAMPLE = 49 / 48  # from population to sample (co)variance in a 7x7 window
 
 
 @shared
@@ -26,13 +26,13 @@ def _uniform_moments(images: Tensor) -> Moments:
 
 @shared
 def _uniform_similarities(images: Tensor, peak: float) -> Tensor:
-    """Return the mean SSIM under the uniform window, with the sample's covariance: (B, 3, H, W) to (B, 2)."""
+    """Return the mean SSIM in the uniform window, with the sample covariance: (B, 3, H, W) to (B, 2)."""
     return _mean_similarities(_uniform_moments(images), peak, _SAMPLE)
 
 
 @shared
 def _gauss_similarities(images: Tensor, peak: float) -> Tensor:
-    """Return the mean SSIM under the Gaussian window where it fits: (B, 3, H, W) to (B, 2)."""
+    """Return the mean SSIM in the Gaussian window where it fits: (B, 3, H, W) to (B, 2)."""
     return _mean_similarities(gauss_moments(images).cropped(len(GAUSS) // 2), peak)
 
 
@@ -59,17 +59,17 @@ def _mean_similarities(local: Moments, peak: float, correction: float = 1) -> Te
         better="higher",
         range=(-2, 2),
         source=_WANG_2004,
-        used_by="the evaluator of LKC-FUNet; that of SMFNet as it stands now",
+        used_by="the evaluator of LKC-FUNet; the current evaluator of SMFNet",
     )
 )
 def ssim_uniform_sum_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """SSIM with a plus SSIM with b; 7x7 uniform window, sample covariance, range 255 (scikit-image's default).
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 7.
-    Range: images in [0, 1]; the value lies in -2..2. Constant images are no special case.
+    Range: images in [0, 1]; the value is in -2..2. Constant images are no special case.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     return _uniform(fused, a, b, 255).sum(dim=1)
 
@@ -79,17 +79,17 @@ def ssim_uniform_sum_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         better="higher",
         range=(-1, 1),
         source=_WANG_2004,
-        used_by="possibly the table of LKC-FUNet (a mean of two; its window cannot be told)",
+        used_by="possibly the table of LKC-FUNet (a mean of two; its window is unknown)",
     )
 )
 def ssim_uniform_mean_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Mean of SSIM with a and SSIM with b; 7x7 uniform window, sample covariance, range 255.
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 7.
-    Range: images in [0, 1]; the value lies in -1..1. Constant images are no special case.
+    Range: images in [0, 1]; the value is in -1..1. Constant images are no special case.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     return _uniform(fused, a, b, 255).mean(dim=1)
 
@@ -105,13 +105,13 @@ def ssim_uniform_mean_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def ssim_uniform_sum_l2(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """SSIM with a plus SSIM with b; 7x7 uniform window, sample covariance, range 2 on grey levels 0..255.
 
-    The range 2 is what old versions of scikit-image took for floating-point images whatever their values were.
+    Old versions of scikit-image used the range 2 for floating-point images regardless of their values.
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 7.
-    Range: images in [0, 1]; the value lies in -2..2. Constant images are no special case.
+    Range: images in [0, 1]; the value is in -2..2. Constant images are no special case.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     return _uniform(fused, a, b, 2).sum(dim=1)
 
@@ -121,10 +121,10 @@ def ssim_gauss_sum_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """SSIM with a plus SSIM with b; 11x11 Gaussian window of sigma 1.5, population covariance, range 255.
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 11.
-    Range: images in [0, 1]; the value lies in -2..2. Constant images are no special case.
+    Range: images in [0, 1]; the value is in -2..2. Constant images are no special case.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     return _gaussian(fused, a, b, 255).sum(dim=1)
 
@@ -134,17 +134,17 @@ def ssim_gauss_sum_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
         better="higher",
         range=(-1, 1),
         source=_WANG_2004,
-        used_by="possibly the table of LKC-FUNet (a mean of two; its window cannot be told)",
+        used_by="possibly the table of LKC-FUNet (a mean of two; its window is unknown)",
     )
 )
 def ssim_gauss_mean_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Mean of SSIM with a and SSIM with b; 11x11 Gaussian window of sigma 1.5, population covariance, range 255.
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 11.
-    Range: images in [0, 1]; the value lies in -1..1. Constant images are no special case.
+    Range: images in [0, 1]; the value is in -1..1. Constant images are no special case.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     return _gaussian(fused, a, b, 255).mean(dim=1)
 
@@ -153,28 +153,28 @@ def ssim_gauss_mean_l255(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def ssim_gauss_sum_l1(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """SSIM with a plus SSIM with b; 11x11 Gaussian window of sigma 1.5, range 1 on grey levels 0..255.
 
-    IVIF_ZOO computes it in single precision, which moves it by up to a fifth on images with large saturated areas.
+    IVIF_ZOO computes it in single precision, which changes it by up to a fifth on images with large saturated areas.
 
     Shape: three (B, 1, H, W) to (B,), H and W at least 11.
-    Range: images in [0, 1]; the value lies in -2..2. Constant images are no special case.
+    Range: images in [0, 1]; the value is in -2..2. Constant images are no special case.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     return _gaussian(fused, a, b, 1).sum(dim=1)
 
 
 @metric(MetricCard(better="higher", range=(-1, 1), source=_WANG_2004, used_by="Tang (MATLAB)"))
 def ssim_tang(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Mean of SSIM with a and with b; 11x11 Gaussian window, edge pixels repeated outside, range 1 on levels 0..255.
+    """Mean of SSIM with a and with b; 11x11 Gaussian window, replicated borders, range 1 on levels 0..255.
 
-    The range 1 is what MATLAB takes for floating-point images whatever their values are.
+    MATLAB uses the range 1 for floating-point images regardless of their values.
 
     Shape: three (B, 1, H, W) to (B,).
-    Range: images in [0, 1]; the value lies in -1..1. Constant images are no special case.
+    Range: images in [0, 1]; the value is in -1..1. Constant images are no special case.
 
     Raises:
-        UserError: no legal batch of images.
+        UserError: not a valid batch of images.
     """
     framed = pad(together(*grey_levels(fused, a, b)), (len(GAUSS) // 2,) * 4, mode="replicate")
     return _mean_similarities(local_moments(framed, GAUSS), 1).mean(dim=1)

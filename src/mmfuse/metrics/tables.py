@@ -1,4 +1,4 @@
-"""Scores of a whole list of images: measuring, summing up, and the two files that a stage writes."""
+"""Scores of a list of images: measurement, summary, and the two files that a stage writes."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ def score_images(
     workers: int = 1,
     group: int | None = None,
 ) -> pd.DataFrame:
-    """Measure images of any sizes and return one row an image: `name`, then one column a metric.
+    """Measure images of any sizes and return one row per image: `name`, then one column per metric.
 
-    Neither the number of workers nor the other images change a digit on a processor: each worker computes in one
-    thread, and each image alone unless `group` says otherwise.
+    On a CPU, neither the number of workers nor the other images change a digit: each worker computes in one thread, and
+    each image separately unless `group` is larger.
 
     Shape: each image of a triple (fused, a, b) is (1, H, W) in [0, 1].
 
     Args:
-        names: The images' names, all different.
-        triples: One for each name, in the same order; read one after the other, so a generator keeps memory small.
-        metrics: Plain name to variant, see `mmfuse.metrics.resolve`.
+        names: The images' names, all distinct.
+        triples: One for each name, in the same order; read one at a time, so a generator keeps memory small.
+        metrics: Plain name to definition, see `mmfuse.metrics.resolve`.
         device: Where to compute.
         workers: Number of images or groups measured at once.
-        group: Largest number of neighbouring images of equal size measured as one batch; by default 1 on a
-            processor and 16 elsewhere.
+        group: Largest number of consecutive images of equal size measured as one batch; by default 1 on a CPU and 16
+            elsewhere.
 
     Raises:
-        UserError: a name twice, more or fewer triples than names, or an image that cannot be measured (with its name).
+        UserError: a duplicate name, not one triple per name, or an image that cannot be measured (with its name).
     """
     if len(set(names)) != len(names):
         twice = sorted(name for name, count in Counter(names).items() if count > 1)
-        raise UserError("Some images have the same name.", expected="one name an image", found=", ".join(twice[:10]))
+        raise UserError("Some images have the same name.", expected="one name per image", found=", ".join(twice[:10]))
     if group is None:
         group = 1 if device == "cpu" else _GROUP_ON_GPU
     keep_freed_memory()
@@ -85,7 +85,7 @@ def score_images(
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute in one thread: sums of many threads differ in their last digits."""
+    """Let torch compute in one thread: sums with many threads differ in their last digits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -95,7 +95,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _groups(names: Sequence[str], triples: Iterable[Triple], size: int) -> Iterator[tuple[list[str], list[Triple]]]:
-    """Yield neighbouring images of equal size together, at most `size` of them."""
+    """Yield consecutive images of equal size together, at most `size` of them."""
     group_names: list[str] = []
     group: list[Triple] = []
     count = 0
@@ -133,18 +133,18 @@ def _score_group(
 def summarise(frame: pd.DataFrame, metrics: Mapping[str, Metric], convention: str) -> dict[str, dict[str, Any]]:
     """Return convention, definition, direction, mean, deviation, median and count of each metric over all images.
 
-    The standard deviation is that of the images at hand (divided by their number), so one image gives 0.
+    The standard deviation is that of the given images (divided by their number), so it is 0 for one image.
 
     Args:
         frame: The scores of `score_images`.
-        metrics: What was measured, see `mmfuse.metrics.resolve`.
-        convention: What the plain names mean; NAME.CONVENTION says it itself.
+        metrics: The metrics that were measured, see `mmfuse.metrics.resolve`.
+        convention: The meaning of the plain names; NAME.CONVENTION sets its own.
 
     Raises:
         UserError: no images, a column is missing, or a value is missing or not finite.
     """
     if frame.empty:
-        raise UserError("There are no scores to sum up.", expected="at least one image")
+        raise UserError("There are no scores to summarise.", expected="at least one image")
     summary = {}
     for name, metric in metrics.items():
         if name not in frame:
@@ -152,7 +152,7 @@ def summarise(frame: pd.DataFrame, metrics: Mapping[str, Metric], convention: st
         values = torch.tensor(frame[name].tolist(), dtype=torch.float64)
         if not values.isfinite().all():
             where = frame["name"][(~values.isfinite()).numpy()].tolist()
-            raise UserError(f"The scores of {name} are not all numbers.", found=", ".join(where[:10]))
+            raise UserError(f"Some scores of {name} are not finite numbers.", found=", ".join(where[:10]))
         summary[name] = {
             "convention": name.partition(".")[2] or convention,
             "definition": metric.name,
@@ -168,7 +168,7 @@ def summarise(frame: pd.DataFrame, metrics: Mapping[str, Metric], convention: st
 def write_scores(frame: pd.DataFrame, summary: Mapping[str, Any], *, csv: Path, json: Path) -> None:
     """Write the scores of each image as CSV and their summary as JSON; equal values give equal bytes.
 
-    The CSV holds every digit: `read_scores` gives back the very same numbers.
+    The CSV has every digit: `read_scores` returns exactly the same numbers.
     """
     text = io.StringIO()
     frame.to_csv(text, index=False, lineterminator="\n")
@@ -177,10 +177,10 @@ def write_scores(frame: pd.DataFrame, summary: Mapping[str, Any], *, csv: Path, 
 
 
 def read_scores(csv: Path) -> pd.DataFrame:
-    """Read a CSV of `write_scores`; names stay text, also such as 00537 and NA.
+    """Read a CSV of `write_scores`; names stay text, even names such as 00537 and NA.
 
     Raises:
-        UserError: the file is missing, or no table with a column `name` and numbers otherwise.
+        UserError: the file is missing, or is not a table with a column `name` and otherwise numbers.
     """
     if not csv.is_file():
         raise UserError(f"Scores not found: {csv}", fix="run the stage evaluate first")
@@ -192,10 +192,10 @@ def read_scores(csv: Path) -> pd.DataFrame:
         raise UserError(f"Cannot use the scores {csv}.", expected="a column `name`", found=", ".join(frame.columns))
     for column in frame.columns.drop("name"):
         try:
-            # Python's own conversion is exact, that of pandas is not in every version
+            # Python's own conversion is exact; that of pandas is not exact in every version
             frame[column] = [float(cell) for cell in frame[column]]
         except ValueError as error:
             raise UserError(
-                f"Cannot use the scores {csv}.", expected=f"a number in every cell of {column}", found=error
+                f"Cannot use the scores {csv}.", expected=f"a number in each cell of {column}", found=error
             ) from error
     return frame

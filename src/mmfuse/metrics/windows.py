@@ -1,4 +1,4 @@
-"""Sliding windows: separable filters over the valid region, and the local moments that SSIM and VIF are made of."""
+"""Sliding windows: separable filters over the valid region, and the local moments behind SSIM and VIF."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ GAUSS = gaussian_window(11, 1.5)  # the window of SSIM
 
 
 def filter_valid(images: Tensor, window: Window, *, step: int = 1) -> Tensor:
-    """Filter rows and columns with one window, only where it lies wholly inside the image.
+    """Filter rows and columns with one window, only where it is entirely inside the image.
 
-    Shape: (..., H, W) to (..., H - n + 1, W - n + 1) for a window of n weights, of which a step of 2 gives every second
-    row and column, from the first.
+    Shape: (..., H, W) to (..., H - n + 1, W - n + 1) for a window of n weights; a step of 2 returns every second row
+    and column of that, from the first.
     """
     planes = images.reshape(-1, *images.shape[-2:])
     height, width = (side - len(window) + 1 for side in planes.shape[-2:])
     filtered = planes.new_empty(len(planes), -(-height // step), -(-width // step))
-    # A sum of shifted copies: in float64 on a processor twelve times as fast as the convolution of torch. Plane by
-    # plane it stays in the processor's cache, which halves the time again.
+    # A sum of shifted copies: in float64 on a CPU, twelve times as fast as torch's convolution. Processing one plane at
+    # a time keeps it in the CPU cache, which halves the time again.
     at_once = 1 if images.device.type == "cpu" else len(planes)
     for some, result in zip(planes.split(at_once), filtered.split(at_once), strict=True):
         columns = some[:, :height:step] * window[0]
@@ -51,7 +51,7 @@ def filter_valid(images: Tensor, window: Window, *, step: int = 1) -> Tensor:
 
 
 def filter_same(images: Tensor, window: Window) -> Tensor:
-    """Filter rows and columns with one window of odd length, zeros outside the image.
+    """Filter rows and columns with one window of odd length, with zeros outside the image.
 
     Shape: (B, C, H, W), in and out.
     """
@@ -68,13 +68,13 @@ class Moments(NamedTuple):
     covariance: Tensor  # (B, S, h, w), fused image with each source
 
     def cropped(self, border: int) -> Moments:
-        """Return the moments without those of the outermost places."""
+        """Return the moments without those of the outermost pixels."""
         inner = slice(border, -border)
         return Moments(*(values[..., inner, inner] for values in self))
 
 
 def local_moments(images: Tensor, window: Window) -> Moments:
-    """Return the moments under a window at every place where it fits.
+    """Return the moments in a window at each position where it fits.
 
     Shape: images (B, 1 + S, H, W), the fused image first.
     """
@@ -89,9 +89,9 @@ def local_moments(images: Tensor, window: Window) -> Moments:
 
 @shared
 def gauss_moments(images: Tensor) -> Moments:
-    """Return the moments under SSIM's Gaussian window around every pixel, the image mirrored outside.
+    """Return the moments in SSIM's Gaussian window around each pixel, with mirrored borders.
 
-    Cropped by half a window they are those where it fits; so one computation serves the metrics of either kind.
+    Cropped by half a window, they are those where it fits, so one computation serves both kinds of metrics.
 
     Shape: images (B, 1 + S, H, W), the fused image first, H and W at least 6; the moments have the same height and
     width.

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 class SqueezeExcite(nn.Module):
     """Channel weights from the mean of a feature map; (B, c, H, W) to (B, c, 1, 1) in (0, 1).
 
-    Source: Hu et al. 2018; MMA-UNet 3.1 (weights of the visible features for the infrared ones).
+    Source: Hu et al. 2018; MMA-UNet 3.1 (weights from visible features for infrared ones).
     """
 
     def __init__(self, channels: int, reduction: int, *, bias: bool = False) -> None:
@@ -22,7 +22,7 @@ class SqueezeExcite(nn.Module):
         self.excite = nn.Linear(hidden, channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the weight of every channel."""
+        """Return the weight of each channel."""
         weights = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean(dim=(2, 3))))))  # (B, c)
         return weights[..., None, None]
 

@@ -1,4 +1,4 @@
-"""Centred kernel alignment (CKA) of many representations at once, and what is read off it.
+"""Centred kernel alignment (CKA) of many representations at once, and results derived from it.
 
 Source: Nguyen, Raghu, Kornblith, "Do Wide and Deep Networks Learn the Same Things?", ICLR 2021 (linear CKA from the
 unbiased estimator of HSIC, averaged over minibatches); the estimator itself: Song et al., JMLR 2012.
@@ -16,15 +16,15 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 SMALLEST_BATCH = 4  # the unbiased estimator divides by n (n - 3)
-_VALUES = 2**22  # feature values that are held in double precision at a time
+_VALUES = 2**22  # feature values held in double precision at a time
 
 
 def centred_gram(features: Tensor) -> Tensor:
     """Return a batch's Gram matrix of inner products, centred so that two of them multiply to the unbiased HSIC.
 
-    The diagonal is left out and what remains has zero row sums; adding a constant to the features changes nothing.
+    The diagonal is excluded and the remaining row sums are zero; adding a constant to the features changes nothing.
 
-    Shape: (n, ...) to (n, n), float64 on the processor.
+    Shape: (n, ...) to (n, n), float64 on the CPU.
     """
     rows = features.detach().flatten(1)  # (n, p)
     n = len(rows)
@@ -40,13 +40,13 @@ def centred_gram(features: Tensor) -> Tensor:
 
 
 class Alignment:
-    """CKA between all pairs of representations, from one minibatch after another in memory that does not grow.
+    """CKA between all pairs of representations, accumulated over minibatches in constant memory.
 
-    The spread over images comes from the Bayesian bootstrap (Rubin 1981): each minibatch counts with random weights
-    from an exponential distribution, which can be summed as the minibatches come.
+    The spread over images comes from the Bayesian bootstrap (Rubin 1981): each minibatch has random weights from an
+    exponential distribution, which can be summed as the minibatches arrive.
 
     Args:
-        representations: How many representations each minibatch brings.
+        representations: Number of representations in each minibatch.
         resamples: Number of bootstrap resamples.
         seed: Seed of their weights.
     """
@@ -57,7 +57,7 @@ class Alignment:
         self._random = np.random.default_rng(seed)
 
     def add(self, grams: Sequence[Tensor]) -> None:
-        """Take the Gram matrices of one minibatch from `centred_gram`, one a representation, at least 4 x 4 each."""
+        """Add one minibatch: a Gram matrix from `centred_gram` for each representation, at least 4 x 4 each."""
         n = len(grams[0])
         if n < SMALLEST_BATCH:
             raise ValueError(f"a minibatch needs {SMALLEST_BATCH} images, not {n}")
@@ -77,21 +77,21 @@ class Alignment:
 
 
 def _normalised(hsic: Array) -> Array:
-    """Divide HSIC by the norms of both; 0 for a representation that is the same for all images."""
+    """Divide HSIC by both norms; 0 for a representation that is the same for all images."""
     norms = np.sqrt(np.diagonal(hsic, axis1=-2, axis2=-1))  # (..., representations)
     products = norms[..., :, None] * norms[..., None, :]
     return np.divide(hsic, products, out=np.zeros_like(hsic), where=products > 0)
 
 
 def change_point(similarity: Array) -> tuple[int, float]:
-    """Return where a network's layers fall into two blocks, and how clearly.
+    """Return where a network's layers split into two blocks, and how clearly.
 
-    Of all cuts into layers 0..k-1 and k.. this is the one whose two-valued matrix (one value within both blocks, one
-    between them) is nearest to the similarity matrix in least squares, off the diagonal. That maximises
+    Of all cuts into layers 0..k-1 and k.., this cut has the two-valued matrix (one value within both blocks, one
+    between them) nearest to the similarity matrix in least squares, off the diagonal. It maximises
 
         (mean within - mean between) * sqrt(pairs within * pairs between) / pairs,
 
-    so a block of a few layers needs a stronger contrast. The first of equal cuts is taken.
+    so a small block needs a stronger contrast. Among equal cuts, the first wins.
 
     Shape: (layers, layers), symmetric, at least three layers.
     Range: k in 1..layers-1, and mean within minus mean between at this cut.
@@ -111,10 +111,10 @@ def change_point(similarity: Array) -> tuple[int, float]:
 
 
 def best_pairing(similarity: Array, pairs: int) -> list[tuple[int, int]]:
-    """Return the monotone alignment of two networks' levels whose pairs are most alike on average.
+    """Return the monotone alignment of two networks' levels with the largest mean similarity.
 
-    Of all choices of `pairs` levels of the one and as many of the other, paired in order from shallow to deep, the one
-    with the largest mean similarity; the first in dictionary order among equal ones. Levels count from 1.
+    It chooses `pairs` levels of each network and pairs them in order from shallow to deep. Among equal alignments, the
+    first in lexicographic order wins. Levels count from 1.
 
     Shape: (levels of the first, levels of the second).
     """

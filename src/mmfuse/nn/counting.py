@@ -1,4 +1,4 @@
-"""What a network costs, counted without computing."""
+"""The cost of a network, counted without running it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mmfuse.fastconv.large_kernel import plain
 
 
 def multiply_adds(network: nn.Module, height: int, width: int) -> int:
-    """Count the multiply-adds of fusing one pair of images: those of convolutions and matrix products, done directly.
+    """Count the multiply-adds for one pair of images, in convolutions and matrix products computed directly.
 
-    The network is copied to the device `meta`, so that networks of any size are counted at once.
+    The network is copied to the device `meta`, so that counting is instant for networks of any size.
     """
     counted = plain(copy.deepcopy(network).to("meta").eval())
     with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:

@@ -1,7 +1,7 @@
-"""Loss terms beyond the papers' own, which any part that fuses can weight beside its method's.
+"""Loss terms beyond the papers' own. Any part with a fused image can use them in addition to its method's terms.
 
 Each compares a fused image with both sources (docs/decisions/0022-shipped-networks.md). Two are LKC-FUNet's own terms,
-for methods without them.
+for methods that lack them.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from mmfuse.nn.losses import (
 )
 from mmfuse.nn.precision import in_full_precision
 
-_LENGTHS = (9, 5)  # of the Gaussian windows, one a scale, with sigma = length / 5
+_LENGTHS = (9, 5)  # of the Gaussian windows, one per scale, with sigma = length / 5
 _NOISE = 2.0  # variance of the noise of the visual system, in grey levels squared
 _TINY = 1e-6
 
 
 def signed_gradient_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference of the gradient to that of the source whose gradient is stronger at each pixel.
+    """Mean absolute difference to the gradient of the source whose gradient is stronger at each pixel.
 
-    The papers' gradient losses compare strengths |gx| + |gy| alone, so that an edge may turn round or change direction.
+    The papers' gradient losses compare only the strengths |gx| + |gy|, so an edge may reverse or change direction.
 
     Shape: (B, 1, H, W) three times; returns a scalar.
     Range: [0, 16] for images in [0, 1] (Sobel filters, not normalised).
@@ -42,7 +42,7 @@ def signed_gradient_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def difference_correlation_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """One minus the mean correlation of what each source adds: of F - B with A and of F - A with B, image by image.
+    """One minus the mean correlation of F - B with A and of F - A with B, per image: what each source contributes.
 
     Shape: (B, 1, H, W) three times; returns a scalar.
     Range: [0, 2].
@@ -53,9 +53,9 @@ def difference_correlation_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def information_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """One minus the mean share of both sources' information that a viewer finds in the fused image, over the batch.
+    """One minus the mean share of both sources' visual information that the fused image preserves, over the batch.
 
-    Two scales of pixel-domain VIF, with windows of 9 and 5 pixels, which fit into crops.
+    Pixel-domain VIF at two scales, with windows of 9 and 5 pixels, which fit into crops.
 
     Shape: (B, 1, H, W) three times, H and W at least 10; returns a scalar.
     Range: up to 1; below 0 where contrast is raised.
@@ -66,7 +66,7 @@ def information_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 @in_full_precision
 def _kept_information(fused: Tensor, source: Tensor) -> Tensor:
-    """Return the information that the fused images keep of the source's, over that which the source has; a scalar."""
+    """Return the source's information that the fused images preserve, divided by all of it; a scalar."""
     fused, source = 255 * fused, 255 * source
     kept = offered = fused.new_zeros(())
     for scale, length in enumerate(_LENGTHS):
@@ -93,8 +93,8 @@ def mean_intensity_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return F.l1_loss(fused, (a + b) / 2)
 
 
-def outside_range_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:  # noqa: ARG001 - as every term
-    """Mean distance by which pixels leave [0, 1], where an image is clipped and detail is lost.
+def outside_range_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:  # noqa: ARG001 - signature of all terms
+    """Mean distance of the pixels from [0, 1]; clipping would lose their detail.
 
     Shape: (B, 1, H, W) three times; returns a scalar.
     Range: from 0.

@@ -1,4 +1,4 @@
-"""Two encoders' levels of different resolution brought together into one fused level.
+"""Fusion of two encoders' levels of different resolution.
 
 Level l has width * 2^(l-1) channels at 1/2^(l-1) of the resolution. Source: MMA-UNet 3.2.
 """
@@ -12,11 +12,11 @@ from mmfuse.nn.attention import ChannelSpatialAttention, PooledConvAttention
 
 
 class LevelFusion(nn.Module):
-    """Bring a visible and an infrared level to one size, add them, weight them.
+    """Bring a visible and an infrared level to one size, add and weight them.
 
     Args:
         visible_level: 1 to 5.
-        infrared_level: 1 to 5; the coarser of both gives resolution and channels.
+        infrared_level: 1 to 5; the coarser of both sets resolution and channels.
         width: Channels of level 1.
         deep: Which of the two attentions follows.
     """
@@ -35,13 +35,13 @@ class LevelFusion(nn.Module):
 
 
 class SoftLevelFusion(nn.Module):
-    """A fused level whose pair of source levels is learned: a weighted sum over all pairs that it can be made of.
+    """A fused level with learned source levels: a weighted sum over all possible pairs.
 
-    Source: none; ours, for the choice that MMA-UNet 5.2 leaves to future work.
+    Source: ours, for the choice that MMA-UNet 5.2 leaves to future work.
 
     Args:
-        level: 2 to 5; gives resolution and channels. A pair has this level of the one image and this or a shallower
-            one of the other, so that a weight of 1 for one pair makes this a `LevelFusion`.
+        level: 2 to 5; sets resolution and channels. A pair has this level of one image and this or a shallower level of
+            the other; with a weight of 1 for one pair, this is a `LevelFusion`.
         width: Channels of level 1.
         deep: Which of the two attentions follows.
     """
@@ -64,13 +64,13 @@ class SoftLevelFusion(nn.Module):
         return self.attention(sum(weight * (v[first - 1] + i[second - 1]) for weight, (first, second) in pairs))
 
     def pair_weights(self) -> dict[str, float]:
-        """Return how much each pair VISIBLE-INFRARED of levels counts; the sum is 1."""
+        """Return the weight of each pair VISIBLE-INFRARED of levels; the sum is 1."""
         weights = self.choice.softmax(dim=0).tolist()
         return {f"{v}-{i}": weight for (v, i), weight in zip(self.pairs, weights, strict=True)}
 
 
 def _to_level(source: int, target: int, width: int) -> nn.Module:
-    """Average pooling and a 1x1 convolution from one level's size to a coarser one's."""
+    """Average pooling and a 1x1 convolution from one level's size to that of a coarser level."""
     if source == target:
         return nn.Identity()
     # PAPER: 3.2, "we first down-sampled the feature maps of VI"; M2: AvgPool2 + 1x1 to double the channels

@@ -1,4 +1,4 @@
-"""Losses and what they are made of: structural similarity, gradients, correlation, regions."""
+"""Losses and their building blocks: structural similarity, gradients, correlation, regions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BORDERS = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate"} 
 
 
 def _extend(image: Tensor, reach: int, border: str) -> Tensor:
-    """Extend an image by `reach` pixels on each side: by zeros, by its reflection, or by its outermost pixels."""
+    """Extend an image by `reach` pixels on each side with zeros, its reflection, or its border pixels."""
     return F.pad(image, (reach, reach, reach, reach), mode=BORDERS[border])
 
 
@@ -25,7 +25,7 @@ def gaussian_window(length: int, sigma: float, like: Tensor) -> Tensor:
 
 
 def blur(image: Tensor, window: Tensor, border: str) -> Tensor:
-    """Filter every channel with a separable window; the size stays."""
+    """Filter each channel with a separable window, without changing the size."""
     channels = image.shape[1]
     image = _extend(image, len(window) // 2, border)
     image = _filter(image, window.view(1, 1, 1, -1).expand(channels, 1, 1, -1))
@@ -33,10 +33,10 @@ def blur(image: Tensor, window: Tensor, border: str) -> Tensor:
 
 
 def _filter(image: Tensor, kernel: Tensor) -> Tensor:
-    """Filter every channel with kernels of its own, without a border.
+    """Filter each channel with its own kernels, without a border.
 
-    In double precision on a GPU, which may round the inputs of an fp32 convolution to TF32, forwards and backwards.
-    With ten bits nothing is left of a local variance, and SSIM leaves its range.
+    On a GPU this uses double precision, because an fp32 convolution may round its inputs to TF32, forwards and
+    backwards. Ten bits are too few for a local variance, and SSIM would leave its range.
     """
     if image.is_cuda:
         return F.conv2d(image.double(), kernel.double(), groups=image.shape[1]).to(image.dtype)
@@ -45,12 +45,12 @@ def _filter(image: Tensor, kernel: Tensor) -> Tensor:
 
 @in_full_precision
 def ssim_map(x: Tensor, y: Tensor, *, border: str = "reflect", data_range: float = 1.0) -> Tensor:
-    """Structural similarity at every pixel, in Gaussian windows of 11 x 11 pixels with a standard deviation of 1.5.
+    """Structural similarity at each pixel, in Gaussian windows of 11 x 11 pixels with a standard deviation of 1.5.
 
     Args:
         x: Images, (B, C, H, W), in an interval of length `data_range`; H, W > 5 for a reflected border.
-        y: Images to compare them with, likewise.
-        border: zeros, reflect or replicate. With zeros, a window that leaves the image is not normalised again.
+        y: Images to compare with x, likewise.
+        border: zeros, reflect or replicate. With zeros, a window that extends beyond the image is not renormalised.
         data_range: L of the constants (0.01 L)^2 and (0.03 L)^2.
 
     Shape: that of x.
@@ -67,7 +67,7 @@ def ssim_map(x: Tensor, y: Tensor, *, border: str = "reflect", data_range: float
 
 
 def ssim_loss(x: Tensor, y: Tensor, *, border: str = "reflect", data_range: float = 1.0) -> Tensor:
-    """Mean of clamp(1 - SSIM, 0, 1) / 2: the form that the published codes of MMA-UNet and SMFNet use.
+    """Mean of clamp(1 - SSIM, 0, 1) / 2: the form in the published codes of MMA-UNet and SMFNet.
 
     Range: [0, 1/2]; pixels with SSIM < 0 are clamped and have no gradient.
     """
@@ -95,7 +95,7 @@ def strongest_intensity_loss(fused: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def strongest_gradient_loss(fused: Tensor, a: Tensor, b: Tensor, *, border: str = "zeros") -> Tensor:
-    """Mean absolute difference of the gradient strength to the stronger source's at each pixel.
+    """Mean absolute difference between the fused image's gradient strength and the stronger source's at each pixel.
 
     Source: LKC-FUNet eq. 8; SMFNet eq. 29.
     """
@@ -123,7 +123,7 @@ def _sobel(image: Tensor, border: str) -> Tensor:
 
 
 def spatial_gradient(image: Tensor, *, border: str = "replicate") -> Tensor:
-    """Signed gradients (gx, gy): 3x3 Sobel filters divided by 8, so that a ramp gives its slope.
+    """Signed gradients (gx, gy): 3x3 Sobel filters divided by 8, so that a ramp yields its slope.
 
     Shape: (B, C, H, W) to (B, C, 2, H, W).
     Range: [-1/2, 1/2] for images in [0, 1].
@@ -144,7 +144,7 @@ def correlation(x: Tensor, y: Tensor) -> Tensor:
 
 
 def gram_matrix(features: Tensor) -> Tensor:
-    """Mean products of every two channels; for an image of one channel, its mean square.
+    """Mean products of all pairs of channels; for an image with one channel, its mean square.
 
     Shape: (B, C, H, W) to (B, C, C).
     """
@@ -153,10 +153,10 @@ def gram_matrix(features: Tensor) -> Tensor:
 
 
 def lovasz_jaccard(errors: Tensor, labels: Tensor) -> Tensor:
-    """Jaccard loss of a set of pixels, extended from errors of 0 or 1 to any errors from 0.
+    """Jaccard loss of a set of pixels, extended from errors of 0 or 1 to all non-negative errors.
 
-    With the errors in decreasing order, each counts as much as the Jaccard loss of the pixels so far exceeds that of
-    the pixels before it. For errors of 0 or 1 this is 1 - IoU of the pixels with label 1.
+    The errors are sorted in decreasing order. The weight of each is the Jaccard loss of the pixels up to it minus that
+    of the pixels before it. For errors of 0 or 1 this is 1 - IoU of the pixels with label 1.
 
     Shape: errors (B, n); labels (B, n) bool; returns (B,).
     Source: Berman et al. 2018 (Lovasz-Softmax), eq. 3, 4, 8 and 9; SMFNet eq. 21 to 25.
@@ -169,7 +169,7 @@ def lovasz_jaccard(errors: Tensor, labels: Tensor) -> Tensor:
 
 
 def lovasz_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Return the Lovasz-Softmax loss, the mean over the classes that a batch shows.
+    """Return the Lovasz-Softmax loss, averaged over the classes present in a batch.
 
     Shape: scores (B, classes, H, W); mask (B, H, W) int64; returns a scalar.
 
@@ -181,10 +181,10 @@ def lovasz_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     classes = scores.shape[1]
     if int(mask.max()) >= classes:
         raise UserError(
-            "A mask has a class that the network was not told of.",
+            "A mask contains a class that the network does not have.",
             expected=f"classes from 0 to {classes - 1}",
             found=int(mask.max()),
-            fix="raise `classes` of the method's network to the number of classes of the dataset",
+            fix="set `classes` of the method's network to the number of classes of the dataset",
         )
     shares = scores.float().softmax(dim=1).movedim(1, 0).flatten(1)  # (classes, B H W)
     labels = mask.flatten() == torch.arange(classes, device=mask.device)[:, None]

@@ -1,4 +1,4 @@
-"""Multipath adaptive fusion module (MPAFM), which LKC-FUNet has in place of a UNet's plain skip connections.
+"""Multipath adaptive fusion module (MPAFM), with which LKC-FUNet replaces the plain skip connections of a UNet.
 
 Source: He et al., "Rethinking Normalization Strategies and Convolutional Kernels for Multimodal Image Fusion", 3.3.
 """
@@ -20,21 +20,20 @@ CHOICES = {
 
 
 class MPAFM(nn.Module):
-    """Weight encoder and decoder features, let them gate each other, recalibrate the decoder's features.
+    """Weight encoder and decoder features, let them gate each other, and recalibrate the decoder features.
 
     Source: 3.3, eq. 1 to 5; L3, L4 of docs/decisions/0012-lkc-funet.md.
 
     Args:
         channels: Channels of both features.
         norm: group (one group), batch (published code) or none.
-        sides: `paper` takes channel attention of the encoder and spatial attention of the decoder, `code` the other way
-            round.
+        sides: `paper` takes channel attention of the encoder and spatial attention of the decoder, `code` the reverse.
         weighting: Whether the two weights of a pixel add up to one (softmax) or not (sigmoid).
-        residual: Whether the features are added to their weighted selves (published code).
-        attention: Eq. 1 to 3; without it both features count in full.
-        gating: Eq. 4; without it they are added.
-        recalibration: Eq. 5; without it the fused features go on as they are.
-        recalibrated: The features that the pixel attention map multiplies, decoder or encoder.
+        residual: Whether the features are added to their weighted version (published code).
+        attention: Eq. 1 to 3; without it, both features have weight 1.
+        gating: Eq. 4; without it, the features are added.
+        recalibration: Eq. 5; without it, the fused features are passed on unchanged.
+        recalibrated: The features multiplied by the pixel attention map: decoder or encoder.
         reduction: Divisor of the channels within the channel attention.
     """
 
@@ -68,7 +67,7 @@ class MPAFM(nn.Module):
         self.out = nn.Conv2d(channels, 2 * channels, 1)
 
     def weights(self, encoder: Tensor, decoder: Tensor) -> tuple[Tensor, Tensor]:
-        """Eq. 1: how much encoder and decoder count at each pixel.
+        """Eq. 1: weights of encoder and decoder at each pixel.
 
         Shape: encoder, decoder (B, c, H, W); returns (B, 1, H, W) twice, for encoder and decoder.
         Range: (0, 1); both add up to 1 under softmax.
@@ -78,15 +77,15 @@ class MPAFM(nn.Module):
         maps = self.refine(self.channel(for_channels) + self.spatial(pooled))  # (B, 2, H, W)
         maps = maps.softmax(dim=1) if self.weighting == "softmax" else maps.sigmoid()
         first, second = maps.chunk(2, dim=1)
-        # PAPER: A for the encoder (eq. 2), B for the decoder (eq. 3); L4: the published code exchanges them throughout
+        # PAPER: A for the encoder (eq. 2), B for the decoder (eq. 3); L4: the published code swaps them throughout
         return (first, second) if self.sides == "paper" else (second, first)
 
     def forward(self, encoder: Tensor, decoder: Tensor) -> Tensor:
-        """Return what the decoder goes on with, (B, 2 c, H, W), from two features (B, c, H, W)."""
+        """Return the input of the next decoder block, (B, 2 c, H, W), from two feature maps (B, c, H, W)."""
         e, d = encoder, decoder
         if self.attention:
             weight_e, weight_d = self.weights(encoder, decoder)
-            # L4: the published code adds the features to their weighted selves; eq. 2 and 3 do not
+            # L4: the published code adds the features to their weighted version; eq. 2 and 3 do not
             e = weight_e * e + e if self.residual else weight_e * e
             d = weight_d * d + d if self.residual else weight_d * d
         fused = e.sigmoid() * d + d.sigmoid() * e if self.gating else e + d  # eq. 4
@@ -97,7 +96,7 @@ class MPAFM(nn.Module):
 
 
 class Concatenation(nn.Module):
-    """The plain skip of a UNet, in the place of MPAFM (ablation VI)."""
+    """The plain skip connection of a UNet instead of MPAFM (ablation VI)."""
 
     def forward(self, encoder: Tensor, decoder: Tensor) -> Tensor:
         """Return both features, (B, 2 c, H, W)."""

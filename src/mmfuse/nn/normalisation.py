@@ -1,4 +1,4 @@
-"""Normalisation of feature maps by the name of its kind, so that a study can exchange one for another."""
+"""Normalisation of feature maps, selected by name, so that a study can exchange one for another."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def normalisation(kind: str, channels: int, groups: int | str = 1) -> nn.Module:
     """Return a normalisation of feature maps, (B, channels, H, W) in and out.
 
     Args:
-        kind: group, instance, batch or none. Instance norm is group norm with one channel a group: with weights and
+        kind: group, instance, batch or none. Instance norm is group norm with one channel per group: with weights and
             biases, without running statistics.
         channels: Channels of the feature map.
-        groups: Number of groups for the kind `group`; "channels" makes each channel a group.
+        groups: Number of groups for `group`; "channels" makes each channel a group.
 
     Raises:
-        UserError: the channels do not divide into these groups.
+        UserError: the number of groups does not divide the number of channels.
     """
     if kind == "none":
         return nn.Identity()

@@ -1,4 +1,4 @@
-"""Any image size for networks that halve the resolution: reflect-pad, run, crop back."""
+"""Images of any size for networks that halve the resolution: reflect-pad, run, crop back."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch.nn import functional as F
 
 
 def pad_to_multiple(image: Tensor, multiple: int, mode: str = "reflect") -> Tensor:
-    """Extend an image at the bottom and right until both sides divide by `multiple`.
+    """Extend an image at the bottom and right until both sides are divisible by `multiple`.
 
     Args:
         image: The image.
-        multiple: What both sides shall divide by.
-        mode: reflect (where the image is large enough for it, else the edge is repeated), replicate or constant.
+        multiple: The divisor of both sides.
+        mode: reflect (edge pixels are repeated if the image is too small for it), replicate or constant.
 
     Shape: (B, C, H, W) to (B, C, H', W') with H' - H and W' - W in [0, multiple).
     """

@@ -1,4 +1,4 @@
-"""A fusion network with one input in place of two, for those who call models that way."""
+"""A fusion network with one input instead of two, for code that calls models that way."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class PairModel(nn.Module):
-    """A fusion network that takes both images as two channels.
+    """A fusion network that takes both images as the two channels of one input.
 
     Shape: (B, 2, H, W) with H, W >= 16; returns (B, 1, H, W).
     Range: [0, 1] in and out.

@@ -7,13 +7,14 @@ from torch import Tensor, nn
 
 
 class StochasticDepth(nn.Module):
-    """Leave a residual branch out for some images of a batch, in training only; (B, ...) to (B, ...).
+    """Drop a residual branch for some images of a batch, in training only; (B, ...) to (B, ...).
 
-    What is kept is divided by its probability, so that the mean stays and inference needs no factor. torchvision has
-    the same layer; its import would be a third of the processor time of fusing a few images.
+    Kept branches are divided by the probability of keeping them, so that the mean does not change and inference needs
+    no factor. torchvision has the same layer, but importing it would take a third of the CPU time of fusing a few
+    images.
 
     Args:
-        drop: Probability with which an image's branch is left out, in [0, 1).
+        drop: Probability of dropping an image's branch, in [0, 1).
     """
 
     def __init__(self, drop: float) -> None:
@@ -21,7 +22,7 @@ class StochasticDepth(nn.Module):
         self.drop = drop
 
     def forward(self, branch: Tensor) -> Tensor:
-        """Return the branch, scaled, or zeros in its place."""
+        """Return the branch, scaled, or zeros."""
         if not self.training or self.drop == 0:
             return branch
         keep = 1 - self.drop

@@ -15,7 +15,7 @@ OUTPUTS = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "linear": nn.Identity}
 
 
 class DoubleConv(nn.Sequential):
-    """Twice convolution 3x3, batch norm, ReLU; (B, c, H, W) to (B, c', H, W)."""
+    """3x3 convolution, batch norm, ReLU, twice; (B, c, H, W) to (B, c', H, W)."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__(
@@ -41,13 +41,13 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [width * 2**level for level in range(5)]
         self.blocks = nn.ModuleList(DoubleConv(c, d) for c, d in zip([channels, *widths], widths, strict=False))
-        # PAPER: 3.1, squeeze-and-excitation of the visible features, at every level (M5: reduction 16, no bias)
+        # PAPER: 3.1, squeeze-and-excitation of the visible features, at each level (M5: reduction 16, no bias)
         self.guides = nn.ModuleList(SqueezeExcite(c, 16) for c in widths) if guided else None
 
     def forward(self, x: Tensor, guidance: list[Tensor] | None = None) -> list[Tensor]:
         """Return the features of levels 1 to 5.
 
-        Shape: x (B, channels, H, W) with H, W multiples of 16; guidance as this method returns it.
+        Shape: x (B, channels, H, W) with H, W multiples of 16; guidance like the result of this method.
         """
         features: list[Tensor] = []
         for level, block in enumerate(self.blocks):
@@ -59,7 +59,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """UNet decoder back to the image: transposed convolution, concatenation, double convolution."""
+    """UNet decoder: transposed convolution, concatenation, double convolution at each level."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Decoder(nn.Module):
 
 
 def fitted(x: Tensor, skip: Tensor) -> Tensor:
-    """Pad with zeros to the size of a skip connection, which is larger where pooling dropped a row or a column."""
+    """Zero-pad to the size of a skip connection, which is larger where pooling dropped a row or a column."""
     rows, columns = skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]
     if not (rows or columns):
         return x
@@ -91,7 +91,7 @@ class UNet(nn.Module):
         super().__init__()
         self.encoder = Encoder(channels, width, guided=guided)
         self.decoder = Decoder(channels, width)
-        # M6: the published code ends in tanh although the targets lie in [0, 1]
+        # M6: the published code ends in tanh although the targets are in [0, 1]
         self.activation = OUTPUTS[output]()
 
     def forward(self, x: Tensor, guidance: list[Tensor] | None = None) -> Tensor:

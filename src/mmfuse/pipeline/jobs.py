@@ -27,6 +27,7 @@ from mmfuse.data import catalog
 from mmfuse.errors import UserError
 from mmfuse.files.writing import checksum, remove_leftovers, write_json
 from mmfuse.pipeline.lineage import parents
+from mmfuse.study.code_lists import check_running_code
 from mmfuse.study.parameters import load_parameters, pick_all
 from mmfuse.study.plan import System
 from mmfuse.study.stage import KEYS, Key, Stage
@@ -132,8 +133,10 @@ def run(stage: Stage, key: Key, params: Path, work: Callable[[Work], None]) -> N
     """Do one job of a stage, with lock, tracking and record.
 
     Raises:
-        UserError: the parameters or the key are wrong, an input is missing, or another process is doing the same job.
+        UserError: the parameters or the key are wrong, an input is missing, another process is doing the same job, the
+            job's parameters changed while it ran, or the running code is not the project's.
     """
+    check_running_code(Path.cwd())
     for name in stage.key:
         if not re.fullmatch(KEYS[name][0], key[name]):
             raise UserError(f"--{name.replace('_', '-')} has no such value.", expected=KEYS[name][1], found=key[name])
@@ -156,8 +159,17 @@ def run(stage: Stage, key: Key, params: Path, work: Callable[[Work], None]) -> N
         parents=parents(parameters, stage.system(parameters, key)),
     )
 
+    read = {path: path.read_bytes() for path in (params, catalog.CATALOG) if path.is_file()}
+
     def start(running: Running) -> None:
         work(Work(stage, key, parameters, params, inputs, outputs, running))
+        changed = [path.as_posix() for path, content in read.items() if path.read_bytes() != content]
+        if changed and pick_all(load_parameters(params), job.parameters) != job.parameters:
+            raise UserError(
+                f"Parameters of {stage.name} {job.name} changed while it ran.",
+                expected=f"{changed[0]} to keep the values of {', '.join(job.parameters)} until the job ends",
+                fix="run the same command again",
+            )
 
     execute(job, start)
     if stage.resume and not rank():

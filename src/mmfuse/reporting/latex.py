@@ -144,7 +144,12 @@ def _blocks(spans: Sequence[int], widths: Sequence[float], left: int, most: floa
     """Return the columns of each block: all start with the first ones; header groups stay together if they fit."""
     room = most - sum(widths[:left])
     blocks = _packed(spans, widths, left, room)
-    while len(blocks) > 1 and len(closer := _packed(spans, widths, left, 0.95 * room)) == len(blocks):
+    widest = max(widths[left:], default=0.0)
+    while (
+        len(blocks) > 1
+        and 0.95 * room >= widest
+        and len(closer := _packed(spans, widths, left, 0.95 * room)) == len(blocks)
+    ):
         blocks, room = closer, 0.95 * room  # as many blocks, of more similar widths
     return [[*range(left), *block] for block in blocks]
 

@@ -275,7 +275,7 @@ class Meaning:
 
 def legend(columns: Sequence[Column]) -> list[Meaning]:
     """Return the definitions of the plain names, in the order of the names, with descriptions for our own metrics."""
-    from mmfuse.metrics import variants  # late: it needs torch
+    from mmfuse.metrics import definitions  # late: it needs torch
 
     alike: dict[tuple[str, str], list[Column]] = {}
     for name in dict.fromkeys(c.plain for c in columns):
@@ -284,7 +284,7 @@ def legend(columns: Sequence[Column]) -> list[Meaning]:
                 alike.setdefault((name, column.definition), []).append(column)
     found = []
     for (name, definition), same in alike.items():
-        metric = variants().get(definition)
+        metric = definitions().get(definition)
         words = (metric.function.__doc__ or "").partition("\n")[0] if metric else "a definition outside mmfuse"
         used_by = metric.card.used_by if metric else ""
         found.append(Meaning(name, same[0].better, tuple(c.convention for c in same), definition, words, used_by))

@@ -1,1 +1,1 @@
-"""Drawn scenes: datasets that are generated from a seed and need no download."""
+"""Synthetic scenes: datasets generated from a seed, without download."""

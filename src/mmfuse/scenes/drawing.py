@@ -1,8 +1,8 @@
-"""What the embedded scene generators draw with: seeds, noise, a layered canvas, a camera, flat and solid parts.
+"""Drawing tools of the scene generators: seeds, noise, a layered canvas, a camera, flat and solid parts.
 
-A canvas holds several layers that are painted at once, so that both modalities of a pair show the same geometry:
-colour, heat, own light, received light, and which thing owns each pixel. Lengths are metres, X to the right, Y up,
-Z away from the camera; heat is a display level between 0 (clear sky) and 1 (skin at night).
+A canvas has several layers that are painted at once, so that both modalities of a pair show the same geometry: colour,
+heat, emitted light, received light, and the owner of each pixel. Lengths are in metres, X to the right, Y up, Z away
+from the camera; heat is a display level between 0 (clear sky) and 1 (skin at night).
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ BLACK: Colour = (0.0, 0.0, 0.0)
 
 
 def image_generator(seed: int, split: int, index: int) -> np.random.Generator:
-    """Return the random numbers of one image; they do not depend on how many others are made."""
+    """Return the random generator of one image; it does not depend on the number of images."""
     return np.random.default_rng(np.random.SeedSequence([seed, split, index]))
 
 
 def save_png(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Write an 8-bit PNG; the caller makes the folder and sees to it that a broken set is not kept."""
+    """Write an 8-bit PNG; the caller creates the folder and removes an incomplete dataset."""
     Image.fromarray(pixels).save(path, format="PNG", compress_level=6)
 
 
 @lru_cache(maxsize=32)
 def noise_tile(slope: float, low: float = 0.0, high: float = 1e9) -> Array:
-    """Return a periodic noise tile of unit variance whose amplitude falls as frequency ** -slope.
+    """Return a periodic noise tile of unit variance whose amplitude decreases as frequency ** -slope.
 
-    Shape: (512, 512) float32; only frequencies between `low` and `high` cycles a tile are kept. The tile is the same in
-    every run: an image looks at it from its own random place.
+    Shape: (512, 512) float32; only frequencies between `low` and `high` cycles per tile are kept. The tile is the same
+    in every run; each image uses it from a random position.
     """
     rng = np.random.default_rng(20_240_607)
     rows, columns = np.fft.fftfreq(TILE, 1 / TILE)[:, None], np.fft.rfftfreq(TILE, 1 / TILE)[None]
@@ -53,18 +53,18 @@ def noise_tile(slope: float, low: float = 0.0, high: float = 1e9) -> Array:
 
 
 def sample(tile: Array, rows: NDArray, columns: NDArray) -> Array:
-    """Look a periodic tile up at any real positions (nearest neighbour)."""
+    """Sample a periodic tile at any real positions (nearest neighbour)."""
     return tile[np.asarray(rows, np.int32) & (TILE - 1), np.asarray(columns, np.int32) & (TILE - 1)]
 
 
 def window(tile: Array, rng: np.random.Generator, height: int, width: int, zoom: float = 1.0) -> Array:
-    """Cut a (height, width) piece from a random place of a periodic tile, magnified `zoom` times."""
+    """Cut a (height, width) crop from a random position of a periodic tile, magnified `zoom` times."""
     top, left = rng.integers(TILE, size=2)
     return sample(tile, top + np.arange(height)[:, None] / zoom, left + np.arange(width)[None] / zoom)
 
 
 class Paint(NamedTuple):
-    """How a surface looks: reflected colour, heat, own light, and how much brighter its top is than its bottom."""
+    """Appearance of a surface: reflected colour, heat, emitted light, and the brightness of its top over its bottom."""
 
     colour: Colour
     heat: float
@@ -74,7 +74,7 @@ class Paint(NamedTuple):
 
 @dataclass
 class Camera:
-    """A pinhole camera that looks along Z; all in canvas pixels but `height`, which is metres above the road."""
+    """A pinhole camera that looks along Z; units are canvas pixels, except `height`, in metres above the road."""
 
     focal: float
     centre: float
@@ -82,7 +82,7 @@ class Camera:
     height: float
 
     def project(self, points: NDArray) -> Points:
-        """Project (n, 3) metres to (n, 2) canvas pixels (x, y); points behind the camera are pulled before it."""
+        """Project (n, 3) metres to (n, 2) canvas pixels (x, y); points behind the camera are moved in front of it."""
         depth = np.maximum(points[:, 2], 1.0)
         x = self.centre + self.focal * points[:, 0] / depth
         return np.stack([x, self.horizon + self.focal * (self.height - points[:, 1]) / depth], axis=1)
@@ -90,7 +90,7 @@ class Camera:
 
 @dataclass
 class Canvas:
-    """Layers painted together: colour (3), heat, glow (3), light, and the owner of every pixel."""
+    """Layers painted together: colour (3), heat, glow (3), light, and the owner of each pixel."""
 
     height: int
     width: int
@@ -113,7 +113,7 @@ class Canvas:
         return polygon(points[:, 1], points[:, 0], (self.height, self.width))
 
     def between(self, points: Points) -> tuple[NDArray, NDArray]:
-        """Return the rows and columns inside an upright wall: two corners at its foot, then their tops in reverse."""
+        """Return the rows and columns inside an upright wall: two bottom corners, then the top ones reversed."""
         order = np.argsort(points[:2, 0])
         low, high = points[[0, 1]][order], points[[3, 2]][order]
         first, last = (int(v) for v in np.clip(np.ceil(low[:, 0]), 0, self.width))
@@ -139,19 +139,19 @@ class Canvas:
             self.layers[rows, columns] = values
         else:
             self.layers[rows, columns] = value
-        if brush.contrast < 1.0:  # as warm as what lies behind, but for a remainder
+        if brush.contrast < 1.0:  # as warm as the background, except for a remainder
             self.layers[rows, columns, HEAT] = behind + brush.contrast * (paint.heat - behind)
         self.owner[rows, columns] = brush.owner
 
     def shadow(self, points: Points, factor: float, warmth: float = 0.0) -> None:
-        """Darken a polygon and warm it; owners stay."""
+        """Darken a polygon and warm it, without changing the owners."""
         rows, columns = self.inside(points)
         self.layers[rows, columns, COLOUR] *= factor
         self.layers[rows, columns, HEAT] += warmth
 
 
 class Brush(NamedTuple):
-    """What all parts of one thing share: its owner number, the light that falls on it, its thermal contrast."""
+    """Properties shared by all parts of one thing: its owner number, the light on it, its thermal contrast."""
 
     owner: int = 0
     light: float = 1.0
@@ -159,14 +159,14 @@ class Brush(NamedTuple):
 
 
 class Spot(NamedTuple):
-    """Where a thing stands: X and Z in metres and its turn about the vertical (0: looks away from the camera)."""
+    """Position of a thing: X and Z in metres and its rotation about the vertical (0: faces away from the camera)."""
 
     x: float
     z: float
     yaw: float = 0.0
 
     def world(self, local: NDArray) -> Points:
-        """Turn and move local (n, 3) points: across, up, along."""
+        """Rotate and translate local (n, 3) points: across, up, along."""
         sine, cosine = np.sin(self.yaw), np.cos(self.yaw)
         across, along = local[:, 0], local[:, 2]
         return np.stack(
@@ -175,7 +175,7 @@ class Spot(NamedTuple):
 
 
 def disc(x: float, y: float, radius: float, flat: float = 1.0, count: int = 16) -> Points:
-    """Return an ellipse as (count, 2) points; `flat` is its height over its width."""
+    """Return an ellipse as (count, 2) points; `flat` is the ratio of its height to its width."""
     angle = np.arange(count) * (2 * np.pi / count)
     return np.stack([x + radius * np.cos(angle), y + flat * radius * np.sin(angle)], axis=1)
 
@@ -196,7 +196,7 @@ def rectangle(left: float, bottom: float, right: float, top: float) -> Points:
 
 @dataclass
 class Painter:
-    """Puts flat and solid parts of one thing on a canvas."""
+    """Paints flat and solid parts of one thing on a canvas."""
 
     canvas: Canvas
     camera: Camera
@@ -210,12 +210,12 @@ class Painter:
         self.canvas.fill(self.camera.project(world), paint, self.brush)
 
     def side(self, points: Points, paint: Paint) -> None:
-        """Draw a part in the plane along the thing: (n, 2) metres along and up."""
+        """Draw a part in the plane along the thing's axis: (n, 2) metres along and up."""
         local = on_side(points, 0.0)
         self.canvas.fill(self.camera.project(self.spot.world(local)), paint, self.brush)
 
     def solid(self, faces: list[list[tuple[Points, Paint]]]) -> None:
-        """Draw the faces of a roughly convex body that look at the camera, far ones first, each with its details."""
+        """Draw the faces of a roughly convex body that face the camera, far ones first, each with its details."""
         placed = [[(self.spot.world(points), paint) for points, paint in face] for face in faces]
         middles = np.array([face[0][0].mean(axis=0) for face in placed])
         body = middles.mean(axis=0)
@@ -240,12 +240,12 @@ class Painter:
 
 
 def on_side(points: Points, across: float) -> Points:
-    """Lift (n, 2) along-and-up points into the plane `across` metres to the right of a thing's middle."""
+    """Move (n, 2) along-and-up points into the plane `across` metres to the right of a thing's centre."""
     return np.stack([np.full(len(points), across), points[:, 1], points[:, 0]], axis=1)
 
 
 def extrude(profile: Points, width: float, body: list[Paint], side: Paint) -> list[list[tuple[Points, Paint]]]:
-    """Make a body from its side view: one face for each edge of the profile, then the left and the right side."""
+    """Return a body from its side view: one face for each edge of the profile, then the left and the right side."""
     faces = []
     for (l0, y0), (l1, y1), paint in zip(profile, np.roll(profile, -1, axis=0), body, strict=True):
         w = width / 2
@@ -254,7 +254,7 @@ def extrude(profile: Points, width: float, body: list[Paint], side: Paint) -> li
 
 
 def on_edge(profile: Points, edge: int, width: float, box: tuple[float, float, float, float]) -> Points:
-    """Return a rectangle on an extruded edge; `box` is left, low, right, high in shares (-1..1 across, 0..1 up)."""
+    """Return a rectangle on an extruded edge; `box` is left, low, right, high in fractions (-1..1 across, 0..1 up)."""
     (l0, y0), (l1, y1) = profile[edge], profile[(edge + 1) % len(profile)]
     left, low, right, high = box
     corners = ((left, low), (right, low), (right, high), (left, high))

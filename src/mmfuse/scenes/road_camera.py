@@ -1,7 +1,7 @@
-"""How each sensor sees a drawn road scene: blooming lamps, smoke, glare and noise; softness and stripes in infrared.
+"""Sensor models for a drawn road scene: lamp bloom, smoke, glare and noise; softness and stripes in infrared.
 
-A scene's layers are painted `FINE` times as large as its pictures; both functions reduce them, and draw their noise
-from the scene's own random numbers.
+A scene's layers are painted at `FINE` times the size of its images. Both functions reduce them, and draw their noise
+from the scene's own random generator.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _stretch(coarse: Array, length: int) -> Array:
 
 
 def _bloom(light: Array, sigma: float, step: int) -> Array:
-    """Blur (H, W, 3) on a coarse grid: the halo that a lens puts around what is brighter than white."""
+    """Blur (H, W, 3) on a coarse grid: the halo of a lens around light brighter than white."""
     height, width = light.shape[:2]
     channels = [gaussian_filter(light[::step, ::step, channel], sigma / step, truncate=3) for channel in range(3)]
     tall = _stretch(np.stack(channels, axis=-1), height)
@@ -37,7 +37,7 @@ def _bloom(light: Array, sigma: float, step: int) -> Array:
 
 
 def _smoke(scene: Scene, visible: Array) -> Array:
-    """Put plumes before the things that only infrared shall show, and keep them off the others."""
+    """Draw smoke plumes in front of the things that only infrared shows, and away from the others."""
     height, width = visible.shape[:2]
     rng, unit = scene.rng, height / 192
     rows, columns = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)[None]
@@ -62,7 +62,7 @@ def _smoke(scene: Scene, visible: Array) -> Array:
 
 
 def _glare(scene: Scene, visible: Array) -> Array:
-    """Blind the camera with a low sun beside the things that only infrared shall show."""
+    """Add glare from a low sun next to the things that only infrared shows."""
     height, width = visible.shape[:2]
     warm = [t for t in scene.things if t.warm] or [Thing("", Spot(0, 1), (0.9 * width, 0.7 * height) * 2, True)]
     target = max(warm, key=lambda t: (t.kind == "person", t.frame[3] - t.frame[1]))
@@ -71,13 +71,13 @@ def _glare(scene: Scene, visible: Array) -> Array:
     radius = np.hypot(rows, columns) / height
     spokes = 1 + 0.35 * np.cos(6 * np.arctan2(rows, columns) + 0.4) ** 8
     spread = height * (0.035 + 0.10 * np.clip(rows / height, 0, 1))
-    mirror = np.exp(-((columns / spread) ** 2)) * np.clip(rows / height - 0.12, 0, 0.35)  # the sun on the road
+    mirror = np.exp(-((columns / spread) ** 2)) * np.clip(rows / height - 0.12, 0, 0.35)  # reflection on the road
     burn = 3.2 * np.exp(-((radius / 0.16) ** 2)) + 1.5 * spokes * np.exp(-radius / 0.20) + 1.5 * mirror
     return visible * (1 - 0.35 * np.exp(-radius / 0.5))[..., None] + burn[..., None] * np.array([1.0, 0.93, 0.78])
 
 
 def visible_picture(scene: Scene) -> NDArray[np.uint8]:
-    """Turn the painted layers into the visible picture (H, W, 3), with the smoke or glare of its condition."""
+    """Turn the painted layers into the visible image (H, W, 3), with the smoke or glare of its condition."""
     canvas, weather, rng = scene.canvas, scene.weather, scene.rng
     layers = canvas.layers
     glow = layers[..., GLOW]
@@ -101,12 +101,12 @@ def visible_picture(scene: Scene) -> NDArray[np.uint8]:
 
 
 def infrared_picture(scene: Scene) -> NDArray[np.uint8]:
-    """Turn the painted heat into the infrared picture (H, W): soft, with the fixed pattern of a sensor."""
+    """Turn the painted heat into the infrared image (H, W): soft, with the fixed-pattern noise of a sensor."""
     rng = scene.rng
     heat = _reduce(scene.canvas.layers[..., HEAT])
     height, width = heat.shape
     heat = gaussian_filter(heat, 0.55 * height / 192)
-    heat += 0.45 * (heat - gaussian_filter(heat, 2.5 * height / 192))  # thermal cameras sharpen, and overshoot
+    heat += 0.45 * (heat - gaussian_filter(heat, 2.5 * height / 192))  # thermal cameras sharpen and overshoot
     heat = heat + 0.012 * window(noise_tile(1.8), rng, height, width, height / 96)
     stripes = gaussian_filter(rng.standard_normal(width), 0.7) * 0.008
     noise = 0.009 * rng.standard_normal((height, width), np.float32)

@@ -1,7 +1,7 @@
-"""What a drawn road scene is made of: weather, street, kinds of things, and where each thing is placed.
+"""Contents of a drawn road scene: weather, street, kinds of things, and the position of each thing.
 
-Places are chosen so that fusing pays: by night warm things stand where it is dark and cold ones in the light of a lamp,
-and nothing hides much of anything else.
+Positions are chosen so that fusion is useful: at night, warm things are in the dark and cold things in lamp light, and
+no thing hides much of another.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from mmfuse.scenes.drawing import Camera, Canvas, Colour, Spot
 
-FINE = 2  # drawn at twice the size, then reduced: antialiasing
-CURVE, GUARDRAIL, BUMP = 4, 6, 8  # mask ids of what belongs to the street and is not placed
+FINE = 2  # drawn at twice the size, then reduced, for antialiasing
+CURVE, GUARDRAIL, BUMP = 4, 6, 8  # mask ids of parts of the street, which are not placed
 
 
 class Weather(NamedTuple):
-    """What a condition sets: heat levels of the surroundings, light of the sky, light of sun or lamps, lamps lit."""
+    """Settings of a condition: heat levels of the surroundings, light of the sky, light of sun or lamps, lamps lit."""
 
     sky: float
     road: float
@@ -29,7 +29,7 @@ class Weather(NamedTuple):
     ambient: Colour
     direct: Colour
     lit: float
-    warm: dict[str, float]  # share of things that differ from their surroundings in infrared; 0 for all others
+    warm: dict[str, float]  # share of things that differ from the background in infrared; 0 for kinds not listed
 
 
 _RUNNING = {"person": 0.75, "car": 0.6, "bus": 0.6, "truck": 0.6, "motorcycle": 0.6}
@@ -43,9 +43,9 @@ WEATHER = {
 
 
 class Kind(NamedTuple):
-    """A kind of thing: class of its box, mask id, size (across, up, along), nearest and farthest place, how many.
+    """A kind of thing: class of its box, mask id, size (across, up, along), nearest and farthest position, number.
 
-    The classes and ids are the places in `CLASSES` and `MASK_IDS` of `synthetic_road`.
+    The classes and ids are indices into `CLASSES` and `MASK_IDS` of `synthetic_road`.
     """
 
     box: int | None
@@ -53,7 +53,7 @@ class Kind(NamedTuple):
     extent: tuple[float, float, float]
     near: float
     far: float
-    counts: tuple[int, ...]  # one is drawn by lot
+    counts: tuple[int, ...]  # one is drawn at random
 
 
 KINDS = {
@@ -80,7 +80,7 @@ class Thing(NamedTuple):
 
 @dataclass
 class Scene:
-    """What one picture is made of."""
+    """Contents of one image."""
 
     rng: np.random.Generator
     condition: str
@@ -91,7 +91,7 @@ class Scene:
     wall: float  # from the kerb to the buildings
     pools: list[tuple[float, float, float, float]] = field(default_factory=list)  # x, z, radius, strength of lamp light
     things: list[Thing] = field(default_factory=list)
-    open: NDArray[np.bool_] = field(init=False)  # where no building stands yet
+    open: NDArray[np.bool_] = field(init=False)  # pixels without a building
 
     def __post_init__(self) -> None:
         self.open = np.ones((self.canvas.height, self.canvas.width), bool)
@@ -102,9 +102,9 @@ class Scene:
         return WEATHER[self.condition]
 
     def light(self, x: NDArray, z: NDArray, low: NDArray | float = 0.0) -> NDArray:
-        """Return the direct light at places on the ground (metres)."""
+        """Return the direct light at positions on the ground (metres)."""
         if self.weather.lit < 1:
-            return np.where(x < low, 0.12, 1.0)  # the left row of buildings throws its shadow
+            return np.where(x < low, 0.12, 1.0)  # the left row of buildings casts a shadow
         total = 0.42 * np.exp(-(((z - 6) / 5) ** 2) - ((x - 0.3) / (0.16 * z + 0.5)) ** 2)  # our own head lamps
         for px, pz, radius, strength in self.pools:
             total = total + strength * np.exp(-((x - px) ** 2 + 0.5 * (z - pz) ** 2) / radius**2)
@@ -112,7 +112,7 @@ class Scene:
 
 
 def _overlap(first: tuple[float, float, float, float], second: tuple[float, float, float, float]) -> float:
-    """Return the shared area of two frames over the smaller one's area."""
+    """Return the intersection of two frames divided by the smaller one's area."""
     wide = min(first[2], second[2]) - max(first[0], second[0])
     high = min(first[3], second[3]) - max(first[1], second[1])
     areas = [(f[2] - f[0]) * (f[3] - f[1]) for f in (first, second)]
@@ -120,7 +120,7 @@ def _overlap(first: tuple[float, float, float, float], second: tuple[float, floa
 
 
 def _propose(scene: Scene, name: str) -> tuple[Spot, float]:
-    """Draw a place (and a lamp's height) for a kind of thing."""
+    """Draw a random position (and a lamp's height) for a kind of thing."""
     rng, kind = scene.rng, KINDS[name]
     z = float(rng.uniform(kind.near**0.5, kind.far**0.5) ** 2)
     reach = 0.5 * scene.canvas.width / scene.camera.focal * z
@@ -142,7 +142,7 @@ def _propose(scene: Scene, name: str) -> tuple[Spot, float]:
 
 
 def _frame(scene: Scene, name: str, spot: Spot, lift: float) -> tuple[float, float, float, float]:
-    """Return the canvas frame around a thing's block."""
+    """Return the frame on the canvas around a thing's bounding block."""
     across, up, along = KINDS[name].extent
     block = np.array([[i * across / 2, j * up + lift, k * along / 2] for i in (-1, 1) for j in (0, 1) for k in (-1, 1)])
     points = scene.camera.project(spot.world(block))
@@ -150,7 +150,7 @@ def _frame(scene: Scene, name: str, spot: Spot, lift: float) -> tuple[float, flo
 
 
 def _place(scene: Scene, name: str) -> None:
-    """Add one thing: warm ones go where it is dark by night, cold ones into lamp light, nobody in front of another."""
+    """Add one thing: at night, warm ones in the dark and cold ones in lamp light, never in front of another."""
     warm = bool(scene.rng.random() < scene.weather.warm.get(name, 0.0))
     valid: list[Thing] = []
     canvas = scene.canvas
@@ -171,11 +171,11 @@ def _place(scene: Scene, name: str) -> None:
     if name == "lamp":
         scene.pools.append((thing.spot.x, thing.spot.z, 3.0, 0.85))
     elif not warm and max(levels) < 0.5:
-        scene.pools.append((thing.spot.x, thing.spot.z, 2.2, 0.6))  # light from a window or a lamp out of the picture
+        scene.pools.append((thing.spot.x, thing.spot.z, 2.2, 0.6))  # light of a window or of a lamp outside the image
 
 
 def plan(rng: np.random.Generator, condition: str, height: int, width: int) -> Scene:
-    """Draw by lot the camera, the street and the things of one scene under a condition of `WEATHER`."""
+    """Randomly choose the camera, the street and the things of one scene under a condition of `WEATHER`."""
     canvas = Canvas(FINE * height, FINE * width)
     camera = Camera(
         focal=1.22 * canvas.height,

@@ -1,6 +1,6 @@
-"""The things that stand on and beside a drawn road: vehicles, people, lamps, cones, car stops, guardrails and trees.
+"""Things on and beside a drawn road: vehicles, people, lamps, cones, car stops, guardrails and trees.
 
-All are given in metres about the place where they stand, as flat parts or as extruded bodies, see `drawing`. For
+All coordinates are in metres relative to the thing's position, as flat parts or as extruded bodies, see `drawing`. For
 vehicles, `air` is the heat of the cold parts and `lit` the strength of the lamps.
 """
 
@@ -37,7 +37,7 @@ from mmfuse.scenes.road_scene import GUARDRAIL, KINDS, Scene, Thing
 GLASS: Colour = (0.13, 0.17, 0.21)
 TYRE: Colour = (0.05, 0.05, 0.055)
 SKIN: tuple[Colour, ...] = ((0.80, 0.60, 0.48), (0.62, 0.43, 0.32), (0.42, 0.28, 0.2))
-# colours whose luminance differs from the asphalt's: what lies in daylight shall be seen in grey, too
+# colours whose luminance differs from the asphalt's, so that things in daylight are visible in grey, too
 CAR_COLOURS: tuple[Colour, ...] = (
     (0.88, 0.88, 0.86),
     (0.70, 0.72, 0.74),
@@ -188,7 +188,7 @@ def draw_motorcycle(painter: Painter, colour: Colour, lit: float) -> None:
 
 
 def draw_person(painter: Painter, rng: np.random.Generator, colour: Colour) -> None:
-    """Draw somebody who walks or stands, with a pose of their own."""
+    """Draw a walking or standing person in a random pose."""
     size, stride, swing = rng.uniform(0.92, 1.08), rng.uniform(-0.3, 0.3), rng.uniform(-0.25, 0.25)
     skin = SKIN[rng.integers(len(SKIN))]
     trousers: Colour = ((0.08, 0.10, 0.20), (0.06, 0.06, 0.06), (0.62, 0.56, 0.45))[rng.integers(3)]
@@ -215,7 +215,7 @@ def draw_person(painter: Painter, rng: np.random.Generator, colour: Colour) -> N
 
 
 def draw_tree(scene: Scene, spot: Spot, size: float, tone: Colour) -> None:
-    """Paint a tree: a trunk, and a crown `size` metres high, coloured `tone`, whose edge and leaves are noise."""
+    """Paint a tree: a trunk and a crown, `size` metres high and coloured `tone`, with noisy edge and leaves."""
     canvas, camera, weather = scene.canvas, scene.camera, scene.weather
     light = float(np.clip(scene.light(np.array(spot.x), np.array(spot.z)), 0, 1))
     painter = Painter(canvas, camera, spot, Brush(light=light))
@@ -261,7 +261,7 @@ def draw_guardrail(scene: Scene) -> None:
 
 
 def draw_lamp(scene: Scene, painter: Painter, lift: float) -> None:
-    """Paint a globe, a street lantern or a traffic light, its head `lift` metres up a pole; only the head is boxed."""
+    """Paint a globe, a street lantern or a traffic light; its head is `lift` metres up a pole and has the box."""
     rng, lit = scene.rng, scene.weather.lit
     pole = Painter(painter.canvas, painter.camera, painter.spot, painter.brush._replace(owner=0))
     pole.flat(rectangle(-0.06, 0, 0.06, lift + 0.05), Paint((0.2, 0.21, 0.22), 0.3))
@@ -304,7 +304,7 @@ def draw_small(scene: Scene, painter: Painter, name: str) -> None:
 
 
 def draw_thing(scene: Scene, thing: Thing, owner: int) -> None:
-    """Paint one thing with its shadow, in its light and with its thermal contrast."""
+    """Paint one thing with its shadow, lighting and thermal contrast."""
     rng, weather, spot = scene.rng, scene.weather, thing.spot
     contrast = 1.0 if thing.warm else float(rng.uniform(0.02, 0.06))
     light = float(np.clip(scene.light(np.array(spot.x), np.array(spot.z)), 0, 1.1))

@@ -1,12 +1,12 @@
-"""Embedded brain slices: an MRI-like picture with a CT-, PET- or SPECT-like one and a lesion mask, made from a seed.
+"""Synthetic brain slices: an MRI-like image, a CT-, PET- or SPECT-like image and a lesion mask, made from a seed.
 
-Nothing here comes from a patient; the slices stand for the AANLIB pairs where those cannot be fetched. Head, skull,
-folded cortex, ventricles and deep nuclei are drawn once as tissue shares, and each modality paints them in its own
-way: T2-like MRI beside CT and SPECT, T1-like MRI beside PET (as in AANLIB). They are made so that fusing pays: some
-lesions show in the MRI only, some in the other picture only, some in both, see `LESIONS`.
+No patient data are used; the slices replace the AANLIB pairs where those cannot be downloaded. Head, skull, folded
+cortex, ventricles and deep nuclei are drawn once as tissue fractions, and each modality has its own levels for them:
+T2-like MRI with CT and SPECT, T1-like MRI with PET (as in AANLIB). Fusion is useful by design: some lesions are visible
+only in the MRI, some only in the other image, some in both, see `LESIONS`.
 
 Layout: `{split}/mri/NAME.png` (grey), `{split}/functional/NAME.png` (CT grey, PET and SPECT RGB),
-`{split}/mask/NAME.png` (0 background, 1 lesion). Names start with ct, pet or spect, in turn.
+`{split}/mask/NAME.png` (0 background, 1 lesion). Names start with ct, pet and spect, in turn.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mmfuse.scenes.drawing import TILE, Array, image_generator, noise_tile, save
 KINDS = ("ct", "pet", "spect")
 SCALP, SKULL, RIM = 0.045, 0.120, 0.134  # depths below the skin where scalp, skull and the fluid around the brain end
 
-# level of each tissue in each kind of picture
+# level of each tissue in each kind of image
 LEVELS: dict[str, dict[str, float]] = {
     "t2": {"scalp": 0.40, "skull": 0.03, "marrow": 0.13, "fluid": 0.92, "grey": 0.52, "white": 0.35, "deep": 0.42},
     "t1": {"scalp": 0.80, "skull": 0.03, "marrow": 0.30, "fluid": 0.07, "grey": 0.50, "white": 0.79, "deep": 0.60},
@@ -33,7 +33,7 @@ LEVELS: dict[str, dict[str, float]] = {
     "pet": {"scalp": 0.04, "skull": 0.02, "marrow": 0.03, "fluid": 0.10, "grey": 1.02, "white": 0.30, "deep": 1.05},
     "spect": {"scalp": 0.16, "skull": 0.06, "marrow": 0.06, "fluid": 0.10, "grey": 0.95, "white": 0.42, "deep": 1.00},
 }
-# ASSUME: stops read by eye off AANLIB's pictures: level, red, green, blue
+# ASSUME: colour stops estimated by eye from AANLIB's images: level, red, green, blue
 COLOURS = {
     "pet": (
         (0.00, 0, 0, 0), (0.18, 0, 0, 110), (0.36, 0, 75, 255), (0.56, 255, 255, 0), (0.78, 255, 110, 0),
@@ -47,7 +47,7 @@ COLOURS = {
 
 
 class Lesion(NamedTuple):
-    """A kind of lesion: its level in the MRI and in the other picture (None: not seen), radius, how many."""
+    """A kind of lesion: its level in the MRI and in the other image (None: invisible), radius, number."""
 
     mri: float | None
     functional: float | None
@@ -79,14 +79,14 @@ LESIONS: dict[str, dict[str, Lesion]] = {
 
 @dataclass
 class Slice:
-    """One head: where each pixel lies, and how much of each tissue it holds (shares that sum to 1 in the head)."""
+    """One head: the position of each pixel and its tissue fractions, which sum to 1 in the head."""
 
-    x: Array  # sideways from the midline, in half heads
+    x: Array  # horizontal distance from the midline, in half heads
     y: Array  # downwards: the forehead is at the top
     depth: Array  # below the skin
     tissue: dict[str, Array]
     level: float  # 0 at the deep nuclei, 1 near the top of the head
-    unit: float  # pixels a half head
+    unit: float  # pixels per half head
 
 
 def _soft(distance: NDArray, unit: float, width: float = 1.0) -> Array:
@@ -95,7 +95,7 @@ def _soft(distance: NDArray, unit: float, width: float = 1.0) -> Array:
 
 
 def _capsule(x: Array, y: Array, start: tuple[float, float], end: tuple[float, float], r0: float, r1: float) -> Array:
-    """Return the distance to the edge of a tapered stick with round ends, positive inside."""
+    """Return the signed distance to the edge of a tapered stick with round ends, positive inside."""
     (ax, ay), (bx, by) = start, end
     share = np.clip(((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / ((bx - ax) ** 2 + (by - ay) ** 2), 0, 1)
     return np.asarray(
@@ -104,14 +104,14 @@ def _capsule(x: Array, y: Array, start: tuple[float, float], end: tuple[float, f
 
 
 def _ellipse(x: Array, y: Array, centre: tuple[float, float], radii: tuple[float, float], turn: float = 0.0) -> Array:
-    """Return the approximate distance to the edge of a turned ellipse, positive inside."""
+    """Return the approximate signed distance to the edge of a rotated ellipse, positive inside."""
     dx, dy = x - centre[0], y - centre[1]
     u, v = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
     return (1 - np.hypot(u / radii[0], v / radii[1])) * min(radii)
 
 
 def _place(rng: np.random.Generator, height: int, width: int, level: float) -> tuple[Array, Array, Array, float]:
-    """Return x, y, depth below the skin (all in half heads) and pixels a half head, for a head of individual shape."""
+    """Return x, y, depth below the skin (all in half heads) and pixels per half head, for a head of random shape."""
     unit = min(height, width) / 2 * float(rng.uniform(0.88, 0.94)) * (1 - 0.08 * level)
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     x = (columns - width / 2 + 0.5 - rng.uniform(-3, 3) * unit / 100) / unit
@@ -128,12 +128,12 @@ def _place(rng: np.random.Generator, height: int, width: int, level: float) -> t
 
 
 def _chain(x: Array, y: Array, *knots: tuple[float, float, float]) -> Array:
-    """Return the distance to the edge of a bent stick through knots (x, y, radius), positive inside."""
+    """Return the signed distance to the edge of a bent stick through knots (x, y, radius), positive inside."""
     return np.maximum.reduce([_capsule(x, y, p[:2], q[:2], p[2], q[2]) for p, q in pairwise(knots)])
 
 
 def _ventricles(rng: np.random.Generator, x: Array, y: Array, bend: Array, level: float) -> tuple[Array, Array]:
-    """Return distances (positive inside) of the fluid chambers and of the nuclei beside them."""
+    """Return signed distances (positive inside) of the ventricles and of the nuclei beside them."""
     swell, shift, lean = float(rng.uniform(0.75, 1.6)) * (1 - 0.4 * level), rng.normal(0, 0.02), rng.normal(0, 0.06)
     if level > 0.75:
         return np.full_like(x, -1), np.full_like(x, -1)
@@ -154,7 +154,7 @@ def _ventricles(rng: np.random.Generator, x: Array, y: Array, bend: Array, level
 
 
 def _folds(rng: np.random.Generator, x: Array, y: Array, inner: Array, bend: Array, level: float) -> Array:
-    """Return how much each brain pixel lies in a furrow of the cortex (0..1); left and right are alike, not equal."""
+    """Return how deep each brain pixel is in a furrow of the cortex (0..1); left and right are similar, not equal."""
     tile, start = noise_tile(0.0, 9, 15), rng.uniform(0, TILE, (2, 2))
     angle = np.arctan2(0.6 * y, np.abs(x) - 0.2)
     furrow = np.zeros_like(x)
@@ -164,7 +164,7 @@ def _folds(rng: np.random.Generator, x: Array, y: Array, inner: Array, bend: Arr
     reach = 0.30 + 0.06 * bend - 0.22 * np.clip(1.6 - np.abs(x) / 0.16, 0, 1)  # shallower along the midline
     open_ = np.clip(1.15 - inner / 0.30, 0.35, 1.0) * rng.uniform(0.15, 0.27)
     cleft = np.exp(-((furrow / open_) ** 2)) * np.clip((reach - inner) / 0.04, 0, 1)
-    if level < 0.4:  # the large furrow at the temple, with the island behind it
+    if level < 0.4:  # the large furrow at the temple (lateral sulcus), with the insula behind it
         u = np.asarray(np.abs(x) + 0.02 * bend, np.float32)
         v = np.asarray(y + 0.025 * bend + 0.02 * np.sign(x) * rng.normal(), np.float32)
         temple = _chain(u, v, (0.72, 0.13, 0.020), (0.58, 0.03, 0.013), (0.45, 0.02, 0.010))
@@ -174,7 +174,7 @@ def _folds(rng: np.random.Generator, x: Array, y: Array, inner: Array, bend: Arr
 
 
 def draw_slice(rng: np.random.Generator, height: int, width: int) -> Slice:
-    """Draw the anatomy of one slice as tissue shares."""
+    """Draw the anatomy of one slice as tissue fractions."""
     level = float(rng.uniform(0, 1))
     x, y, depth, unit = _place(rng, height, width, level)
     thick = 1 + 0.22 * gaussian_filter(window(noise_tile(2.0, 2, 8), rng, height, width, height / 256), height / 40)
@@ -190,7 +190,7 @@ def draw_slice(rng: np.random.Generator, height: int, width: int) -> Slice:
         _folds(rng, x, y, inner, bend, level), (1 - _soft(brain, unit)) * np.clip(0.75 + 0.3 * bend, 0.35, 1)
     )
     kept, _ = label(cleft >= 0.34)
-    kept = (kept > 0) & (np.bincount(kept.ravel()) > (0.036 * unit) ** 2)[kept]  # a speck of a furrow has no cortex
+    kept = (kept > 0) & (np.bincount(kept.ravel()) > (0.036 * unit) ** 2)[kept]  # very small furrows have no cortex
     cleft = np.where(kept | (cleft < 0.34), cleft, 0.0)
     cortex = 0.046 - np.asarray(distance_transform_edt(~kept), np.float32) / unit
     chamber = _soft(chambers, unit, 1.5)
@@ -201,7 +201,7 @@ def draw_slice(rng: np.random.Generator, height: int, width: int) -> Slice:
     fluid = np.minimum(fluid, bone)
     marrow = _soft(0.016 * thick - np.abs(depth - 0.5 * (SCALP * thick + SKULL)), unit, 2.0) * bone
     sinus = np.zeros_like(x)
-    if level < 0.45 and rng.random() < 0.7:  # air behind the forehead
+    if level < 0.45 and rng.random() < 0.7:  # frontal sinus: air behind the forehead
         for side in (-1, 1):
             hollow = _ellipse(side * x, y, (0.09, -0.905), (0.075 * rng.uniform(0.5, 1.2), 0.035), 0.2)
             sinus = np.maximum(sinus, _soft(hollow, unit))
@@ -213,7 +213,7 @@ def draw_slice(rng: np.random.Generator, height: int, width: int) -> Slice:
 
 
 def _lesion(rng: np.random.Generator, head: Slice, kind: Lesion) -> Array:
-    """Return the share (0..1) of a lesion with ragged edges somewhere inside the brain."""
+    """Return the fraction (0..1) of a lesion with a ragged edge at a random position in the brain."""
     room = head.tissue["white"] + head.tissue["deep"] if kind.radius[0] < 0.09 else 1 - head.tissue["fluid"]
     radius = float(rng.uniform(*kind.radius))
     rows, columns = np.nonzero(
@@ -234,12 +234,12 @@ def _lesion(rng: np.random.Generator, head: Slice, kind: Lesion) -> Array:
 
 
 def _levels(head: Slice, kind: str) -> Array:
-    """Paint the tissues with the levels of one kind of picture."""
+    """Paint the tissues with the levels of one kind of image."""
     return np.asarray(sum(share * LEVELS[kind][name] for name, share in head.tissue.items()), np.float32)
 
 
 def _mri(rng: np.random.Generator, head: Slice, levels: Array) -> NDArray[np.uint8]:
-    """Finish an MRI-like picture: texture, coil shading, blur and Rician noise on a black ground."""
+    """Finish an MRI-like image: texture, coil shading, blur and Rician noise on a black background."""
     height, width = levels.shape
     texture = window(noise_tile(0.9, 4), rng, height, width, head.unit / 105)
     scalp = head.tissue["scalp"] * 0.5 * window(noise_tile(1.3, 6), rng, height, width, head.unit / 105)
@@ -254,10 +254,10 @@ def _mri(rng: np.random.Generator, head: Slice, levels: Array) -> NDArray[np.uin
 
 
 def _ct(rng: np.random.Generator, head: Slice, levels: Array) -> NDArray[np.uint8]:
-    """Finish a CT-like picture: a bright skull, flat soft tissue, grain, and at times the head rest."""
+    """Finish a CT-like image: a bright skull, flat soft tissue, grain, and sometimes the head rest."""
     height, width = levels.shape
     brain = head.depth > SKULL
-    levels = levels + 0.05 * np.exp(-np.clip(head.depth - SKULL, 0, 1) / 0.05) * brain  # the skull hardens the beam
+    levels = levels + 0.05 * np.exp(-np.clip(head.depth - SKULL, 0, 1) / 0.05) * brain  # beam hardening by the skull
     levels = gaussian_filter(np.where(head.depth > SCALP * 0.3, levels, levels * 0.6), 0.6 * head.unit / 105)
     if rng.random() < 0.6:
         bowl = np.hypot(head.x / 1.02, (head.y - 0.12) / 1.02) - rng.uniform(1.02, 1.08)
@@ -269,12 +269,12 @@ def _ct(rng: np.random.Generator, head: Slice, levels: Array) -> NDArray[np.uint
 
 
 def _emission(rng: np.random.Generator, head: Slice, levels: Array, kind: str) -> NDArray[np.uint8]:
-    """Finish a PET- or SPECT-like picture: coarse, uneven, in the colours of AANLIB."""
+    """Finish a PET- or SPECT-like image: coarse, uneven, in the colours of AANLIB."""
     height, width = levels.shape
     blur = (0.030 if kind == "pet" else 0.050) * head.unit
     uneven = window(noise_tile(1.0, 5, 40), rng, height, width, head.unit / 105)
     strength = 0.14 if kind == "pet" else 0.22
-    back = 1 + 0.10 * np.clip(head.y, -1, 1)  # the visual cortex is the busiest
+    back = 1 + 0.10 * np.clip(head.y, -1, 1)  # the visual cortex is the most active
     levels = gaussian_filter(levels * back * (1 + strength * uneven), blur) * rng.uniform(0.78, 0.92)
     if kind == "pet":
         levels = np.where(levels < 0.05, 0, levels)
@@ -287,7 +287,7 @@ def _emission(rng: np.random.Generator, head: Slice, levels: Array, kind: str) -
 
 
 class Sample(NamedTuple):
-    """One picture pair: MRI (H, W), CT (H, W) or PET or SPECT (H, W, 3), lesion mask (H, W), all uint8."""
+    """One pair: MRI (H, W), CT (H, W) or PET or SPECT (H, W, 3), lesion mask (H, W), all uint8."""
 
     mri: NDArray[np.uint8]
     functional: NDArray[np.uint8]
@@ -296,7 +296,7 @@ class Sample(NamedTuple):
 
 
 def render(rng: np.random.Generator, kind: str, height: int, width: int) -> Sample:
-    """Make one slice with a CT, PET or SPECT picture beside the MRI, and one or two kinds of lesions."""
+    """Render one slice as MRI and as CT, PET or SPECT, with one or two kinds of lesions."""
     head = draw_slice(rng, height, width)
     mri, functional = _levels(head, "t1" if kind == "pet" else "t2"), _levels(head, kind)
     texture = gaussian_filter(window(noise_tile(1.2, 6), rng, height, width, head.unit / 105), head.unit / 90)
@@ -318,8 +318,8 @@ def render(rng: np.random.Generator, kind: str, height: int, width: int) -> Samp
 def generate(folder: Path, *, seed: int, height: int, width: int, train: int, val: int, test: int) -> None:
     """Write brain slices for the three splits below `folder`; the same arguments give the same bytes.
 
-    Picture k of a split depends on the seed, the split, k and the size only. A whole set is the caller's matter:
-    write into a temporary folder and rename it.
+    Image k of a split depends only on the seed, the split, k and the size. The caller is responsible for complete
+    datasets: write into a temporary folder and rename it.
     """
     for number, (split, count) in enumerate((("train", train), ("val", val), ("test", test))):
         places = [folder / split / part for part in ("mri", "functional", "mask")]

@@ -1,20 +1,20 @@
-"""Embedded road scenes: aligned infrared and visible pictures with boxes and masks, made from a seed.
+"""Synthetic road scenes: aligned infrared and visible images with boxes and masks, made from a seed.
 
-Nothing here is a photograph; the scenes stand for the public road datasets (MSRS, M3FD, RoadScene) where those cannot
-be fetched. They are made so that fusing pays: by night, smoke and glare the visible picture hides people and engines;
-lamps, cones and parked vehicles are as cold as what lies behind them; by day most people are as warm as the street
-(thermal crossover). Of ten pictures, three are by day, three by night, two in smoke and two in glare, see `CYCLE`.
+No photographs are used; the scenes replace the public road datasets (MSRS, M3FD, RoadScene) where those cannot be
+downloaded. Fusion is useful by design: night, smoke and glare hide people and engines in the visible image; lamps,
+cones and parked vehicles are as cold as their background; by day, most people are as warm as the street (thermal
+crossover). Of ten images, three are by day, three at night, two in smoke and two in glare, see `CYCLE`.
 
 Layout: `{split}/infrared/NAME.png` (grey), `{split}/visible/NAME.png` (RGB), `{split}/mask/NAME.png` (ids),
 `{split}/boxes/NAME.txt` (YOLO lines: class, centre x, centre y, width, height in 0..1).
 
-Boxes: the 6 classes of M3FD, around the visible pixels of a thing. A box is left out if less than `VISIBLE_SHARE` of
-the thing's own pixels are in sight, or if its smaller side is under `MIN_SIDE` of the picture's height (8 of 192 rows).
+Boxes: the 6 classes of M3FD, around the visible pixels of a thing. A box is omitted if less than `VISIBLE_SHARE` of
+the thing's own pixels are visible, or if its smaller side is less than `MIN_SIDE` of the image height (8 of 192 rows).
 Masks: the 9 ids of MFNet and MSRS. ASSUME: a bus and a truck are masked as car, a motorcycle as bike, a lamp and a
-traffic light as unlabelled, because those sets have no id for them.
+traffic light as unlabelled, because those datasets have no id for them.
 
-Here the surroundings are painted and the files written; `road_scene` places the things, `road_things` draws them,
-`road_camera` turns the layers into the two pictures.
+This module paints the surroundings and writes the files; `road_scene` places the things, `road_things` draws them, and
+`road_camera` turns the layers into the two images.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MASK_IDS = ("unlabelled", "car", "person", "bike", "curve", "car_stop", "guardra
 CYCLE = ("day", "night", "smoke", "day", "night", "glare", "day", "night", "smoke", "glare")
 VISIBLE_SHARE = 0.4
 MIN_SIDE = 1 / 24
-SEEN = (slice(1, None, FINE), slice(1, None, FINE))  # the canvas pixels that masks and boxes are read from
+SEEN = (slice(1, None, FINE), slice(1, None, FINE))  # the canvas pixels from which masks and boxes are read
 
 
 def _sky(scene: Scene) -> None:
@@ -62,7 +62,7 @@ def _wall(scene: Scene, start: tuple[float, float], end: tuple[float, float], ta
     canvas, camera, rng, weather = scene.canvas, scene.camera, scene.rng, scene.weather
     corners = np.array([[p[0], y, p[1]] for p, y in ((start, 0), (end, 0), (end, tall), (start, tall))])
     rows, columns = canvas.between(camera.project(corners))
-    free = scene.open[rows, columns]  # near walls are painted first
+    free = scene.open[rows, columns]  # near walls are painted first, so they hide far ones
     rows, columns = rows[free], columns[free]
     scene.open[rows, columns] = False
     warm, pitch, storey = rng.uniform(-0.05, 0.1), rng.uniform(1.8, 3.2), rng.uniform(2.7, 3.3)
@@ -100,7 +100,7 @@ def _wall(scene: Scene, start: tuple[float, float], end: tuple[float, float], ta
 
 
 def _ground(scene: Scene) -> None:
-    """Paint the road with its marks, the kerbs, the pavement, a crossing and sometimes a bump."""
+    """Paint the road with its markings, the kerbs, the pavement, a crossing and sometimes a speed bump."""
     canvas, camera, rng, weather = scene.canvas, scene.camera, scene.rng, scene.weather
     top = int(camera.horizon) + 1
     z = (camera.focal * camera.height / (np.arange(top, canvas.height) + 0.5 - camera.horizon)).astype(np.float32)[
@@ -153,7 +153,7 @@ def _ground(scene: Scene) -> None:
 
 
 def _street(scene: Scene) -> None:
-    """Paint the rows of buildings on both sides, from the near end to the far one, then far roofs at the horizon."""
+    """Paint the buildings on both sides, near to far, then distant roofs at the horizon."""
     rng = scene.rng
     for side, kerb in ((-1, scene.left), (1, scene.right)):
         x, z, row = kerb + side * scene.wall, rng.uniform(5, 12), []
@@ -172,7 +172,7 @@ def _street(scene: Scene) -> None:
 
 
 def _paint(scene: Scene) -> list[tuple[int, int, int]]:
-    """Paint everything, far things first; return class, owner and number of own pixels of the boxed things."""
+    """Paint everything, far things first; return class, owner and own pixel count of the things with boxes."""
     rng, canvas, boxed = scene.rng, scene.canvas, []
     canvas.layers[..., LIGHT] = 1.0
     _sky(scene)
@@ -218,7 +218,7 @@ def _boxes(owners: NDArray[np.int16], boxed: list[tuple[int, int, int]]) -> list
 
 
 class Sample(NamedTuple):
-    """One picture pair: infrared (H, W), visible (H, W, 3), mask (H, W), all uint8, and YOLO lines."""
+    """One pair: infrared (H, W), visible (H, W, 3), mask (H, W), all uint8, and YOLO lines."""
 
     infrared: NDArray[np.uint8]
     visible: NDArray[np.uint8]
@@ -227,7 +227,7 @@ class Sample(NamedTuple):
 
 
 def render(rng: np.random.Generator, condition: str, height: int, width: int) -> Sample:
-    """Make one road scene under a condition of `CYCLE`."""
+    """Render one road scene under a condition of `CYCLE`."""
     scene = plan(rng, condition, height, width)
     boxed = _paint(scene)
     owners = scene.canvas.owner[SEEN]
@@ -238,8 +238,8 @@ def render(rng: np.random.Generator, condition: str, height: int, width: int) ->
 def generate(folder: Path, *, seed: int, height: int, width: int, train: int, val: int, test: int) -> None:
     """Write road scenes for the three splits below `folder`; the same arguments give the same bytes.
 
-    Picture k of a split depends on the seed, the split, k and the size only. A whole set is the caller's matter:
-    write into a temporary folder and rename it.
+    Image k of a split depends only on the seed, the split, k and the size. The caller is responsible for complete
+    datasets: write into a temporary folder and rename it.
     """
     for number, (split, count) in enumerate((("train", train), ("val", val), ("test", test))):
         places = [folder / split / part for part in ("infrared", "visible", "mask", "boxes")]

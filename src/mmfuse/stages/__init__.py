@@ -1,1 +1,1 @@
-"""The stages of the study, one module each: `work(job)` does a job, `run(...)` takes paths and numbers by hand."""
+"""The stages of a study, one module each: `work(job)` runs a job, `run(...)` takes explicit paths and numbers."""

@@ -20,7 +20,7 @@ from mmfuse.training.checkpoints import load_method
 
 
 def work(job: Work) -> None:
-    """Do one job of the stage."""
+    """Run one job of the stage."""
     name = job.key["analysis"]
     run(
         name,
@@ -49,29 +49,29 @@ def run(
 
     Args:
         name: The analysis.
-        system: The system whose weights are looked into.
+        system: The system to analyse.
         options: The analysis's options.
         weights: Complete weights of the system.
         test: data/prepared/DATASET/test.safetensors.
-        threads: Number of processor threads.
+        threads: Number of CPU threads.
         out: reports/analysis/DATASET/NAME.SYSTEM.json.
         running: The job's MLflow run.
 
     Raises:
-        UserError: the analysis is unknown, does not take these options, or cannot look into this method.
+        UserError: the analysis is unknown, does not take these options, or does not support this method.
     """
     torch.set_num_threads(threads)
     analysis = analyses.load(name)
     if system.method not in analysis.CARD.methods:
         raise UserError(
-            f"The analysis {name} cannot look into {system.method}.",
+            f"The analysis {name} does not support {system.method}.",
             expected=", ".join(analysis.CARD.methods),
             found=system.method,
             fix=f"correct analyse.{name}.systems",
         )
     network, card = load_method(weights)
     if card.method != system.method:
-        raise UserError(f"{weights} holds another method.", expected=system.method, found=card.method)
+        raise UserError(f"{weights} contains another method.", expected=system.method, found=card.method)
     pack = Pack(test)
     try:
         inspect.signature(analysis.analyse).bind(network, pack, **options)

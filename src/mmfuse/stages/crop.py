@@ -1,4 +1,4 @@
-"""Stage `crop`: training patches cut from the prepared pairs, masks and boxes with them."""
+"""Stage `crop`: training patches cut from the prepared pairs, with their masks and boxes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmfuse.pipeline.jobs import Work
 
 
 def work(job: Work) -> None:
-    """Do one job of the stage."""
+    """Run one job of the stage."""
     patches = job.parameters["prepare"]["patches"][job.key["patches"]]
     run(pack=job.read("pack"), out=job.outputs["pack"], patches=patches)
 
@@ -28,9 +28,9 @@ def run(*, pack: Path, out: Path, patches: Mapping[str, Any]) -> None:
     Args:
         pack: data/prepared/DATASET/train.safetensors.
         out: The pack of patches.
-        patches: A patch set of the parameters: `height`, `width`; `stride` of a grid, or `random` patches an image with
-            `seed`; `low_contrast` (or null) drops patches that show little; `box_visible` is the share of a box that
-            must lie inside a patch for it to be kept.
+        patches: A patch set of the parameters: `height`, `width`; `stride` of a grid, or `random` patches per image
+            with `seed`; `low_contrast` (or null) drops patches with low contrast; `box_visible` is the smallest share
+            of a box inside a patch for the box to be kept.
 
     Raises:
         UserError: no image is large enough, or the filter leaves nothing.
@@ -44,9 +44,9 @@ def run(*, pack: Path, out: Path, patches: Mapping[str, Any]) -> None:
                 count += 1
         if len(source) and not count:
             raise UserError(
-                f"The patch set leaves nothing of {pack}.",
+                f"The patch set leaves no patches from {pack}.",
                 expected=f"images of at least {patches['height']} x {patches['width']} with some contrast",
-                found=f"{len(source)} pairs, the first of {source[0]['a'].shape}",
+                found=f"{len(source)} pairs, the first of size {source[0]['a'].shape}",
                 fix="lower height and width, or loosen low_contrast, under prepare.patches",
             )
     print(f"{count} patches of {patches['height']} x {patches['width']} from {len(source)} pairs")
@@ -72,7 +72,7 @@ def _cut(sample: Sample, patches: Mapping[str, Any]) -> Iterator[Sample]:
 
 
 def _corners(sample: Sample, patches: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
-    """Yield the top left corners: a grid, or random places that depend on the image's name alone."""
+    """Yield the top left corners: a grid, or random positions that depend only on the image's name."""
     rows, columns = (n - m for n, m in zip(sample["a"].shape, (patches["height"], patches["width"]), strict=True))
     if rows < 0 or columns < 0:
         return
@@ -86,11 +86,11 @@ def _corners(sample: Sample, patches: Mapping[str, Any]) -> Iterator[tuple[int, 
 
 
 def is_low_contrast(image: Bytes, *, lower: float, upper: float, threshold: float) -> bool:
-    """Tell whether the range between two percentiles is a small part of the upper one.
+    """Return whether the range between two percentiles is a small part of the upper one.
 
-    A black patch counts as low contrast. (S11: the published script divides zero by zero there and keeps it.)
+    A black patch has low contrast. (S11: the published script divides zero by zero there and keeps it.)
 
-    Source: SMFNet 4.1 (patches), after the preparation of CDDFuse.
+    Source: SMFNet 4.1 (patches), after CDDFuse's preparation.
     """
     low, high = np.percentile(image, [lower, upper])
     return bool(high == 0 or (high - low) / high < threshold)
@@ -99,7 +99,7 @@ def is_low_contrast(image: Bytes, *, lower: float, upper: float, threshold: floa
 def crop_boxes(
     boxes: NDArray[np.float32], shape: tuple[int, int], window: tuple[int, int, int, int], *, visible: float
 ) -> NDArray[np.float32]:
-    """Move boxes into a window, clip them there, and drop those of which too little is left.
+    """Convert boxes to a window's coordinates, clip them, and drop those with too little area left.
 
     Shape: boxes (n, 5) rows of class, cx, cy, w, h relative to the image; returns (m, 5) relative to the window.
 

@@ -1,4 +1,4 @@
-"""Stage `detect`: one detector trained on one image set, and tested on it and on the others."""
+"""Stage `detect`: one detector, trained on one image set and tested on it and on the others."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from mmfuse.pipeline.jobs import Running, Work
 from mmfuse.reporting.pictures import with_boxes
 from mmfuse.training.seeding import seed_everything
 
-_SURE = 0.3  # ASSUME: boxes of a smaller score are not drawn
+_SURE = 0.3  # ASSUME: boxes with a lower score are not drawn
 Predict = Callable[[Sequence[Labelled]], list[Boxes]]
 
 
 def work(job: Work) -> None:
-    """Do one job of the stage."""
+    """Run one job of the stage."""
     run(trial_of(job), running=job.running)
 
 
 def run(trial: Trial, *, running: Running) -> None:
-    """Write OUT.json, OUT.csv (each prediction and what it hits) and OUT.pictures (boxes on test images).
+    """Write OUT.json, OUT.csv (each prediction and its hits) and OUT.pictures (boxes on test images).
 
     Args:
-        trial: What to train and test.
+        trial: The detector to train and test.
         running: The job's MLflow run.
 
     Raises:
@@ -74,7 +74,7 @@ def _matched(predict: Predict, images: Sequence[Labelled], classes: int) -> Matc
 
 
 def _train(trial: Trial, images: Sequence[Labelled], device: torch.device, running: Running) -> tuple[Predict, int]:
-    """Train a detector of ours or of torchvision; return what predicts with it, and the numbers in it."""
+    """Train one of our or torchvision's detectors; return a prediction function and the number of parameters."""
     settings, block = trial.block["training"], trial.block["model"]
     seed_everything(trial.seed, training.WEIGHTS)
     model = build_detector(

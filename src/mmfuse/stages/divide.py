@@ -1,4 +1,4 @@
-"""Stage `divide`: which labelled pairs train, validate and test one downstream protocol; their labels are checked."""
+"""Stage `divide`: training, validation and test folds of the labelled pairs of one protocol; it checks their labels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmfuse.pipeline.jobs import Work
 
 
 def work(job: Work) -> None:
-    """Do one job of the stage."""
+    """Run one job of the stage."""
     block = job.parameters["downstream"][job.key["protocol"]]
     run(
         catalog_entry(job.key["dataset"]),
@@ -37,8 +37,7 @@ def run(
 ) -> None:
     """Write OUT: name, scene, fold and checksum of each pair.
 
-    The checksum covers pixels and labels, so that a published file of folds says whether somebody else's data are the
-    same.
+    The checksum covers pixels and labels, so that a published file of folds shows whether others have the same data.
 
     Args:
         dataset: The catalog's entry.
@@ -46,10 +45,10 @@ def run(
         pack: data/prepared/DATASET/labelled.safetensors.
         out: data/prepared/DATASET/folds.PROTOCOL.csv.
         splits: Splits of the catalog that this protocol uses.
-        division: How pairs are divided; see `mmfuse.downstream.folds`.
+        division: Rule of the division; see `mmfuse.downstream.folds`.
 
     Raises:
-        UserError: labels cannot be used, or nothing is left to train or to test on.
+        UserError: labels cannot be used, or no pairs are left for training or testing.
     """
     labelled = Pack(pack)
     rows = read_table(pack.with_suffix(".csv"), ("name", "split"), fix="run the stage `label` again")

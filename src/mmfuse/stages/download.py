@@ -1,4 +1,4 @@
-"""The download stage: one dataset of the catalog, whole and verified, into data/raw/DATASET."""
+"""Stage `download`: one dataset of the catalog, complete and verified, in data/raw/DATASET."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHOWN = 5
 
 
 def work(job: Work) -> None:
-    """Do one job of the stage."""
+    """Run one job of the stage."""
     mirror = os.environ.get("MMFUSE_MIRROR") or job.parameters["download"]["mirror"]
     dataset = job.key["dataset"]
     run(
@@ -47,18 +47,18 @@ def run(
     catalog: Path = CATALOG,
     manual: Path = MANUAL,
 ) -> None:
-    """Bring one dataset to `out`, whole or not at all.
+    """Put one dataset into `out`, completely or not at all.
 
     Args:
         dataset: The dataset's name in the catalog.
         out: The folder data/raw/DATASET.
-        mirror: A folder that holds copies of public datasets, or None.
+        mirror: A folder with copies of public datasets, or None.
         generate: For an embedded dataset, the arguments of its generator.
         catalog: The catalog file.
-        manual: The folder in which a person puts what cannot be downloaded, one folder a dataset.
+        manual: The folder for manual downloads, with one folder per dataset.
 
     Raises:
-        UserError: the dataset is not known, cannot be reached, needs a person, or differs from its checksums.
+        UserError: the dataset is unknown, cannot be reached, needs a manual download, or differs from its checksums.
     """
     obtain(catalog_entry(dataset, catalog), out=out, mirror=mirror, generate=generate, manual=manual)
 
@@ -66,9 +66,9 @@ def run(
 def obtain(
     entry: Dataset, *, out: Path, mirror: Path | None, generate: Mapping[str, Any] | None, manual: Path = MANUAL
 ) -> None:
-    """Bring the dataset of a catalog entry to `out`: generated, or from the mirror, by hand, or from its sources.
+    """Put the dataset of a catalog entry into `out`: generated, from the mirror, by hand, or from its sources.
 
-    What a person has put in `manual` is taken before the network is asked, since the person wanted it so.
+    Files in `manual` take precedence over a download, because the user put them there deliberately.
     """
     copies, place = _mirror_folder(entry, mirror), manual / entry.name
     with whole_folder(out) as folder:
@@ -88,12 +88,12 @@ def obtain(
 
 
 def _say(entry: Dataset, text: str) -> None:
-    """Tell the user something that is not an error."""
+    """Print a message that is not an error."""
     print(f"{entry.name}: {text}", file=sys.stderr)
 
 
 def _mirror_folder(entry: Dataset, mirror: Path | None) -> Path | None:
-    """Return the dataset's folder in the mirror, or None where there is no mirror or it does not hold the dataset."""
+    """Return the dataset's folder in the mirror, or None if there is no mirror or it lacks the dataset."""
     if mirror is None or entry.mirror is None:
         return None
     if not mirror.is_dir():
@@ -109,14 +109,14 @@ def _mirror_folder(entry: Dataset, mirror: Path | None) -> Path | None:
 
 
 def _generate(entry: Dataset, folder: Path, arguments: Mapping[str, Any] | None) -> None:
-    """Let an embedded dataset's generator draw it."""
+    """Generate an embedded dataset."""
     if arguments is None:
         raise UserError(
-            f"{entry.name} is made on the spot and needs its numbers.",
+            f"{entry.name} is generated and needs its parameters.",
             expected=f"a block generate.{entry.name} in params.yaml (seed, height, width, train, val, test)",
             found="none",
         )
-    # late, since drawing is needed for embedded datasets only
+    # imported here, because only embedded datasets need it
     importlib.import_module(str(entry.generator)).generate(folder, **arguments)
 
 
@@ -129,7 +129,7 @@ def _copy(source: Path, folder: Path) -> None:
 
 
 def _copy_file(file: Path, target: Path) -> None:
-    """Copy one file's bytes; a source that cannot be read is not blamed on the folder that is written."""
+    """Copy one file's bytes; an unreadable source is reported as such, not as a problem of the target folder."""
     try:
         stream = file.open("rb")
     except OSError as error:
@@ -139,12 +139,12 @@ def _copy_file(file: Path, target: Path) -> None:
 
 
 def _fetch(entry: Dataset, folder: Path, downloads: Path) -> None:
-    """Download a dataset from its git and https sources; what is partial stays in `downloads` for the next attempt."""
+    """Download a dataset from its git and https sources; partial files stay in `downloads` for the next attempt."""
     archives = []
     for source in entry.sources:
         downloads.mkdir(parents=True, exist_ok=True)
         if source.kind == "git":
-            _say(entry, f"fetching {source.address}")
+            _say(entry, f"downloading {source.address}")
             _fetch_repository(entry, source, folder, downloads)
         else:
             archive = download(source.address, downloads, digest=source.sha256)
@@ -152,7 +152,7 @@ def _fetch(entry: Dataset, folder: Path, downloads: Path) -> None:
             try:
                 _unpack_source(source, archive, folder, downloads)
             except UserError:
-                discard(archive)  # it is of no use to a later attempt
+                discard(archive)  # useless for a later attempt
                 raise
     try:
         _finish(entry, folder, origin=Path(entry.sources[0].address.split("/")[-1]), complete=False)
@@ -160,11 +160,11 @@ def _fetch(entry: Dataset, folder: Path, downloads: Path) -> None:
         for archive in archives:
             discard(archive)
         with contextlib.suppress(OSError):
-            downloads.rmdir()  # only if nothing partial is in it
+            downloads.rmdir()  # only if it contains no partial files
 
 
 def _fetch_repository(entry: Dataset, source: Source, folder: Path, downloads: Path) -> None:
-    """Take the files of a git source."""
+    """Add the files of a git source."""
     with tempfile.TemporaryDirectory(dir=downloads) as name:
         commit = clone(source.address, Path(name) / "files", commit=source.commit, take=source.take)
         _say(entry, f"{source.address} at commit {commit}")
@@ -172,7 +172,7 @@ def _fetch_repository(entry: Dataset, source: Source, folder: Path, downloads: P
 
 
 def _unpack_source(source: Source, archive: Path, folder: Path, downloads: Path) -> None:
-    """Take the files of an https source, which may be a single plain file."""
+    """Add the files of an https source, which may be a single plain file."""
     if not is_archive(archive):
         # the name on disk starts with a checksum of the address
         target = folder / source.into / archive.name[13:]
@@ -188,21 +188,21 @@ def _unpack_source(source: Source, archive: Path, folder: Path, downloads: Path)
 
 
 def _move(source: Path, folder: Path) -> None:
-    """Move all files below a folder into another one; two files of one name are an error."""
+    """Move all files below a folder into another one; two files with the same name are an error."""
     for file in files_below(source):
         target = folder / file.relative_to(source)
         if file.is_symlink() or target.exists():
             raise UserError(
                 f"Refused {file.relative_to(source)}.",
-                expected="a plain file that no other source brings",
-                found="a link" if file.is_symlink() else "a second file of that name",
+                expected="a plain file that no other source contains",
+                found="a link" if file.is_symlink() else "a second file with that name",
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         file.replace(target)
 
 
 def _take_manual(entry: Dataset, place: Path, folder: Path) -> None:
-    """Take what a person has put in the dataset's folder: archives by their names, and anything else as it lies."""
+    """Add the contents of the dataset's manual folder: archives by their names, and all other files unchanged."""
     known = {name: into for source in entry.sources for name, into in source.archives.items()}
     for item in sorted(place.iterdir()):
         if item.name.startswith("."):
@@ -213,9 +213,9 @@ def _take_manual(entry: Dataset, place: Path, folder: Path) -> None:
             _copy_file(item, folder / item.name)
         elif item.name not in known:
             raise UserError(
-                f"Cannot tell where the content of {item} belongs.",
+                f"The target of the contents of {item} is unknown.",
                 expected=f"archives named {', '.join(known)}" if known else "unpacked files",
-                fix=f"rename it, or unpack it in {place} so that {entry.layout.a} and {entry.layout.b} are there",
+                fix=f"rename it, or unpack it in {place} so that {entry.layout.a} and {entry.layout.b} exist",
             )
         else:
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack.") as name:
@@ -225,32 +225,32 @@ def _take_manual(entry: Dataset, place: Path, folder: Path) -> None:
 
 
 def _without_top(folder: Path) -> Path:
-    """Step into the one folder that many archives wrap their content in; what a Mac adds beside it is left behind."""
+    """Descend into the single folder that many archives have at the top, ignoring files that macOS adds next to it."""
     inside = [path for path in folder.iterdir() if path.name != "__MACOSX" and not path.name.startswith(".")]
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
 
 
 def _ask_for(entry: Dataset, place: Path, mirror: Path | None) -> UserError:
-    """Say exactly what a person has to fetch and where it goes."""
+    """Return an error that says exactly what to download by hand and where to put it."""
     source = entry.sources[0]
     archives = " and ".join(source.archives) or "the files"
     nowhere = f"nothing in {place}" + (f", and no {entry.mirror} in the mirror {mirror}" if mirror else "")
     return UserError(
-        f"{entry.name} has to be fetched by hand from {source.address}",
-        expected=f"{archives} in {place} (unpacked also serves, laid out as {entry.layout.a} and {entry.layout.b})",
+        f"{entry.name} must be downloaded by hand from {source.address}",
+        expected=f"{archives} in {place} (or unpacked, with the layout {entry.layout.a} and {entry.layout.b})",
         found=nowhere,
         fix=f"{source.instructions} Put {archives} in {place} and run the same command again.",
     )
 
 
 def _finish(entry: Dataset, folder: Path, *, origin: Path, complete: bool) -> None:
-    """Add the small files that no source holds, and compare all files with the dataset's checksum list.
+    """Add the small files that no source has, and compare all files with the dataset's checksums.
 
     Args:
         entry: The dataset.
-        folder: Where its files are now.
-        origin: Where they came from, for the message.
-        complete: A listed file that is absent is an error.
+        folder: The current folder of its files.
+        origin: The origin of the files, for the message.
+        complete: Whether a missing listed file is an error.
     """
     for file, lines in entry.written.items():
         if not (folder / file).exists():
@@ -274,20 +274,20 @@ def _finish(entry: Dataset, folder: Path, *, origin: Path, complete: bool) -> No
             fix=f"get these files again, or remove them from {origin} and download without it",
         )
     others = len(files_below(folder)) - (len(listed) - len(absent))
-    absence = f", {len(absent)} listed ones are absent" if absent else ""
+    absence = f", {len(absent)} listed files are absent" if absent else ""
     _say(entry, f"{len(listed) - len(absent)} files verified by checksum, {others} not verified{absence}")
 
 
 def _refuse_other_layout(entry: Dataset, folder: Path) -> None:
-    """Stop where not a single file lies as the catalog says, so that no later stage looks for a reason."""
+    """Stop if no file has the layout of the catalog, so that no later stage fails without a clear reason."""
     splits = list(entry.splits.folders.values()) or [""]
     for side, pattern in {"a": entry.layout.a, "b": entry.layout.b}.items():
         filled = [pattern.replace("{split}", split).replace("{name}", "*") for split in splits]
         if not any(path.is_file() for glob in filled for path in folder.glob(glob)):
             top = ", ".join(sorted(path.name for path in folder.iterdir())[:_SHOWN])
             raise UserError(
-                f"{entry.name}: no file of image {side} ({entry.roles[side]}) is where the catalog says.",
+                f"{entry.name}: no file of image {side} ({entry.roles[side]}) matches the catalog's layout.",
                 expected=f"files like {' or '.join(filled)}",
-                found=f"at the top: {top or 'nothing'}",
-                fix="the source has another layout: move the files so, or correct the entry in data/catalog.yaml",
+                found=f"at the top level: {top or 'nothing'}",
+                fix="the source has another layout: move the files, or correct the entry in data/catalog.yaml",
             )

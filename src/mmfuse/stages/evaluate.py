@@ -1,4 +1,4 @@
-"""Stage `evaluate`: the fused images of one system measured against both sources."""
+"""Stage `evaluate`: metrics of one system's fused images against both sources."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmfuse.study.plan import System
 
 
 def work(job: Work) -> None:
-    """Do one job of the stage."""
+    """Run one job of the stage."""
     block = job.parameters["evaluate"]
     run(
         job.system,
@@ -47,18 +47,18 @@ def run(
     workers: int,
     running: Running,
 ) -> None:
-    """Write OUT (one row an image) and its .json (mean, spread and definition of each metric).
+    """Write OUT (one row per image) and its .json (mean, spread and definition of each metric).
 
     Args:
-        system: What made the images.
-        dataset: Whose test pairs they are.
+        system: The system of the images.
+        dataset: The dataset of the test pairs.
         test: data/prepared/DATASET/test.safetensors.
         fused: data/fused/DATASET/SYSTEM.
         out: reports/scores/DATASET/SYSTEM.csv.
-        convention: What the plain metric names mean.
-        beside: Other conventions, whose variants are measured too, under NAME.CONVENTION.
+        convention: The meaning of the plain metric names.
+        beside: Further conventions whose variants are also measured, as NAME.CONVENTION.
         metrics: Plain names.
-        workers: Images measured at once.
+        workers: Number of images measured at once.
         running: The job's MLflow run.
     """
     pack, meaning = Pack(test), resolve(convention, metrics, beside)

@@ -1,4 +1,4 @@
-"""Stage `fuse`: one system applied to the test pairs of one dataset, or the images that it made elsewhere."""
+"""Stage `fuse`: one system applied to the test pairs of one dataset, or its images fused elsewhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mmfuse.training.checkpoints import build, load_method
 
 
 def work(job: Work) -> None:
-    """Do one job of the stage `fuse` or `fuse_labelled`."""
+    """Run one job of the stage `fuse` or `fuse_labelled`."""
     block, out, test = job.parameters["fuse"], job.outputs["folder"], job.read("test")
     method, variant = job.key["method"], job.key["variant"]
     if job.inputs["external"]:
@@ -60,19 +60,19 @@ def run(
     pictures: int,
     running: Running,
 ) -> None:
-    """Write OUT/NAME.png for every test pair; in colour where one of the images has colour.
+    """Write OUT/NAME.png for each test pair, in colour if one of the images has colour.
 
-    The record tells what it took: the seconds of an image, the largest memory, the numbers in the network, and the
-    multiply-adds of a pair as large as the first one.
+    The record contains the cost: seconds per image, peak memory, parameters of the network, and the multiply-adds for a
+    pair of the size of the first one.
 
     Args:
         method: The method's name.
-        network: Options of a weight-free method (a trained one knows its own).
+        network: Options of a training-free method (a trained method's weights contain its own).
         weights: Complete weights of a trained method, else None.
         test: data/prepared/DATASET/test.safetensors.
         out: data/fused/DATASET/SYSTEM.
-        threads: Number of processor threads.
-        pictures: How many results MLflow shows.
+        threads: Number of CPU threads.
+        pictures: Number of results to log to MLflow.
         running: The job's MLflow run.
 
     Raises:
@@ -93,7 +93,7 @@ def run(
             write_image(folder / f"{sample['name']}.png", fused)
             if number in shown:
                 running.tracker.log_picture(sample["name"], strip(sample["a"], sample["b"], fused))
-    # the median: the first image also pays for what is set up once, and others for what else the machine does
+    # the median, because the first image includes one-time setup, and others include other load on the machine
     running.measured["seconds_per_image"] = statistics.median(seconds) if seconds else 0.0
     running.measured["peak_mib"] = _peak(device)
     used = loaded.deployed_modules().values()
@@ -104,33 +104,33 @@ def run(
 
 
 def _peak(device: torch.device) -> float:
-    """Return the largest memory so far in MiB: what torch took of a GPU's, else the process with all its libraries."""
+    """Return the peak memory so far in MiB: torch's GPU memory, else that of the process with all its libraries."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def take_over(external: Path, *, test: Path, out: Path, pictures: int, running: Running) -> None:
-    """Write OUT/NAME.png for every test pair from images that were fused elsewhere, their pixels unchanged.
+    """Write OUT/NAME.png for each test pair from images fused elsewhere, with unchanged pixels.
 
     Args:
-        external: Folder of the fused images, named as the test pairs, of any file type that can be read.
+        external: Folder of the fused images, named like the test pairs, of any supported file type.
         test: data/prepared/DATASET/test.safetensors.
         out: data/fused/DATASET/SYSTEM.
-        pictures: How many of them MLflow shows.
+        pictures: Number of images to log to MLflow.
         running: The job's MLflow run.
 
     Raises:
-        UserError: a test pair has no fused image, or one of another size; nothing is written then.
+        UserError: a test pair has no fused image, or one of another size; nothing is written in that case.
     """
     pack, files = Pack(test), image_files(external)
     missing = [name for name in pack.names if name not in files]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(pack)} test pairs have no image in {external}.",
-            expected="a fused image for every test pair, by its name in data/prepared/DATASET/pairs.csv",
-            found=f"nothing for {', '.join(missing[:10])}{', …' if len(missing) > 10 else ''}",
-            fix="add or rename the images, or take the dataset from the method's list in study.external",
+            expected="a fused image for each test pair, by its name in data/prepared/DATASET/pairs.csv",
+            found=f"none for {', '.join(missing[:10])}{', …' if len(missing) > 10 else ''}",
+            fix="add or rename the images, or remove the dataset from the method's list in study.external",
         )
     shown = _shown(pack, pictures)
     with whole_folder(out) as folder:
@@ -145,12 +145,12 @@ def take_over(external: Path, *, test: Path, out: Path, pictures: int, running: 
 
 
 def _shown(pack: Pack, pictures: int) -> set[int]:
-    """Return the numbers of the pairs that MLflow shows, at even distances."""
+    """Return the indices of the evenly spaced pairs that are logged to MLflow."""
     return {len(pack) * k // pictures for k in range(pictures)} if pictures else set()
 
 
 def _load(method: str, network: Mapping[str, Any], weights: Path | None) -> FusionMethod:
-    """Return the network to apply: never an untrained one, never another method's."""
+    """Return the network to apply; reject untrained networks and weights of another method."""
     if weights is None:
         net = build(method, network).eval()
         if net.parts:
@@ -158,5 +158,5 @@ def _load(method: str, network: Mapping[str, Any], weights: Path | None) -> Fusi
         return net
     net, card = load_method(weights)
     if card.method != method:
-        raise UserError(f"{weights} holds another method.", expected=method, found=card.method)
+        raise UserError(f"{weights} contains another method.", expected=method, found=card.method)
     return net

@@ -19,7 +19,7 @@ from mmfuse.study.plan import protocols
 
 
 def work(job: Work) -> None:
-    """Do one job of the stage."""
+    """Run one job of the stage."""
     name = job.key["dataset"]
     run(
         catalog_entry(name),
@@ -31,19 +31,19 @@ def work(job: Work) -> None:
 
 
 def run(dataset: Dataset, *, raw: Path, out: Path, splits: Collection[str], skip_broken: bool) -> None:
-    """Write OUT, a pack of all pairs of some splits of the catalog, and OUT's .csv with name and split of each.
+    """Write OUT, a pack of all pairs of some of the catalog's splits, and OUT's .csv with name and split of each pair.
 
-    Pairs keep their names; a name that two of the splits share gets its split in front.
+    Pairs keep their names; if two of the splits share a name, the split is prepended.
 
     Args:
         dataset: The catalog's entry.
         raw: data/raw/DATASET.
         out: data/prepared/DATASET/labelled.safetensors.
-        splits: Which splits.
-        skip_broken: Go on without pairs that cannot be used.
+        splits: Splits to include.
+        skip_broken: Whether to leave out pairs that cannot be used.
 
     Raises:
-        UserError: a pair lacks an image or a file is damaged, unless `skip_broken`; or there is no pair.
+        UserError: a pair lacks an image or a file is damaged, unless `skip_broken`; or there are no pairs.
     """
     found = find_pairs(dataset, raw)
     pairs = [files for files in found.pairs if files.split in splits]
@@ -59,7 +59,7 @@ def run(dataset: Dataset, *, raw: Path, out: Path, splits: Collection[str], skip
                 f"Labelled pairs of {dataset.name} cannot be used.",
                 expected=f"pairs in {', '.join(splits)}, with both images, readable and of one size",
                 found=first_of(problems) or "no pair",
-                fix="download them again, or set prepare.skip_broken to true to go on without them",
+                fix="download them again, or set prepare.skip_broken to true to leave them out",
             )
     write_text(out.with_suffix(".csv"), pd.DataFrame(rows).to_csv(index=False))
     print(f"{dataset.name}: {len(rows)} labelled pairs, {len(problems)} left out")

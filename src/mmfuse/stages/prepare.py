@@ -1,4 +1,4 @@
-"""Stage `prepare`: pairs by name, one size, one luminance, splits written down, one pack for each split."""
+"""Stage `prepare`: pairs matched by name, one size, luminance, recorded splits, one pack for each split."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPLITS = ("train", "val", "test")
 
 
 def work(job: Work) -> None:
-    """Do one job of the stage."""
+    """Run one job of the stage."""
     name, block = job.key["dataset"], job.parameters["prepare"]
     run(
         catalog_entry(name),
@@ -49,23 +49,23 @@ def run(
 ) -> None:
     """Write data/prepared/DATASET: {train,val,test}.safetensors and pairs.csv.
 
-    Train and val hold luminance; test keeps colour, since results are shown and compared in colour. A dataset without
-    a val split of its own gives a fixed share or number of its training pairs, chosen by the checksum of their names,
-    so that the choice hardly changes when pairs are added.
+    Train and val contain luminance; test keeps colour, because results are shown and compared in colour. A dataset
+    without its own val split gives a fixed share or number of its training pairs, chosen by the checksum of their
+    names, so that the choice hardly changes when pairs are added.
 
     Args:
         dataset: The catalog's entry.
         raw: data/raw/DATASET.
         out: data/prepared/DATASET.
         val_fraction: Share of the training pairs for validation, in [0, 1).
-        skip_broken: Go on without pairs that cannot be used; pairs.csv lists them as `dropped`.
-        val_pairs: How many training pairs are for validation, in place of that share.
-        subset: How many pairs of a split are taken, spread evenly over its names; all pairs of splits that it does not
-            name. Names that the catalog lists as exceptions to a rule come first.
+        skip_broken: Whether to leave out pairs that cannot be used; pairs.csv lists them as `dropped`.
+        val_pairs: Number of training pairs for validation, instead of that share.
+        subset: Number of pairs to use from a split, spread evenly over its names; all pairs of splits not listed. Names
+            that the catalog lists as exceptions to a rule come first.
 
     Raises:
         UserError: files are missing, damaged or of unequal size (all of them listed), unless `skip_broken`; or a split
-            has fewer pairs than `subset` or `val_pairs` asks for.
+            has fewer pairs than `subset` or `val_pairs` requires.
     """
     found = find_pairs(dataset, raw)
     problems = list(found.problems)
@@ -87,7 +87,7 @@ def run(
                 f"{len(problems)} pairs of {dataset.name} cannot be used.",
                 expected="both images of each pair, readable and of one size",
                 found=first_of(problems),
-                fix="download them again; or set prepare.skip_broken to true to leave them out, which pairs.csv says",
+                fix="download them again; or set prepare.skip_broken to true to leave them out (pairs.csv lists them)",
             )
     counts = Counter(row["split"] for row in rows)
     rows += [{"name": problem, "split": "dropped"} for problem in problems]
@@ -98,10 +98,10 @@ def run(
 
 
 def _held_back(pairs: Sequence[Files], dataset: Dataset, share: float, count: int | None) -> set[str]:
-    """Return the names of the training pairs that are kept for validation, by the checksum of their names.
+    """Return the names of the training pairs that are held back for validation, by the checksum of their names.
 
     Raises:
-        UserError: fewer pairs than are asked for, or the dataset has a validation split of its own.
+        UserError: there are fewer pairs than required, or the dataset has a validation split of its own.
     """
     names = [files.name for files in pairs if files.split == "train"]
     own = any(files.split == "val" for files in pairs)
@@ -109,19 +109,19 @@ def _held_back(pairs: Sequence[Files], dataset: Dataset, share: float, count: in
         return set() if own else {name for name in names if _unit(name) < share}
     if own or count > len(names):
         raise UserError(
-            f"prepare.val_pairs cannot hold {count} pairs of {dataset.name} back.",
-            expected="a dataset without a validation split of its own" if own else f"at most {len(names)}",
-            found="one that the catalog gives" if own else count,
-            fix="take it out; `val` of a training set says whether its pairs are used" if own else "lower the number",
+            f"prepare.val_pairs cannot hold back {count} pairs of {dataset.name}.",
+            expected="a dataset without its own validation split" if own else f"at most {len(names)}",
+            found="a validation split in the catalog" if own else count,
+            fix="remove it; `val` of a training set sets whether its pairs are used" if own else "lower the number",
         )
     return set(sorted(names, key=lambda name: (_unit(name), name))[:count])
 
 
 def _subset(dataset: Dataset, raw: Path, split: str, pairs: Sequence[Files], count: int) -> list[Files]:
-    """Return `count` pairs of a split, evenly spread over the names, those that are exceptions to a rule before others.
+    """Return `count` pairs of a split, evenly spread over the names, with the exceptions to a rule first.
 
     Raises:
-        UserError: there are fewer.
+        UserError: there are fewer pairs.
     """
     what, asked = f"{dataset.name}, split {split}", "prepare.subset"
     exceptions = dataset.splits.listed(raw) if dataset.splits.by == "every" else {}
@@ -135,7 +135,7 @@ def _subset(dataset: Dataset, raw: Path, split: str, pairs: Sequence[Files], cou
 
 
 def _unit(name: str) -> float:
-    """Return a number in [0, 1) that depends on the name alone."""
+    """Return a number in [0, 1) that depends only on the name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
 
 

@@ -1,4 +1,4 @@
-"""The stage `report`: one file of pages that show the data, the numbers, the pictures and where each comes from."""
+"""Stage `report`: pages that show the data, the numbers, the pictures and their origin."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from mmfuse.tracking import STUDY, results
 
 
 def work(job: Work) -> None:
-    """Do the job of the stage."""
+    """Run the job of the stage."""
     parameters, out = job.parameters, job.outputs["page"].parent
     check_fused(parameters)
     run(parameters=parameters, root=Path(), out=out, catalog=Path("data/catalog.yaml"), printed=job.read("printed"))
     means = study_means(parameters, Path())
-    write_json(job.outputs["means"], means)  # what `dvc metrics diff` compares
+    write_json(job.outputs["means"], means)  # compared by `dvc metrics diff`
     tracker = job.running.tracker
     tracker.log_above(STUDY, flatten(means, separator="/"))
     tracker.keep_above(STUDY, lambda file: results.pack(Path(), job.params, parameters, file), results.ARCHIVE)
@@ -40,18 +40,18 @@ def run(
 ) -> None:
     """Write `index.html`, `tables/` (CSV, LaTeX), `figures/` (SVG, PDF, PNG), `viewer.html` and `viewer/` into `out`.
 
-    Nothing is written before all of it is made, and the page last: whoever sees it sees tables of the same run.
+    Nothing is written until everything is ready, and the page comes last, so that its tables are from the same run.
 
     Args:
         parameters: The study's parameters.
-        root: The project's folder, below which all results lie where the stages write them.
+        root: The project's folder, with all results at the stages' paths.
         out: The folder of the report.
         catalog: The catalog of datasets.
-        printed: The tables that the papers print.
+        printed: The tables printed in the papers.
 
     Raises:
-        UserError: something that the study names is missing (the message says which stage makes it), or scores
-            cannot stand in one table.
+        UserError: something that the study names is missing (the message names the stage that creates it), or scores
+            cannot be combined in one table.
     """
     entries = load_catalog(catalog)
     study = read_study(parameters, root, entries, printed)

@@ -1,4 +1,4 @@
-"""Stage `segment`: one segmenter trained on one image set, and tested on it and on the others."""
+"""Stage `segment`: one segmenter, trained on one image set and tested on it and on the others."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ Predict = Callable[[Sequence[Labelled]], list[NDArray[np.int64]]]
 
 
 def work(job: Work) -> None:
-    """Do one job of the stage."""
+    """Run one job of the stage."""
     run(trial_of(job), running=job.running)
 
 
 def run(trial: Trial, *, running: Running) -> None:
-    """Write OUT.json, OUT.csv (pixels of each test image by class) and OUT.pictures (masks over test images).
+    """Write OUT.json, OUT.csv (pixel counts of each test image by class) and OUT.pictures (masks over test images).
 
     Args:
-        trial: What to train and test.
+        trial: The segmenter to train and test.
         running: The job's MLflow run.
 
     Raises:
@@ -69,7 +69,7 @@ def _counted(
 
 
 def _train(trial: Trial, images: Sequence[Labelled], device: torch.device, running: Running) -> tuple[Predict, int]:
-    """Train a segmenter; return what predicts with it, and the numbers in it."""
+    """Train a segmenter; return a prediction function and the number of parameters."""
     settings, block = trial.block["training"], trial.block["model"]
     seed_everything(trial.seed, training.WEIGHTS)
     model = build_segmenter(

@@ -1,4 +1,4 @@
-"""Stage `train`: one part of one method, from the weights of the parts before it."""
+"""Stage `train`: one part of one method, starting from the weights of the previous parts."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from mmfuse.training.checkpoints import (
 from mmfuse.training.loop import Outcome, make_fabric, step_count, train_part
 from mmfuse.training.seeding import seed_everything
 
-_WEIGHTS, _SURVEY = 2, 3  # streams of random numbers: the first weights, the crops that options are found from
+_WEIGHTS, _SURVEY = 2, 3  # random streams of the initial weights, and of the crops for finding options
 
 
 def work(job: Work) -> None:
-    """Do one job of the stage."""
+    """Run one job of the stage."""
     run(
         job.system,
         job.key["part"],
@@ -69,25 +69,25 @@ def run(
     running: Running,
     pairs_of: Mapping[str, int] | None = None,
 ) -> None:
-    """Train one part and write OUT (best weights, or the last ones), its .last.safetensors and its .history.csv.
+    """Train one part and write OUT (best or last weights), its .last.safetensors and its .history.csv.
 
-    The last part's files hold everything that inference needs.
+    The last part's files contain everything for inference.
 
     Args:
         system: Method, variant, task and seed.
         part: The part to train.
-        settings: The method's block with its variant laid over it.
+        settings: The method's block, with the changes of its variant.
         loop: The `train` block of the parameters.
         train: Packs to train on.
-        val: Packs for the validation loss; none leaves validation out.
+        val: Packs for the validation loss; if empty, there is no validation.
         start: Weights of the earlier parts.
         out: The best weights.
-        resume: Where the state of an unfinished training lies.
+        resume: File of the state of an unfinished training.
         running: The job's MLflow run and fingerprint.
-        pairs_of: How many pairs of a dataset are taken; all of those that it does not name.
+        pairs_of: Number of pairs to take from a dataset; all pairs of other datasets.
 
     Raises:
-        UserError: the options do not fit the method, or there is nothing to train on or to validate with.
+        UserError: the options do not fit the method, or there are no training or validation pairs.
     """
     fabric = make_fabric(loop)
     block = settings["parts"][part]
@@ -103,10 +103,10 @@ def run(
     validation = validation_pairs(packs, loop["validation_images"], loop["validation_side"], masks=pairs.masks)
     if val and not validation:
         raise UserError(
-            "There is nothing to validate with.",
-            expected="validation pairs in one of the packs, or no pack at all",
+            "There are no validation pairs.",
+            expected="validation pairs in one of the packs, or no packs",
             found=", ".join(map(str, val)),
-            fix="hold pairs back by prepare.val_fraction or prepare.val_pairs, or take a set without `val`",
+            fix="hold back pairs with prepare.val_fraction or prepare.val_pairs, or use a training set without `val`",
         )
     complete = part == list(settings["parts"])[-1]
     watched = complete and fabric.is_global_zero and bool(validation)
@@ -141,9 +141,9 @@ def _settled(
     pairs: TrainingPairs,
     start: Sequence[Path],
 ) -> dict[str, Any]:
-    """Return the network's options, with what an earlier part or this one finds in the place of `adaptive`.
+    """Return the network's options, with `adaptive` replaced by what an earlier part or this one finds.
 
-    What is found stands in the weights' header, so that later parts and inference need no data for it.
+    The values are stored in the weights' header, so that later parts and inference need no data for them.
     """
     fixed = without_adaptive(network)
     asked = [name for name in network if name not in fixed]
@@ -156,16 +156,16 @@ def _settled(
         return network | known
     if "survey" not in block:
         raise UserError(
-            f"Nothing says how many images {', '.join(missing)} shall be found from.",
-            expected="survey, a number of batches, in the part's block",
-            fix=f"add it to methods.{system.method}.parts, below the part that has the option",
+            f"The number of images from which to find {', '.join(missing)} is not set.",
+            expected="`survey`, a number of batches, in the part's block",
+            fix=f"add it to methods.{system.method}.parts, under the part that has the option",
         )
     method = build(system.method, fixed | known).eval()
     unknown = [name for name in missing if name not in method.adaptive_options]
     if unknown:
         raise UserError(
-            f"{system.method} cannot find {unknown[0]} by itself.",
-            expected=f"{ADAPTIVE} for {', '.join(method.adaptive_options) or 'no option'} alone",
+            f"{system.method} cannot determine {unknown[0]} automatically.",
+            expected=f"{ADAPTIVE} for {', '.join(method.adaptive_options) or 'no option'} only",
             found=f"{unknown[0]}: {ADAPTIVE}",
         )
     for path in start:
@@ -174,7 +174,7 @@ def _settled(
 
 
 def _survey(pairs: TrainingPairs, batches: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of random crops of training pairs, the same for the same seed."""
+    """Yield batches of random crops of training pairs, equal for equal seeds."""
     for step in range(batches):
         seed_everything(seed, _SURVEY, step)
         a, b = pairs.batch(step)
@@ -192,7 +192,7 @@ def check_parts(method: FusionMethod, settings: Mapping[str, Any]) -> None:
     if named != method.parts[: len(named)] or not set(method.parts[len(named) :]) <= set(method.optional_parts):
         optional = f" ({', '.join(method.optional_parts)} may be left out)" if method.optional_parts else ""
         raise UserError(
-            f"params.yaml does not name the training parts of {name}.",
+            f"params.yaml has missing, unknown or unordered training parts of {name}.",
             expected=", ".join(method.parts) + optional,
             found=", ".join(settings["parts"]),
             fix=f"correct methods.{name}.parts",
@@ -202,15 +202,15 @@ def check_parts(method: FusionMethod, settings: Mapping[str, Any]) -> None:
         further = further_losses.TERMS if part in method.fused_parts else {}
         if not set(terms) <= set(weighted) <= {*terms, *further}:
             raise UserError(
-                f"methods.{name}.parts.{part}.loss does not weight the terms of this loss.",
-                expected=", ".join(terms) + (f" (and, if wanted, {', '.join(further)})" if further else ""),
+                f"methods.{name}.parts.{part}.loss has missing or unknown terms.",
+                expected=", ".join(terms) + (f" (and optionally {', '.join(further)})" if further else ""),
                 found=", ".join(weighted),
                 fix="give each of them a weight; 0 switches a term off",
             )
 
 
 def _write(method: FusionMethod, outcome: Outcome, card: WeightsCard, out: Path, keep: str = "best") -> None:
-    """Write both files of weights and the history; `keep` says which weights, best or last, are the part's result."""
+    """Write both weights files and the history; `keep` selects the best or last weights as the part's result."""
     result = outcome.last if keep == "last" else outcome.best
     for path, weights in ((out.with_suffix(".last.safetensors"), outcome.last), (out, result)):
         method.load_state_dict(weights, strict=False)
@@ -221,7 +221,7 @@ def _write(method: FusionMethod, outcome: Outcome, card: WeightsCard, out: Path,
 
 
 def _pictured(steps: int, loop: Mapping[str, Any]) -> set[int]:
-    """Return the steps after which MLflow gets a picture: validations, as many as asked for, spread evenly."""
+    """Return the steps after which a picture goes to MLflow: evenly spread validations, as many as configured."""
     every, wanted = loop["validate_every"], loop.get("pictures", 0)
     validated = [*range(every, steps, every), steps]
     count = len(validated)
@@ -230,14 +230,14 @@ def _pictured(steps: int, loop: Mapping[str, Any]) -> set[int]:
 
 @torch.no_grad()
 def _watch(fabric: Fabric, method: FusionMethod, pair: Batch, step: int, running: Running) -> None:
-    """Log a validation pair with what the network makes of it by now."""
+    """Log a validation pair with the network's current output."""
     images = [fabric.to_device(image) for image in pair[:2]]  # (1, 1, h, w)
     strips = [to_bytes(image[0, 0].double().cpu().numpy()) for image in [*images, method(*images)]]
     running.tracker.log_picture("validation", strip(*strips), step=step)
 
 
 def _show(method: FusionMethod, packs: Sequence[Pack], running: Running) -> None:
-    """Log a few validation pairs with the result of the best weights."""
+    """Log some validation pairs with the outputs of the best weights."""
     method.eval()
     for pack in packs:
         for number in range(0, len(pack), max(1, len(pack) // 2)):

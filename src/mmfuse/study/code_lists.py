@@ -11,10 +11,31 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from mmfuse.errors import UserError
+
 PACKAGE = Path(__file__).parents[1]
 SOURCE = Path("src/mmfuse")
 # how a job is announced, recorded and tracked does not change its result
 PLUMBING = {"errors", "files", "study", "weights", "pipeline", "tracking", "comparing", "cli"}
+
+
+def check_running_code(root: Path) -> None:
+    """Check that the package that runs is the project's own, since records list the project's files and commit.
+
+    Args:
+        root: The project's root; a folder without `src/mmfuse` has no code of its own to differ from.
+
+    Raises:
+        UserError: the package that runs was installed from another folder.
+    """
+    own = root / SOURCE
+    if own.is_dir() and own.resolve() != PACKAGE.resolve():
+        raise UserError(
+            "The code that runs is not the code of this project, so the records would be wrong.",
+            expected=own.resolve(),
+            found=PACKAGE,
+            fix="run `make env` in this folder and use its .venv, or set PYTHONPATH=src",
+        )
 
 
 def code_of(stage: str, *entries: str) -> list[str]:

@@ -1,1 +1,1 @@
-"""Training: the loop for every method and part, its batches, its random numbers, and weights on disk."""
+"""The training loop for all methods and parts, its batches, its random numbers, and weights on disk."""

@@ -1,4 +1,4 @@
-"""Batches for training: random crops of the packs' pairs, and what is validated on."""
+"""Training batches of random crops, and the validation pairs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mmfuse.data.packs import Pack, pair_of, spread
 from mmfuse.errors import UserError
 from mmfuse.training.seeding import derived_seed
 
-Batch = tuple[Tensor, ...]  # a, b (B, 1, h, w) in [0, 1]; then, where it was asked for, mask (B, h, w) int64
-_ORDER = 0  # stream of random numbers, beside that of a training's steps
+Batch = tuple[Tensor, ...]  # a, b (B, 1, h, w) in [0, 1]; then, if requested, mask (B, h, w) int64
+_ORDER = 0  # random stream of the order of the pairs, separate from that of the training steps
 
 
 class TrainingPairs:
@@ -27,10 +27,10 @@ class TrainingPairs:
         settings: The part's block of the parameters: `batch`, `crop`, `flip`, `vertical_flip`, `quarter_turns`,
             `jitter`, `drop_last` and `repeat`.
         seed: Seed of order and crops.
-        pairs_of: How many pairs of a dataset are taken, spread evenly over its names; all of those not named.
+        pairs_of: Number of pairs to take from a dataset, spread evenly over its names; all pairs of other datasets.
 
     Raises:
-        UserError: there are no pairs, or fewer than are asked for.
+        UserError: there are no pairs, or fewer than requested.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class TrainingPairs:
             for number in _taken(pack, counts.get(dataset))
         ]
         self.settings, self.seed = settings, seed
-        self.masks = False  # whether a batch holds the masks too
+        self.masks = False  # whether batches also contain the masks
         self._epoch, self._order = -1, np.empty(0, np.int64)
         if not self.index:
             raise UserError(
-                "There is nothing to train on.",
+                "There are no training pairs.",
                 expected="at least one training pair",
                 found=", ".join(str(pack.path) for pack in packs),
                 fix="name another dataset in the training set, or loosen the filter of the patch set",
@@ -65,7 +65,7 @@ class TrainingPairs:
         return tuple(torch.stack(kind) for kind in zip(*crops, strict=True))
 
     def _position(self, draw: int) -> int:
-        """Return the pair for the n-th draw: every pair at most once in each epoch, in a new order."""
+        """Return the pair of the n-th draw; each epoch draws every pair at most once, in a new order."""
         epoch, place = divmod(draw, pairs_of_an_epoch(self.settings, len(self.index)))
         if epoch != self._epoch:
             order = np.random.default_rng(derived_seed(self.seed, _ORDER, epoch))
@@ -73,16 +73,16 @@ class TrainingPairs:
         return int(self._order[place])
 
     def _crop(self, pack: Pack, number: int) -> Batch:
-        """Return one random crop of both images and, where asked for, of their mask."""
+        """Return one random crop of both images and, if requested, of their mask."""
         sample, crop = pack[number], self.settings["crop"]
         shape = (crop["height"], crop["width"])
         size = sample["a"].shape
         if crop["scale"] is None:
             top, left, height, width = _window(size, shape)
         else:
-            from torchvision.transforms import RandomResizedCrop  # slow to import, and most methods do without
+            from torchvision.transforms import RandomResizedCrop  # slow to import, and most methods do not need it
 
-            full = torch.empty(1, *size)  # it asks an image for its shape alone
+            full = torch.empty(1, *size)  # only the shape of the image is used
             top, left, height, width = RandomResizedCrop.get_params(full, crop["scale"], crop["ratio"])
         window = (slice(top, top + height), slice(left, left + width))
         layers = [sample["a"], sample["b"], *([_mask(pack, number)] if self.masks else [])]
@@ -102,7 +102,7 @@ class TrainingPairs:
         return images[0], images[1], *mask[0].long()
 
     def _jittered(self, image: Tensor) -> Tensor:
-        """Return an image, (1, h, w) in [0, 1], with another gamma and gain if it is drawn for that."""
+        """Return an image, (1, h, w) in [0, 1], changed in gamma and gain with the probability that the jitter sets."""
         jitter = self.settings.get("jitter")
         if jitter is None or torch.rand(()) >= jitter["share"]:
             return image
@@ -111,32 +111,32 @@ class TrainingPairs:
 
 
 def _between(low: float, high: float) -> float:
-    """Return a number whose logarithm is drawn evenly; draws from torch's global generator."""
+    """Draw a log-uniform number from torch's global generator."""
     return float(low * (high / low) ** torch.rand((), dtype=torch.float64))
 
 
 def pairs_of_an_epoch(settings: Mapping[str, Any], pairs: int) -> int:
-    """Return how many pairs an epoch takes: all, or with `drop_last` as many as fill whole batches.
+    """Return how many pairs an epoch takes: all, or, with `drop_last`, as many as fill whole batches.
 
     Raises:
-        UserError: with `drop_last`, there are fewer pairs than one batch takes.
+        UserError: with `drop_last`, there are fewer pairs than the batch size.
     """
     if not settings.get("drop_last"):
         return pairs
     if pairs < settings["batch"]:
         raise UserError(
-            "There are too few pairs for one batch, and drop_last drops what does not fill one.",
+            "There are too few training pairs for one batch, and drop_last drops incomplete batches.",
             expected=f"at least {settings['batch']} training pairs",
             found=pairs,
-            fix="lower batch, or leave drop_last out",
+            fix="lower batch, or remove drop_last",
         )
     return pairs - pairs % int(settings["batch"])
 
 
 def _taken(pack: Pack, count: int | None) -> Sequence[int]:
-    """Return the places of the samples of `count` pairs, spread evenly over the names; of all pairs where it is None.
+    """Return the indices of the samples of `count` pairs, spread evenly over the names; of all pairs if it is None.
 
-    The patches of a pair come or stay away together.
+    All patches of a pair are taken or none.
     """
     if count is None:
         return range(len(pack))
@@ -151,7 +151,7 @@ def _mask(pack: Pack, number: int) -> NDArray[np.uint8]:
     if "mask" not in sample:
         raise UserError(
             f"{sample['name']} in {pack.path} has no mask.",
-            expected="a mask of every training and validation pair, for a loss that learns from labels",
+            expected="a mask for every training and validation pair, because the loss uses labels",
             fix="train on a dataset with masks, or choose another form of this loss",
         )
     return sample["mask"]
@@ -173,7 +173,7 @@ def _window(size: tuple[int, ...], shape: tuple[int, int]) -> tuple[int, int, in
 
 
 def validation_pairs(packs: Sequence[Pack], limit: int, side: int, *, masks: bool = False) -> list[Batch]:
-    """Return evenly chosen validation pairs, cut centrally to multiples of 32 and at most `side`; batches of one."""
+    """Return evenly chosen validation pairs in batches of one, centre-cropped to multiples of 32 up to `side`."""
     index = [(pack, number) for pack in packs for number in range(len(pack))]
     chosen = [index[k * len(index) // min(limit, len(index))] for k in range(min(limit, len(index)))]
     pairs = []
@@ -184,7 +184,7 @@ def validation_pairs(packs: Sequence[Pack], limit: int, side: int, *, masks: boo
 
 
 def _centre(image: NDArray[np.uint8], side: int) -> Tensor:
-    """Return the middle of an image, (1, h, w) uint8."""
+    """Return the central crop of an image, (1, h, w) uint8."""
     height, width = (min(length, side) // 32 * 32 or length for length in image.shape)
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return torch.from_numpy(image[top : top + height, left : left + width].copy())[None]

@@ -1,7 +1,7 @@
 """Weights and training states on disk, in formats that run no code when they are read.
 
-Weights are safetensors files that also say which method and options they belong to. A training state holds what a
-killed job needs to go on exactly; `torch.load(weights_only=True)` reads it.
+Weights are safetensors files that also contain the method and its options. A training state contains everything that
+a killed job needs to resume exactly; `torch.load(weights_only=True)` reads it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from mmfuse.errors import UserError
 from mmfuse.files.writing import remove_leftovers, whole_file
 from mmfuse.methods.base import FusionMethod
 
-_MOMENTS = "optimiser."  # before the names of an optimiser's tensors in a weights file
+_MOMENTS = "optimiser."  # prefix of the optimiser's tensors in a weights file
 
 
 @dataclass(frozen=True)
 class WeightsCard:
-    """What a weights file says about itself; `sources` are the SHA-256 of the files that imported weights came from."""
+    """Metadata of a weights file; `sources` are the SHA-256 of the files from which weights were imported."""
 
     method: str
     variant: str
@@ -40,7 +40,7 @@ class WeightsCard:
 
 
 def weights_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Return the parameters and buffers of named modules as CPU copies, under full names."""
+    """Return the parameters and buffers of named modules as CPU copies under their full names."""
     return {
         f"{name}.{key}": value.detach().cpu().clone().contiguous()
         for name, module in modules.items()
@@ -49,10 +49,10 @@ def weights_of(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], card: WeightsCard) -> None:
-    """Write weights whole or not at all; equal weights give equal bytes."""
+    """Write weights atomically; equal weights give equal bytes."""
     said = asdict(card)
     if not card.sources:
-        said.pop("sources")  # weights that were trained have none
+        said.pop("sources")  # trained weights have none
     with whole_file(path) as temporary:
         save_file(dict(weights), temporary, metadata={"mmfuse": json.dumps(said, sort_keys=True)})
 
@@ -61,7 +61,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsCard]:
     """Read a weights file.
 
     Raises:
-        UserError: the file is missing, damaged or not one of ours, or holds what is not a finite number.
+        UserError: the file is missing, damaged or not one of ours, or contains values that are not finite.
     """
     if not path.is_file():
         raise UserError(f"Weights not found: {path}", fix="train the method first, or name another file")
@@ -80,37 +80,37 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsCard]:
     if wrong is not None:
         raise UserError(
             f"The weights in {path} are broken.",
-            expected="finite numbers",
-            found=f"others in {wrong}",
+            expected="only finite numbers",
+            found=f"other values in {wrong}",
             fix="delete it and train again, or name another file",
         )
     return weights, card
 
 
 def read_moments(path: Path) -> dict[str, Tensor]:
-    """Return what the optimiser knew at the end of a part's training, by name; see `moments_of`.
+    """Return the optimiser's moments at the end of a part's training, by name; see `moments_of`.
 
     Raises:
-        UserError: the part did not keep it, or the file cannot be read.
+        UserError: the part did not keep its moments, or the file cannot be read.
     """
     read_weights(path)
     with safe_open(path, framework="pt") as file:
         found = {key: file.get_tensor(key) for key in file.keys() if key.startswith(_MOMENTS)}  # noqa: SIM118
     if not found:
         raise UserError(
-            f"{path} holds no moments of an optimiser to go on with.",
-            expected="weights of a part that was trained with `keep_moments: true`",
-            fix="set it in that part, and train it again",
+            f"{path} contains no optimiser moments to continue with.",
+            expected="weights of a part trained with `keep_moments: true`",
+            fix="set it for that part and train the part again",
         )
     return found
 
 
 def moments_of(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Tensor]:
-    """Return what an optimiser's state says of each parameter, as CPU copies under flat names.
+    """Return an optimiser's state of each parameter, as CPU copies under flat names.
 
     Args:
         state: The optimiser's `state_dict()`.
-        names: The names of its parameters, in its order.
+        names: The names of its parameters, in the optimiser's order.
     """
     return {
         f"{_MOMENTS}{kind}.{names[index]}": torch.as_tensor(value).detach().cpu().clone()
@@ -120,7 +120,7 @@ def moments_of(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Tens
 
 
 def with_moments(state: Mapping[str, Any], names: Sequence[str], moments: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return an optimiser's state with the moments of those of its parameters that have some; others start anew.
+    """Return an optimiser's state with the given moments; parameters without moments start from zero.
 
     Raises:
         UserError: none of the parameters has moments.
@@ -133,7 +133,7 @@ def with_moments(state: Mapping[str, Any], names: Sequence[str], moments: Mappin
     }
     if not known:
         raise UserError(
-            "No parameter of this part has moments to go on with.", expected="one of " + ", ".join(names[:3])
+            "No parameter of this part has moments to continue with.", expected="one of " + ", ".join(names[:3])
         )
     return {**state, "state": known}
 
@@ -142,7 +142,7 @@ def load_into(method: FusionMethod, path: Path) -> WeightsCard:
     """Load the weights of one part, or of a complete network, into a method.
 
     Raises:
-        UserError: the file belongs to a network of other options.
+        UserError: the file belongs to a network with other options.
     """
     weights, card = read_weights(path)
     own = method.state_dict()
@@ -167,7 +167,7 @@ def load_method(path: Path) -> tuple[FusionMethod, WeightsCard]:
     weights, card = read_weights(path)
     if not card.complete:
         raise UserError(
-            f"{path} holds only the part {card.part!r} of {card.method}.",
+            f"{path} contains only the part {card.part!r} of {card.method}.",
             expected="the last part's weights",
             fix=f"name the weights of {methods.load(card.method).parts[-1]!r}",
         )
@@ -176,9 +176,9 @@ def load_method(path: Path) -> tuple[FusionMethod, WeightsCard]:
     except (RuntimeError, ValueError, OverflowError, MemoryError, AttributeError) as error:
         raise UserError(
             f"No network can be built for the weights in {path}.",
-            expected=f"options that {card.method} takes",
+            expected=f"options of {card.method}",
             found=f"{card.network}: {error}",
-            fix="train again: the file was written by something else than the stage `train`",
+            fix="train again: the file was written by something other than the stage `train`",
         ) from error
     lacking = weights_of(method.deployed_modules()).keys() - weights.keys()
     if lacking:
@@ -210,23 +210,23 @@ def build(name: str, network: Mapping[str, Any]) -> FusionMethod:
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a training state whole or not at all."""
-    # through a stream, which keeps the system's error: torch's own writer says of a full disk only that a position is
-    # unexpected
+    """Write a training state atomically."""
+    # through a stream, which preserves the system's error; on a full disk, torch's own writer only reports an
+    # unexpected position
     with whole_file(path) as temporary, temporary.open("wb") as stream:
         torch.save(state, stream)
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """Read a training state; None where there is none or a damaged one (a training then starts again).
+    """Read a training state; return None if it is missing or damaged, so that the training restarts.
 
-    What a killed process left of a newer one is removed.
+    Also removes the incomplete newer state that a killed process may leave.
     """
     remove_leftovers(path)
     if not path.is_file():
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a damaged file can say anything to its reader
+    except Exception:  # a damaged file can raise any error
         return None
     return state if isinstance(state, dict) and "fingerprint" in state else None

@@ -1,8 +1,8 @@
-"""The training loop, once for every method and part.
+"""The training loop for all methods and parts.
 
 A step depends only on the seed and its number: order, crops and dropout are drawn from `seeding.seed_everything(seed,
-step)`, so that a killed job goes on from its last saved state and ends with the same weights, bit for bit on one
-machine with one number of threads.
+step)`. A killed job therefore resumes from its last saved state and ends with the same weights, bit for bit on one
+machine with the same number of threads.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from mmfuse.training.checkpoints import load_state, moments_of, save_state, weig
 from mmfuse.training.seeding import seed_everything
 
 Row = dict[str, float]
-_STEP = 1  # stream of random numbers, beside that of the pairs' order in `batches`
+_STEP = 1  # random stream of the steps, separate from that of the order in `batches`
 
 
 @dataclass
 class Progress:
-    """Where a training stands: everything but the weights and the optimiser."""
+    """State of a training, except for the weights and the optimiser."""
 
     step: int = 0
     best_step: int = 0
     best_loss: float = math.inf
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     history: list[Row] = field(default_factory=list)
-    average: dict[str, Tensor] = field(default_factory=dict)  # of the weights, where the part asks for it
+    average: dict[str, Tensor] = field(default_factory=dict)  # of the weights, if the part uses averaging
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training leaves: best and last weights of the part's modules, and one row a logged step.
+    """Result of a training: best and last weights of the part's modules, and one history row per logged step.
 
-    With `averaging` these are moving averages of the weights.
-    `moments` is what the optimiser knows at the end, by `checkpoints.moment_name`, if the part keeps it.
+    With `averaging`, the weights are moving averages.
+    `moments` is the optimiser's final state by `checkpoints.moment_name`, if the part keeps it.
     """
 
     best: dict[str, Tensor]
@@ -61,14 +61,14 @@ class Outcome:
 
 
 def step_count(settings: Mapping[str, Any], pairs: int) -> int:
-    """Return the number of steps: as given, or enough for the given epochs."""
+    """Return the number of steps: as set, or enough for the epochs that are set."""
     if "steps" in settings:
         return int(settings["steps"])
     return math.ceil(settings["epochs"] * pairs_of_an_epoch(settings, pairs) / settings["batch"])
 
 
 def learning_rate(step: int, steps: int, settings: Mapping[str, Any], epoch: float = 0) -> float:
-    """Return the rate of a step: linear warm-up, then constant, half a cosine to zero, or a fall every few epochs."""
+    """Return the learning rate of a step: linear warm-up, then constant, cosine decay to zero, or step decay."""
     base, warmup, schedule = float(settings["learning_rate"]), int(settings["warmup"]), settings["schedule"]
     if step < warmup:
         return base * (step + 1) / warmup
@@ -91,9 +91,9 @@ class _PartObjective(nn.Module):
 
 
 def prepare_part(method: FusionMethod, part: str) -> list[nn.Parameter]:
-    """Freeze everything but what a part trains, and return what it trains.
+    """Freeze everything except what a part trains, and return the trained parameters.
 
-    Frozen modules stay in eval mode, so that their batch statistics stay as they are.
+    Frozen modules stay in eval mode, so that their batch statistics do not change.
     """
     method.requires_grad_(False).eval()
     trained = list(method.part_modules(part).values())
@@ -103,9 +103,9 @@ def prepare_part(method: FusionMethod, part: str) -> list[nn.Parameter]:
 
 
 def make_fabric(settings: Mapping[str, Any]) -> Fabric:
-    """Return the device plumbing: automatic devices; bf16 where `auto` finds a GPU that has it, else fp32.
+    """Return the device setup: automatic devices; for `auto`, bf16 if a GPU supports it, else fp32.
 
-    Losses are computed in fp32 whatever the precision (`FusionMethod.full_precision_terms`).
+    Losses are always computed in fp32 (`FusionMethod.full_precision_terms`).
     """
     torch.set_num_threads(settings["threads"])
     keep_freed_memory()
@@ -127,7 +127,7 @@ def make_fabric(settings: Mapping[str, Any]) -> Fabric:
 
 @contextmanager
 def stop_request() -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM into a flag that the loop asks for after each step."""
+    """Turn SIGTERM into a flag that the loop checks after each step."""
     asked: list[int] = []
 
     def remember(number: int, _frame: FrameType | None) -> None:
@@ -156,26 +156,26 @@ def train_part(
     on_validation: Callable[[int], None] = lambda _: None,
     moments: Mapping[str, Tensor] | None = None,
 ) -> Outcome:
-    """Train one part of a method, going on from a saved state of the same job if there is one.
+    """Train one part of a method, resuming from a saved state of the same job if there is one.
 
     Args:
         fabric: Device plumbing from `make_fabric`.
-        method: The whole network; earlier parts hold their trained weights.
-        part: Which part to train.
+        method: The whole network; earlier parts have their trained weights.
+        part: Name of the part.
         settings: The part's block of the parameters.
         loop: The `train` block of the parameters.
         pairs: Training pairs.
-        validation: Pairs for the validation loss; none leaves validation out, and the last weights count.
-        seed: Seed of everything.
-        resume: Where the state lies between saves.
+        validation: Pairs for the validation loss; if empty, there is no validation and the last weights are used.
+        seed: Seed of all randomness.
+        resume: File of the saved state.
         fingerprint: Identifies the job; a state of another fingerprint is ignored.
         on_rows: Called with new history rows at each save.
         on_validation: Called with the step after each validation, while the method is in eval mode.
-        moments: What the optimiser of an earlier part knew at its end, to go on with; without it all moments are zero.
+        moments: The optimiser's final state of an earlier part, to continue with; without it, all moments are zero.
 
     Raises:
         UserError: the processes cannot share a batch evenly.
-        MmfuseError: the loss is no longer a finite number, or the job was asked to stop.
+        MmfuseError: the loss is no longer finite, or the job received SIGTERM.
     """
     _check_shares(settings["batch"], fabric.world_size)
     if fabric.world_size > 1 and fabric.device.type == "cuda":
@@ -223,7 +223,7 @@ def train_part(
                 logged = len(progress.history)
             if stop and not at_end:
                 raise MmfuseError(
-                    f"Asked to stop after step {progress.step} of {steps}; run the same command to go on."
+                    f"Asked to stop after step {progress.step} of {steps}; run the same command to resume."
                 )
     on_rows(progress.history[logged:])
     last = progress.average or weights_of(modules)
@@ -234,7 +234,7 @@ def train_part(
 
 
 def _optimiser(method: FusionMethod, part: str, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """Return the optimiser with one group for each module; `ahead` is how many epochs ahead its schedule is."""
+    """Return the optimiser, one group per module; `ahead` is the number of epochs that a group's schedule is ahead."""
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
     earlier = [m for p in method.parts[: method.parts.index(part)] for m in method.part_modules(p).values()]
     before = {id(parameter) for module in earlier for parameter in module.parameters()}
@@ -247,7 +247,7 @@ def _optimiser(method: FusionMethod, part: str, settings: Mapping[str, Any]) -> 
 
 
 def _optimised(method: FusionMethod, part: str) -> list[str]:
-    """Return the names of the parameters in the order in which the optimiser has them."""
+    """Return the names of the parameters in the optimiser's order."""
     return [f"{name}.{key}" for name, m in method.part_modules(part).items() for key, _ in m.named_parameters()]
 
 
@@ -283,7 +283,7 @@ def _one_step(
 
 
 def check_finite(values: Row, what: str, step: int, rate: float) -> None:
-    """Check that the losses of a step are numbers.
+    """Check that the losses of a step are finite.
 
     Raises:
         MmfuseError: one of them is not finite.
@@ -297,10 +297,10 @@ def check_finite(values: Row, what: str, step: int, rate: float) -> None:
 
 
 def _check_shares(batch: int, processes: int) -> None:
-    """Check that every process gets as many pairs of a batch."""
+    """Check that a batch divides evenly among the processes."""
     if batch % processes:
         raise UserError(
-            "A batch cannot be shared evenly.",
+            "A batch does not divide evenly among the processes.",
             expected=f"a multiple of {processes}, the number of processes, under batch",
             found=str(batch),
             fix="change batch, or train.devices and train.nodes",
@@ -308,7 +308,7 @@ def _check_shares(batch: int, processes: int) -> None:
 
 
 def _over_processes(fabric: Fabric, values: Row) -> Row:
-    """Return means over all processes, so that they decide alike."""
+    """Return the means over all processes, so that all take the same decisions."""
     if fabric.world_size == 1:
         return values
     mean = fabric.all_reduce(torch.tensor(list(values.values()), device=fabric.device), reduce_op="mean")
@@ -316,13 +316,13 @@ def _over_processes(fabric: Fabric, values: Row) -> Row:
 
 
 def _own_share(batch: Tensor, fabric: Fabric) -> Tensor:
-    """Return this process's part of a batch that every process drew alike."""
+    """Return this process's part of a batch; every process draws the same batch."""
     return fabric.to_device(batch[fabric.global_rank :: fabric.world_size].contiguous())
 
 
 @contextmanager
 def _evaluating(method: FusionMethod, part: str) -> Iterator[None]:
-    """Put the method into eval mode, and what the part trains back into training mode afterwards."""
+    """Put the method into eval mode; afterwards, put the trained modules back into training mode."""
     method.eval()
     yield
     for module in method.part_modules(part).values():
@@ -347,17 +347,17 @@ def _keep_best(progress: Progress, loss: float, modules: Mapping[str, nn.Module]
 
 @torch.no_grad()
 def _average(progress: Progress, decay: float, modules: Mapping[str, nn.Module]) -> None:
-    """Take a step of the moving average of the weights, in fp32; early steps count for more, so that the start goes."""
+    """Update the moving average of the weights, in fp32; early steps weigh more, so that the initial weights fade."""
     share = 1 - min(decay, progress.step / (progress.step + 9))
     old, new = progress.average, weights_of(modules)
-    # whole numbers (a batch norm's count of batches) have no average
+    # integers (a batch norm's batch counter) are not averaged
     mixed = {key: old[key].lerp(value, share) for key, value in new.items() if old and value.is_floating_point()}
     progress.average = new | mixed
 
 
 @contextmanager
 def _averaged(progress: Progress, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Put the averaged weights into the modules for the time of a validation, if there are any."""
+    """Use the averaged weights, if there are any, during a validation."""
     own = weights_of(modules) if progress.average else {}
     _put(progress.average, modules)
     yield
@@ -365,7 +365,7 @@ def _averaged(progress: Progress, modules: Mapping[str, nn.Module]) -> Iterator[
 
 
 def _put(weights: Mapping[str, Tensor], modules: Mapping[str, nn.Module]) -> None:
-    """Load weights by full names, as `weights_of` gives them; nothing changes where there are none."""
+    """Load weights by full names, as `weights_of` returns them; modules without weights there stay unchanged."""
     for name, module in modules.items():
         own = {key.removeprefix(f"{name}."): v for key, v in weights.items() if key.startswith(f"{name}.")}
         if own:
@@ -385,10 +385,10 @@ def _restore(
     modules: Mapping[str, nn.Module],
     optimiser: torch.optim.Optimizer,
 ) -> Progress:
-    """Load a saved state of this very job into modules and optimiser; begin anew if there is none."""
+    """Load a saved state of the same job into modules and optimiser; without one, start from the beginning."""
     if state is None or state["fingerprint"] != fingerprint:
         return Progress()
     _put(state["weights"], modules)
     optimiser.load_state_dict(state["optimiser"])
-    print(f"going on after step {state['step']}", file=sys.stderr)
+    print(f"resuming after step {state['step']}", file=sys.stderr)
     return Progress(**{name: state[name] for name in Progress.__dataclass_fields__})

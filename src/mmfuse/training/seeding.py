@@ -1,6 +1,6 @@
-"""Random numbers that depend only on the seed and on what they are for.
+"""Random numbers that depend only on the seed and on their purpose.
 
-Step 500 of a training draws the same numbers whether or not the job was killed at step 400, so that no generator
+Step 500 of a training draws the same numbers whether or not the job was killed at step 400, so no generator
 state needs to be saved.
 """
 

@@ -1,1 +1,1 @@
-"""Trained weights: those that come with the package, in this folder, and those that other people published."""
+"""Trained weights: the shipped weights, in this folder, and the import of weights published by others."""

@@ -1,8 +1,8 @@
-"""Checkpoints that others wrote, read without running anything that they hold.
+"""Checkpoints written by others, read without running anything in them.
 
-`torch.load` with `weights_only` builds tensors and plain containers and nothing else. It refuses a file as soon as that
-names any other class or function, such as the `argparse.Namespace` that many training scripts save beside the tensors.
-Here every such name stands for `Inert`, which is never looked up, called or imported, so that the tensors can be read.
+`torch.load` with `weights_only` builds only tensors and plain containers. It rejects a file that refers to any other
+class or function, such as the `argparse.Namespace` that many training scripts save with the tensors. Here `Inert`
+replaces each such name, which is never looked up, called or imported, so that the tensors can be read.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from mmfuse.errors import UserError
 
-_ZIP, _PREFIX = b"PK\x03\x04", "module."  # the latter is what a data-parallel wrapper puts before every name
-_LEGACY_HEAD = 4  # pickles before the storages in a file of torch before 1.6: magic number, version, system, content
-_DEPTH = 3  # how far below the top a dictionary of tensors may lie
+_ZIP, _PREFIX = b"PK\x03\x04", "module."  # the latter is the prefix that a data-parallel wrapper adds to each name
+_LEGACY_HEAD = 4  # pickles before the storages in a file from torch before 1.6: magic number, version, system, content
+_DEPTH = 3  # maximum nesting depth of a dictionary of tensors
 
 
 class Inert:
-    """Stands for an object of a class, or the result of a function, that is not looked up."""
+    """Placeholder for an object of a class, or the result of a function, that is not looked up."""
 
     def __new__(cls, *_args: object, **_more: object) -> Inert:
-        """Take any arguments and keep none."""
+        """Accept and discard any arguments."""
         return super().__new__(cls)
 
     def __init__(self, *_args: object, **_more: object) -> None: ...
 
     def __setstate__(self, _state: object) -> None:
-        """Keep nothing of the state."""
+        """Discard the state."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Dictionary:
 
     Args:
         file: The file.
-        place: The keys that lead to it; none where it is the whole file.
+        place: The keys that lead to it; empty if it is the whole file.
         tensors: The tensors by name, without a prefix `module.`.
-        beside: The other keys at the file's top.
+        beside: The other keys at the file's top level.
     """
 
     file: Path
@@ -61,10 +61,10 @@ class Dictionary:
 
 
 def dictionaries(path: Path) -> list[Dictionary]:
-    """Return the dictionaries of tensors in a checkpoint of torch or a file of safetensors.
+    """Return the dictionaries of tensors in a torch checkpoint or a safetensors file.
 
     Raises:
-        UserError: the file is missing, damaged or something else, or holds no such dictionary.
+        UserError: the file is missing, damaged or something else, or contains no such dictionary.
     """
     if not path.is_file():
         raise UserError(f"Checkpoint not found: {path}", fix="name the file that the authors publish")
@@ -72,13 +72,13 @@ def dictionaries(path: Path) -> list[Dictionary]:
         content = _content(path)
     except UserError:
         raise
-    except Exception as error:  # a stranger's file can make its reader say anything
-        said = str(error).strip().partition("\n")[0] or "no more is known"
+    except Exception as error:  # an untrusted file can raise any error in its reader
+        said = str(error).strip().partition("\n")[0] or "no further information"
         raise UserError(
             f"Not a readable checkpoint: {path}",
-            expected="a file that torch.save or safetensors wrote, complete",
+            expected="a complete file written by torch.save or safetensors",
             found=f"{type(error).__name__}: {said} ({path.stat().st_size} bytes)",
-            fix="fetch the file again and compare its checksum; nothing in it was run",
+            fix="download the file again and compare its checksum; nothing in it was run",
         ) from error
     top = tuple(str(key) for key in content) if isinstance(content, Mapping) else ()
     found = [
@@ -87,8 +87,8 @@ def dictionaries(path: Path) -> list[Dictionary]:
     ]
     if not found:
         raise UserError(
-            f"{path} holds no dictionary of tensors.",
-            expected="tensors by name, at the top or below a key such as `model` or `state_dict`",
+            f"{path} contains no dictionary of tensors.",
+            expected="tensors by name, at the top level or under a key such as `model` or `state_dict`",
             found=f"the keys {', '.join(top[:10])}" if top else f"an object ({type(content).__name__})",
             fix="save the network's `state_dict()` with the authors' code, and import that file",
         )
@@ -104,13 +104,13 @@ def _content(path: Path) -> Any:
     zipped = head[:4] == _ZIP
     strange = get_unsafe_globals_in_checkpoint(str(path)) if zipped else _globals_of_legacy(path)
     with warnings.catch_warnings(), safe_globals([(Inert, name) for name in strange]):
-        warnings.simplefilter("ignore")  # what torch thinks of the pickle's version
-        # mapped: the optimizer's state, which may be twice as large as the network, stays on the disk
+        warnings.simplefilter("ignore")  # torch's warning about the pickle's version
+        # mapped: the optimiser's state, which may be twice as large as the network, stays on disk
         return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
 
 
 def _globals_of_legacy(path: Path) -> set[str]:
-    """Return the classes and functions that the pickles of an old file name, by taking them apart."""
+    """Return the classes and functions that the pickles of an old file refer to, by disassembling them."""
     with path.open("rb") as stream:
         return {
             str(argument).replace(" ", ".")
@@ -121,7 +121,7 @@ def _globals_of_legacy(path: Path) -> set[str]:
 
 
 def _tensors_in(value: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """Yield the tensors directly in a mapping, and those of the mappings below it, with the keys that lead there."""
+    """Yield the tensors directly in a mapping, and those of nested mappings, with the keys that lead there."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         return
     tensors = {key: inner for key, inner in value.items() if isinstance(inner, Tensor)}

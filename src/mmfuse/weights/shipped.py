@@ -1,7 +1,7 @@
-"""Trained weights that come with the package: which there are, what each was trained on, and which one a task takes.
+"""Shipped weights: which exist, what each was trained on, and the default of each task.
 
-They lie in `mmfuse/weights` with an index and a card for each. `workflow/scripts/ship_weights.py` writes all of it.
-Nothing here reads a tensor, so that the engines can ask at every start.
+They are in `mmfuse/weights` with an index and a card for each; `workflow/scripts/ship_weights.py` writes all of it.
+This module never reads a tensor, so that the engines can query it at every start.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from mmfuse.files.writing import sha256
 INDEX = "index.yaml"
 FOLDER = Path(__file__).parent
 IN_PROJECT = Path("src/mmfuse/weights")
-WORD = "shipped"  # what a study's parameters say in place of a file: `shipped`, or `shipped:NAME`
+WORD = "shipped"  # used in a study's parameters instead of a file: `shipped`, or `shipped:NAME`
 TASKS = ("ivif", "mif")
 _REINSTALL = "install mmfuse again"
 
 
 @dataclass(frozen=True)
 class Data:
-    """Pairs that weights were trained on, or validated with: `use` is `training` or `validation`."""
+    """Pairs on which weights were trained or validated: `use` is `training` or `validation`."""
 
     dataset: str
     split: str
@@ -37,17 +37,17 @@ class Data:
 
 @dataclass(frozen=True)
 class Shipped:
-    """One file of shipped weights, as the index describes it.
+    """One file of shipped weights, as described in the index.
 
     Attributes:
-        name: Its name, as `mmfuse fuse --weights NAME` takes it.
+        name: The name for `mmfuse fuse --weights NAME`.
         file: The file's name within the folder.
         sha256: The file's checksum.
         method: The method of the network.
         variant: The variant of the method in the study that trained it.
-        tasks: What it fuses: `ivif`, `mif`, or both.
-        summary: One line for people.
-        data: What it was trained on and validated with.
+        tasks: The tasks that it fuses: `ivif`, `mif`, or both.
+        summary: One line for users.
+        data: The data on which it was trained and validated.
         training: Study, configuration, commit, seed and hours of the training.
         scores: The mean of each metric, by test dataset.
     """
@@ -66,17 +66,17 @@ class Shipped:
 
 @dataclass(frozen=True)
 class Index:
-    """What a folder of shipped weights holds: the weights by name, and the default of each task."""
+    """Contents of a folder of shipped weights: the weights by name, and the default of each task."""
 
     weights: Mapping[str, Shipped]
     defaults: Mapping[str, str]
 
 
 def read_index(folder: Path | None = None) -> Index:
-    """Read the index of shipped weights; a folder without one has none.
+    """Read the index of shipped weights; without an index there are none.
 
     Args:
-        folder: The folder of the weights; that of the installed package if left out.
+        folder: The folder of the weights; by default that of the installed package.
 
     Raises:
         UserError: the index is damaged.
@@ -90,7 +90,7 @@ def read_index(folder: Path | None = None) -> Index:
 
 @lru_cache(maxsize=8)
 def _read(path: Path, _time: int, _bytes: int) -> Index:
-    """Read an index; the plan of a study asks for it with every system."""
+    """Read an index; cached, because planning a study calls it for each system."""
     content = read_yaml(path)
     try:
         found = {name: _entry(name, block) for name, block in content["weights"].items()}
@@ -105,7 +105,7 @@ def _read(path: Path, _time: int, _bytes: int) -> Index:
     if wrong:
         raise UserError(
             f"Damaged index of shipped weights: {path}",
-            expected="what `workflow/scripts/ship_weights.py` writes",
+            expected="the output of `workflow/scripts/ship_weights.py`",
             found="; ".join(wrong),
             fix=_REINSTALL,
         )
@@ -129,24 +129,24 @@ def named(name: str, folder: Path | None = None) -> Shipped:
     """Return shipped weights by name.
 
     Raises:
-        UserError: there are none of that name.
+        UserError: there are none with that name.
     """
     known = read_index(folder).weights
     if name not in known:
         raise UserError(
-            f"There are no shipped weights {name!r}.",
-            expected=", ".join(known) or "a name of `mmfuse list weights`, which lists none here",
+            f"There are no shipped weights named {name!r}.",
+            expected=", ".join(known) or "a name from `mmfuse list weights`, which lists none here",
             found=name,
-            fix=closest(name, known, "see `mmfuse list weights`; a file of weights is named with its ending"),
+            fix=closest(name, known, "see `mmfuse list weights`; give a weights file with its suffix"),
         )
     return known[name]
 
 
 def default(task: str, folder: Path | None = None) -> Shipped:
-    """Return the weights that a task takes unless others are named.
+    """Return the default weights of a task.
 
     Raises:
-        UserError: none are shipped for it.
+        UserError: none are shipped for the task.
     """
     index = read_index(folder)
     if task not in index.defaults:
@@ -154,7 +154,7 @@ def default(task: str, folder: Path | None = None) -> Shipped:
             f"No weights for {task} come with this installation of mmfuse.",
             expected=f"a default for {task} in {(folder or FOLDER) / INDEX}",
             found=f"weights for {', '.join(index.defaults) or 'no task'}",
-            fix="name weights by --weights FILE, or a method without weights by --method laplacian",
+            fix="give weights with --weights FILE, or a training-free method with --method laplacian",
         )
     return index.weights[index.defaults[task]]
 
@@ -163,7 +163,7 @@ def of_method(method: str, task: str, folder: Path | None = None) -> Shipped:
     """Return a method's shipped weights for a task: the task's default if it is of this method, else the only ones.
 
     Raises:
-        UserError: there are none, or several of which none is the default.
+        UserError: there are none, or several without a default.
     """
     index = read_index(folder)
     fitting = [one for one in index.weights.values() if one.method == method and task in one.tasks]
@@ -172,17 +172,17 @@ def of_method(method: str, task: str, folder: Path | None = None) -> Shipped:
         return preferred[0]
     if fitting:
         raise UserError(
-            f"Several weights of {method} for {task} are shipped, and none of them is the default.",
+            f"Several weights of {method} for {task} are shipped, none of which is the default.",
             expected=" or ".join(f"{WORD}:{one.name}" for one in fitting),
             found=WORD,
-            fix="choose one by its name",
+            fix="choose one by name",
         )
     others = {one.method for one in index.weights.values() if task in one.tasks}
     raise UserError(
         f"No weights of {method} for {task} are shipped.",
-        expected=", ".join(sorted(others)) or f"weights for {task}, of which there are none",
+        expected=", ".join(sorted(others)) or f"weights for {task}, but there are none",
         found=method,
-        fix="train the method, or name a file of weights; see `mmfuse list weights`",
+        fix="train the method, or give a weights file; see `mmfuse list weights`",
     )
 
 
@@ -207,14 +207,14 @@ def verified(one: Shipped, folder: Path | None = None) -> Path:
 
 
 def is_shipped(choice: str) -> bool:
-    """Return whether a choice of weights in a study's parameters asks for shipped ones."""
+    """Return whether a choice of weights in a study's parameters refers to shipped weights."""
     return choice == WORD or choice.startswith(f"{WORD}:")
 
 
 def study_folder() -> Path:
-    """Return the folder that a study takes shipped weights from: the project's, by a path relative to its root.
+    """Return the folder from which a study takes shipped weights: the project's, relative to its root.
 
-    Outside a project's root it is that of the installed package.
+    Outside a project's root, it is the folder of the installed package.
     """
     return IN_PROJECT if (IN_PROJECT / INDEX).is_file() else FOLDER
 
@@ -223,7 +223,7 @@ def chosen(choice: str, method: str, task: str) -> Shipped:
     """Return the shipped weights that a study's parameters choose: `shipped`, or `shipped:NAME`.
 
     Raises:
-        UserError: there are none, or they are those of another method or task.
+        UserError: there are none, or they belong to another method or task.
     """
     folder, name = study_folder(), choice.partition(":")[2]
     one = named(name, folder) if name else of_method(method, task, folder)
@@ -232,16 +232,16 @@ def chosen(choice: str, method: str, task: str) -> Shipped:
             f"The shipped weights {one.name} do not fit methods.{method} on {task}.",
             expected=f"weights of {method} for {task}",
             found=f"weights of {one.method} for {' and '.join(one.tasks)}",
-            fix="choose others of `mmfuse list weights`",
+            fix="choose others from `mmfuse list weights`",
         )
     return one
 
 
 def study_file(one: Shipped) -> Path:
-    """Return the path of shipped weights as a study's jobs name it, relative to the project's root."""
+    """Return the path of shipped weights for a study's jobs, relative to the project's root."""
     return IN_PROJECT / one.file
 
 
 def study_index() -> Path:
-    """Return the path of the index as a study's report names it, relative to the project's root."""
+    """Return the path of the index for a study's report, relative to the project's root."""
     return IN_PROJECT / INDEX

@@ -1,4 +1,4 @@
-"""Densely connected convolutions beside the strength of the gradient."""
+"""Densely connected convolutions and the gradient strength."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 
 class GradientDenseBlock(nn.Module):
-    """A convolution, densely connected convolutions after it, and its gradient's strength; (B, c, H, W) in and out.
+    """A convolution followed by densely connected convolutions, plus its gradient strength; (B, c, H, W) in and out.
 
-    Source: Tang et al. 2022 (SeAFusion), gradient residual dense block, as SMFNet's published code has it.
+    Source: Tang et al. 2022 (SeAFusion), gradient residual dense block, as in SMFNet's published code.
 
     Args:
         channels: c.
-        train_sobel: Whether the gradient filters, which start as Sobel's, are trained.
+        train_sobel: Whether to train the gradient filters, which are initialised with Sobel filters.
     """
 
     def __init__(self, channels: int, *, train_sobel: bool = True) -> None:
@@ -44,7 +44,7 @@ class GradientDenseBlock(nn.Module):
         return F.leaky_relu(dense + self.gradient(strength), 0.1)
 
     def _strength(self, x: Tensor) -> Tensor:
-        """Return the sum of both filters' absolute responses, channel by channel."""
+        """Return the sum of both filters' absolute responses, per channel."""
         channels = x.shape[1]
         along_x = F.conv2d(x, self.sobel_x, padding=1, groups=channels)
         along_y = F.conv2d(x, self.sobel_y, padding=1, groups=channels)

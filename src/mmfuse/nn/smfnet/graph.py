@@ -1,4 +1,4 @@
-"""Graph reasoning between two modalities: nodes are feature maps, some for each modality."""
+"""Graph reasoning between two modalities: the nodes are feature maps, several for each modality."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REASONING = ("published", "printed")
 
 
 class DilatedNode(nn.Sequential):
-    """Convolution 3x3 with holes of `scale` pixels, batch norm, ReLU; (B, c, H, W) in and out."""
+    """3x3 convolution with dilation `scale`, batch norm, ReLU; (B, c, H, W) in and out."""
 
     def __init__(self, channels: int, scale: int) -> None:
         super().__init__(
@@ -24,7 +24,7 @@ class DilatedNode(nn.Sequential):
 
 
 class PooledNode(nn.Module):
-    """Mean pooling over cells of `scale` pixels, convolution 3x3, and back to the size of the input.
+    """Mean pooling over cells of `scale` pixels, 3x3 convolution, upsampling to the size of the input.
 
     Shape: (B, c, H, W) in and out.
     Source: SMFNet eq. 11.
@@ -40,7 +40,7 @@ class PooledNode(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the node."""
         height, width = x.shape[-2:]
-        # ASSUME: the paper names the operations of eq. 11, not the sizes and the way back
+        # ASSUME: the paper names the operations of eq. 11, but neither the sizes nor the upsampling
         cells = (math.ceil(height / self.scale), math.ceil(width / self.scale))
         x = self.embed(F.adaptive_avg_pool2d(x, cells))  # (B, c, H / scale, W / scale)
         return F.interpolate(x, (height, width), mode="bilinear", align_corners=False)  # (B, c, H, W)
@@ -50,7 +50,7 @@ NODES = {"dilated": DilatedNode, "pooled": PooledNode}
 
 
 class GatedUpdate(nn.Module):
-    """Gated recurrent unit with 1x1 convolutions; message and node (B, c, H, W), and the new node.
+    """Gated recurrent unit with 1x1 convolutions; takes message and node (B, c, H, W), returns the new node.
 
     Source: SMFNet eq. 16.
     """
@@ -70,13 +70,13 @@ class GatedUpdate(nn.Module):
 
 
 class AcrossModalities(nn.Module):
-    """A message from each modality's node to the other's of the same scale; (B, c, H, W) twice, in and out.
+    """Messages between the nodes of both modalities at one scale; (B, c, H, W) twice, in and out.
 
-    Source: SMFNet eq. 12 to 16; S7 for what the published code does.
+    Source: SMFNet eq. 12 to 16; S7 for the published code.
 
     Args:
         channels: c.
-        printed: Whether gates have c channels and nodes are updated by a GRU (the paper's equations), or gates have one
+        printed: Whether gates have c channels and a GRU updates the nodes (the paper's equations), or gates have one
             channel and messages are added (the published code).
     """
 
@@ -87,7 +87,7 @@ class AcrossModalities(nn.Module):
         self.updates = nn.ModuleList(GatedUpdate(channels) for _ in range(2)) if printed else None
 
     def forward(self, infrared: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both nodes, each updated from the old ones."""
+        """Return both nodes, each updated from the previous ones."""
         for_visible = infrared * torch.sigmoid(self.to_visible(infrared - visible))  # eq. 12, 13, 15
         for_infrared = visible * torch.sigmoid(self.to_infrared(visible - infrared))
         if self.updates is None:
@@ -99,14 +99,14 @@ class AcrossModalities(nn.Module):
 class WithinModality(nn.Module):
     """Messages between all nodes of one modality; a list of (B, c, H, W), in and out.
 
-    Source: SMFNet eq. 12 to 16; S7 for what the published code does.
+    Source: SMFNet eq. 12 to 16; S7 for the published code.
 
     Args:
         channels: c.
-        nodes: How many.
-        printed: Whether each neighbour has a gate of c channels and nodes are what the GRU gives (the paper's
-            equations), or each neighbour has a gate of one channel, the gates are laid out alternately over the
-            channels, and what the GRU gives is added through a factor that starts at 0 (the published code).
+        nodes: Number of nodes.
+        printed: Whether each neighbour has a gate of c channels and the GRU's output replaces the nodes (the paper's
+            equations), or each neighbour has a gate of one channel, the gates alternate over the channels, and the
+            GRU's output is added with a factor that starts at 0 (the published code).
     """
 
     def __init__(self, channels: int, nodes: int, *, printed: bool = False) -> None:
@@ -118,7 +118,7 @@ class WithinModality(nn.Module):
         self.gamma = None if printed else nn.Parameter(torch.zeros(1))
 
     def forward(self, nodes: Sequence[Tensor]) -> list[Tensor]:
-        """Return all nodes, each updated from the old ones."""
+        """Return all nodes, each updated from the previous ones."""
         return [self._updated(node, [other for other in nodes if other is not node]) for node in nodes]
 
     def _updated(self, node: Tensor, neighbours: list[Tensor]) -> Tensor:
@@ -126,7 +126,7 @@ class WithinModality(nn.Module):
         differences = torch.cat([node - other for other in neighbours], dim=1)  # (B, n c, H, W), eq. 13
         gates = torch.sigmoid(self.edges(differences))  # eq. 12; (B, n c, H, W) as printed, (B, n, H, W) as published
         if self.gamma is not None:
-            # S7: channel k of the joined neighbours gets gate k mod n, whichever neighbour it belongs to
+            # S7: channel k of the joined neighbours gets gate k mod n, regardless of its neighbour
             gates = gates.repeat(1, channels, 1, 1)  # (B, n c, H, W)
         messages = (gates * torch.cat(neighbours, dim=1)).unflatten(1, (-1, channels))  # (B, n, c, H, W)
         updated = self.update(messages.sum(dim=1), node)  # eq. 15 and 16
@@ -134,16 +134,16 @@ class WithinModality(nn.Module):
 
 
 class GraphReasoning(nn.Module):
-    """Feature maps of two modalities that learn from each other at several scales.
+    """Graph reasoning between the feature maps of two modalities at several scales.
 
     Source: SMFNet 2.2.3, eq. 11 to 16.
 
     Args:
         channels: Channels of the feature maps.
-        scales: One node a modality for each, two at least.
-        iterations: How often messages are delivered, between modalities and then within them.
-        nodes: How a node is made: dilated (published code) or pooled (eq. 11).
-        reasoning: How messages are made and nodes updated: published or printed (eq. 12 to 16).
+        scales: One node per modality for each; at least two.
+        iterations: Rounds of messages between modalities, and then within them.
+        nodes: Construction of a node: dilated (published code) or pooled (eq. 11).
+        reasoning: Construction of messages and update of nodes: published or printed (eq. 12 to 16).
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class GraphReasoning(nn.Module):
         super().__init__()
         self.iterations = iterations
         printed = reasoning == "printed"
-        # S7: own weights for each modality, infrared first
+        # S7: separate weights for each modality, infrared first
         self.nodes = nn.ModuleList(nn.ModuleList(NODES[nodes](channels, scale) for scale in scales) for _ in range(2))
         self.across = AcrossModalities(channels, printed=printed)
         self.within = nn.ModuleList(WithinModality(channels, len(scales), printed=printed) for _ in range(2))
@@ -177,7 +177,7 @@ class GraphReasoning(nn.Module):
 
 
 def merging(channels: int, nodes: int) -> nn.Sequential:
-    """Return what makes one feature map of joined nodes; (B, nodes c, H, W) to (B, c, H, W)."""
+    """Return layers that merge joined nodes into one feature map; (B, nodes c, H, W) to (B, c, H, W)."""
     return nn.Sequential(
         nn.Conv2d(nodes * channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
     )

@@ -1,4 +1,4 @@
-"""Invertible blocks: affine coupling of the two halves of a feature map."""
+"""Invertible blocks: affine coupling between the two halves of a feature map."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Bottleneck(nn.Sequential):
-    """Inverted bottleneck: twice the channels, depthwise convolution 3x3, back; (B, c, H, W) in and out.
+    """Inverted bottleneck: twice the channels, 3x3 depthwise convolution, back; (B, c, H, W) in and out.
 
     Source: Sandler et al. 2018 (MobileNetV2), without batch norm and shortcut.
     """
@@ -24,9 +24,9 @@ class Bottleneck(nn.Sequential):
 
 
 class InvertibleBlock(nn.Module):
-    """A convolution 1x1, then the second half of the channels is shifted, and the first scaled and shifted.
+    """A 1x1 convolution, then shift the second half of the channels, then scale and shift the first half.
 
-    Each half is changed by functions of the other half alone, so that `couple` can be undone.
+    Each half is changed by functions of the other half only, so that `couple` can be inverted.
 
     Shape: (B, c, H, W) in and out, for an even c.
     Source: SMFNet eq. 5 and 6; Dinh et al. 2017 (real NVP); Kingma and Dhariwal 2018 (Glow) for the convolution.
@@ -36,7 +36,7 @@ class InvertibleBlock(nn.Module):
         super().__init__()
         half = channels // 2
         self.mix = nn.Conv2d(channels, channels, 1)
-        # the paper writes one psi for all of these functions; in the published code each has its own weights
+        # the paper writes one psi for all of these functions; in the published code, each has its own weights
         self.shift_first, self.scale_first, self.shift_second = (Bottleneck(half) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,18 +46,18 @@ class InvertibleBlock(nn.Module):
     def couple(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Couple the halves; (B, c / 2, H, W) each."""
         second = second + self.shift_second(first)  # eq. 6; the paper prints psi of the second half itself
-        first = first * self.scale_first(second).exp() + self.shift_first(second)  # eq. 5, of the new second half
+        first = first * self.scale_first(second).exp() + self.shift_first(second)  # eq. 5, new second half
         return first, second
 
     def uncouple(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo `couple`."""
+        """Invert `couple`."""
         first = (first - self.shift_first(second)) * (-self.scale_first(second)).exp()
         second = second - self.shift_second(first)
         return first, second
 
 
 class BackwardBlock(nn.Module):
-    """An invertible block that is run backwards, in which both halves are scaled and shifted.
+    """An invertible block applied in reverse, which scales and shifts both halves.
 
     Shape: (B, c, H, W) in and out, for an even c.
     Source: SMFNet eq. 7 and 8.
@@ -80,9 +80,9 @@ class BackwardBlock(nn.Module):
         return first, second
 
     def uncouple(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Undo `couple`."""
+        """Invert `couple`."""
         second = (second - self.shift_second(first)) / _factor(self.scale_second(first))  # eq. 8
-        first = (first - self.shift_first(second)) / _factor(self.scale_first(second))  # eq. 7, of the new second half
+        first = (first - self.shift_first(second)) / _factor(self.scale_first(second))  # eq. 7, new second half
         return first, second
 
 

@@ -1,4 +1,4 @@
-"""The parts of SMFNet between its images and its blocks: encoder, graph, fusion layers, decoder."""
+"""Components of SMFNet, built from its blocks: encoder, graph, fusion layers, decoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmfuse.nn.smfnet.transformer import CrossAttention
 
 
 class Features(NamedTuple):
-    """What a decoder gets: (B, dim, H, W) each; no graph features in a network without graph."""
+    """Inputs of the decoder, (B, dim, H, W) each; `graph` is None in a network without a graph."""
 
     base: Tensor
     detail: Tensor
@@ -26,7 +26,7 @@ class DetailBranch(nn.Module):
     """Gradient dense block, cross attention between the halves of the channels, invertible blocks.
 
     Shape: (B, dim, H, W) in and out.
-    Source: SMFNet 2.2.1 (CAI); the published code has the gradient dense block in front.
+    Source: SMFNet 2.2.1 (CAI); the published code puts the gradient dense block first.
     """
 
     def __init__(self, dim: int, heads: int, layers: int, *, cross_attention: bool, train_sobel: bool) -> None:
@@ -44,7 +44,7 @@ class DetailBranch(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Shallow features of one image, and the base and detail features that come from them."""
+    """Shallow features of one image, and the base and detail features computed from them."""
 
     def __init__(self, shallow: nn.Sequential, base: nn.Module, detail: nn.Module) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
 
 
 class Graph(nn.Module):
-    """Reasoning between the images' shallow features, and what makes one feature map of the results for fusion."""
+    """Reasoning between both images' shallow features, and the layers that merge the results for fusion."""
 
     def __init__(self, dim: int, scales: Sequence[int], iterations: int, nodes: str, reasoning: str) -> None:
         super().__init__()
@@ -66,11 +66,11 @@ class Graph(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From base, detail and graph features to an image: transformer, three convolutions, sigmoid."""
+    """Image from base, detail and graph features: transformer, three convolutions, sigmoid."""
 
     def __init__(self, dim: int, branches: int, layers: nn.Sequential, join: str) -> None:
         super().__init__()
-        # S9: the published code adds the features where the paper's text concatenates them
+        # S9: the published code adds the features; the paper's text concatenates them
         self.join = nn.Conv2d(branches * dim, dim, 1) if join == "concat" else None
         self.layers = layers
         self.out = nn.Sequential(
@@ -89,7 +89,7 @@ class Decoder(nn.Module):
 
 
 class DetailFusion(nn.Module):
-    """Gradient dense block, then invertible blocks run backwards; (B, dim, H, W) in and out.
+    """Gradient dense block, then reversed invertible blocks; (B, dim, H, W) in and out.
 
     Source: SMFNet eq. 7 and 8.
     """
@@ -105,9 +105,9 @@ class DetailFusion(nn.Module):
 
 
 def labeller(dim: int, classes: int) -> nn.Module:
-    """Return a small network that tells the classes of a restored image's pixels; only training needs it.
+    """Return a small network that classifies the pixels of a restored image; used only in training.
 
-    ASSUME: the paper compares the one-channel restoration itself with labels, which can name no more than two classes.
+    ASSUME: the paper compares the one-channel restoration itself with labels, which allows at most two classes.
     """
     return nn.Sequential(
         nn.Conv2d(1, dim, 3, padding=1),

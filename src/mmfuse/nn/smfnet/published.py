@@ -1,4 +1,4 @@
-"""What the published SMFNet's checkpoint holds: its names of our tensors, and tensors that nothing uses."""
+"""The checkpoint of the published SMFNet: its names of our tensors, and its unused tensors."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ _WITHIN = {
 _PROJECTION = {"0": "", "1": "_dwconv"}
 _SAME = {"": ""}
 
-# for each group of tensors that the authors save together: our name, the authors' name, and the names below these;
-# each # is a number, the same one in both names
+# for each group of tensors that the authors save together: our name, the authors' name, and the names of submodules;
+# each # is a number, the same in both names
 _GROUPS: dict[str, tuple[tuple[str, str, dict[str, str]], ...]] = {
     "encoder": (
         ("encoder.shallow.0", "patch_embed.proj", _SAME),
@@ -108,7 +108,7 @@ _GROUPS: dict[str, tuple[tuple[str, str, dict[str, str]], ...]] = {
 
 
 class UnusedTensors(nn.Module):
-    """What the published network holds and no output depends on, so that its checkpoints fit.
+    """Tensors that the published network holds but never uses, so that its checkpoints fit.
 
     Args:
         dim: Channels of the network's features.
@@ -132,17 +132,17 @@ class UnusedTensors(nn.Module):
 
 
 def authors_names(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Return how the authors call tensors of a network, as `FusionMethod.published_names`.
+    """Return the authors' names of a network's tensors, as `FusionMethod.published_names`.
 
     Args:
-        names: Our names of the network's tensors; those that the published network lacks are left out.
+        names: Our names of the network's tensors; tensors that the published network lacks are left out.
     """
     ours = list(names)
     return {group: dict(_pairs(ours, rules)) for group, rules in _GROUPS.items()}
 
 
 def _pairs(names: list[str], rules: Iterable[tuple[str, str, dict[str, str]]]) -> Iterator[tuple[str, str]]:
-    """Yield the authors' name and ours of each tensor that a rule is for."""
+    """Yield the authors' name and our name of each tensor that a rule matches."""
     for ours, theirs, below in rules:
         for our_end, their_end in below.items():
             pattern = re.escape(ours + our_end).replace(r"\#", "#").replace("#", r"(\d+)")

@@ -1,4 +1,4 @@
-"""Transformer blocks whose attention runs between channels, so that their cost is linear in the number of pixels."""
+"""Transformer blocks with attention between channels, whose cost is linear in the number of pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 def channel_attention(query: Tensor, key: Tensor, value: Tensor, temperature: Tensor) -> Tensor:
-    """Mix the channels of `value` by the likeness of the channels of `query` and `key`, head by head.
+    """Mix the channels of `value` by the similarity of the channels of `query` and `key`, separately for each head.
 
     Shape: query, key, value (B, c, H, W), c a multiple of the heads; temperature (heads, 1, 1); returns (B, c, H, W).
     Source: Zamir et al. 2022 (Restormer), eq. 1, multi-Dconv transposed attention.
@@ -28,7 +28,7 @@ def channel_attention(query: Tensor, key: Tensor, value: Tensor, temperature: Te
 
 
 def _projection(channels: int, to: int, *, dense: bool = False, bias: bool = False) -> nn.Sequential:
-    """Return a convolution 1x1 and a convolution 3x3, depthwise or dense; (B, channels, H, W) to (B, to, H, W)."""
+    """Return a 1x1 convolution and a 3x3 convolution, depthwise or dense; (B, channels, H, W) to (B, to, H, W)."""
     return nn.Sequential(
         nn.Conv2d(channels, to, 1, bias=bias),
         nn.Conv2d(to, to, 3, padding=1, groups=1 if dense else to, bias=bias),
@@ -42,8 +42,8 @@ class ChannelSelfAttention(nn.Module):
 
     Args:
         channels: c.
-        heads: Groups of channels that are mixed by themselves.
-        dense: Whether the 3x3 convolution of queries, keys and values is a dense one.
+        heads: Number of groups of channels, mixed separately.
+        dense: Whether the 3x3 convolution of queries, keys and values is dense.
     """
 
     def __init__(self, channels: int, heads: int, *, dense: bool = False) -> None:
@@ -59,7 +59,7 @@ class ChannelSelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Two feature maps that weight each other's channels: each keeps its keys and values and takes the other's queries.
+    """Cross attention of two feature maps over channels: each keeps its keys and values and takes the other's queries.
 
     Source: SMFNet eq. 1 to 4.
     """
@@ -73,8 +73,8 @@ class CrossAttention(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both maps attended; (B, c, H, W) each, in and out."""
-        # PAPER: eq. 1 and 2, as the published code has it; eq. 3 and 4 print the other map's values
+        """Return both attended maps; (B, c, H, W) each, in and out."""
+        # PAPER: eq. 1 and 2, as in the published code; eq. 3 and 4 use the other map's values
         return self._attend(second, first), self._attend(first, second)
 
     def _attend(self, asking: Tensor, asked: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class CrossAttention(nn.Module):
 class LocalFeedForward(nn.Sequential):
     """Locally enhanced feed-forward network (LeFF) with a shortcut; (B, c, H, W) in and out.
 
-    Source: Wang et al. 2022 (Uformer), section 3.2; S16: SMFNet's published code has the last GELU and the shortcut.
+    Source: Wang et al. 2022 (Uformer), section 3.2; S16: last GELU and shortcut as in SMFNet's published code.
     """
 
     def __init__(self, channels: int, expansion: int) -> None:
@@ -105,7 +105,7 @@ class LocalFeedForward(nn.Sequential):
 
 
 class FeedForward(nn.Sequential):
-    """Feed-forward network, pixel by pixel, twice as wide inside; (B, c, H, W) in and out."""
+    """Pointwise feed-forward network with twice the channels inside; (B, c, H, W) in and out."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(
@@ -116,12 +116,12 @@ class FeedForward(nn.Sequential):
 
 
 class TransformerBlock(nn.Module):
-    """Channel attention and a feed-forward network, each after a norm and beside a shortcut; (B, c, H, W) in and out.
+    """Channel attention and a feed-forward network, each with a norm and a shortcut; (B, c, H, W) in and out.
 
     Args:
         channels: c.
-        heads: Of the attention.
-        expansion: Widening inside of the feed-forward network.
+        heads: Number of attention heads.
+        expansion: Widening factor of the feed-forward network.
     """
 
     def __init__(self, channels: int, heads: int, expansion: int) -> None:
@@ -136,7 +136,7 @@ class TransformerBlock(nn.Module):
 
 
 class DenseTransformerBlock(nn.Module):
-    """As `TransformerBlock`, with a dense 3x3 convolution in the attention and none in the feed-forward network.
+    """`TransformerBlock` with a dense 3x3 convolution in the attention and none in the feed-forward network.
 
     Shape: (B, c, H, W) in and out.
     """
@@ -158,16 +158,16 @@ def transformer(channels: int, heads: int, expansion: int, layers: int) -> nn.Se
 
 
 class TransformerGroup(nn.Module):
-    """Blocks of both kinds by turns, three convolutions, and a shortcut past all of them; (B, c, H, W) in and out.
+    """Alternating blocks of both kinds, three convolutions, and a shortcut around them; (B, c, H, W) in and out.
 
     Source: SMFNet eq. 9 and 10.
 
     Args:
         channels: c.
-        heads: Of every attention.
-        expansion: Widening inside of the first block's feed-forward network.
-        pairs: Times two blocks.
-        residual: Whether there are convolutions and shortcut (eq. 10).
+        heads: Number of heads of each attention.
+        expansion: Widening factor of the feed-forward network in the first kind of block.
+        pairs: Number of pairs of blocks.
+        residual: Whether to include the convolutions and the shortcut (eq. 10).
     """
 
     def __init__(self, channels: int, heads: int, expansion: int, pairs: int, *, residual: bool) -> None:
@@ -187,7 +187,7 @@ class TransformerGroup(nn.Module):
 
 
 def narrow_convolutions(channels: int) -> nn.Sequential:
-    """Return convolutions 3x3, 1x1, 3x3 with a quarter of the channels between them; (B, c, H, W) in and out."""
+    """Return 3x3, 1x1 and 3x3 convolutions with a quarter of the channels inside; (B, c, H, W) in and out."""
     hidden = channels // 4
     return nn.Sequential(
         nn.Conv2d(channels, hidden, 3, padding=1),
@@ -201,7 +201,7 @@ def narrow_convolutions(channels: int) -> nn.Sequential:
 class BaseBranch(nn.Module):
     """A convolution and groups of transformer blocks; (B, c, H, W) in and out.
 
-    Source: SMFNet 2.2.2; the published code has the convolution in front.
+    Source: SMFNet 2.2.2; the published code puts the convolution first.
     """
 
     def __init__(self, channels: int, heads: int, expansion: int, groups: int, pairs: int, *, residual: bool) -> None:
