@@ -255,9 +255,9 @@ def test_folders_that_are_not_there(refused, tmp_path, folders):
 def test_wrong_options_of_evaluate(refused, folders, tmp_path):
     a, b = folders
     words = ["evaluate", "--a", a, "--b", b, "--fused", a, "--out", tmp_path / "s.csv"]
-    assert "did you mean SSIM" in refused(*words, "--metrics", "SIM")
+    assert "did you mean 'SSIM'" in refused(*words, "--metrics", "SIM")
     assert "convention" in refused(*words, "--convention", "none")
-    assert "did you mean vifb" in refused(*words, "--beside", "vif")
+    assert "did you mean 'vifb'" in refused(*words, "--beside", "vif")
     assert "at least 41x41 pixels" in refused(*words)  # one of the images is too small for one of the metrics
     assert "--out" in refused(*words[:-2])
     said = refused("evaluate", "--a", a, "--b", b, "--fused", a, "--out", tmp_path / "s.json")
