@@ -219,6 +219,42 @@ def test_a_commit_without_results_says_what_to_commit(make, monkeypatch):
         comparing.compare([first, "HEAD"])
 
 
+def commit(folder):
+    for command in (
+        ["init", "-q"],
+        ["add", "params.yaml", "dvc.lock"],
+        ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"],
+    ):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/evil", "a/b", "..", "evil\n", "A", "a b", ""])
+def test_a_commit_cannot_name_files_outside(make, monkeypatch, name):
+    first = Path(make("first", {"mma_unet.base.s0": scores(1)}))
+    monkeypatch.chdir(first)
+    text = (first / "params.yaml").read_text()
+    assert "synthetic_road" in text
+    values = yaml.safe_load(text)
+    values["study"]["tasks"]["ivif"]["test"] = [name]
+    (first / "params.yaml").write_text(yaml.safe_dump(values))
+    (first / "dvc.lock").write_text("stages: {}\n")
+    commit(first)
+    with pytest.raises(UserError, match="--dataset has no such value"):
+        comparing.compare([str(first), "HEAD"])
+
+
+@pytest.mark.parametrize("md5", ["../../../../etc/passwd", "/etc/passwd", "ab", 7, "0" * 31 + "\n"])
+def test_a_commit_cannot_read_files_outside_the_cache(make, monkeypatch, md5):
+    first = Path(make("first", {"mma_unet.base.s0": scores(1)}))
+    monkeypatch.chdir(first)
+    out = {"path": "reports/scores/synthetic_road/mma_unet.base.s0.csv", "md5": md5}
+    (first / "dvc.lock").write_text(yaml.safe_dump({"stages": {"evaluate": {"outs": [out]}}}))
+    commit(first)
+    subprocess.run(["dvc", "init", "-q"], check=True)
+    with pytest.raises(UserError, match=r"dvc\.lock of HEAD is damaged"):
+        comparing.compare([str(first), "HEAD"])
+
+
 def test_an_archive_gives_the_same_comparison_and_the_same_bytes(make, tmp_path, parameters):
     first = Path(make("first", {"mma_unet.base.s0": scores(1)}))
     parameters["study"]["systems"] = []

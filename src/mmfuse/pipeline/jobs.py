@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from mmfuse.pipeline.lineage import parents
 from mmfuse.study.code_lists import check_running_code
 from mmfuse.study.parameters import load_parameters, pick_all
 from mmfuse.study.plan import System
-from mmfuse.study.stage import KEYS, Key, Stage
+from mmfuse.study.stage import Key, Stage
 from mmfuse.study.stages import DOWNLOAD
 from mmfuse.study.types import Parameters
 from mmfuse.tracking import Parent, Tracker
@@ -137,9 +136,7 @@ def run(stage: Stage, key: Key, params: Path, work: Callable[[Work], None]) -> N
             job's parameters changed while it ran, or the running code is not the project's.
     """
     check_running_code(Path.cwd())
-    for name in stage.key:
-        if not re.fullmatch(KEYS[name][0], key[name]):
-            raise UserError(f"--{name.replace('_', '-')} has no such value.", expected=KEYS[name][1], found=key[name])
+    stage.check(key)
     parameters = load_parameters(params)
     if "dataset" in key:
         catalog.dataset(key["dataset"])  # refuses an unknown one

@@ -7,9 +7,11 @@ what the report reads.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+from mmfuse.errors import UserError
 from mmfuse.study.code_lists import code_of
 from mmfuse.study.plan import System, task_of
 from mmfuse.study.types import Parameters
@@ -103,8 +105,24 @@ class Stage:
         return next(iter(self.outputs.values())).partition("/{")[0]
 
     def path(self, output: str, key: Key) -> str:
-        """Return the path of one output of a job, or of its `record`; folders without the slash."""
+        """Return the path of one output of a job, or of its `record`; folders without the slash.
+
+        Raises:
+            UserError: as `check`; so a path never leads out of the project.
+        """
+        self.check(key)
         return self.patterns()[output][0].format(**key)
+
+    def check(self, key: Key) -> None:
+        """Check that each value of a key has its form.
+
+        Raises:
+            UserError: a value has another form, such as a path.
+        """
+        for name in self.key:
+            form, meaning = KEYS[name]
+            if not re.fullmatch(form, key[name]):
+                raise UserError(f"--{name.replace('_', '-')} has no such value.", expected=meaning, found=key[name])
 
     def patterns(self) -> dict[str, tuple[str, bool]]:
         """Return the path of each output and of the record, with {KEY} for the values, and whether it is a folder."""

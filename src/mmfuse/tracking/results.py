@@ -6,13 +6,12 @@ and segmenters, and the jobs' records.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
 
 from mmfuse.errors import UserError
 from mmfuse.files.reading import read_yaml
@@ -113,7 +112,6 @@ def _checkout(run: str, commit: str, target: Path) -> None:
     Raises:
         UserError: the commit has no results, or the cache lacks them.
     """
-    texts = {}
     for path in (PARAMS, LOCK):
         shown = subprocess.run(["git", "show", f"{commit}:./{path}"], capture_output=True, check=False)
         if shown.returncode:
@@ -123,13 +121,16 @@ def _checkout(run: str, commit: str, target: Path) -> None:
                 found=f"no {path}",
                 fix=f"after a complete run: `mmfuse sync`, then commit {PARAMS}, dvc.yaml and {LOCK}",
             )
-        texts[path] = shown.stdout
-    (target / PARAMS).write_bytes(texts[PARAMS])
-    wanted = set(small_files(yaml.safe_load(texts[PARAMS])))
+        (target / path).write_bytes(shown.stdout)
+    wanted = set(small_files(read_yaml(target / PARAMS)))
     cache = _cache()
-    for stage in yaml.safe_load(texts[LOCK]).get("stages", {}).values():
+    for stage in read_yaml(target / LOCK).get("stages", {}).values():
         for out in stage.get("outs", []):
             if out["path"] in wanted:
+                if not re.fullmatch("[0-9a-f]{32}", str(out["md5"])):
+                    raise UserError(
+                        f"{LOCK} of {run} is damaged.", expected=f"the MD5 of {out['path']}", found=out["md5"]
+                    )
                 _take(cache / out["md5"][:2] / out["md5"][2:], target / out["path"], run)
 
 
