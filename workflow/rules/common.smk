@@ -10,7 +10,7 @@ from mmfuse.study.planned import planned_parameters
 from mmfuse.study.stage import KEYS
 from mmfuse.study.stages import STAGES, report_inputs
 
-# every stage makes these checks as well; here they are made before the first job
+# every stage makes these checks, too; here they are made before the first job
 check_running_code(Path.cwd())
 STUDY = planned_parameters(Path("params.yaml"))
 if config:

@@ -283,7 +283,7 @@ def _complain(message: str) -> None:
 
 
 def _logs() -> bool:
-    """Whether messages go to a log in place of the terminal."""
+    """Whether messages go to a log instead of the terminal."""
     return sys.stderr is not sys.__stderr__ and sys.stderr.name != "<stderr>"  # libraries wrap the terminal
 
 

@@ -20,18 +20,18 @@ PLUMBING = {"errors", "files", "study", "weights", "pipeline", "tracking", "comp
 
 
 def check_running_code(root: Path) -> None:
-    """Check that the package that runs is the project's own, since records list the project's files and commit.
+    """Check that the running package is the project's own, because records list the project's files and commit.
 
     Args:
-        root: The project's root; a folder without `src/mmfuse` has no code of its own to differ from.
+        root: The project's root; a folder without `src/mmfuse` has no code, so it is not checked.
 
     Raises:
-        UserError: the package that runs was installed from another folder.
+        UserError: the running package was installed from another folder.
     """
     own = root / SOURCE
     if own.is_dir() and own.resolve() != PACKAGE.resolve():
         raise UserError(
-            "The code that runs is not the code of this project, so the records would be wrong.",
+            "The running code is not the code of this project, so the records would be wrong.",
             expected=own.resolve(),
             found=PACKAGE,
             fix="run `make env` in this folder and use its .venv, or set PYTHONPATH=src",

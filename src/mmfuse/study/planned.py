@@ -1,7 +1,7 @@
-"""The parameters that an engine has planned its jobs with.
+"""The parameters with which an engine has planned its jobs.
 
-Snakemake reads `params.yaml` once and then runs for hours. Its jobs read a copy from the moment of planning, so that an
-edit during the run takes effect at the next start, and never in half of the jobs.
+Snakemake reads `params.yaml` once and then runs for hours. Its jobs read a copy made at the time of planning, so that
+an edit during the run takes effect at the next start, and never in only some of the jobs.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from mmfuse.files.writing import sha256, whole_file
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.types import Parameters
 
-VARIABLE = "MMFUSE_PARAMS"  # the file that jobs read in place of params.yaml
+VARIABLE = "MMFUSE_PARAMS"  # the file that jobs read instead of params.yaml
 FOLDER = Path(".mmfuse/planned")
 
 
 def planned_parameters(path: Path) -> Parameters:
-    """Read and check the parameters, and let all processes that this one starts read the same ones.
+    """Read and check the parameters, and make all processes that this one starts read the same ones.
 
     The environment variable `MMFUSE_PARAMS` names the copy. A process that finds it set, such as Snakemake inside a
     cluster job, reads that copy.
