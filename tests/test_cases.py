@@ -19,7 +19,7 @@ from mmfuse.reporting.scores import Column, Group, Scores
 from mmfuse.reporting.study import read_groups
 from mmfuse.study import plan
 from mmfuse.study.plan import System
-from test_report import NAMES, PARAMETERS, ROOT, VALUES, _Page, _run, _scores, make_study
+from test_report import NAMES, PARAMETERS, ROOT, VALUES, _Page, _run, _scores, make_study, renew_record
 
 EN, NABF = Column("EN", "en", "higher", "c"), Column("Nabf", "nabf", "lower", "c")
 MI = Column("MI", "mi", "", "c")  # no better direction
@@ -208,6 +208,7 @@ def test_the_order_of_all_images_can_be_looked_up(project):
 def test_a_score_moves_the_cases(project):
     system = System("net", "base", "ivif", 0)
     _scores(project / "reports/scores/road", "road", system, {**VALUES["net"], "EN": [6.0, 4.0, 7.0, 8.0]})
+    renew_record(project, system.label)
     page = overview(_run(project))
     found = re.findall(r"<h4>(\w+) case: (\w+)[^<]* of <a href=\"#data-road\">\w+</a>, mean rank ([\d.]+)<", page)
     assert found[0] == ("Best", "p4", "1.00")
@@ -278,6 +279,7 @@ def test_images_from_elsewhere_are_neither_network_nor_baseline(project):
     record = (project / "data/fused/road/net.base.s0.run.json").read_text(encoding="utf-8")
     for room in ("data/fused", "reports/scores"):
         (project / room / "road" / f"{theirs.label}.run.json").write_text(record, encoding="utf-8")
+    renew_record(project, theirs.label)
     page = overview(_run(project, parameters=parameters))
     assert "images from elsewhere count as neither" in page
     assert "net (trained in this study; mean rank 2.50) is the best network" in page

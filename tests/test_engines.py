@@ -11,11 +11,16 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from random import Random
 
 import pytest
 import yaml
 
-from mmfuse.files.writing import checksum, sha256
+from mmfuse.errors import UserError
+from mmfuse.files.writing import checksum, files_below, sha256
+from mmfuse.study.integrity import check_outputs
+from mmfuse.study.parameters import load_parameters
+from mmfuse.study.stages import jobs_of
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "workflow/scripts"))
@@ -233,6 +238,38 @@ def test_after_dvc_snakemake_has_nothing_to_do(by_dvc, by_snakemake):
     assert plans_nothing(by_dvc)
     assert "Running stage" not in call(by_dvc, "dvc", "repro")
     assert results(by_dvc) == results(by_snakemake)
+
+
+def test_every_flipped_bit_of_a_result_is_noticed(by_snakemake, tmp_path, monkeypatch):
+    folder = tmp_path / "study"
+    shutil.copytree(by_snakemake, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    parameters = load_parameters(Path("params.yaml"))
+    assert "results:" in call(folder, "mmfuse", "doctor", "--deep", good=(0, 2))
+    written = [folder / path for stage, key in jobs_of(parameters) for path in stage.written(key).values()]
+    files = [file for path in written for file in (files_below(path) if path.is_dir() else [path])]
+    files = [file for file in files if file.stat().st_size]
+    random = Random(23)
+    for _ in range(200):
+        file = random.choice(files)
+        content, bit = bytearray(file.read_bytes()), random.randrange(8 * file.stat().st_size)
+        times = (file.stat().st_atime_ns, file.stat().st_mtime_ns)
+        for expected in (1, 0):
+            content[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(content)
+            os.utime(file, ns=times)
+            if expected:
+                with pytest.raises(UserError, match="1 results of this study are not what its records say"):
+                    check_outputs(folder, parameters)
+    check_outputs(folder, parameters)
+    pack = folder / "data/prepared/synthetic_road/train.safetensors"
+    content, times = bytearray(pack.read_bytes()), (pack.stat().st_atime_ns, pack.stat().st_mtime_ns)
+    content[-1] ^= 1
+    pack.write_bytes(content)
+    os.utime(pack, ns=times)
+    for command in (["mmfuse", "sync"], ["mmfuse", "stage", "report"], ["mmfuse", "doctor", "--deep"]):
+        said = call(folder, *command, good=(2,))
+        assert "data/prepared/synthetic_road/train.safetensors" in said, command
 
 
 def test_parameters_edited_during_a_run_count_from_the_next_start(template):

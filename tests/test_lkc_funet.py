@@ -341,7 +341,7 @@ def test_options_of_training_change_the_loss_and_not_the_image(option):
     ("option", "word"),
     [
         ({"init_norm": "layer"}, "init_norm"),
-        ({"norm": "instance"}, "know this norm"),
+        ({"norm": "instance"}, "support this norm"),
         ({"skip": "none"}, "skip"),
         ({"padding": "circular"}, "padding"),
         ({"training_range": "percent"}, "training_range"),

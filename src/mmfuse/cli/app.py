@@ -284,7 +284,7 @@ def _complain(message: str) -> None:
 
 def _logs() -> bool:
     """Whether messages go to a log instead of the terminal."""
-    return sys.stderr is not sys.__stderr__ and sys.stderr.name != "<stderr>"  # libraries wrap the terminal
+    return getattr(sys.stderr, "name", None) not in {None, "<stderr>"}  # libraries wrap the terminal
 
 
 if __name__ == "__main__":
