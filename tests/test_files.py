@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mmfuse.errors import UserError
+from mmfuse.files import writing
 from mmfuse.files.writing import (
     checksum,
     files_below,
@@ -94,6 +96,43 @@ def test_a_folder_replaces_the_old_one_whole(tmp_path):
         write_text(folder / "new.txt", "new")
     assert [p.name for p in (tmp_path / "f").iterdir()] == ["new.txt"]
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+class Killed(BaseException):
+    """A process that ends here."""
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, None])
+def test_a_stop_while_a_folder_is_replaced_loses_neither(tmp_path, monkeypatch, atomic, stop):
+    """Stop before each renaming, and before what is left is removed."""
+    target = tmp_path / "f"
+    with whole_folder(target) as folder:
+        (folder / "a").write_text("old")
+    steps = []
+
+    def step(action):
+        def run(*args, **options):
+            steps.append(action)
+            if len(steps) == stop:
+                raise Killed
+            return action(*args, **options)
+
+        return run
+
+    if not atomic:
+        monkeypatch.setattr(writing.ctypes, "CDLL", lambda *_, **__: object())
+    else:
+        monkeypatch.setattr(writing, "_exchange", step(writing._exchange))
+    monkeypatch.setattr(Path, "replace", step(Path.replace))
+    monkeypatch.setattr(writing, "_remove", lambda _: None)  # a killed process removes nothing
+    with contextlib.suppress(Killed), whole_folder(target) as folder:
+        (folder / "a").write_text("new")
+    monkeypatch.undo()
+    writing.remove_leftovers(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+    finished = stop is None or stop > len(steps) or (stop == 3 and not atomic)
+    assert (target / "a").read_text() == ("new" if finished else "old")
 
 
 @pytest.mark.parametrize("kind", [whole_file, whole_folder])

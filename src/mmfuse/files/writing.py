@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import ctypes
 import errno
 import hashlib
 import io
@@ -17,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from mmfuse.errors import UserError
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: relative to the current folder; swap two names
+_OLD = ".old.part"
 
 
 def sha256(path: Path) -> str:
@@ -113,8 +117,10 @@ def remove_leftovers(target: Path) -> None:
     Call this only where no other process can be writing the same target.
     """
     if target.parent.is_dir():
-        for path in target.parent.iterdir():
-            if path.name.startswith(_prefix(target)) and path.suffix == ".part":
+        for path in [p for p in target.parent.iterdir() if p.name.startswith(_prefix(target)) and p.suffix == ".part"]:
+            if path.name.endswith(_OLD) and not target.exists():  # stopped while two folders were swapped
+                path.replace(target)
+            else:
                 _remove(path)
 
 
@@ -146,6 +152,20 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def _exchange(new: Path, old: Path) -> None:
+    """Swap the names of two folders: in one step on Linux, so that a stop at any time leaves a whole one at `old`."""
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None, use_errno=True)
+        names = (os.fsencode(path.absolute()) for path in (new, old))
+        if libc.renameat2(_AT_FDCWD, next(names), _AT_FDCWD, next(names), _RENAME_EXCHANGE) == 0:
+            return
+    # other systems and some network file systems
+    aside = new.with_name(f"{new.stem}{_OLD}")
+    old.replace(aside)
+    new.replace(old)
+    aside.replace(new)
+
+
 @contextlib.contextmanager
 def _whole(target: Path, *, folder: bool) -> Iterator[Path]:
     """Yield a temporary file or folder beside `target`, which takes the target's name if there is no error."""
@@ -159,8 +179,9 @@ def _whole(target: Path, *, folder: bool) -> Iterator[Path]:
             for file in files_below(temporary) if folder else [temporary]:
                 _sync(file)
             if folder and target.exists():
-                shutil.rmtree(target)
-            temporary.replace(target)
+                _exchange(temporary, target)
+            else:
+                temporary.replace(target)
             _sync(target.parent)
         finally:
             _remove(temporary)
