@@ -6,6 +6,8 @@ a killed job needs to resume exactly; `torch.load(weights_only=True)` reads it.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +24,7 @@ from mmfuse.errors import UserError
 from mmfuse.files.writing import remove_leftovers, whole_file
 from mmfuse.methods.base import FusionMethod
 
+_DIGEST = 32  # bytes of a SHA-256
 _MOMENTS = "optimiser."  # prefix of the optimiser's tensors in a weights file
 
 
@@ -210,23 +213,34 @@ def build(name: str, network: Mapping[str, Any]) -> FusionMethod:
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a training state atomically."""
+    """Write a training state atomically: the SHA-256 of what follows, then the state as torch writes it."""
+    content = io.BytesIO()
+    torch.save({**state, "torch": str(torch.__version__)}, content)
     # through a stream, which preserves the system's error; on a full disk, torch's own writer only reports an
     # unexpected position
     with whole_file(path) as temporary, temporary.open("wb") as stream:
-        torch.save(state, stream)
+        stream.write(hashlib.sha256(content.getbuffer()).digest())
+        stream.write(content.getbuffer())
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """Read a training state; return None if it is missing or damaged, so that the training restarts.
+    """Read a training state; return None if the training must restart from its beginning.
+
+    This is so if the state is missing, if a single bit of it has changed since it was written, or if another version of
+    torch wrote it, because the training would end with other weights.
 
     Also removes the incomplete newer state that a killed process may leave.
     """
     remove_leftovers(path)
     if not path.is_file():
         return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a damaged file can raise any error
+    content = path.read_bytes()
+    if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
         return None
-    return state if isinstance(state, dict) and "fingerprint" in state else None
+    try:
+        state = torch.load(io.BytesIO(content[_DIGEST:]), map_location="cpu", weights_only=True)
+    except Exception:  # not written by `save_state`: any error is possible
+        return None
+    if not isinstance(state, dict) or state.pop("torch", None) != str(torch.__version__):
+        return None
+    return state if "fingerprint" in state else None
