@@ -21,8 +21,9 @@ from mmfuse.data.images import (
     write_image,
 )
 from mmfuse.errors import UserError
+from mmfuse.inference.fast_copy import for_inference
 from mmfuse.inference.fusing import fuse_pair, strip
-from mmfuse.methods import load
+from mmfuse.methods import available, load
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".TIFF", ".PNG"])
@@ -230,3 +231,28 @@ def test_strip_puts_grey_beside_colour(image):
     assert np.array_equal(joined[:, :20, 1], grey)
     assert np.array_equal(joined[:, 20:], colour)
     assert strip(grey, grey).shape == (16, 40)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("visible", [np.full((20, 24), 90, np.uint8), np.full((20, 24, 3), (90, 80, 70), np.uint8)])
+def test_a_network_that_gives_no_number_is_refused(value, visible):
+    def broken(a, b):
+        fused = (a + b) / 2
+        fused[..., 3, 4] = value
+        return fused
+
+    with pytest.raises(UserError, match="1 of 480 pixels"):
+        fuse_pair(broken, np.full((20, 24), 50, np.uint8), visible, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", [name for name in available() if load(name).parts])
+@pytest.mark.parametrize("form", [lambda net: net, for_inference], ids=["readable", "copy"])
+def test_weights_beyond_all_bounds_make_no_picture(name, form):
+    net, generator = load(name)().eval(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in net.deployed_modules().values():
+            for values in module.parameters():
+                values.copy_(3e38 * torch.randn(values.shape, generator=generator).sign())
+    image = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    with pytest.raises(UserError, match="not finite"):
+        fuse_pair(form(net), image, image[::-1].copy(), torch.device("cpu"))

@@ -15,6 +15,7 @@ check_running_code(Path.cwd())
 STUDY = planned_parameters(Path("params.yaml"))
 if config:
     raise WorkflowError("The jobs read only params.yaml: change this file, do not use --config or --configfile.")
+config.update(STUDY)  # for the captions of Snakemake's own report
 WATCHED_FILES = {}
 ENVIRONMENT = "../../envs/mmfuse.yaml"
 # every final output of a study, listed explicitly, never globbed

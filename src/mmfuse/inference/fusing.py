@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from mmfuse.data.images import Bytes, luminance, to_bytes, with_luminance
+from mmfuse.errors import UserError
 from mmfuse.methods.base import FusionMethod
 
 
@@ -20,9 +21,19 @@ def fuse_pair(method: FusionMethod, a: Bytes, b: Bytes, device: torch.device) ->
     """Fuse two aligned images of any size.
 
     Shape: a, b (H, W) or (H, W, 3) uint8; returns (H, W, 3) if one of them has colour, else (H, W).
+
+    Raises:
+        UserError: the network gives a value that is not finite.
     """
     tensors = (torch.from_numpy(luminance(image).copy())[None, None].float().to(device) / 255 for image in (a, b))
     fused = method(*tensors)[0, 0].double().cpu().numpy()
+    if not np.isfinite(fused).all():
+        raise UserError(
+            "The network gives values that are not finite.",
+            expected="weights that give a finite value for every pixel",
+            found=f"{np.count_nonzero(~np.isfinite(fused))} of {fused.size} pixels of a pair are NaN or infinite",
+            fix="train again, or use other weights",
+        )
     # ASSUME: with two colour images, the chroma of the second is used (visible, PET or SPECT by the roles);
     # grey stored as three equal channels is not colour
     coloured = next((image for image in (b, a) if image.ndim == 3 and np.ptp(image, axis=2).any()), None)
