@@ -125,6 +125,30 @@ def test_a_contradiction_is_refused(tmp_path, change, word):
     assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "address"),
+    [
+        ("git", "https://somebody:tok3n-9f@x.org/y"),
+        ("git", "https://tok3n-9f@x.org/y"),
+        ("https", "https://x.org/y.zip?token=tok3n-9f"),
+        ("https", "https://x.org/y.zip?id=7&X-Amz-Signature=tok3n-9f"),
+        ("https", "https://x.org/y.zip?api_key=tok3n-9f#part"),
+        ("https", "https://x.org/y.zip?PASSWORD=tok3n-9f"),
+    ],
+)
+def test_a_secret_in_an_address_is_refused_and_not_shown(tmp_path, kind, address):
+    source = {kind: address, **({"commit": None} if kind == "git" else {"sha256": None})}
+    with pytest.raises(UserError, match=r"the address at x\.org contains a secret") as caught:
+        load_catalog(changed(tmp_path, lambda c: c["tno"].update(sources=[source])), schema=SCHEMA)
+    assert "tok3n" not in str(caught.value)
+    assert "netrc" in str(caught.value)
+
+
+def test_an_address_with_a_plain_query_is_allowed(tmp_path):
+    source = {"https": "https://x.org/download?id=7&name=y.zip", "sha256": None}
+    load_catalog(changed(tmp_path, lambda c: c["tno"].update(sources=[source])), schema=SCHEMA)
+
+
 def test_a_broken_or_missing_file_is_named(tmp_path):
     path = tmp_path / "catalog.yaml"
     with pytest.raises(UserError, match="not found"):

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
+from urllib.parse import parse_qsl, urlsplit
 
 from mmfuse.errors import UserError, closest
 from mmfuse.files.reading import read_yaml
 
 CATALOG = Path("data/catalog.yaml")
+_SECRET = re.compile("pass|pwd|secret|token|key|sig|cred|auth", re.IGNORECASE)  # in names of an address's query
 SCHEMA = Path("workflow/schemas/catalog.schema.yaml")
 SPLITS = ("train", "val", "test")
 FILMS = {".mp4": "mp4", ".mov": "mov", ".avi": "avi", ".mkv": "matroska"}  # a film's suffix and FFmpeg's reader for it
@@ -316,6 +318,12 @@ def _check(entry: Dataset, path: Path) -> None:
     kinds = {source.kind for source in entry.sources}
     if len(kinds & {"generator", "manual"}) and len(entry.sources) > 1:
         problems.append("sources: a generator or a manual source must be the only source")
+    problems += [
+        f"sources: the address at {urlsplit(source.address).hostname} contains a secret, which records would show: use "
+        "~/.netrc or git's credential helper, or fetch the files by hand"
+        for source in entry.sources
+        if _has_secret(source.address)
+    ]
     if (entry.mirror is None) != (entry.generator is not None):
         problems.append("mirror: null for generated datasets, and only there")
     if entry.manifest is not None and not entry.manifest.is_file():
@@ -326,6 +334,13 @@ def _check(entry: Dataset, path: Path) -> None:
             found="; ".join(problems),
             fix=f"correct it; {SCHEMA} explains each key",
         )
+
+
+def _has_secret(address: str) -> bool:
+    """Whether an address contains a login, or a token or signature in its query."""
+    parts = urlsplit(address)
+    names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    return "@" in parts.netloc or any(_SECRET.search(name) for name in names)
 
 
 def _film_problems(layout: Layout) -> list[str]:

@@ -62,7 +62,7 @@ def download(url: str, folder: Path, *, digest: str | None = None, attempts: int
                 # a wrong certificate or address does not change by retrying
                 lasting = isinstance(error, requests.exceptions.SSLError | ValueError)
                 if lasting or attempt == attempts:
-                    raise UserError(f"Cannot download {url}", found=error, fix=_NETWORK) from error
+                    raise UserError(f"Cannot download {url}", found=_shown(error), fix=_NETWORK) from error
                 time.sleep(pause * 2 ** (attempt - 1))
     found = sha256(path) if digest else digest
     if found != digest:
@@ -93,6 +93,11 @@ def _partial(path: Path) -> tuple[int, str]:
         return path.stat().st_size, json.loads(_note(path).read_text(encoding="utf-8"))["validator"]
     except (OSError, ValueError, KeyError):
         return 0, ""
+
+
+def _shown(text: object) -> str:
+    """Return text without the queries of its addresses: a server may redirect to an address that contains a token."""
+    return re.sub(r"\?[^\s'\")>]+", "?…", str(text))
 
 
 def _transfer(session: requests.Session, url: str, path: Path) -> None:
@@ -140,7 +145,7 @@ def _refuse_answer(response: requests.Response, url: str) -> None:
             fix="open the address in a browser; if the file has moved, use a mirror",
         )
     if urlsplit(url).scheme == "https" and urlsplit(response.url).scheme != "https":
-        raise UserError(f"{url} redirects to an unencrypted address.", expected="https", found=response.url)
+        raise UserError(f"{url} redirects to an unencrypted address.", expected="https", found=_shown(response.url))
     kind = response.headers.get("Content-Type", "")
     if kind.startswith("text/html") and not url.endswith((".html", ".htm")):
         raise UserError(
