@@ -476,6 +476,34 @@ def test_the_log_holds_what_is_said_and_errors_are_shown_too(project):
     assert "option.log" in err
 
 
+@pytest.mark.parametrize("name", ["params.yaml", "data/catalog.yaml", "reports/scores.csv", "1.png", "no_suffix"])
+def test_a_log_replaces_no_other_file(refused, tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine", encoding="utf-8")
+    assert f"Cannot write {path}: this file exists" in refused("--log", path, "list", "metrics")
+    assert path.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("name", ["1.png", "s.txt", "s", "s.json", "s.CSV"])
+def test_scores_are_a_csv(refused, tmp_path, name):
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    words = ["evaluate", "--a", tmp_path, "--b", tmp_path, "--fused", tmp_path, "--out", tmp_path / name]
+    assert "a name ending in .csv" in refused(*words)
+    assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("s.csv", "city,people\n"), ("s.csv", "mine"), ("s.json", "{}"), ("s.json", "[1]"), ("s.json", "mine")],
+)
+def test_scores_replace_no_other_file(refused, tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    words = ["evaluate", "--a", tmp_path, "--b", tmp_path, "--fused", tmp_path, "--out", tmp_path / "s.csv"]
+    assert f"{name}: this file exists and contains no scores" in refused(*words)
+    assert (tmp_path / name).read_text(encoding="utf-8") == content
+
+
 def test_a_log_that_cannot_be_written(refused, tmp_path):
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     for place in (tmp_path / "file/x.log", Path("/proc/mmfuse/x.log"), tmp_path):

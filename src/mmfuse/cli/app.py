@@ -57,6 +57,11 @@ def _common(
     ] = False,
 ) -> None:
     if log is not None:
+        if log.is_file() and log.suffix != ".log":
+            raise UserError(
+                f"Cannot write {log}: this file exists.", expected="a new file, or an earlier log (.log)",
+                fix="choose another name for --log",
+            )  # fmt: skip
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             # for the whole process: all further output, also that of libraries, belongs in the file

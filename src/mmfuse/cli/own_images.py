@@ -173,8 +173,7 @@ def evaluate_folders(
     from mmfuse.metrics import plain_names, resolve
     from mmfuse.metrics.tables import score_images, summarise, write_scores
 
-    if out.suffix == ".json":
-        raise UserError(f"Cannot write {out}: the summary has this name.", expected="a name ending in .csv", found=out)
+    _check_scores_may_be_written(out)
     names = list(plain_names(convention)) if metrics == "all" else [n.strip() for n in metrics.split(",")]
     meaning = resolve(convention, names, [n.strip() for n in beside.split(",")] if beside else [])
     matched = _matched({"fused": fused, "a": a, "b": b}, allow_missing=allow_missing)
@@ -197,6 +196,24 @@ def evaluate_folders(
         spread = f"{value['mean']:12.4f} ± {value['std']:.4f}"
         print(f"{name:>{width}} {spread}  ({value['better']} is better; {value['definition']})")
     print(f"{len(frame)} images, convention {convention}: {out}")
+
+
+def _check_scores_may_be_written(out: Path) -> None:
+    """Check that the table and its summary replace nothing but an earlier table and summary.
+
+    Raises:
+        UserError: another suffix, or a file of another kind is there.
+    """
+    if out.suffix != ".csv":
+        raise UserError(f"Cannot write {out}.", expected="a name ending in .csv", found=out)
+    for path, start, key in ((out, b"name,", b""), (out.with_suffix(".json"), b"{", b'"convention"')):
+        content = path.read_bytes().lstrip() if path.is_file() else b""
+        if content and not (content.startswith(start) and key in content):
+            raise UserError(
+                f"Cannot write {path}: this file exists and contains no scores.",
+                expected="a new name, or that of an earlier table of scores",
+                fix="choose another name for --out",
+            )
 
 
 def listing(what: str, params: Path) -> Iterator[str]:
