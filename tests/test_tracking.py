@@ -440,8 +440,8 @@ def test_a_record_names_everything_and_stays_as_it_is(job, monkeypatch):
     assert contents[0] == contents[1]
     record = json.loads(contents[0])
     assert set(record) == {
-        "stage", "command", "inputs", "outputs", "parameters", "versions", "commit", "dirty", "seed", "machine",
-        "mlflow",
+        "stage", "command", "inputs", "outputs", "parameters", "versions", "commit", "dirty", "changes", "seed",
+        "machine", "mlflow",
     }  # fmt: skip
     assert record["command"] == "mmfuse stage crop --out 'a b'"
     assert record["inputs"] == {"in.txt": sha256(Path("in.txt"))}

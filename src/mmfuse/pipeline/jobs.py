@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from mmfuse.data import catalog
 from mmfuse.errors import UserError
 from mmfuse.files.writing import checksum, remove_leftovers, write_json
 from mmfuse.pipeline.lineage import parents
+from mmfuse.pipeline.revision import revision_of
 from mmfuse.study.code_lists import check_running_code
 from mmfuse.study.integrity import check_made
 from mmfuse.study.parameters import load_parameters, pick_all
@@ -192,7 +192,7 @@ def execute(job: Job, work: Callable[[Running], None]) -> None:
     inputs = {_relative(path): checksum(path) for path in job.inputs}
     check_made(root, inputs)
     fingerprint = _fingerprint(job, inputs)
-    commit, dirty = _commit(root)
+    revision = revision_of(root)
     first = not rank()
     tracker = Tracker(
         root,
@@ -200,8 +200,8 @@ def execute(job: Job, work: Callable[[Running], None]) -> None:
         f"{job.stage} {job.name}",
         fingerprint=fingerprint,
         tags={
-            "level": "job", "stage": job.stage, **job.tags, "commit": commit,
-            "mlflow.source.name": f"mmfuse stage {job.stage}", "mlflow.source.git.commit": commit,
+            "level": "job", "stage": job.stage, **job.tags, "commit": revision.commit,
+            "mlflow.source.name": f"mmfuse stage {job.stage}", "mlflow.source.git.commit": revision.commit,
         },
         parameters=job.parameters,
         parents=job.parents,
@@ -223,8 +223,9 @@ def execute(job: Job, work: Callable[[Running], None]) -> None:
             "outputs": {_relative(path): checksum(path) for path in job.outputs},
             "parameters": job.parameters,
             "versions": _versions(),
-            "commit": commit,
-            "dirty": dirty,
+            "commit": revision.commit,
+            "dirty": revision.changes is not None,
+            "changes": revision.changes,
             "seed": job.tags.get("seed"),
             "machine": _machine(),
             "mlflow": tracker.record(),
@@ -293,21 +294,6 @@ def _alone(root: Path, job: Job) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _commit(root: Path) -> tuple[str | None, bool]:
-    """Return the commit and whether the code differs from it; (None, False) outside a repository."""
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        # files that the engines write, such as dvc.lock, do not make the code dirty
-        return commit, bool(_git(root, "status", "--porcelain", "--", "src", "workflow", "envs", "data/catalog.yaml"))
-    except (OSError, subprocess.CalledProcessError):
-        return None, False
-
-
-def _git(root: Path, *arguments: str) -> str:
-    run = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
-    return run.stdout.strip()
 
 
 def _versions() -> dict[str, str]:
