@@ -13,6 +13,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from mmfuse.errors import UserError
+from mmfuse.files.reading import read_yaml
 from mmfuse.study import plan
 from mmfuse.study.parameters import flatten, load_parameters, pick, pick_all, project_root
 from mmfuse.study.stages import complete_weights
@@ -140,6 +141,32 @@ def test_a_number_that_yaml_reads_as_text_is_explained(project, text):
         load_parameters(path)
     assert f"write {float(text)!r}" in str(caught.value)
     assert f"reads {text} as text" in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "base"), [("010", 8), ("0_17", 8), ("-07", 8), ("1:30", 60), ("1:30.5", 60)])
+@pytest.mark.parametrize("line", ["steps: {}", "- {}", "[1, {}]", "{{a: {}}}", "{}: a"])
+def test_a_number_that_yaml_reads_to_another_base_is_refused(tmp_path, line, text, base):
+    path = tmp_path / "x.yaml"
+    path.write_text(line.format(text), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"{text} would be read as a number to base {base}(.|\n)*line 1"):
+        read_yaml(path)
+    path.write_text(line.format(f'"{text}"'), encoding="utf-8")
+    read_yaml(path)
+
+
+@pytest.mark.parametrize("text", ["0", "0.5", "1_000", "-3", "10", "0.01", "1.5", "a:b", "089x", "2026-11-30"])
+def test_other_values_are_read_as_they_are(tmp_path, text):
+    path = tmp_path / "x.yaml"
+    path.write_text(f"a: {text}", encoding="utf-8")
+    assert read_yaml(path) == yaml.safe_load(f"a: {text}")
+
+
+@pytest.mark.parametrize("tasks", [["ivif"], ["ivif", "mif"], ["mif"]])
+def test_a_system_that_is_named_twice_is_refused(project, tasks):
+    again = {"method": "average", "variant": "base", "tasks": tasks}
+    said = refused(project, lambda v: v["study"]["systems"].append(again))
+    assert f"average.base for {tasks[0]}" in said
+    assert "study.systems" in refused(project, lambda v: v["study"]["systems"][0].update(tasks=["ivif", "ivif"]))
 
 
 @pytest.mark.parametrize("key", ["size", "nfiles"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from mmfuse.errors import UserError
 
 _LARGEST = 16 << 20  # bytes of YAML, far more than the largest catalog
 _UNFOLDED = 1_000_000  # values in a YAML file with its aliases expanded
+_NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+_MISLEADING = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(:[0-9]+)+(\.[0-9_]*)?")
 
 
 def read_yaml(path: Path) -> Any:
@@ -66,7 +69,13 @@ def lines_of(path: Path) -> dict[tuple[str | int, ...], int]:
 
 
 def _unfolded(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
-    """Return the number of values in a node with its aliases expanded; reject duplicate keys."""
+    """Return the number of values in a node with its aliases expanded; reject duplicate keys and misleading numbers."""
+    if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and _MISLEADING.fullmatch(node.value):
+        base = 60 if ":" in node.value else 8
+        raise yaml.YAMLError(
+            f"{node.value} would be read as a number to base {base}: write it without leading zeros and colons, or in "
+            f"quotes\n{node.start_mark}"
+        )
     if id(node) in above:
         raise yaml.YAMLError(f"an alias refers to a node that contains it\n{node.start_mark}")
     if id(node) in known or isinstance(node, yaml.ScalarNode):

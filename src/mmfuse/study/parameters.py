@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -89,6 +90,13 @@ def _check_keys(value: Any, path: Path, where: str = "") -> None:
 
 def _check_study(values: Parameters, path: Path) -> None:
     """Check the names of the study: methods, their variants and tasks."""
+    named = Counter((e["method"], e["variant"], task) for e in values["study"]["systems"] for task in e["tasks"])
+    twice = [f"{method}.{variant} for {task}" for (method, variant, task), count in named.items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{path}: study.systems names a system twice.", expected="each system once for a task",
+            found=", ".join(twice), fix="remove one of the entries; seeds are in study.seeds",
+        )  # fmt: skip
     for entry in values["study"]["systems"]:
         _check_name(entry["method"], f"{path}: study.systems")
         plan.settings_of(values, entry["method"], entry["variant"])  # refuses an unknown one
