@@ -124,6 +124,10 @@ def test_an_unknown_key_is_named_with_the_closest_known_one(project, change, wor
         (lambda v: v["study"].update(seeds=[]), ["study.seeds"]),
         (lambda v: v["study"].update(seeds=[1, 1]), ["study.seeds"]),
         (lambda v: v["study"].update(name="a/b"), ["study.name", "a/b"]),
+        (lambda v: v["study"].update(name="study\n"), ["study.name"]),
+        (lambda v: v["study"]["tasks"]["ivif"].update(test=["synthetic_road\n"]), ["study.tasks.ivif.test"]),
+        (lambda v: v["study"]["systems"][0].update(method="average\n"), ["study.systems.0.method"]),
+        (lambda v: v["methods"].update({"average\n": {}}), ["methods"]),
     ],
 )
 def test_a_wrong_value_is_named(project, change, words):

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError, best_match
 
 from mmfuse.errors import UserError, together, unknown_name
 from mmfuse.files.reading import lines_of
+
+
+def _pattern(validator: Any, pattern: str, instance: Any, _schema: Any) -> Iterator[ValidationError]:
+    r"""Match a pattern as JSON Schema means it: `$` is the end of the text, in Python also before a last line break."""
+    if validator.is_type(instance, "string") and not re.search(re.sub(r"\$$", r"\\Z", pattern), instance):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+_Validator = validators.extend(Draft202012Validator, {"pattern": _pattern})
 
 
 def check_against_schema(value: Any, schema: Mapping[str, Any], what: str, file: Path | None = None) -> None:
@@ -26,7 +35,7 @@ def check_against_schema(value: Any, schema: Mapping[str, Any], what: str, file:
     Raises:
         UserError: names each wrong key, what is allowed and, for an unknown key, the closest known one.
     """
-    errors = [best_match([error]) for error in Draft202012Validator(schema).iter_errors(value)]
+    errors = [best_match([error]) for error in _Validator(schema).iter_errors(value)]
     if not errors:
         return
     lines = lines_of(file) if file else {}
