@@ -20,7 +20,7 @@ from jobs import CODE, PARAMS, EngineJob, declared_jobs, differences, digests, d
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.files.writing import write_manifest, write_text
 from mmfuse.study.code_lists import check_running_code
-from mmfuse.study.integrity import check_study
+from mmfuse.study.integrity import check_present, check_study
 from mmfuse.study.parameters import load_parameters
 
 METRICS = "reports/metrics.json"  # what `dvc metrics diff` compares
@@ -131,6 +131,7 @@ def sync(root: Path) -> None:
         _renew(root)  # DVC has rewritten the files, and Snakemake compares the times of the largest ones
         print("Snakemake is up to date; DVC's records now say the same.")
         return
+    check_present(root, load_parameters(root / PARAMS))  # a damaged file may be the reason
     raise UserError(
         "Neither engine is up to date, so there is no state to copy.",
         expected="`snakemake --dry-run` with nothing to be done after a complete run, or a clean `dvc status`",

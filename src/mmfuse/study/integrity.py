@@ -81,6 +81,16 @@ def check_study(root: Path, parameters: Parameters) -> int:
     return check_outputs(root, parameters)
 
 
+def check_present(root: Path, parameters: Parameters) -> None:
+    """Check the files that are there, of a study that need not be complete.
+
+    Raises:
+        UserError: as `check_made`.
+    """
+    paths = [path for stage, key in jobs_of(parameters) for path in stage.written(key).values()]
+    check_made(root, {path: checksum(root / path) for path in paths if (root / path).exists()})
+
+
 def check_records(root: Path, parameters: Parameters) -> None:
     """Check that each job of the study was done with the study's present parameters and code.
 
