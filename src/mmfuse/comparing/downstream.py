@@ -17,19 +17,20 @@ from mmfuse.files.reading import read_json
 from mmfuse.reporting import statistics
 from mmfuse.reporting.downstream_scores import MEANS, Array, Seen, ends, mean, read_set, set_name
 from mmfuse.study import plan
+from mmfuse.study.stages import DETECT
 from mmfuse.study.types import Parameters
 from mmfuse.tracking.results import Place
 
-_ROOM = Path("reports/downstream")
+_FOLDER = Path(DETECT.folder)
 
 
 def read(place: Place, parameters: Parameters) -> dict[str, dict[str, Seen]]:
     """Read the image sets of a run by protocol and name; missing ones are left out."""
     stems: dict[tuple[str, str, str], list[Path]] = {}
     for goal, protocol, label, stem in _named(place.root, parameters):
-        there = all((place.root / _ROOM / protocol / f"{stem}{end}").is_file() for end in (".json", ".csv"))
+        there = all((place.root / _FOLDER / protocol / f"{stem}{end}").is_file() for end in (".json", ".csv"))
         if there and place.system in {None, label}:
-            stems.setdefault((goal, protocol, label), []).append(place.root / _ROOM / protocol / stem)
+            stems.setdefault((goal, protocol, label), []).append(place.root / _FOLDER / protocol / stem)
     found: dict[str, dict[str, Seen]] = {}
     for (goal, protocol, label), paths in stems.items():
         name = set_name(label)
@@ -45,7 +46,7 @@ def _named(root: Path, parameters: Parameters) -> list[tuple[str, str, str, str]
             for protocol, label, seed in plan.downstream_jobs(parameters)
         ]
     found = []
-    for path in sorted((root / _ROOM).glob("*/*.seed*.json")):
+    for path in sorted((root / _FOLDER).glob("*/*.seed*.json")):
         if not path.name.endswith(".run.json"):
             summary = read_json(path, fix=AGAIN)
             found.append((summary["goal"], path.parent.name, summary["set"], path.stem))
@@ -101,7 +102,7 @@ def _unpaired(first: Run, other: Run, protocol: str, one: Seen, two: Seen) -> st
 
 def _packs(run: Run, protocol: str, seen: Seen) -> set[str]:
     """Return the checksums of the labelled pairs that the jobs of a set read."""
-    names = [f"{_ROOM}/{protocol}/{seen.label}.seed{summary['seed']}.run.json" for summary in seen.summaries]
+    names = [f"{_FOLDER}/{protocol}/{seen.label}.seed{summary['seed']}.run.json" for summary in seen.summaries]
     inputs = [run.records.get(name, {}).get("inputs", {}) for name in names]
     return {digest for read in inputs for path, digest in read.items() if path.endswith("/labelled.safetensors")}
 
