@@ -471,7 +471,7 @@ def test_weights_from_elsewhere_join_the_study(by_snakemake):
     assert (scores / "mma_unet.given.s0.csv").read_bytes() == (scores / "mma_unet.base.s0.csv").read_bytes()
     assert "mma_unet,given" in (folder / "reports/tables/synthetic_road.csv").read_text()
     page = (folder / "reports/index.html").read_text()
-    assert "Weights from elsewhere" in page
+    assert "<caption>Given weights</caption>" in page
     assert sha256(file) in page
     call(folder, "mmfuse", "sync")
     assert "up to date" in call(folder, "dvc", "status")

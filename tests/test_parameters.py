@@ -136,6 +136,37 @@ def test_a_wrong_value_is_named(project, change, words):
         assert word in said
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda v: v["evaluate"].update(metrics=["EN", "SIM"]),
+            ["'SIM'", "did you mean 'SSIM'"],
+        ),
+        (lambda v: v["evaluate"].update(metrics=["EN", "Qcb"]), ["evaluate: Unknown metric: 'Qcb'", "Qcb.mma_unet"]),
+        (
+            lambda v: v["evaluate"].update(metrics=["EN", "EN.vfb"]),
+            ["'vfb'", "did you mean 'vifb'"],
+        ),
+        (lambda v: v["evaluate"].update(convention="lkc"), ["evaluate: Unknown convention: 'lkc'", "lkc_funet"]),
+        (lambda v: v["evaluate"].update(beside=["cdfuse"]), ["evaluate: Unknown convention", "did you mean 'cddfuse'"]),
+        (lambda v: v["study"]["tasks"]["ivif"].update(test=["tnoo"]), ["study.tasks.ivif.test", "did you mean 'tno'"]),
+        (
+            lambda v: v["study"]["tasks"]["ivif"].update(train=["msr"]),
+            ["tasks.ivif.train", "did you mean 'msrs'"],
+        ),
+        (
+            lambda v: v["study"]["tasks"]["ivif"].update(test=["harvard_ct_mri"]),
+            ["study.tasks.ivif.test", "'harvard_ct_mri', which is a dataset of the task mif"],
+        ),
+    ],
+)
+def test_a_wrong_name_is_named_before_the_first_job(project, change, words):
+    said = refused(project, change)
+    for word in words:
+        assert word in said
+
+
 @pytest.mark.parametrize("text", ["1e-3", "5e4"])
 def test_a_number_that_yaml_reads_as_text_is_explained(project, text):
     path = project / "params.yaml"

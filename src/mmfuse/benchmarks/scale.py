@@ -144,6 +144,7 @@ def _call(command: Sequence[str], folder: Path, good: Sequence[int] = (0,)) -> t
         "DVC_NO_ANALYTICS": "1",
         "OMP_NUM_THREADS": "1",  # a second thread that waits for a busy core would count as work
         "DVC_SITE_CACHE_DIR": str(folder.parent / "site"),
+        "PYTHONPATH": "src",  # the code of the simulated project
     }
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as wrong:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=wrong)

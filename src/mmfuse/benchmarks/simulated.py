@@ -21,10 +21,10 @@ from mmfuse.data.images import write_image
 from mmfuse.data.packs import write_pack
 from mmfuse.errors import UserError
 from mmfuse.files.reading import read_yaml
-from mmfuse.files.writing import csv_text
+from mmfuse.files.writing import checksum, csv_text
 from mmfuse.study import plan
 from mmfuse.study.plan import System
-from mmfuse.study.stages import DOWNLOAD, EVALUATE, FUSE, PREPARE, TRAIN, key_of, report_inputs
+from mmfuse.study.stages import DOWNLOAD, EVALUATE, FUSE, PREPARE, TRAIN, jobs_of, key_of
 
 METHOD, DATASET = "mma_unet", "synthetic_road"
 DEMO = Path("workflow/configs/demo.yaml")
@@ -123,9 +123,9 @@ def make_results(size: Size, folder: Path) -> None:
         fused = folder / FUSE.path("folder", key_of(dataset, system))
         for name in _shown(values, dataset, names, linked.get(dataset, [])):
             write_image(fused / f"{name}.png", random.integers(0, 256, (_SIDE, _SIDE), dtype=np.uint8))
-    for path in report_inputs(values):
-        if path.endswith("run.json"):
-            _write_record(folder, path)
+    for stage, key in jobs_of(values):
+        outputs = {path: _checksum(folder / path) for path in stage.written(key).values()}
+        _write_record(folder / stage.path("record", key), outputs)
 
 
 def _names(count: int) -> Iterator[str]:
@@ -171,12 +171,17 @@ def _write_scores(
     (folder / f"{system.label}.json").write_text(json.dumps(summary), encoding="utf-8")
 
 
-def _write_record(folder: Path, path: str) -> None:
-    """Write a record of typical length next to a result, which may be missing."""
+def _checksum(path: Path) -> str:
+    """Return the checksum of a simulated result; of one that is left out, any."""
+    return checksum(path) if path.exists() else "0" * 64
+
+
+def _write_record(target: Path, outputs: dict[str, str]) -> None:
+    """Write a record of typical length."""
     record = {
         "command": "mmfuse stage simulated",
         "inputs": {f"src/mmfuse/module_{number}.py": "0" * 64 for number in range(30)},
-        "outputs": {path.removesuffix(".run.json"): "0" * 64},
+        "outputs": outputs,
         "parameters": {"simulated": {"steps": 1, "batch": 2, "rate": 0.1}},
         "versions": {"python": "3.11"},
         "commit": "0" * 40,
@@ -186,6 +191,5 @@ def _write_record(folder: Path, path: str) -> None:
         "mlflow": {"uri": "", "experiment": "simulated", "run_id": "0" * 32},
         "measured": {"seconds_per_image": 0.1, "parameters": 1000, "width": _SIDE, "height": _SIDE},
     }
-    target = folder / path
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(record), encoding="utf-8")

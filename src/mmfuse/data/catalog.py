@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
@@ -198,11 +199,17 @@ class Dataset:
 
 
 def load_catalog(path: Path = CATALOG, *, schema: Path = SCHEMA) -> dict[str, Dataset]:
-    """Read and check the dataset catalog.
+    """Read and check the dataset catalog; a process reads a file again only after a change.
 
     Raises:
         UserError: a file is missing or not YAML, or an entry violates the schema (the message names the key).
     """
+    stats = tuple((s.st_mtime_ns, s.st_size) for s in (file.stat() for file in (path, schema) if file.is_file()))
+    return dict(_read_catalog(path, schema, Path.cwd(), stats))
+
+
+@lru_cache(maxsize=4)
+def _read_catalog(path: Path, schema: Path, _folder: Path, _stats: object) -> dict[str, Dataset]:
     from mmfuse.files.schema import check_against_schema
 
     content = _with_text_keys(read_yaml(path))

@@ -21,7 +21,7 @@ from mmfuse.metrics.sharing import sharing
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CONVENTIONS", "Metric", "MetricCard", "definitions", "plain_names", "resolve", "score"]
+__all__ = ["CONVENTIONS", "Metric", "MetricCard", "definitions", "plain_names", "resolve", "resolve_names", "score"]
 
 
 @functools.cache
@@ -48,24 +48,26 @@ def plain_names(convention: str) -> dict[str, str]:
     return {**own, **{plain: name for plain, name in brought.items() if plain not in own}}
 
 
-def resolve(convention: str, names: Iterable[str], beside: Iterable[str] = ()) -> dict[str, Metric]:
-    """Return the definitions behind plain names such as EN or SSIM, in the order of the names.
+def resolve_names(convention: str, names: Iterable[str], beside: Iterable[str] = ()) -> dict[str, str]:
+    """Return the names of the definitions behind plain names such as EN or SSIM, in the order of the names.
 
     Each convention in `beside` adds its own definitions for the plain names that it has, as NAME.CONVENTION
     (SSIM.cddfuse). The same form selects a single definition, even if the main convention has no such metric
-    (Qcb.mma_unet).
+    (Qcb.mma_unet). The metrics themselves are imported only if a name is in no convention.
 
     Raises:
         UserError: an unknown convention or name, no plain name, or a convention in `beside` that adds nothing.
     """
-    asked, meaning = list(names), plain_names(convention)
+    asked, meaning = list(names), _own_names(convention)
     plain = [name for name in asked if "." not in name]
     if not plain:
         raise UserError(f"No metric of the convention {convention} is requested.", expected="a plain name such as EN")
+    if not meaning.keys() >= set(plain):
+        meaning = plain_names(convention)
     for name in plain:
         if name not in meaning:
             raise _unknown("metric", name, meaning, _elsewhere(name))
-    resolved = {name: definitions()[meaning[name]] for name in plain}
+    resolved = {name: meaning[name] for name in plain}
     for other in beside:
         theirs = _own_names(other)
         if other == convention or not set(plain) & set(theirs):
@@ -74,7 +76,7 @@ def resolve(convention: str, names: Iterable[str], beside: Iterable[str] = ()) -
                 expected=f"another convention that has one of {', '.join(plain)}",
                 found="the same convention" if other == convention else f"{other} has {', '.join(theirs)}",
             )
-        resolved.update({f"{name}.{other}": definitions()[theirs[name]] for name in plain if name in theirs})
+        resolved.update({f"{name}.{other}": theirs[name] for name in plain if name in theirs})
     for name in (name for name in asked if "." in name):
         single, _, other = name.partition(".")
         theirs = _own_names(other)
@@ -82,8 +84,18 @@ def resolve(convention: str, names: Iterable[str], beside: Iterable[str] = ()) -
             raise UserError(f"{name} belongs to the main convention.", expected=single, found=name)
         if single not in theirs:
             raise _unknown("metric", name, [f"{known}.{other}" for known in theirs])
-        resolved[name] = definitions()[theirs[single]]
+        resolved[name] = theirs[single]
     return resolved
+
+
+def resolve(convention: str, names: Iterable[str], beside: Iterable[str] = ()) -> dict[str, Metric]:
+    """Return the definitions behind plain names, by the names of `resolve_names`.
+
+    Raises:
+        UserError: as `resolve_names`.
+    """
+    found = resolve_names(convention, names, beside)
+    return {name: definitions()[definition] for name, definition in found.items()}
 
 
 def _elsewhere(name: str) -> str | None:

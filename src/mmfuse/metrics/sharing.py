@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextvars import ContextVar
 from typing import ParamSpec, TypeVar
 
-from torch import Tensor
+_PLAIN = (int, float, str, tuple, type(None))  # arguments other than tensors
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,7 +48,7 @@ def shared(function: Callable[P, R]) -> Callable[P, R]:
         if kept is None:
             return function(*args, **kwargs)
         given = (*args, *kwargs.values())
-        key = (function, *kwargs, *(id(value) if isinstance(value, Tensor) else value for value in given))
+        key = (function, *kwargs, *(value if isinstance(value, _PLAIN) else id(value) for value in given))
         if key not in kept:
             kept[key] = (given, function(*args, **kwargs))
         kept.move_to_end(key)

@@ -12,6 +12,7 @@ from mmfuse import methods
 from mmfuse.errors import UserError, unknown_name
 from mmfuse.files.reading import read_yaml
 from mmfuse.files.schema import check_against_schema
+from mmfuse.metrics import resolve_names
 from mmfuse.study import plan
 from mmfuse.study.code_lists import PACKAGE
 from mmfuse.study.set_checks import check_sets, check_weights
@@ -53,6 +54,7 @@ def load_parameters(path: Path) -> Parameters:
     _check_study(values, path)
     check_sets(values, path, project_root(path.parent))
     check_weights(values, path, project_root(path.parent))
+    _check_evaluated(values, path)
     _check_prepared(values, path)
     _check_analyses(values, path)
     _check_sweeps(values, path)
@@ -116,6 +118,16 @@ def _check_study(values: Parameters, path: Path) -> None:
                 expected=", ".join(tested),
                 found=unknown,
             )
+
+
+def _check_evaluated(values: Parameters, path: Path) -> None:
+    """Check the names of metrics and conventions under `evaluate`."""
+    block = values["evaluate"]
+    try:
+        resolve_names(block["convention"], block["metrics"], block["beside"])
+    except UserError as error:
+        problem = f"{path}: evaluate: {error.problem}"
+        raise UserError(problem, expected=error.expected, found=error.found, fix=error.fix) from error
 
 
 def _check_prepared(values: Parameters, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mmfuse.data.catalog import Dataset, load_catalog
@@ -27,9 +27,12 @@ def check_sets(values: Parameters, path: Path, root: Path) -> None:
             part keeps the weights of the best validation without validation pairs.
     """
     known = training_sets(values)
+    catalog = load_catalog(root / "data/catalog.yaml", schema=root / "workflow/schemas/catalog.schema.yaml")
+    for task, entry in values["study"]["tasks"].items():
+        for kind in ("train", "test"):
+            _check_task_of(entry[kind], task, catalog, f"{path}: study.tasks.{task}.{kind}")
     _check_names(values, known, path)
     if "training_sets" in values["study"]:
-        catalog = load_catalog(root / "data/catalog.yaml", schema=root / "workflow/schemas/catalog.schema.yaml")
         for name in values["study"]["training_sets"]:
             _check_datasets(known[name], catalog, path)
         _check_tasks(values, known, path)
@@ -134,20 +137,26 @@ def _check_names(values: Parameters, known: Mapping[str, TrainingSet], path: Pat
             raise unknown_name(problem, unknown, known, "define it under study.training_sets")
 
 
-def _check_datasets(one: TrainingSet, catalog: Mapping[str, Dataset], path: Path) -> None:
-    """Check that the datasets of a named set exist, belong to its task, and have training pairs."""
-    for name in one.datasets:
+def _check_task_of(datasets: Iterable[str], task: str, catalog: Mapping[str, Dataset], what: str) -> None:
+    """Check that datasets exist and belong to a task."""
+    for name in datasets:
         entry = catalog.get(name)
-        if entry is None or one.task not in {entry.task, BOTH}:
-            fitting = [other for other, found in catalog.items() if one.task in {found.task, BOTH}]
+        if entry is None or task not in {entry.task, BOTH}:
+            fitting = [other for other, found in catalog.items() if task in {found.task, BOTH}]
             raise UserError(
-                f"{path}: {one.key} names {name!r}, which is "
+                f"{what} names {name!r}, which is "
                 + ("not in the catalog." if entry is None else f"a dataset of the task {entry.task}."),
-                expected=f"datasets of {_name(one.task)}: {', '.join(fitting)}",
+                expected=f"datasets of {_name(task)}: {', '.join(fitting)}",
                 found=name,
                 fix=closest(name, fitting, "remove it, or add it to data/catalog.yaml"),
             )
-        if not entry.splits.can_train:
+
+
+def _check_datasets(one: TrainingSet, catalog: Mapping[str, Dataset], path: Path) -> None:
+    """Check that the datasets of a named set exist, belong to its task, and have training pairs."""
+    _check_task_of(one.datasets, one.task, catalog, f"{path}: {one.key}")
+    for name in one.datasets:
+        if not catalog[name].splits.can_train:
             fitting = [o for o, found in catalog.items() if one.task in {found.task, BOTH} and found.splits.can_train]
             raise UserError(
                 f"{path}: {one.key} names {name!r}, which has only test pairs; these are never used for training.",

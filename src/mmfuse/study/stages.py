@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +28,6 @@ def key_of(dataset: str, system: plan.System) -> Key:
     return {"dataset": dataset, "method": system.method, "variant": system.variant, "seed": str(system.seed)}
 
 
-@lru_cache(maxsize=4)
-def _catalog(file: Path, changed: int) -> dict[str, catalog.Dataset]:  # noqa: ARG001 - a changed file is read again
-    return catalog.load_catalog()
-
-
-def _entry(name: str) -> catalog.Dataset:
-    """Return a dataset's entry; the catalog is read once for all jobs.
-
-    Raises:
-        UserError: the catalog has no such dataset.
-    """
-    path = catalog.CATALOG
-    known = _catalog(path.resolve(), path.stat().st_mtime_ns) if path.is_file() else {}
-    return known[name] if name in known else catalog.dataset(name)
-
-
 class Download(Stage):
     """Put one dataset into data/raw: generated, from a mirror, or from its source; verified by checksum."""
 
@@ -58,7 +41,7 @@ class Download(Stage):
         return [{"dataset": name} for name in plan.datasets_of(parameters)]
 
     def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
-        manifest = _entry(key["dataset"]).manifest
+        manifest = catalog.dataset(key["dataset"]).manifest
         return {"manifest": [manifest.as_posix()] if manifest else []}
 
     def watched(self, parameters: Parameters, key: Key) -> list[str]:
@@ -66,7 +49,7 @@ class Download(Stage):
         return [f"{_CATALOG}.{key['dataset']}", *([f"generate.{key['dataset']}"] if drawn else [])]
 
     def entries(self, key: Key) -> list[str]:
-        generator = _entry(key["dataset"]).generator
+        generator = catalog.dataset(key["dataset"]).generator
         return [generator.removeprefix("mmfuse.")] if generator else []
 
 
