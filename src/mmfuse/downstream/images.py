@@ -10,9 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import box_area
-from torchvision.transforms.v2 import functional as v2
-from torchvision.tv_tensors import BoundingBoxes
+from torch.nn import functional as F
 
 from mmfuse.data.images import Bytes, read_image, resize
 from mmfuse.data.packs import Pack
@@ -134,42 +132,62 @@ class Batches:
         """Return images (B, 3, H, W) and, for each, `boxes` (n, 4) and `labels` (n,)."""
         tensors, targets = [], []
         for one in self.chosen(step):
-            move = self._move(one.image.shape[:2])
-            whole = BoundingBoxes(torch.from_numpy(one.boxes), format="XYXY", canvas_size=one.image.shape[:2])
-            seen = v2.crop(whole, *move.cut)
-            kept = (box_area(seen) > 0) & (box_area(seen) >= _IN_SIGHT * box_area(whole))
-            tensors.append(move(as_tensor([one.image])))
-            targets.append(
-                {"boxes": move(whole)[kept].as_subclass(Tensor), "labels": torch.from_numpy(one.kinds)[kept]}
-            )
+            image, crop = self._varied(as_tensor([one.image]))
+            boxes, kinds = crop.boxes(torch.from_numpy(one.boxes), torch.from_numpy(one.kinds))
+            tensors.append(image)
+            targets.append({"boxes": boxes, "labels": kinds})
         return torch.cat(tensors), targets
 
     def masks(self, step: int) -> tuple[Tensor, Tensor]:
         """Return images (B, 3, H, W) and masks (B, H, W) of class indices, int64."""
         tensors, masks = [], []
         for one in self.chosen(step):
-            move = self._move(one.image.shape[:2])
-            tensors.append(move(as_tensor([one.image])))
-            masks.append(move(torch.from_numpy(one.mask)[None], v2.InterpolationMode.NEAREST_EXACT))
-        return torch.cat(tensors), torch.cat(masks).long()
+            image, crop = self._varied(as_tensor([one.image]))
+            tensors.append(image)
+            masks.append(crop.mask(torch.from_numpy(one.mask)))
+        return torch.cat(tensors), torch.stack(masks).long()
 
-    def _move(self, size: tuple[int, ...]) -> _Move:
-        """Draw a random crop and mirroring."""
-        (height, width), (low, high) = size, self.settings["zoom"]
+    def _varied(self, image: Tensor) -> tuple[Tensor, _Crop]:
+        """Draw a random crop and mirroring, and return the image so changed."""
+        height, width = image.shape[-2:]
+        low, high = self.settings["zoom"]
         share = low + (high - low) * float(torch.rand(()))
         h, w = round(height * share), round(width * share)
         top = int(torch.randint(height - h + 1, ()))
         left = int(torch.randint(width - w + 1, ()))
-        return _Move((top, left, h, w), (height, width), self.settings["flip"] and bool(torch.rand(()) < 0.5))
+        flip = self.settings["flip"] and bool(torch.rand(()) < 0.5)
+        crop = _Crop(top, left, h, w, height, width, flip)
+        cut = image[..., top : top + h, left : left + w]
+        if cut.shape != image.shape:
+            cut = F.interpolate(cut, (height, width), mode="bilinear", antialias=True, align_corners=False)
+        return (cut.flip(-1) if flip else cut), crop
 
 
-class _Move(NamedTuple):
+class _Crop(NamedTuple):
     """A crop of an image, resized to the image's size and possibly mirrored."""
 
-    cut: tuple[int, int, int, int]  # top, left, height, width
-    size: tuple[int, int]
+    top: int
+    left: int
+    h: int
+    w: int
+    height: int
+    width: int
     flip: bool
 
-    def __call__(self, what: Tensor, mode: v2.InterpolationMode = v2.InterpolationMode.BILINEAR) -> Tensor:
-        moved = v2.resized_crop(what, *self.cut, list(self.size), mode, antialias=True)
-        return v2.horizontal_flip(moved) if self.flip else moved
+    def boxes(self, boxes: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
+        moved = boxes - torch.tensor([self.left, self.top, self.left, self.top])
+        inside = torch.stack([moved[:, 0::2].clamp(0, self.w), moved[:, 1::2].clamp(0, self.h)], 2).flatten(1)
+        areas = [(b[:, 2:] - b[:, :2]).prod(1) for b in (moved, inside)]
+        kept = (areas[1] > 0) & (areas[1] >= _IN_SIGHT * areas[0])
+        scaled = inside[kept] * torch.tensor([self.width / self.w, self.height / self.h] * 2)
+        if self.flip:
+            scaled = torch.stack(
+                [self.width - scaled[:, 2], scaled[:, 1], self.width - scaled[:, 0], scaled[:, 3]], dim=1
+            )
+        return scaled, kinds[kept]
+
+    def mask(self, mask: Tensor) -> Tensor:
+        cut = mask[self.top : self.top + self.h, self.left : self.left + self.w]
+        if cut.shape != mask.shape:
+            cut = F.interpolate(cut[None, None].float(), (self.height, self.width), mode="nearest-exact")[0, 0].byte()
+        return cut.flip(-1) if self.flip else cut
