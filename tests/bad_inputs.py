@@ -282,7 +282,16 @@ def folders() -> Iterator[Bad]:
     yield Bad("no image", laid("a/1.txt", "b/1.txt"), "no images to match")
     yield Bad("no folder", laid("a/1.png"), "Folder not found: .*b")
     yield Bad("file and folder", laid("a/1.png", "b/1.png", a="a/1.png"), "Folder not found: .*1.png")
-    for name in ("line\nbreak.png", "tab\t.png", "bell\x07.png", "\x9b31m.png", "a\u2028b.png", "caf\udce9.png"):
+    for name in (
+        "line\nbreak.png",
+        "tab\t.png",
+        "bell\x07.png",
+        "\x9b31m.png",
+        "a\u2028b.png",
+        "a\u202egnp.png",
+        "\u2067a.png",
+        "caf\udce9.png",
+    ):
         yield Bad(
             f"named {name!r}", laid(f"a/{name}", f"b/{name}"), "file name in (.|\n)*cannot be used(.|\n)*rename it"
         )

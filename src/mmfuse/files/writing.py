@@ -52,10 +52,10 @@ def check_file_name(path: Path) -> None:
     Raises:
         UserError: it cannot.
     """
-    if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", path.name):
+    if re.search(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", path.name):
         raise UserError(
             f"A file name in {str(path.parent)!a} cannot be used.",
-            expected="a name in UTF-8 without line breaks and other control characters",
+            expected="a name in UTF-8 without line breaks, marks of writing direction and other control characters",
             found=ascii(path.name),
             fix="rename it",
         )
