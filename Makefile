@@ -13,7 +13,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 run: env
 	mmfuse doctor
-	snakemake --cores $(CORES) --workflow-profile workflow/profiles/local all
+	snakemake --cores $(CORES) all
 	@echo "report: $(CURDIR)/reports/index.html"
 
 test: $(VENV)/.tested

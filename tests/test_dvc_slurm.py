@@ -92,7 +92,7 @@ def test_a_refused_job_cancels_those_before_it(tmp_path, monkeypatch, answer):
         (programs / name).write_text(f"#!/bin/sh\n{text}")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
-    for name in ("params.yaml", "workflow", "data", "src"):
+    for name in ("params.yaml", "profiles", "workflow", "data", "src"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     tasks = dvc_slurm.tasks_of({"prepare": frozenset(), "train-x": frozenset({"prepare"})}, {})

@@ -16,7 +16,7 @@ from mmfuse.files.writing import sha256
 from test_engines import ENVIRONMENT, call, clone, demo, plans_nothing, results, template, write  # noqa: F401
 
 pytestmark = [pytest.mark.engines, pytest.mark.slurm]
-PROFILE = ("--workflow-profile", "workflow/profiles/slurm")
+PROFILE = ("--workflow-profile", "profiles/slurm")
 WEIGHTS = "data/checkpoints/ivif/lkc_funet/base/s0/net.safetensors"
 # a small cluster: short waits, and no more cores at once than its node has, which a group of jobs asks for as well
 QUICK = (

@@ -22,7 +22,7 @@ from mmfuse.errors import MmfuseError, UserError
 from mmfuse.files.reading import read_yaml
 from mmfuse.study.parameters import load_parameters
 
-PROFILE = Path("workflow/profiles/slurm/config.yaml")
+PROFILE = Path("profiles/slurm/config.yaml")
 LOGS = Path("logs/slurm")
 HERE = "download"  # nodes often have no network
 _DIGEST = ("dvc", "repro", "--quiet", "--single-item", "code")

@@ -30,9 +30,7 @@ SMALL = Size(pairs=100, systems=4, datasets=2)  # fixed values of the other two 
 _TOGETHER = "all three"
 # the engines' commands; `dvc status` exits with 1 for a study that has not been run
 ENGINES: Mapping[str, tuple[str, ...]] = {
-    "Snakemake: dry run": (
-        "snakemake", "--dry-run", "--quiet", "--cores", "1", "--workflow-profile", "workflow/profiles/local", "all",
-    ),
+    "Snakemake: dry run": ("snakemake", "--dry-run", "--quiet", "--cores", "1", "all"),
     "dvc.yaml": (sys.executable, "workflow/scripts/sync.py", "--write-dvc"),
     "DVC: graph": ("dvc", "stage", "list", "--name-only"),
     "DVC: status": ("dvc", "status", "--quiet"),
