@@ -67,6 +67,8 @@ env: $(VENV)/.installed
 
 # two steps: first what builds source packages, then everything; every file has a checksum, and pip resolves nothing
 $(VENV)/.installed: envs/requirements.lock envs/build.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { echo "error: the locked\
+ environment needs Python 3.11, and $(PYTHON) is not: install it, or name it with 'make env PYTHON=/path/to/python3.11'" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	pip install --quiet --no-deps --require-hashes -r envs/build.lock
 	pip install --quiet --no-deps --no-build-isolation --require-hashes -r envs/requirements.lock
@@ -90,6 +92,7 @@ lock:
 		| uv pip compile - --python-version 3.11 --constraint envs/requirements.lock \
 		--generate-hashes --output-file envs/build.lock --custom-compile-command "make lock"
 
-# removes everything that can be generated again; keeps data/manual and downloads
+# removes all results and the datasets in data/raw, which are generated or downloaded again; keeps data/manual,
+# data/external, the environment and MLflow's runs
 clean:
 	rm -rf data/raw data/prepared data/checkpoints data/resume data/fused reports/scores reports/analysis reports/downstream reports/tables reports/figures reports/viewer* reports/index* reports/metrics.json logs
