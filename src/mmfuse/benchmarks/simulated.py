@@ -28,7 +28,9 @@ from mmfuse.study.stages import DOWNLOAD, EVALUATE, FUSE, PREPARE, TRAIN, jobs_o
 
 METHOD, DATASET = "mma_unet", "synthetic_road"
 DEMO = Path("workflow/configs/demo.yaml")
-PROJECT = ("Snakefile", "profiles", "workflow", "src", "envs", ".dvc/config", ".dvcignore", ".gitignore", "data/published.csv")
+PROJECT = (
+    "Snakefile", "profiles", "workflow", "src", "envs", ".dvc/config", ".dvcignore", ".gitignore", "data/published.csv",
+)  # fmt: skip
 _SIDE, _SHOWN = 16, 2  # side of the images; pairs in the viewer
 
 
