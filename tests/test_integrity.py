@@ -13,6 +13,7 @@ from mmfuse.pipeline import jobs
 from mmfuse.study import integrity
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.stages import EVALUATE, FUSE, REPORT, STAGES, jobs_of
+from test_planned import project  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "workflow/configs").glob("*.yaml"))
@@ -136,20 +137,14 @@ def test_long_lists_are_shortened(scored):
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
+def study(project, monkeypatch):  # noqa: F811
     """The first job of a study, done."""
-    shutil.copy(ROOT / "workflow/configs/tiny.yaml", tmp_path / "params.yaml")
-    shutil.copytree(ROOT / "workflow/schemas", tmp_path / "workflow/schemas")
-    (tmp_path / "data").mkdir()
-    shutil.copy(ROOT / "data/catalog.yaml", tmp_path / "data")
-    (tmp_path / "data/manifests").symlink_to(ROOT / "data/manifests")
-    monkeypatch.chdir(tmp_path)
     download = STAGES["download"]
     key = {"dataset": "synthetic_road"}
     monkeypatch.setattr(integrity, "jobs_of", lambda _: [(download, key)])
     jobs.run(download, key, Path("params.yaml"), lambda job: write_text(job.outputs["folder"] / "1.png", "x"))
-    integrity.check_study(tmp_path, load_parameters(Path("params.yaml")))
-    return tmp_path, tmp_path / download.path("record", key)
+    integrity.check_study(project, load_parameters(Path("params.yaml")))
+    return project, project / download.path("record", key)
 
 
 def test_a_record_of_other_parameters_is_named(study):
