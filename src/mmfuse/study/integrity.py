@@ -87,15 +87,15 @@ def check_present(root: Path, parameters: Parameters) -> None:
     Raises:
         UserError: as `check_made`.
     """
-    paths = [path for stage, key in jobs_of(parameters) for path in stage.written(key).values()]
-    check_made(root, {path: checksum(root / path) for path in paths if (root / path).exists()})
+    there = [path for path in _written(parameters) if (root / path).exists()]
+    check_made(root, {path: checksum(root / path) for path in there})
 
 
 def check_records(root: Path, parameters: Parameters) -> None:
     """Check that each job of the study was done with the study's present parameters and code.
 
     Raises:
-        UserError: a record is missing, or tells of other parameters or other code.
+        UserError: a record is missing, or lists other parameters or other code.
     """
     _refuse(list(_other_records(root, parameters)), "jobs done with the present parameters and code")
 
@@ -106,18 +106,15 @@ def check_outputs(root: Path, parameters: Parameters) -> int:
     Raises:
         UserError: a file is missing or differs from its record.
     """
-    wrong, count = [], 0
-    for stage, key in jobs_of(parameters):
-        record = root / stage.path("record", key)
-        recorded = (read_json(record, fix=_AGAIN).get("outputs") or {}) if record.is_file() else {}
-        for path in stage.written(key).values():
-            count += 1
-            if not (root / path).exists():
-                wrong.append(f"{path} is missing")
-            elif recorded.get(path) != checksum(root / path):
-                wrong.append(f"{path} differs from {record.relative_to(root)}")
-    _refuse(wrong, "the files that the jobs recorded when they wrote them")
-    return count
+    paths = _written(parameters)
+    missing = [f"{path} is missing" for path in paths if not (root / path).exists()]
+    _refuse(missing, "the files that the jobs recorded when they wrote them")
+    check_present(root, parameters)
+    return len(paths)
+
+
+def _written(parameters: Parameters) -> list[str]:
+    return [path for stage, key in jobs_of(parameters) for path in stage.written(key).values()]
 
 
 def _other_records(root: Path, parameters: Parameters) -> Iterator[str]:
