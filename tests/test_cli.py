@@ -307,12 +307,16 @@ def test_doctor_finds_what_is_wrong(mmfuse, project):
     assert "1 of the checks above failed" in err
     values = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
     values["methods"]["mma_unet"]["parts"]["fusion"]["loss"] = {"mse": 1.0}
-    values["study"]["tasks"]["ivif"]["test"] = ["nowhere"]
     values["analyse"] = {}
     (project / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     _, out, _ = mmfuse("doctor")
     assert "FAIL methods: methods.mma_unet.parts.fusion.loss" in out
-    assert "FAIL data: dataset 'nowhere'" in out
+    values["study"]["tasks"]["ivif"]["test"] = ["nowhere"]
+    (project / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    _, out, _ = mmfuse("doctor")
+    for check in ("parameters", "methods", "data"):
+        assert f"FAIL {check}: " in out
+    assert "nowhere" in out
 
 
 def test_every_check_of_the_doctor_can_fail(project, monkeypatch):

@@ -67,6 +67,8 @@ def _code() -> str:
 
 def _environment() -> str:
     root = project_root(Path.cwd())
+    if not (root / LOCK).is_file():
+        raise MmfuseError(f"{LOCK} does not exist\n  to do:    git checkout {LOCK}")
     pinned = re.findall(r"^([A-Za-z0-9_.-]+)==([^\s\\]+)", (root / LOCK).read_text(encoding="utf-8"), re.MULTILINE)
     other = []
     for name, version in pinned:
@@ -127,8 +129,6 @@ def _data(params: Path) -> str:
     mirror = os.environ.get("MMFUSE_MIRROR") or parameters["download"]["mirror"]
     states = []
     for name in plan.datasets_of(parameters):
-        if name not in catalog:
-            raise MmfuseError(f"dataset {name!r} is not in data/catalog.yaml ({', '.join(catalog)})")
         entry = catalog[name]
         if Path(DOWNLOAD.folder, name).is_dir():
             states.append(f"{name}: here")
