@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import traceback
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -33,7 +35,7 @@ class Task(StrEnum):
 app = typer.Typer(
     help="A reproducible benchmark of multimodal image fusion.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
 )
 app.add_typer(stages.app, name="stage")
@@ -118,8 +120,21 @@ def import_weights(
 def evaluate(
     a: Annotated[Path, typer.Option(help="Folder of the first modality.")],
     b: Annotated[Path, typer.Option(help="Folder of the second modality.")],
-    fused: Annotated[Path, typer.Option(help="Folder of the fused images.")],
-    out: Annotated[Path, typer.Option(help="CSV to write, one row for each image, with a JSON summary beside it.")],
+    fused: Annotated[
+        list[str],
+        typer.Option(
+            metavar="DIR", help="Folder of the fused images; NAME=DIR for each of several systems."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="CSV to write, one row for each image (with a JSON summary beside it) or for each of several systems."
+        ),
+    ],
+    latex: Annotated[
+        Path | None, typer.Option(help="Also write the table of several systems and their tests as LaTeX.")
+    ] = None,
     metrics: Annotated[str, typer.Option(help="`all`, or plain names such as EN,SD,SSIM.")] = "all",
     convention: Annotated[
         str, typer.Option(help="What the plain names mean; see `mmfuse list metrics`.")
@@ -129,12 +144,17 @@ def evaluate(
     ] = "",
     allow_missing: Annotated[bool, typer.Option(help="Leave out images that lack a counterpart.")] = False,
 ) -> None:
-    """Measure any fused images against their sources."""
-    from mmfuse.cli.own_images import evaluate_folders
+    """Measure any fused images against their sources; compare several systems in one table with paired tests."""
+    from mmfuse.cli import evaluating
 
-    evaluate_folders(
-        a, b, fused, out, metrics=metrics, convention=convention, beside=beside, allow_missing=allow_missing
-    )
+    systems = evaluating.named_folders(fused)
+    how: Any = {"metrics": metrics, "convention": convention, "beside": beside, "allow_missing": allow_missing}
+    if systems:
+        evaluating.evaluate_systems(a, b, systems, out, latex=latex, **how)
+    elif latex is not None:
+        raise UserError("--latex needs named systems.", expected="--fused NAME=DIR", found=f"--fused {fused[0]}")
+    else:
+        evaluating.evaluate_folders(a, b, Path(fused[0]), out, **how)
 
 
 class Listed(StrEnum):
@@ -156,8 +176,15 @@ def list_(
     """List the available methods, metrics, datasets, variants, analyses or shipped weights."""
     from mmfuse.cli.own_images import listing
 
+    width = shutil.get_terminal_size((0, 0)).columns  # 0 for a pipe without COLUMNS, which gets whole lines
     for line in listing(what.value, params):
-        print(line)
+        print(_wrapped(line, width) if width else line)
+
+
+def _wrapped(line: str, width: int) -> str:
+    """Return a line broken at blanks, the further lines indented by four more."""
+    indent = line[: len(line) - len(line.lstrip())] + "    "
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 @app.command()
