@@ -21,6 +21,7 @@ from mmfuse.errors import UserError
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: relative to the current folder; swap two names
 _OLD = ".old.part"
+_FORMULA = "=+-@\t\uff1d\uff0b\uff0d\uff20"  # first characters of a spreadsheet's formula, also in full width
 
 
 def sha256(path: Path) -> str:
@@ -212,10 +213,28 @@ def write_text(target: Path, text: str) -> None:
 
 
 def csv_text(lines: Iterable[Iterable[Any]]) -> str:
-    """Return lines as CSV; every digit of a number is kept, None is an empty cell."""
+    """Return lines as CSV for programs; every digit of a number and every name is kept, None is an empty cell."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
+
+
+def sheet_text(lines: Iterable[Iterable[Any]]) -> str:
+    """Return lines as CSV for people, who open it in a spreadsheet: as `csv_text`, but no cell becomes a formula.
+
+    A text that a spreadsheet would run as a formula, such as the image name `=1+2`, gets a leading apostrophe.
+    """
+    return csv_text([[_no_formula(cell) for cell in line] for line in lines])
+
+
+def _no_formula(cell: Any) -> Any:
+    if not isinstance(cell, str) or len(cell) < 2 or cell[0] not in _FORMULA:
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def write_json(target: Path, value: Any) -> None:
