@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mmfuse.errors import UserError
+from mmfuse.errors import UserError, causes
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: relative to the current folder; swap two names
 _OLD = ".old.part"
@@ -62,23 +62,21 @@ def check_file_name(path: Path) -> None:
         )
 
 
-_NO_SPACE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
+_NO_SPACE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG}
 
 
 def no_space(error: BaseException) -> str | None:
     """Return the operating system's message if an error comes from a full or read-only disk, else None.
 
-    Some libraries raise their own errors after it, or keep only the system's message.
+    A limit on the size of files counts as well. Some libraries keep only the system's message.
     """
     words = [os.strerror(number) for number in _NO_SPACE]
-    inner: BaseException | None = error
-    while inner is not None:
+    for inner in causes(error):
         if isinstance(inner, OSError) and inner.errno in _NO_SPACE:
             return inner.strerror or words[0]
         said = next((word for word in words if word in str(inner)), None)
         if said:
             return said
-        inner = inner.__cause__ or inner.__context__
     return None
 
 
@@ -102,7 +100,8 @@ def _writing(target: Path) -> Iterator[None]:
             f"Cannot write {target}.",
             expected="a writable disk with free space",
             found=found,
-            fix="free some space or choose another output folder, then run the same command again",
+            fix="free some space, raise the limit on the size of files (ulimit -f) or choose another output folder, "
+            "then run the same command again",
         ) from error
 
 
