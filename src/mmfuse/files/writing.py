@@ -121,11 +121,11 @@ def remove_leftovers(target: Path) -> None:
             if path.name.endswith(_OLD) and not target.exists():  # stopped while two folders were swapped
                 path.replace(target)
             else:
-                _remove(path)
+                remove(path)
 
 
-def _remove(path: Path) -> None:
-    """Remove a temporary file or folder, if it is still there."""
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
@@ -184,7 +184,7 @@ def _whole(target: Path, *, folder: bool) -> Iterator[Path]:
                 temporary.replace(target)
             _sync(target.parent)
         finally:
-            _remove(temporary)
+            remove(temporary)
 
 
 def whole_file(target: Path) -> contextlib.AbstractContextManager[Path]:
