@@ -142,7 +142,7 @@ def run(stage: Stage, key: Key, params: Path, work: Callable[[Work], None]) -> N
     parameters = load_parameters(params)
     if "dataset" in key:
         catalog.dataset(key["dataset"])  # refuses an unknown one
-    inputs = {name: list(map(Path, paths)) for name, paths in stage.inputs(parameters, key).items()}
+    inputs = {name: list(map(Path, paths)) for name, paths in stage.files(parameters, key).items()}
     outputs = {name: Path(path) for name, path in stage.written(key).items()}
     # none if the package is installed without the project
     sources = [path for path in map(Path, stage.code(key)) if path.is_file()]
