@@ -146,6 +146,7 @@ class Listed(StrEnum):
     variants = "variants"
     analyses = "analyses"
     weights = "weights"
+    studies = "studies"
 
 
 @app.command(name="list")
@@ -153,7 +154,7 @@ def list_(
     what: Annotated[Listed, typer.Argument(help="What to list.")],
     params: Annotated[Path, typer.Option(help="The study's parameters (for variants).")] = _PARAMS,
 ) -> None:
-    """List the available methods, metrics, datasets, variants, analyses or shipped weights."""
+    """List the available methods, metrics, datasets, variants, analyses or shipped weights, or the tracked studies."""
     from mmfuse.cli.own_images import listing
 
     for line in listing(what.value, params):
