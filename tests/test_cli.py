@@ -325,6 +325,8 @@ def test_lists(mmfuse, project):
         assert f"{name}: {entry['title']}" in out
     _, out, _ = mmfuse("list", "variants")
     assert "mma_unet.base: nothing changed" in out
+    _, out, _ = mmfuse("list", "studies")
+    assert out == "no study is tracked yet\n"
 
 
 def test_list_mistakes(refused, project, tmp_path, monkeypatch):

@@ -166,6 +166,7 @@ class Listed(StrEnum):
     variants = "variants"
     analyses = "analyses"
     weights = "weights"
+    studies = "studies"
 
 
 @app.command(name="list")
@@ -173,7 +174,7 @@ def list_(
     what: Annotated[Listed, typer.Argument(help="What to list.")],
     params: Annotated[Path, typer.Option(help="The study's parameters (for variants).")] = _PARAMS,
 ) -> None:
-    """List the available methods, metrics, datasets, variants, analyses or shipped weights."""
+    """List the available methods, metrics, datasets, variants, analyses or shipped weights, or the tracked studies."""
     from mmfuse.cli.own_images import listing
 
     width = shutil.get_terminal_size((0, 0)).columns  # 0 for a pipe without COLUMNS, which gets whole lines

@@ -160,6 +160,7 @@ def listing(what: str, params: Path) -> Iterator[str]:
     """Yield the lines of `mmfuse list WHAT`."""
     kinds = {
         "methods": _methods, "metrics": _metrics, "datasets": _datasets, "analyses": _analyses, "weights": _weights,
+        "studies": _studies,
     }  # fmt: skip
     yield from kinds.get(what, lambda: _variants(params))()
 
@@ -214,6 +215,15 @@ def _datasets() -> Iterator[str]:
 
     for name, entry in load_catalog().items():
         yield f"{name}: {entry.title} [{entry.task}] (licence: {entry.licence})"
+
+
+def _studies() -> Iterator[str]:
+    from mmfuse.tracking.reading import studies
+
+    found = studies(Path.cwd())
+    yield from (f"{name}: {page}" for name, page in found)
+    if not found:
+        yield "no study is tracked yet"
 
 
 def _variants(params: Path) -> Iterator[str]:

@@ -39,6 +39,7 @@ def _provenance(study: Study) -> list[Page]:
     made = provenance.makers(study.runs)
     shown = {
         **provenance.overview(study.runs, study.parameters),
+        "tracked": provenance.tracked(study.runs),
         "sections": [provenance.section(run, made) for run in study.runs],
     }
     return [Page("provenance", "How each number was made", "provenance.html.jinja", shown)]
