@@ -18,8 +18,8 @@ import typer
 
 from mmfuse import __version__
 from mmfuse.cli import benchmarks, params, stages
+from mmfuse.cli.limits import outer_limit
 from mmfuse.errors import MmfuseError, UserError
-from mmfuse.files.writing import no_space
 from mmfuse.leaderboard.command import leaderboard
 
 _PARAMS = Path("params.yaml")
@@ -285,24 +285,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        known = _outer_limit(error)
+        known = outer_limit(error)
         _complain(f"error: {known}" if known else traceback.format_exc())
         sys.exit(known.exit_code if known else 1)
-
-
-def _outer_limit(error: Exception) -> UserError | None:
-    """Return the message for an error that is due to a limit of the machine, not to the user or to us; else None."""
-    full = no_space(error)
-    if full:
-        return UserError("Cannot write.", found=full, fix="free some space, then run the same command again")
-    words = ("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory")
-    if isinstance(error, MemoryError) or any(word in str(error) for word in words):
-        return UserError(
-            "There is not enough memory.",
-            found=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".rstrip(": "),
-            fix="give the job more memory, or reduce the part's batch or crop, evaluate.workers, or the images' size",
-        )
-    return None
 
 
 def _complain(message: str) -> None:

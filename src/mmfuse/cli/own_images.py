@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from mmfuse.data.images import Bytes, read_image, write_image
 from mmfuse.data.pairs import Matched, check_equal_sizes, match_folders
 from mmfuse.errors import UserError
 from mmfuse.inference.task_rule import task_of_images
+from mmfuse.progress import progress
 from mmfuse.weights import shipped
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def fuse_folders(
     device = best_device()
     keep_freed_memory()
     net = for_inference(net.to(device))
-    for name, first, second in tqdm(_read(pairs), total=len(pairs), desc="fuse", unit="image", disable=None):
+    for name, first, second in progress(_read(pairs), "fuse", total=len(pairs), unit="pairs"):
         write_image(out / f"{name}.png", fuse_pair(net, first, second, device))
     print(f"{len(pairs)} fused images in {out}")
 
