@@ -91,7 +91,7 @@ def test_help_names_every_option(names, command):
             assert option.lower() in result.output.lower()
 
 
-WITH_HELP = [[], ["benchmark"], ["stage"], *(names for names, _ in commands())]
+WITH_HELP = [[], ["benchmark"], ["params"], ["stage"], *(names for names, _ in commands())]
 
 
 @pytest.mark.parametrize("names", WITH_HELP, ids=" ".join)

@@ -106,7 +106,7 @@ def test_the_table_fits_the_terminal(mmfuse, words, tmp_path, count):
     shown = " ".join(lines)
     with (tmp_path / "s.csv").open(encoding="utf-8") as file:
         names = [name.removesuffix(" mean") for name in next(csv.reader(file)) if name.endswith(" mean")]
-    summary = json.loads((tmp_path / f"s.a_system_with_a_long_name_mean.json").read_text(encoding="utf-8"))["metrics"]
+    summary = json.loads((tmp_path / "s.a_system_with_a_long_name_mean.json").read_text(encoding="utf-8"))["metrics"]
     for name in names:
         assert f"{name} {'↓' if summary[name]['better'] == 'lower' else '↑'}" in shown
     assert all(shown.count(name.partition("=")[0]) >= 2 for name in systems), "in each block"

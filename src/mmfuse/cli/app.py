@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mmfuse import __version__
-from mmfuse.cli import benchmarks, stages
+from mmfuse.cli import benchmarks, params, stages
 from mmfuse.cli.limits import outer_limit
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.leaderboard.command import leaderboard
@@ -40,6 +40,7 @@ app = typer.Typer(
 )
 app.add_typer(stages.app, name="stage")
 app.add_typer(benchmarks.app, name="benchmark")
+app.add_typer(params.app, name="params")
 app.command()(leaderboard)
 
 
@@ -122,9 +123,7 @@ def evaluate(
     b: Annotated[Path, typer.Option(help="Folder of the second modality.")],
     fused: Annotated[
         list[str],
-        typer.Option(
-            metavar="DIR", help="Folder of the fused images; NAME=DIR for each of several systems."
-        ),
+        typer.Option(metavar="DIR", help="Folder of the fused images; NAME=DIR for each of several systems."),
     ],
     out: Annotated[
         Path,
