@@ -70,6 +70,7 @@ def _found(stage: str, entries: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted((SOURCE / path.relative_to(PACKAGE)).as_posix() for path in found))
 
 
+@cache
 def _file(module: str) -> Path | None:
     """Return the file of a module inside the package; None for a name that is not a module, and for plumbing."""
     if module.partition(".")[0] in PLUMBING:
