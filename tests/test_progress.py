@@ -14,7 +14,7 @@ import yaml
 from mmfuse import comparing
 from mmfuse import progress as module
 from mmfuse.benchmarks import cka, convolution, metrics, network
-from mmfuse.cli import importing, own_images
+from mmfuse.cli import evaluating, importing, own_images
 from mmfuse.comparing.runs import Run
 from mmfuse.data.archives import extract
 from mmfuse.data.images import write_image
@@ -134,7 +134,7 @@ def test_fuse_and_evaluate(shown, folders, tmp_path):
     a, b, fused = folders
     own_images.fuse_folders(a, b, tmp_path / "out", method="average")
     options = {"convention": "lkc_funet", "beside": "", "allow_missing": False}
-    own_images.evaluate_folders(a, b, fused, tmp_path / "scores.csv", metrics="EN", **options)
+    evaluating.evaluate_folders(a, b, fused, tmp_path / "scores.csv", metrics="EN", **options)
     assert shown == ["fuse", "measure"]
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -304,6 +307,34 @@ def test_equal_inputs_give_equal_bytes_in_every_file(project):
     assert {path.suffix for path in figures} == set(starts)
     assert all(one[path].startswith(starts[path.suffix]) for path in figures)
     assert (project / "one/index.html").read_text().count("data:image/svg+xml") == len(figures) / 3
+
+
+HOSTILE = "savefig.dpi: 37\nlines.linewidth: 9\naxes.facecolor: red\npath.sketch: 1, 100, 2\nbackend: TkAgg\n"
+
+
+@pytest.mark.parametrize("settings", ["", HOSTILE, "no such key: 1\n", "axes.facecolor: nonsense\n"])
+def test_settings_of_the_users_matplotlib_change_no_figure(tmp_path, settings):
+    (tmp_path / "matplotlibrc").write_text(settings)
+    code = """
+import hashlib
+from mmfuse.reporting.style import Album
+album = Album()
+album.draw("x", "y", "t", "w", (3, 2), lambda figure: figure.subplots().plot([1, 3, 2], label="a"))
+print(hashlib.sha256(b"".join(album.files.values())).hexdigest())
+"""
+
+    def drawn(**settings):
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env=os.environ | settings,
+        )
+        return run.stdout
+
+    assert drawn(MATPLOTLIBRC=str(tmp_path), MPLBACKEND="nonsense") == drawn(MATPLOTLIBRC="/nowhere")
 
 
 def _measure(project: Path, method: str, **measured: float) -> None:

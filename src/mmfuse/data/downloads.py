@@ -51,8 +51,7 @@ def download(url: str, folder: Path, *, digest: str | None = None, attempts: int
         UserError: no network, no such file, an HTML page instead of an archive, or a wrong checksum.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^\w.-]", "_", PurePosixPath(unquote(urlsplit(url).path)).name) or "file"
-    path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
+    path, _ = partial_files(url, folder)
     with requests.Session() as session:
         for attempt in range(1, attempts + 1):
             try:
@@ -62,6 +61,8 @@ def download(url: str, folder: Path, *, digest: str | None = None, attempts: int
                 # a wrong certificate or address does not change by retrying
                 lasting = isinstance(error, requests.exceptions.SSLError | ValueError)
                 if lasting or attempt == attempts:
+                    if not all(_partial(path)):  # nothing to resume
+                        discard(path)
                     raise UserError(f"Cannot download {url}", found=_shown(error), fix=_NETWORK) from error
                 time.sleep(pause * 2 ** (attempt - 1))
     found = sha256(path) if digest else digest
@@ -74,6 +75,13 @@ def download(url: str, folder: Path, *, digest: str | None = None, attempts: int
             fix="run the same command again; if the error persists, the source has changed: update the catalog",
         )
     return path
+
+
+def partial_files(url: str, folder: Path) -> tuple[Path, Path]:
+    """Return the paths of a downloaded or partial file and of its metadata."""
+    name = re.sub(r"[^\w.-]", "_", PurePosixPath(unquote(urlsplit(url).path)).name) or "file"
+    path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
+    return path, _note(path)
 
 
 def discard(path: Path) -> None:

@@ -107,6 +107,13 @@ def machine_of(run: RecordedJob) -> str:
     return ", ".join(str(item) for item in known if item) or "not recorded"
 
 
+def _computing(run: RecordedJob) -> str:
+    """Return the vector instructions and the threads of a run, on which the last digits of its results depend."""
+    machine = run.record.get("machine") or {}
+    threads = f"{machine['threads']} threads" if machine.get("threads") else ""
+    return "".join(f", {item}" for item in (machine.get("capability"), threads) if item)
+
+
 def section(run: RecordedJob, made: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     """Return what the page shows for one run."""
     record = run.record
@@ -121,7 +128,7 @@ def section(run: RecordedJob, made: Mapping[str, tuple[str, str]]) -> dict[str, 
         "command": record.get("command") or "not recorded",
         "commit": commit_of(run),
         "seed": record.get("seed"),
-        "machine": machine_of(run),
+        "machine": f"{machine_of(run)}{_computing(run)}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "parameters": _yaml(record.get("parameters")),
         "inputs": inputs[:_SHOWN],

@@ -15,9 +15,9 @@ from typing import Any
 from mmfuse.data.archives import extract, is_archive
 from mmfuse.data.catalog import CATALOG, Dataset, Source
 from mmfuse.data.catalog import dataset as catalog_entry
-from mmfuse.data.downloads import clone, discard, download
+from mmfuse.data.downloads import clone, discard, download, partial_files
 from mmfuse.errors import UserError
-from mmfuse.files.writing import files_below, read_manifest, sha256, whole_folder, write_text
+from mmfuse.files.writing import files_below, read_manifest, remove, sha256, whole_folder, write_text
 from mmfuse.pipeline.jobs import Work
 from mmfuse.progress import progress
 
@@ -82,7 +82,7 @@ def obtain(
         elif entry.sources[0].kind == "manual":
             raise _ask_for(entry, place, mirror)
         else:
-            _fetch(entry, folder, out.parent / ".downloads")
+            _fetch(entry, folder, out.parent / ".downloads" / entry.name)
         _refuse_other_layout(entry, folder)
 
 
@@ -140,6 +140,7 @@ def _copy_file(file: Path, target: Path) -> None:
 def _fetch(entry: Dataset, folder: Path, downloads: Path) -> None:
     """Download a dataset from its git and https sources; partial files stay in `downloads` for the next attempt."""
     archives = []
+    _clear(entry, downloads)
     for source in entry.sources:
         downloads.mkdir(parents=True, exist_ok=True)
         if source.kind == "git":
@@ -160,6 +161,15 @@ def _fetch(entry: Dataset, folder: Path, downloads: Path) -> None:
             discard(archive)
         with contextlib.suppress(OSError):
             downloads.rmdir()  # only if it contains no partial files
+            downloads.parent.rmdir()
+
+
+def _clear(entry: Dataset, downloads: Path) -> None:
+    """Remove what an earlier, killed attempt left, except partial files that this one resumes."""
+    kept = {path for s in entry.sources if s.kind != "git" for path in partial_files(s.address, downloads)}
+    for path in downloads.iterdir() if downloads.is_dir() else ():
+        if path not in kept:
+            remove(path)
 
 
 def _fetch_repository(entry: Dataset, source: Source, folder: Path, downloads: Path) -> None:

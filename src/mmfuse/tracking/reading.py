@@ -79,7 +79,13 @@ def hours_of(root: Path, run: str | None) -> float:
         found = [one for one in _runs_called(connect(uri), run, None) if one.info.end_time]
     if len(found) != 1:
         raise UserError("The duration of a job is unknown.", expected=f"the run {run} in {shown}, ended", fix=fix)
-    return float(found[0].info.end_time - found[0].info.start_time) / 3_600_000
+    hours = float(found[0].info.end_time - found[0].info.start_time) / 3_600_000
+    if hours < 0:
+        raise UserError(
+            "The duration of a job is unknown.", expected=f"the run {run} in {shown} to end after its start",
+            found=f"{hours:.2f} hours: the clock was set back", fix=fix,
+        )  # fmt: skip
+    return hours
 
 
 def studies(root: Path) -> list[tuple[str, str]]:
