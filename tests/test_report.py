@@ -248,9 +248,7 @@ def test_page_loads_nothing_but_what_it_holds(project):
     assert all((project / "out" / href).is_file() for href in downloads)
     others = {h.partition("#")[0] for h in page.all("href") if h not in downloads and not h.startswith(("#", "data:"))}
     tracked = {h for h in page.all("href") if h.startswith("http")}
-    assert tracked == {MLFLOW_RUN, MLFLOW_RUN.replace("/f00d", "")}, (
-        "what a reader may follow, if MLflow's pages are up"
-    )
+    assert tracked == {MLFLOW_RUN, MLFLOW_RUN.replace("/f00d", "")}, "of MLflow"
     assert others - {h.partition("#")[0] for h in tracked} == {"viewer.html"}
 
 

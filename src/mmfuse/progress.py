@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
@@ -37,6 +38,22 @@ def progress(
     if sys.stderr.isatty():
         return tqdm(items, unit=f" {unit}", delay=0 if always else 1, dynamic_ncols=True, **options)
     return _Lines(items, unit=f" {unit}" if unit else "", always=always, **options)
+
+
+@contextmanager
+def steps(what: str, count: int) -> Iterator[Callable[[str], None]]:
+    """Show how many of a number of steps are done; yields a function to call with the name of each step that begins."""
+    with progress(what=what, total=count, unit="steps") as bar:
+        begun: list[str] = []
+
+        def begin(name: str) -> None:
+            if begun:
+                bar.update()
+            begun.append(name)
+            bar.set_description_str(f"{what}, {name}", refresh=sys.stderr.isatty())
+
+        yield begin
+        bar.update(count - bar.n)
 
 
 class _Lines(tqdm):

@@ -141,7 +141,8 @@ def _shipped(pairs: list[Matched], name: str | None, task: str | None) -> shippe
     one_for_all = len(defaults) == len(shipped.TASKS) and len(set(defaults.values())) == 1
     told = ""
     if task is None and defaults and not one_for_all:
-        task, told = task_of_images(_read(pairs)), ", judging by the images; --task overrides it"
+        read = progress(_read(pairs), "determine the task", total=len(pairs), unit="pairs")
+        task, told = task_of_images(read), ", judging by the images; --task overrides it"
     one = shipped.default(task or shipped.TASKS[0])
     print(f"weights: {one.name} (method {one.method}, task {task or ' and '.join(one.tasks)}{told})", file=sys.stderr)
     return one
