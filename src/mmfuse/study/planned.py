@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mmfuse.data.origins import mirror_of
 from mmfuse.files.writing import sha256, whole_file
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.types import Parameters
@@ -27,12 +28,13 @@ def planned_parameters(path: Path) -> Parameters:
         path: The study's parameters.
 
     Raises:
-        UserError: as `mmfuse.study.parameters.load_parameters`.
+        UserError: as `mmfuse.study.parameters.load_parameters` and `mmfuse.data.origins.mirror_of`.
     """
     given = os.environ.get(VARIABLE)
     if given:
         return load_parameters(Path(given))
     parameters = load_parameters(path)
+    mirror_of(parameters["download"]["mirror"])  # refuses a missing one before the first job
     copy = FOLDER / f"{sha256(path)}.yaml"
     if not copy.is_file():
         copy.parent.mkdir(parents=True, exist_ok=True)
