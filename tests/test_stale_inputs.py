@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import subprocess
 import time
 
 import numpy as np
@@ -10,7 +12,7 @@ import yaml
 
 from conftest import draw_image
 from mmfuse.data.images import write_image
-from test_engines import call, clone, plans_nothing, since, template, write  # noqa: F401
+from test_engines import ENVIRONMENT, call, clone, plans_nothing, since, template, write  # noqa: F401
 
 pytestmark = pytest.mark.engines
 SNAKEMAKE, DVC = ("snakemake", "--cores", "2"), ("dvc", "repro", "--quiet")
@@ -36,10 +38,9 @@ def run(folder, engine, good=(0,)):
     return since(folder, moment), said
 
 
-@pytest.fixture(scope="module")
-def study(template):  # noqa: F811
-    """A clone with a study of one method on the pairs in data/manual/vifb, of which one is broken."""
-    folder = clone(template, "byhand")
+def made(template, name):  # noqa: F811
+    """Make a clone with a study of one method on the pairs in data/manual/vifb."""
+    folder = clone(template, name)
     parameters = yaml.safe_load((folder / "params.yaml").read_text())
     parameters["study"] |= {
         "tasks": {"ivif": {"train": [], "test": ["vifb"]}},
@@ -54,6 +55,11 @@ def study(template):  # noqa: F811
     call(folder, "mmfuse", "sync", "--write-dvc")
     call(folder, "git", "commit", "-qam", "by hand")
     return folder
+
+
+@pytest.fixture(scope="module")
+def study(template):  # noqa: F811
+    return made(template, "byhand")
 
 
 def test_data_by_hand_are_inputs_of_both_engines(study):
@@ -156,3 +162,33 @@ def test_a_clone_without_the_images_fused_elsewhere_keeps_their_jobs(study):
     assert (other / "dvc.yaml").read_text() == listed
     assert plans_nothing(other)
     assert call(other, "git", "status", "--short") == ""
+
+
+def test_a_killed_run_goes_on_with_one_command(template):  # noqa: F811
+    """`snakemake --unlock`, then the same command or the other engine; `mmfuse sync` says so until then."""
+    folder = made(template, "killed-plain")
+    log = folder / "logs/prepare/vifb.log"
+    with subprocess.Popen(SNAKEMAKE, cwd=folder, env=ENVIRONMENT, start_new_session=True) as running:
+        while not log.exists():
+            assert running.poll() is None
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGKILL)
+    for command, code in ((("mmfuse", "sync"), 2), (SNAKEMAKE, 1)):
+        said = call(folder, *command, good=(code,))
+        assert "locked" in said
+        assert "--unlock" in said
+    call(folder, "snakemake", "--unlock")
+    said = call(folder, "mmfuse", "sync", good=(2,))
+    assert "Neither engine is up to date" in said
+    assert "a stopped run of Snakemake has left incomplete: data/prepared/vifb/" in said
+    scores = []
+    for engine in (SNAKEMAKE, DVC):
+        other = folder.with_name(f"killed-{engine[0]}")
+        shutil.copytree(folder, other, symlinks=True)
+        call(other, *engine)
+        call(other, "mmfuse", "sync")
+        assert plans_nothing(other)
+        assert run(other, DVC)[0] == set()
+        assert not [path for path in (other / ".snakemake/incomplete").rglob("*") if path.is_file()]
+        scores.append((other / "reports/scores/vifb/average.base.s0.csv").read_bytes())
+    assert scores[0] == scores[1]
