@@ -121,3 +121,20 @@ def test_wrong_entries_are_refused(project, parameters, change, message):
     (project / "params.yaml").write_text(yaml.safe_dump(parameters))
     with pytest.raises(UserError, match=message):
         load_parameters(project / "params.yaml")
+
+
+@pytest.mark.parametrize("name", ["{x}", "{dataset}", "{{x}}", "${item}", "{}", "{0}", "a{b,[0-9]+}c", "[1]*?", "%s"])
+def test_names_in_which_an_engine_would_fill_in_values_are_below_the_folder_that_it_reads(
+    parameters, tmp_path, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    key = {"dataset": "synthetic_road", "method": "theirs", "variant": "external", "seed": "0"}
+    write_image(tmp_path / f"data/external/theirs/synthetic_road/{name}.png", np.zeros((3, 3), np.uint8))
+    assert FUSE.files(parameters, key)["external"] == ["data/external/theirs/synthetic_road"]
+    assert list(FUSE.checksums(parameters, key)) == ["data/external/theirs/synthetic_road"]
+
+
+def test_given_weights_with_braces_are_refused(parameters):
+    parameters["methods"]["mma_unet"]["variants"] = {"given": {"weights": "weights/{x}.safetensors"}}
+    with pytest.raises(UserError, match="without braces"):
+        FUSE.files(parameters, {"dataset": "synthetic_road", "method": "mma_unet", "variant": "given", "seed": "0"})

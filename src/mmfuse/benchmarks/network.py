@@ -88,7 +88,7 @@ def run(case: Case) -> dict[str, Any]:
     Raises:
         UserError: the method cannot be built with these options, or has nothing to train.
     """
-    _set_up(case)
+    set_up(case)
     ways = _both(case)
     peaks = {way: _peak_in_own_process(case, way) for way in WAYS}
     images = _images(case)
@@ -132,7 +132,8 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {name:<20} direct {result['stages']['direct'][name]:8.3f} s, ours {ours:8.3f} s"
 
 
-def _set_up(case: Case) -> None:
+def set_up(case: Case) -> None:
+    """Apply the settings of a case to this process."""
     torch.set_num_threads(case.threads)
     torch.backends.cudnn.benchmark = True
     set_limits(workspace=case.workspace, spectra=case.spectra)
@@ -308,7 +309,7 @@ def _peak_in_own_process(case: Case, way: str) -> float:
 
 def _peak(case: Case, way: str) -> float:
     """Repeat the measured work until the memory no longer grows, and return the process's peak memory in MiB."""
-    _set_up(case)
+    set_up(case)
     method = _build(case).eval()
     network = plain(method) if way == "direct" else _ours(case, method)
     del method

@@ -124,8 +124,9 @@ def _environment(run: Run) -> dict[str, str]:
     for record in run.records.values():
         for name, version in record["versions"].items():
             found.setdefault(name, set()).add(str(version))
-        for name in ("processor", "device"):
-            found.setdefault(name, set()).add(str(record["machine"][name]))
+        for name in ("processor", "device", "capability", "threads"):
+            if record["machine"].get(name) is not None:
+                found.setdefault(name, set()).add(str(record["machine"][name]))
     return {name: ", ".join(sorted(values)) for name, values in found.items()}
 
 

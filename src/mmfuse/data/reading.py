@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from mmfuse.data.catalog import Dataset
 from mmfuse.data.colours import Colours
@@ -20,6 +19,7 @@ from mmfuse.data.packs import Sample
 from mmfuse.data.pairs import check_equal_sizes
 from mmfuse.errors import UserError
 from mmfuse.files.writing import check_file_name
+from mmfuse.progress import progress
 
 SIDES = ("a", "b")
 _GREY = {"grey", "grey_as_colour"}
@@ -173,7 +173,7 @@ def read_pairs(
     grey = {side: dataset.roles[side] for side in SIDES if dataset.colour[side] in _GREY}
     colours = Colours(grey)
     with FilmReader() as films:
-        for files in tqdm(pairs, desc=f"{dataset.name} {what}", mininterval=2, disable=None):
+        for files in progress(pairs, f"{dataset.name} {what}", unit="pairs"):
             try:
                 sample = read_pair(dataset, files, films, colours)
             except UserError as error:
