@@ -59,7 +59,7 @@ def run(dataset: Dataset, *, raw: Path, out: Path, splits: Collection[str], skip
                 f"Labelled pairs of {dataset.name} cannot be used.",
                 expected=f"pairs in {', '.join(splits)}, with both images, readable and of one size",
                 found=first_of(problems) or "no pair",
-                fix=f"replace them in data/manual/{dataset.name}; or in the mirror or at their source, and delete {raw}; or "
+                fix=f"replace them in data/manual/{dataset.name}, or at their source and delete {raw}; or "
                 "set prepare.skip_broken to true to leave them out",
             )
     write_text(out.with_suffix(".csv"), pd.DataFrame(rows).to_csv(index=False))

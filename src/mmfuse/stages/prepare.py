@@ -87,7 +87,7 @@ def run(
                 f"{len(problems)} pairs of {dataset.name} cannot be used.",
                 expected="both images of each pair, readable and of one size",
                 found=first_of(problems),
-                fix=f"replace them in data/manual/{dataset.name}; or in the mirror or at their source, and delete {raw}; or "
+                fix=f"replace them in data/manual/{dataset.name}, or at their source and delete {raw}; or "
                 "set prepare.skip_broken to true to leave them out (pairs.csv lists them)",
             )
     counts = Counter(row["split"] for row in rows)
