@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -14,10 +15,16 @@ from mmfuse.data.images import write_image
 from mmfuse.errors import UserError
 from mmfuse.files import remembered
 from mmfuse.files.writing import checksum, write_text
-from mmfuse.pipeline import jobs
+from mmfuse.pipeline import jobs as pipeline
 from mmfuse.stages import download
+from mmfuse.study.integrity import check_outputs, removed_outputs
 from mmfuse.study.parameters import load_parameters
-from mmfuse.study.stages import ANALYSE, DOWNLOAD, FUSE
+from mmfuse.study.plan import check_external
+from mmfuse.study.stages import ANALYSE, DOWNLOAD, FUSE, jobs_of
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "workflow/scripts"))
+import sync
+from jobs import manual_checksums
 
 KEY = {"dataset": "vifb"}
 PLACE = Path("data/manual/vifb")
@@ -216,9 +223,76 @@ def test_the_record_of_a_download_has_the_checksum_of_the_files_by_hand(study):
     entry["datasets"]["vifb"]["manifest"] = None
     Path("data/catalog.yaml").write_text(yaml.safe_dump(entry))
     Path("params.yaml").write_text(yaml.safe_dump(study))
-    jobs.run(DOWNLOAD, KEY, Path("params.yaml"), download.work)
+    pipeline.run(DOWNLOAD, KEY, Path("params.yaml"), download.work)
     record = json.loads(Path("data/raw/vifb.run.json").read_text())
     assert record["inputs"]["data/manual/vifb"] == checksum(PLACE)
+
+
+# ------------------------------------------------------------------------------------------------- dvc.yaml, clones
+
+
+@pytest.mark.parametrize("removed", ["data/manual", "data/external", "data/external/u2/vifb", "data/manual/vifb/IR"])
+def test_dvc_yaml_is_the_same_in_a_clone_without_these_files(study, removed):
+    Path("params.yaml").write_text(yaml.safe_dump(study))
+    root = Path.cwd()
+    text = sync.dvc_yaml(sync.declared_jobs(root))
+    stages = yaml.safe_load(text)["stages"]
+    assert "data/manual" in stages["code"]["deps"]
+    assert ".mmfuse/manual/vifb.txt" in stages["code"]["outs"]
+    assert ".mmfuse/manual/vifb.txt" in stages["download-vifb"]["deps"]
+    assert not any("manual" in name for name in stages["download-synthetic_road"]["deps"])
+    assert "data/external/u2/vifb" in stages["fuse-vifb-u2-external-0"]["deps"]
+    shutil.rmtree(removed)
+    assert sync.dvc_yaml(sync.declared_jobs(root)) == text
+
+
+def test_the_file_for_dvc_has_the_checksum_of_what_is_in_place(study):
+    Path("params.yaml").write_text(yaml.safe_dump(study))
+    assert manual_checksums(Path.cwd()) == {".mmfuse/manual/vifb.txt": f"{checksum(PLACE)}  {PLACE}\n"}
+    shutil.rmtree(PLACE)
+    assert manual_checksums(Path.cwd()) == {".mmfuse/manual/vifb.txt": ""}
+
+
+@pytest.mark.parametrize("removed", [["u2"], ["u3"], ["u2", "u3"]])
+@pytest.mark.parametrize("empty", [False, True])
+def test_sync_names_the_folders_of_images_that_are_missing(study, removed, empty):
+    study["study"]["external"] = {"u2": ["vifb"], "u3": ["vifb"]}
+    folders = {name: Path("data/external") / name / "vifb" for name in ("u2", "u3")}
+    shutil.copytree(folders["u2"], folders["u3"])
+    assert check_external(study, Path.cwd()) == list(folders.values())
+    for name in removed:
+        shutil.rmtree(folders[name])
+        if empty:
+            folders[name].mkdir()
+    with pytest.raises(UserError, match="images that were fused elsewhere and are not here") as caught:
+        check_external(study, Path.cwd())
+    for name, folder in folders.items():
+        assert (str(folder) in str(caught.value)) == (name in removed)
+    Path("params.yaml").write_text(yaml.safe_dump(study))
+    with pytest.raises(UserError, match="images that were fused elsewhere"):
+        sync.sync(Path.cwd())
+    assert not Path("dvc.yaml").exists()
+
+
+def test_removed_outputs_are_named_with_their_records(study):
+    assert removed_outputs(Path.cwd(), study) == []
+    written = []
+    for stage, key in jobs_of(study):
+        write_text(Path(stage.path("record", key)), "{}")
+        written += [(path, stage.path("record", key)) for path in stage.written(key).values()]
+    assert removed_outputs(Path.cwd(), study) == written
+    for path, _ in written:
+        write_text(Path(path) / "x" if stage_makes_folder(path) else Path(path), "x")
+    assert removed_outputs(Path.cwd(), study) == []
+    shutil.rmtree("data/raw/vifb")
+    assert removed_outputs(Path.cwd(), study) == [("data/raw/vifb", "data/raw/vifb.run.json")]
+    with pytest.raises(UserError, match=r"data/raw/vifb is missing; its record is data/raw/vifb\.run\.json") as caught:
+        check_outputs(Path.cwd(), study)
+    assert "delete its record, too" in str(caught.value)
+
+
+def stage_makes_folder(path: str) -> bool:
+    return not Path(path).suffix.removeprefix(".").isalpha()
 
 
 # ------------------------------------------------------------------------------------------------------- the mirror
