@@ -158,6 +158,6 @@ def test_the_real_datasets_give_no_false_alarm():
         print(f"{name}: {count} pairs, {wrong} false alarms, {found}, grey images up to {both.most:.2f}")
         assert wrong == 0, name
         assert both.most <= 0.6 * COLOURED
-        assert both.grey != ["a"] or len(both.exchanged.exchanged) > 0.6 * count
+        assert both.grey != ["a"] or len(both.exchanged.exchanged) > 0.5 * count
         pairs += count
     assert pairs > 1000
