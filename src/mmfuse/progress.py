@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -36,7 +37,9 @@ def progress(
     """
     options |= {"desc": what, "total": total}
     if sys.stderr.isatty():
-        return tqdm(items, unit=f" {unit}", delay=0 if always else 1, dynamic_ncols=True, **options)
+        width, height = shutil.get_terminal_size()  # some terminals have no size, for which tqdm would show nothing
+        options |= {"ncols": width - 1, "nrows": height}
+        return tqdm(items, unit=f" {unit}", delay=0 if always else 1, **options)
     return _Lines(items, unit=f" {unit}" if unit else "", always=always, **options)
 
 
