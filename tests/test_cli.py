@@ -424,6 +424,7 @@ def test_the_stages_from_training_to_scores(mmfuse, prepared):
     assert (measured["height"], measured["width"]) == (48, 64)
     assert measured["multiply_adds"] > 48 * 64 * 100
     assert measured["peak_mib"] > 10
+    assert measured["precision"] == "fp32"
     scores = "reports/scores/synthetic_road/mma_unet.base.s0"
     code, _, err = mmfuse("stage", "evaluate", "--dataset", "synthetic_road", *SYSTEM)
     assert code == 0, err

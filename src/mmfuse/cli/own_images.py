@@ -38,6 +38,8 @@ def fuse_folders(
     method: str | None = None,
     task: str | None = None,
     allow_missing: bool = False,
+    backend: str = "torch",
+    precision: str = "fp32",
 ) -> None:
     """Fuse the pairs of two folders (or two files) into OUT/NAME.png.
 
@@ -49,13 +51,15 @@ def fuse_folders(
         method: A training-free method instead of weights. Without both, the task's default weights are used.
         task: `ivif` or `mif`; determined from the images if needed and not given.
         allow_missing: Leave out images that lack a counterpart.
+        backend: One of `inference.backends.BACKENDS`.
+        precision: fp32, bf16 or auto; see `inference.backends.prepared`.
 
     Raises:
-        UserError: images are missing, damaged or of unequal size, the weights cannot be used, the task is not clear, or
-            a source would be overwritten.
+        UserError: images are missing, damaged or of unequal size, the weights cannot be used, the task is not clear, a
+            source would be overwritten, or the backend cannot be used.
     """
     from mmfuse.fastconv.workspace import keep_freed_memory
-    from mmfuse.inference.fast_copy import for_inference
+    from mmfuse.inference.backends import prepared
     from mmfuse.inference.fusing import best_device, fuse_pair
 
     _check_choice(weights, method, task)
@@ -66,9 +70,11 @@ def fuse_folders(
     _check_not_overwritten(pairs, out)
     device = best_device()
     keep_freed_memory()
-    net = for_inference(net.to(device))
+    fuse, record = prepared(net.to(device), device, backend=backend, precision=precision)
+    if precision == "auto":
+        print(f"precision: {record['precision']}", file=sys.stderr)
     for name, first, second in progress(_read(pairs), "fuse", total=len(pairs), unit="pairs"):
-        write_image(out / f"{name}.png", fuse_pair(net, first, second, device))
+        write_image(out / f"{name}.png", fuse_pair(fuse, first, second, device))
     print(f"{len(pairs)} fused images in {out}")
 
 

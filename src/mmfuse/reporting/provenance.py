@@ -137,7 +137,10 @@ def section(run: RecordedJob, made: Mapping[str, tuple[str, str]]) -> dict[str, 
         "outputs_left": max(0, len(outputs) - _SHOWN),
         "mlflow": record.get("mlflow"),
         "tracked": page_of(run),
-        "measured": ", ".join(f"{name} {value:g}" for name, value in (record.get("measured") or {}).items()),
+        "measured": ", ".join(
+            f"{name} {value if isinstance(value, str) else format(value, 'g')}"
+            for name, value in (record.get("measured") or {}).items()
+        ),
     }
 
 
