@@ -185,13 +185,13 @@ def test_sync(shown, monkeypatch, status):
 
 
 def test_steps_have_names_and_end_complete(clock, capsys):
-    with module.steps("sync", 3) as begin:
+    with module.steps("sync", 2) as begin:
         for name in ("dvc status", "dvc commit"):
             begin(name)
             clock.now += 60
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "sync, dvc status: 1 of 3 steps, 01:00 passed, 02:00 left"
-    assert lines[-1] == "sync, dvc commit: 3 of 3 steps, 02:00 passed, 00:00 left"
+    assert lines[0] == "sync, dvc status: 1 of 2 steps, 01:00 passed, 01:00 left"
+    assert lines[-1] == "sync, dvc commit: 2 of 2 steps, 02:00 passed, 00:00 left"
 
 
 def test_leaderboard(shown):

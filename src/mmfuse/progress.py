@@ -45,8 +45,11 @@ def progress(
 
 @contextmanager
 def steps(what: str, count: int) -> Iterator[Callable[[str], None]]:
-    """Show how many of a number of steps are done; yields a function to call with the name of each step that begins."""
-    with progress(what=what, total=count, unit="steps") as bar:
+    """Show how many of a number of steps are done; yields a function to call with the name of each step that begins.
+
+    `count` is the largest number of steps; there may be fewer.
+    """
+    with progress(what=what, total=count, unit="steps", leave=False) as bar:
         begun: list[str] = []
 
         def begin(name: str) -> None:
@@ -56,7 +59,7 @@ def steps(what: str, count: int) -> Iterator[Callable[[str], None]]:
             bar.set_description_str(f"{what}, {name}", refresh=sys.stderr.isatty())
 
         yield begin
-        bar.update(count - bar.n)
+        bar.update()
 
 
 class _Lines(tqdm):
