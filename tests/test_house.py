@@ -214,3 +214,11 @@ def test_a_project_is_not_served_by_the_code_of_another(tmp_path, monkeypatch):
     work = pytest.fail  # the job must not begin
     with pytest.raises(UserError, match="is not the code of this project"):
         jobs.run(STAGES["download"], {"dataset": "synthetic_road"}, Path("params.yaml"), work)
+
+
+@pytest.mark.parametrize(
+    "path", ["report.html", "report.zip", "report/report.html", "dvc_plots/index.html", "logs/report.log", "mlflow.db"]
+)
+def test_git_ignores_what_commands_leave(path):
+    ignored = subprocess.run(["git", "check-ignore", "--quiet", "--no-index", path], cwd=ROOT, check=False)
+    assert ignored.returncode == 0
