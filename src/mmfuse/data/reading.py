@@ -24,6 +24,7 @@ from mmfuse.progress import progress
 SIDES = ("a", "b")
 _GREY = {"grey", "grey_as_colour"}
 _SHOWN = 10  # problems in one message
+_LARGEST = 1e9  # far beyond any pixel
 
 
 @dataclass(frozen=True)
@@ -267,15 +268,29 @@ def _yolo(path: Path) -> Iterator[tuple[float, ...]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.strip():
             kind, *sides = line.split()
-            x, y, width, height = (float(value) for value in sides)
-            yield float(int(kind)), x, y, width, height
+            x, y, width, height = map(_number, sides)
+            yield _class(kind), x, y, width, height
+
+
+def _number(text: str) -> float:
+    """Return a finite number in plain digits: Python also takes 1_0 and the digits of other scripts."""
+    if not re.fullmatch(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?", text) or abs(float(text)) > _LARGEST:
+        raise ValueError(f"{text!r} is not a number of a label")
+    return float(text)
+
+
+def _class(text: str) -> float:
+    """Return a class id, which a pack keeps in single precision."""
+    if not re.fullmatch("[-+]?[0-9]{1,7}", text):
+        raise ValueError(f"{text!r} is not a class id")
+    return float(text)
 
 
 def _voc(path: Path, classes: Mapping[int, str], shape: tuple[int, ...]) -> Iterator[tuple[float, ...]]:
     ids = {name.lower(): number for number, name in classes.items()}
     for item in ET.fromstring(path.read_text(encoding="utf-8")).iter("object"):  # noqa: S314 - expat limits expansion
         box = item.find("bndbox")
-        left, top, right, bottom = (float(box.findtext(k)) for k in ("xmin", "ymin", "xmax", "ymax"))  # type: ignore[union-attr, arg-type]
+        left, top, right, bottom = (_number(box.findtext(k).strip()) for k in ("xmin", "ymin", "xmax", "ymax"))  # type: ignore[union-attr]
         height, width = shape
         yield (
             float(ids[item.findtext("name", "").lower()]),

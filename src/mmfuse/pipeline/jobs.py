@@ -25,7 +25,8 @@ from numpy.lib.introspect import opt_func_info
 
 from mmfuse.data import catalog
 from mmfuse.errors import UserError
-from mmfuse.files.writing import checksum, remove_leftovers, write_json
+from mmfuse.files.records import write_record
+from mmfuse.files.writing import checksum, remove_leftovers
 from mmfuse.pipeline.lineage import parents
 from mmfuse.pipeline.revision import revision_of
 from mmfuse.study.code_lists import check_running_code
@@ -243,7 +244,7 @@ def execute(job: Job, work: Callable[[Running], None]) -> None:
             "mlflow": tracker.record(),
             **({"measured": running.measured} if running.measured else {}),
         }
-        write_json(job.record, record)
+        write_record(job.record, record)
         tracker.log_file(job.record)
 
 

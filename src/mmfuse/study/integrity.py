@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfuse.errors import UserError
-from mmfuse.files.reading import read_json
+from mmfuse.files.records import read_record
 from mmfuse.files.writing import checksum
 from mmfuse.progress import progress
 from mmfuse.study.parameters import pick_all
@@ -64,7 +64,7 @@ def check_made(root: Path, checksums: Mapping[str, str]) -> None:
         made = maker_of(path)
         record = root / made[0].path("record", made[1]) if made else None
         if record is not None and record.is_file():
-            outputs = read_json(record, fix=_AGAIN).get("outputs") or {}
+            outputs = read_record(record, fix=_AGAIN)["outputs"]
             if outputs.get(path) != digest:
                 wrong.append(
                     f"{path} ({record.relative_to(root)} has {str(outputs.get(path))[:12]}, not {digest[:12]})"
@@ -138,14 +138,14 @@ def _other_records(root: Path, parameters: Parameters) -> Iterator[str]:
         if not path.is_file():
             yield f"{path.relative_to(root)} is missing"
             continue
-        record = read_json(path, fix=_AGAIN)
+        record = read_record(path, fix=_AGAIN)
         watched = json.loads(json.dumps(pick_all(parameters, stage.watched(parameters, key), files)))
-        other = _differing(record.get("parameters") or {}, watched)
+        other = _differing(record["parameters"], watched)
         if other:
             yield f"{path.relative_to(root)}: other values of {', '.join(other)}"
         sources = [name for name in stage.code(key) if (root / name).is_file()]
         code |= {name: checksum(root / name) for name in sources if name not in code}
-        recorded = {n: digest for n, digest in (record.get("inputs") or {}).items() if n.startswith("src/mmfuse/")}
+        recorded = {n: digest for n, digest in record["inputs"].items() if n.startswith("src/mmfuse/")}
         other = _differing({n: recorded[n] for n in recorded if n in code}, {n: code[n] for n in sources})
         if other:
             yield f"{path.relative_to(root)}: another version of {', '.join(other)}"

@@ -229,6 +229,11 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
         stream.write(content.getbuffer())
 
 
+def is_whole(content: bytes) -> bool:
+    """Whether the content of a training state is what was written."""
+    return hashlib.sha256(content[_DIGEST:]).digest() == content[:_DIGEST]
+
+
 def load_state(path: Path) -> dict[str, Any] | None:
     """Read a training state; return None if the training must restart from its beginning.
 
@@ -241,7 +246,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     content = path.read_bytes()
-    if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+    if not is_whole(content):
         return None
     try:
         state = torch.load(io.BytesIO(content[_DIGEST:]), map_location="cpu", weights_only=True)
