@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -358,6 +359,36 @@ def test_history_rows(train):
     for row in outcome.history:
         assert row["train/total"] == pytest.approx(row["train/mse"])
     assert outcome.history[0]["lr"] == pytest.approx(learning_rate(1, 6, BLOCK))
+
+
+def test_a_file_gets_plain_lines_with_the_losses(train, capsys):
+    train()
+    said = capsys.readouterr().err
+    assert "\r" not in said
+    assert re.fullmatch(r"vi_unet: 6 of 6 steps, loss=\d\S*, validation=\d\S*, 00:\d\d passed, 00:00 left\n", said), (
+        said
+    )
+
+
+def test_a_terminal_shows_step_losses_and_remaining_time(train, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    train()
+    assert re.search(
+        r"\rvi_unet: 100%\|.*\| 6/6 \[00:\d\d<00:00,.*, loss=\d\S*, validation=\d\S*\]", capsys.readouterr().err
+    )
+
+
+def test_a_slurm_that_is_not_used_is_no_reason_to_warn(tmp_path, monkeypatch, recwarn):
+    (tmp_path / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name in [name for name in os.environ if name.startswith("SLURM")]:
+        monkeypatch.delenv(name)
+    from lightning_fabric import Fabric
+
+    Fabric(accelerator="cpu", devices=1)
+    assert "srun" in str(recwarn.pop().message), "it would"
+    make_fabric(LOOP)
+    assert not [str(warning.message) for warning in recwarn]
 
 
 def test_the_weights_with_the_smallest_validation_loss_are_kept(train, monkeypatch):

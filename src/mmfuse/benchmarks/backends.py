@@ -32,6 +32,7 @@ from mmfuse.inference import backends
 from mmfuse.inference.fusing import best_device
 from mmfuse.inference.half_precision import Fuse, agreement, noise_pair
 from mmfuse.methods.base import FusionMethod
+from mmfuse.progress import progress
 from mmfuse.training.checkpoints import build, load_method
 from mmfuse.training.seeding import seed_everything
 from mmfuse.weights import shipped
@@ -137,7 +138,7 @@ def run(case: Case, names: Sequence[str], *, limit: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         exact = Path(folder, f"{_EXACT}.pt")
         _in_own_process(case, _EXACT, exact, limit=3600)
-        for name in names:
+        for name in progress(names, "measure", unit="backends"):
             try:
                 result = _in_own_process(case, name, Path(folder, f"{name}.pt"), limit=limit)
             except UserError as error:

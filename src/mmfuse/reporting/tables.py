@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mmfuse.files.writing import csv_text
+from mmfuse.files.writing import sheet_text
+from mmfuse.metrics import descriptions
 from mmfuse.reporting import latex
 from mmfuse.reporting.latex import Head as LatexHead
 from mmfuse.reporting.ranking import Ranking, Standing, ranking, stand
@@ -196,7 +197,7 @@ def as_csv(groups: Sequence[Group], table: Table) -> str:
             series = [item.values[columns.index(s.column)] for s in table.standings]
             numbers = [n for one in series for n in (average(one), spread(one), *[math.nan] * 4)]
             lines.append([*start, item.system.seed, item.values.shape[1], *digits(numbers), "", ""])
-    return csv_text(lines)
+    return sheet_text(lines)
 
 
 def pairs_as_csv(groups: Sequence[Group], table: Table) -> str:
@@ -210,7 +211,7 @@ def pairs_as_csv(groups: Sequence[Group], table: Table) -> str:
             better = {1: groups[i].label, -1: groups[j].label, 0: ""}[int(standing.better[i, j])]
             pair = [groups[i].label, groups[j].label, int(both.sum()), *digits([standing.p[i, j]]), better]
             lines.append([column.name, column.convention, column.definition, *pair])
-    return csv_text(lines)
+    return sheet_text(lines)
 
 
 def as_latex(dataset: str, images: int, table: Table) -> str:
@@ -275,8 +276,6 @@ class Meaning:
 
 def legend(columns: Sequence[Column]) -> list[Meaning]:
     """Return the definitions of the plain names, in the order of the names, with descriptions for our own metrics."""
-    from mmfuse.metrics import definitions  # late: it needs torch
-
     alike: dict[tuple[str, str], list[Column]] = {}
     for name in dict.fromkeys(c.plain for c in columns):
         for column in columns:
@@ -284,8 +283,6 @@ def legend(columns: Sequence[Column]) -> list[Meaning]:
                 alike.setdefault((name, column.definition), []).append(column)
     found = []
     for (name, definition), same in alike.items():
-        metric = definitions().get(definition)
-        words = (metric.function.__doc__ or "").partition("\n")[0] if metric else "a definition outside mmfuse"
-        used_by = metric.card.used_by if metric else ""
+        words, used_by = descriptions().get(definition, ("a definition outside mmfuse", ""))
         found.append(Meaning(name, same[0].better, tuple(c.convention for c in same), definition, words, used_by))
     return found

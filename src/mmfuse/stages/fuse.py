@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from mmfuse.data.images import image_files, read_image, write_image
 from mmfuse.data.packs import Pack
@@ -24,6 +23,7 @@ from mmfuse.inference.fusing import best_device, fuse_pair, strip
 from mmfuse.methods.base import FusionMethod
 from mmfuse.nn.counting import multiply_adds
 from mmfuse.pipeline.jobs import Running, Work
+from mmfuse.progress import progress
 from mmfuse.study.plan import external_images
 from mmfuse.study.settings import network_options, settings_of
 from mmfuse.training.checkpoints import build, load_method
@@ -89,7 +89,7 @@ def run(
     pack, seconds = Pack(test), []
     shown = _shown(pack, pictures)
     with whole_folder(out) as folder:
-        for number, sample in enumerate(tqdm(pack, desc=out.name, mininterval=2, disable=None)):
+        for number, sample in enumerate(progress(pack, f"fuse {out.name}", unit="pairs")):
             begin = time.perf_counter()
             fused = fuse_pair(fuse, sample["a"], sample["b"], device)
             seconds.append(time.perf_counter() - begin)
