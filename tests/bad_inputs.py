@@ -223,6 +223,17 @@ def fusing(folder: Path, *, a: str = "a", b: str = "b", weights: str | None = No
     )
 
 
+def pages(count: int) -> bytes:
+    """Return a TIFF file of many pages of one grey pixel."""
+    fields = {256: 1, 257: 1, 258: 8, 259: 1, 262: 1, 273: 8, 278: 1, 279: 1}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields.items())
+    size = 2 + len(entries) + 4
+    starts = [12 + size * number for number in range(count)]
+    page = struct.pack("<H", len(fields)) + entries
+    every = b"".join(page + struct.pack("<I", following) for following in [*starts[1:], 0])
+    return b"II*\0" + struct.pack("<I", 12) + b"\x80\0\0\0" + every
+
+
 def images() -> Iterator[Bad]:
     grey, colour = Image.fromarray(pixels()), Image.fromarray(pixels(channels=3))
     damaged, kind = "Damaged or unreadable image: .*bad", "Cannot use the image .*bad"
@@ -248,8 +259,9 @@ def images() -> Iterator[Bad]:
     for mode in ("LAB", "YCbCr"):
         yield Bad(f"tif in {mode}", pair("bad.tif", saved(colour.convert(mode), "TIFF")), f"{kind}(.|\n)*{mode}")
     more = {"save_all": True, "append_images": [Image.fromarray(255 - pixels())]}
-    yield Bad("animation", pair("bad.png", saved(grey, "PNG", **more)), f"{kind}(.|\n)*2 images in one file")
-    yield Bad("pages", pair("bad.tiff", saved(grey, "TIFF", **more)), f"{kind}(.|\n)*2 images in one file")
+    yield Bad("animation", pair("bad.png", saved(grey, "PNG", **more)), f"{kind}(.|\n)*several images in one file")
+    yield Bad("pages", pair("bad.tiff", saved(grey, "TIFF", **more)), f"{kind}(.|\n)*several images in one file")
+    yield Bad("many pages", pair("bad.tiff", pages(65_000)), f"{kind}(.|\n)*several images in one file")
     yield Bad("huge png", pair("bad.png", png_bytes(60000, 60000, data=b"")), r"bad\.png is too large(.|\n)*pixels")
     huge = bytearray(saved(grey, "BMP"))
     huge[18:26] = struct.pack("<ii", 50000, 50000)

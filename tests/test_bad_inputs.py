@@ -8,6 +8,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ import bad_inputs
 import bad_texts
 import test_report
 from bad_inputs import pixels, saved
-from mmfuse.cli.own_images import evaluate_folders, fuse_folders
+from mmfuse.cli.evaluating import evaluate_folders
+from mmfuse.cli.own_images import fuse_folders
 from mmfuse.data.archives import extract
 from mmfuse.data.catalog import load_catalog
 from mmfuse.data.images import read_image, write_image
@@ -109,6 +111,21 @@ def test_odd_images_are_read_as_documented(tmp_path, name, content, expected):
     found = read_image(tmp_path / name)
     assert found.shape == expected.shape
     assert np.array_equal(found, expected)
+
+
+def test_many_pages_are_refused_without_counting_them(tmp_path):
+    times = []
+    for number, count in enumerate((1, 2, 65_000)):
+        path = tmp_path / f"{number}.tif"
+        path.write_bytes(bad_inputs.pages(count))
+        start = time.process_time()
+        if count == 1:
+            assert read_image(path).tolist() == [[128]]
+        else:
+            with pytest.raises(UserError, match="several images in one file"):
+                read_image(path)
+        times.append(time.process_time() - start)
+    assert times[2] < 2, "counting takes a minute"
 
 
 def signed(content, path, **options):

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from mmfuse.data import downloads
 from mmfuse.data.archives import Limits, extract
 from mmfuse.data.catalog import Dataset, Source, load_catalog
 from mmfuse.data.downloads import clone, download
@@ -531,6 +532,35 @@ def test_a_hostile_archive_leaves_nothing(entry, tmp_path, server):
         take(dataclasses.replace(entry, sources=(source("https", server.url("/set.zip")),)), tmp_path)
     assert not files_below(tmp_path / "raw")
     assert not list(tmp_path.rglob("evil*"))
+
+
+def test_what_a_broken_download_left_is_resumed_or_removed(entry, tmp_path, server, monkeypatch):
+    """Partial files of this source are resumed; those of an earlier address, and what a kill left, are removed."""
+    monkeypatch.setattr(downloads.time, "sleep", lambda _: None)
+    noise = {**FILES, "ir/noise.bin": os.urandom(300_000)}
+    server.files["/set.zip"] = pack(tmp_path / "set.zip", noise).read_bytes()
+    at = dataclasses.replace(entry, manifest=None, sources=(source("https", server.url("/set.zip")),))
+    room = tmp_path / "raw/.downloads"
+    server.cut = [100_000, 1, 1, 1]
+    with pytest.raises(UserError, match="Cannot download"):
+        take(at, tmp_path)
+    (kept,) = [path for path in (room / "tiny").iterdir() if path.suffix == ".zip"]
+    size = kept.stat().st_size
+    lay(room, {"tiny/tmpabc/files/half.png": b"x", "tiny/0123456789ab-old.zip": b"x", "tiny/.x.json.0a.part": b"x"})
+    lay(room, {"another/0123456789ab-other.zip": b"x"})
+    server.asked.clear()
+    assert content(take(at, tmp_path)) == noise
+    assert server.asked == [("/set.zip", f"bytes={size}-")]
+    assert not kept.exists()
+    assert [path.relative_to(room).as_posix() for path in files_below(room)] == ["another/0123456789ab-other.zip"]
+
+
+@pytest.mark.parametrize(("tag", "cut"), [(None, 100_000), ('"one"', 0)])
+def test_what_cannot_be_resumed_is_not_kept(server, tmp_path, tag, cut):
+    server.files["/set.bin"], server.tag, server.cut = DATA, tag, [cut]
+    with pytest.raises(UserError, match="Cannot download"):
+        download(server.url("/set.bin"), tmp_path, attempts=1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_plain_file_from_https(entry, tmp_path, server):

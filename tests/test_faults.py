@@ -122,6 +122,23 @@ def test_too_little_memory_is_said_in_one_message(tmp_path):
     assert not list(tmp_path.glob("out/.*"))
 
 
+@pytest.mark.parametrize("megabytes", [30, 60, 90, 250, 1000, 3000])
+@pytest.mark.parametrize("words", [("fuse", "a", "b", "out", "--method", "laplacian"), ("list", "methods")])
+def test_too_little_address_space_is_said_in_one_message(tmp_path, megabytes, words):
+    """Under `ulimit -v`: it is missing where libraries are loaded, in any of them, or the command succeeds."""
+    for side in ("a", "b"):
+        write_image(tmp_path / side / "1.png", np.zeros((40, 40), np.uint8))
+    limit = ("prlimit", f"--as={megabytes << 20}", sys.executable, "-m", "mmfuse", *words)
+    run = subprocess.run(
+        limit, cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert "Traceback" not in run.stderr
+    if run.returncode:
+        assert run.returncode in {1, 2}
+        assert "There is not enough memory" in run.stderr or "Memory allocation still failed" in run.stderr
+        assert not list(tmp_path.rglob("out/*"))
+
+
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried"), OSError(errno.ENOMEM, "Cannot allocate memory")]
 )
@@ -170,6 +187,48 @@ def test_a_full_disk_is_one_message_and_the_old_file_stays(disk, kind):
     assert "free some space" in str(caught.value)
     assert path.read_text() == "old"
     assert [file.name for file in disk.iterdir()] == [path.name]
+
+
+LIMITED = """
+import resource, signal, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from mmfuse.errors import UserError
+from test_faults import WRITERS
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+for kind in sys.argv[3:]:
+    try:
+        WRITERS[kind](Path(sys.argv[2]) / "x.png")
+    except UserError as error:
+        print(str(error).replace("\\n", " "))
+"""
+
+
+def test_a_limit_on_the_size_of_files_is_one_message_and_the_old_file_stays(tmp_path):
+    """Under `ulimit -f`."""
+    (tmp_path / "x.png").write_text("old")
+    command = [sys.executable, "-c", LIMITED, str(Path(__file__).parent), str(tmp_path), *WRITERS]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert len(lines) == len(WRITERS)
+    for line in lines:
+        assert "File too large" in line and str(tmp_path) in line and "ulimit -f" in line
+    assert (tmp_path / "x.png").read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_a_command_under_a_limit_on_the_size_of_files_ends_with_one_message(tmp_path):
+    for side in ("a", "b"):
+        write_image(tmp_path / side / "1.png", NOISE)
+    for words in ((), ("--log", "x.log")):
+        fuse = ("fuse", "a", "b", "out", "--method", "laplacian")
+        limit = ("prlimit", "--fsize=1000", sys.executable, "-m", "mmfuse", *words, *fuse)
+        run = subprocess.run(limit, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert run.returncode == 2, run.stderr
+        assert "File too large" in run.stderr
+        assert run.stderr.count("error:") == 1 and "Traceback" not in run.stderr
+        assert not [path for path in tmp_path.rglob("out/*") if path.name != ".gitignore"]
 
 
 def test_a_folder_on_a_full_disk_is_not_begun(disk):
@@ -425,7 +484,7 @@ def study(template):  # noqa: F811
         demo(template.parent / "demo")
         return template.parent / "demo"
     folder = clone(template, "smallest")
-    write(folder, smallest(yaml.safe_load((ROOT / "params.yaml").read_text())))
+    write(folder, smallest(yaml.safe_load((ROOT / "workflow/configs/demo.yaml").read_text())))
     call(folder, "git", "config", "user.email", "test@example.org")
     call(folder, "git", "config", "user.name", "test")
     call(folder, "mmfuse", "sync", "--write-dvc")

@@ -13,11 +13,14 @@ import pytest
 
 from mmfuse.errors import UserError
 from mmfuse.files import writing
+from mmfuse.files.reading import read_table
 from mmfuse.files.writing import (
     checksum,
+    csv_text,
     files_below,
     read_manifest,
     sha256,
+    sheet_text,
     whole_file,
     whole_folder,
     write_json,
@@ -187,3 +190,21 @@ def test_a_bad_manifest_line_is_named(tmp_path, line):
     write_text(tmp_path / "m.sha256", f"{'1' * 64}  good.txt\n{line}\n")
     with pytest.raises(UserError, match="line 2"):
         read_manifest(tmp_path / "m.sha256")
+
+
+FORMULAS = [
+    "=1+2", "=cmd|' /C calc'!A0", "@SUM(1)", "+1+2", "-1+2", "-rf --help", "\t=1", "\uff1d1+2", "--1", "-0.5.png",
+]  # fmt: skip
+HARMLESS = ["=", "-", "a=b", "", " =1", "'=1", "x,y", 'x"y', "x\ny", "007", "NA", "-0.5", "+2e-3", "-inf"]
+
+
+@pytest.mark.parametrize("write", [csv_text, sheet_text])
+def test_a_table_for_programs_is_exact_and_one_for_people_has_no_formula(tmp_path, write):
+    path = tmp_path / "x.csv"
+    path.write_text(
+        write([["name", "value"], *([cell, -0.1] for cell in FORMULAS + HARMLESS)]), encoding="utf-8", newline=""
+    )
+    rows = read_table(path, ("name", "value"), fix="")
+    shown = [f"'{cell}" for cell in FORMULAS] if write is sheet_text else FORMULAS
+    assert [row["name"] for row in rows] == shown + HARMLESS
+    assert {row["value"] for row in rows} == {"-0.1"}, "negative numbers stay numbers"

@@ -33,7 +33,7 @@ ROOMS = (
 )
 # what may be imported: a module's own floor and the floors below it
 FLOORS = (
-    {"errors"},
+    {"errors", "progress"},
     {"files", "scenes"},
     {"fastconv", "weights", "data"},
     {"nn", "metrics"},

@@ -1,6 +1,8 @@
 """Jobs use the parameters that were planned, whatever happens to params.yaml meanwhile."""
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,43 @@ def test_the_next_run_has_the_new_parameters(project, monkeypatch):
     after = planned.planned_parameters(Path("params.yaml"))
     assert after == load_parameters(project / "params.yaml") != before
     assert len(list((project / planned.FOLDER).iterdir())) == 2, "the first run may still need its own"
+
+
+def test_an_edit_while_the_parameters_are_read_is_planned_as_a_whole(project, monkeypatch):
+    """The parameters that are returned and the copy for the jobs are the same state of the file."""
+    params, read = project / "params.yaml", load_parameters
+    calls = []
+
+    def edited(path):
+        found = read(path)
+        calls.append(path)
+        if len(calls) < 4:
+            change(params, lambda values: values["study"].update(seeds=[len(calls)]))
+        return found
+
+    monkeypatch.setattr(planned, "load_parameters", edited)
+    found = planned.planned_parameters(Path("params.yaml"))
+    assert found["study"]["seeds"] == [3]
+    assert read(Path(os.environ[planned.VARIABLE])) == read(params) == found
+
+
+def test_copies_of_runs_long_ago_are_removed(project, monkeypatch):
+    """Those of the last runs stay, however old they are: an engine may still need them."""
+    folder = project / planned.FOLDER
+    folder.mkdir(parents=True)
+    now, days = time.time(), 86400
+    ages = {"new": 0, "month": 30, "old": 90, "older": 400, ".half.part": 500}
+    for name, age in ages.items():
+        (folder / name).touch()
+        os.utime(folder / name, (now - age * days, now - age * days))
+    planned.planned_parameters(Path("params.yaml"))
+    own = Path(os.environ[planned.VARIABLE]).name
+    assert {path.name for path in folder.iterdir()} == {own, *ages}, "few enough"
+    os.utime(folder / own, (now - 900 * days, now - 900 * days))
+    monkeypatch.setattr(planned, "_LAST", 2)
+    monkeypatch.setenv(planned.VARIABLE, "")
+    planned.planned_parameters(Path("params.yaml"))
+    assert {path.name for path in folder.iterdir()} == {own, "new", "month"}, "the run that begins is the newest"
 
 
 def test_mistakes_are_named_in_the_users_file(project):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from mmfuse.study import plan
 from mmfuse.study.plan import System
 
 ROOT = Path(__file__).parents[1]
+MLFLOW_RUN = "http://127.0.0.1:5000/#/experiments/1/runs/f00d?workflowType=machine_learning"
 NASTY = "<script>alert(1)</script>"
 NAMES = ["p1", "p2", 'odd "<i>&', "p4"]
 METRICS = {"EN": ("en", "higher"), "Nabf": ("nabf", "lower")}
@@ -89,7 +93,7 @@ def _record(path: Path, stage: str, root: Path, inputs: list[Path], outputs: lis
         "dirty": False,
         "seed": 0,
         "machine": {"system": "Linux", "processor": "any", "cores": 2, "device": "cpu"},
-        "mlflow": {"uri": "sqlite:///mlflow.db", "experiment": "tiny", "run_id": "f00d"},
+        "mlflow": {"uri": "sqlite:///mlflow.db", "experiment": "tiny", "run_id": "f00d", "page": MLFLOW_RUN},
     }
     path.write_text(json.dumps(record), encoding="utf-8")
 
@@ -243,7 +247,9 @@ def test_page_loads_nothing_but_what_it_holds(project):
     downloads = [attrs["href"] for tag, attrs in page.tags if tag == "a" and "download" in attrs]
     assert all((project / "out" / href).is_file() for href in downloads)
     others = {h.partition("#")[0] for h in page.all("href") if h not in downloads and not h.startswith(("#", "data:"))}
-    assert others == {"viewer.html"}
+    tracked = {h for h in page.all("href") if h.startswith("http")}
+    assert tracked == {MLFLOW_RUN, MLFLOW_RUN.replace("/f00d", "")}, "of MLflow"
+    assert others - {h.partition("#")[0] for h in tracked} == {"viewer.html"}
 
 
 def test_every_table_and_figure_can_be_downloaded(project):
@@ -301,6 +307,34 @@ def test_equal_inputs_give_equal_bytes_in_every_file(project):
     assert {path.suffix for path in figures} == set(starts)
     assert all(one[path].startswith(starts[path.suffix]) for path in figures)
     assert (project / "one/index.html").read_text().count("data:image/svg+xml") == len(figures) / 3
+
+
+HOSTILE = "savefig.dpi: 37\nlines.linewidth: 9\naxes.facecolor: red\npath.sketch: 1, 100, 2\nbackend: TkAgg\n"
+
+
+@pytest.mark.parametrize("settings", ["", HOSTILE, "no such key: 1\n", "axes.facecolor: nonsense\n"])
+def test_settings_of_the_users_matplotlib_change_no_figure(tmp_path, settings):
+    (tmp_path / "matplotlibrc").write_text(settings)
+    code = """
+import hashlib
+from mmfuse.reporting.style import Album
+album = Album()
+album.draw("x", "y", "t", "w", (3, 2), lambda figure: figure.subplots().plot([1, 3, 2], label="a"))
+print(hashlib.sha256(b"".join(album.files.values())).hexdigest())
+"""
+
+    def drawn(**settings):
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env=os.environ | settings,
+        )
+        return run.stdout
+
+    assert drawn(MATPLOTLIBRC=str(tmp_path), MPLBACKEND="nonsense") == drawn(MATPLOTLIBRC="/nowhere")
 
 
 def _measure(project: Path, method: str, **measured: float) -> None:

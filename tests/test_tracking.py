@@ -11,15 +11,21 @@ import sys
 import time
 from pathlib import Path
 
+import mlflow
+import numpy as np
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from mmfuse.errors import UserError
 from mmfuse.files.writing import checksum, sha256, write_text
+from mmfuse.nn.pair import PairModel
 from mmfuse.pipeline.jobs import Job, Running, execute
 from mmfuse.tracking import STUDY, SYSTEM, Parent, Tracker
-from mmfuse.tracking.reading import fetch_kept
-from mmfuse.tracking.servers import default_uri, shown_uri, without_secrets
+from mmfuse.tracking.models import register
+from mmfuse.tracking.reading import fetch_kept, hours_of, studies
+from mmfuse.tracking.servers import default_uri, page, shown_uri, without_secrets
+from mmfuse.training.checkpoints import build
 
 
 @pytest.fixture
@@ -62,7 +68,7 @@ def test_a_run_holds_tags_parameters_metrics_and_pictures(client, tmp_path, imag
     own = {key: value for key, value in found.data.tags.items() if not key.startswith("mlflow.")}
     assert own == {
         "stage": "train", "method": "average", "seed": "0", "mmfuse.job": "abc",
-        "mmfuse.process": f"{socket.gethostname()}:{os.getpid()}",
+        "mmfuse.process": f"{socket.gethostname()}:{os.getpid()}", "mmfuse.project": own["mmfuse.project"],
     }  # fmt: skip
     history = client.get_metric_history(found.info.run_id, "train/mse")
     assert [(metric.step, metric.value) for metric in history] == [(10, 0.5), (20, 0.25)]
@@ -71,6 +77,49 @@ def test_a_run_holds_tags_parameters_metrics_and_pictures(client, tmp_path, imag
     assert {"x.run.json", "pictures/road 1.png"} <= files
     assert run.record()["run_id"] == found.info.run_id
     assert run.record()["experiment"] == "study"
+
+
+def test_a_studys_page_opens_on_its_runs(client, tmp_path):
+    with tracker(tmp_path) as run:
+        pass
+    found = client.get_experiment_by_name("study")
+    assert found.tags["mlflow.experimentKind"] == "custom_model_development"
+    pages = f"http://127.0.0.1:5000/#/experiments/{found.experiment_id}/runs"
+    assert run.record()["page"] == f"{pages}/{run.run_id}?workflowType=machine_learning"
+    client.set_experiment_tag(found.experiment_id, "mlflow.experimentKind", "of_the_user")
+    with tracker(tmp_path, fingerprint="other"):
+        pass
+    assert client.get_experiment(found.experiment_id).tags["mlflow.experimentKind"] == "of_the_user"
+    assert studies(tmp_path) == [("study", f"{pages}?workflowType=machine_learning")]
+
+
+def test_pages_of_a_server_are_its_own_and_show_no_login(tmp_path, monkeypatch):
+    address = "https://me:secret@host.org/mlflow/"
+    assert page(address, tmp_path, "7") == (
+        "https://host.org/mlflow/#/experiments/7/runs?workflowType=machine_learning"
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
+    assert studies(tmp_path) == []
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_a_registered_model_returns_plain_arrays_and_tensors(database, tmp_path):
+    weights = tmp_path / "fusion.safetensors"
+    weights.write_bytes(b"weights")
+    network = build("mma_unet", {"width": 4})  # with gradients, in training mode
+    pair = np.random.default_rng(0).random((2, 2, 40, 50), dtype=np.float32)
+    with tracker(tmp_path, tags={"stage": "register"}) as run:
+        register(run, PairModel(network), name="best", example=pair[:1], weights=weights, tags={})
+    mlflow.set_tracking_uri(database)
+    general = mlflow.pyfunc.load_model("models:/best@best")
+    fused = general.predict(pair)
+    assert type(fused) is np.ndarray
+    assert (fused.dtype, fused.shape) == (np.float32, (2, 1, 40, 50))
+    tensor = mlflow.pytorch.load_model("models:/best@best")(torch.from_numpy(pair))
+    assert not tensor.requires_grad
+    assert np.array_equal(tensor.numpy(), fused)
+    with pytest.raises(mlflow.MlflowException, match="float32"):
+        general.predict(pair.astype(np.float64))
 
 
 def test_the_same_job_goes_on_in_its_run(client, tmp_path):
@@ -201,9 +250,87 @@ def test_a_changed_parameter_begins_a_new_state_that_says_so_and_an_old_one_is_f
     assert found["study-2 average.base.s0 ivif"].data.params == {"methods.average.loss": "2.5"}
 
 
+def clone(_: Path, other: Path) -> None:
+    other.mkdir()
+
+
+def copy(project: Path, other: Path) -> None:
+    shutil.copytree(project, other)
+
+
+def move(project: Path, other: Path) -> None:
+    shutil.move(project, other)
+
+
+@pytest.mark.parametrize("make", [clone, copy, move])
+def test_projects_that_share_a_database_have_runs_of_their_own(client, tmp_path, make):
+    """The same study, run in another clone or copy, does not replace the first one's results."""
+    project, other = tmp_path / "project", tmp_path / "other"
+    project.mkdir()
+
+    def kept(root, text):
+        with tracker(root, parents=parents()) as run:
+            run.keep_above(STUDY, lambda path: write_text(path, text), "kept.txt")
+        return run.run_id
+
+    first = kept(project, "first")
+    assert kept(project, "first") == first
+    make(project, other)
+    second = kept(other, "second")
+    assert second != first
+    found = by_name(client)
+    assert len(runs(client)) == 6
+    assert found["study-2"].data.tags["changed"] == "nothing, in another folder"
+    for name, text in (("study-1", "first"), ("study-2", "second"), (first, "first"), (second, "second")):
+        (folder := tmp_path / "fetched" / name).mkdir(parents=True)
+        path, _ = fetch_kept(tmp_path, name, study="study", name="kept.txt", folder=folder)
+        assert path.read_text() == text
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize("content", [b"", b"\xff", b"0" * 31, b"0" * 33, b"x' OR '1' = '1"])
+def test_a_damaged_identity_of_the_project_is_replaced(tmp_path, content):
+    (tmp_path / ".mmfuse").mkdir()
+    (tmp_path / ".mmfuse/project").write_bytes(content)
+    ids = []
+    for _ in range(2):
+        with tracker(tmp_path) as run:
+            ids.append(run.run_id)
+    assert ids[0] == ids[1] is not None
+    assert len((tmp_path / ".mmfuse/project").read_text()) == 33
+
+
+@pytest.mark.parametrize("name", [None, "my best"])
+def test_states_are_numbered_in_their_order_whatever_the_clock_says(client, tmp_path, monkeypatch, name):
+    """Nor do names that were changed in MLflow give a number twice."""
+    now = time.time()
+    for number, weight in enumerate((1.0, 2.0, 3.0, 4.0)):
+        monkeypatch.setattr(time, "time", lambda number=number: now - 3600 * number)
+        with tracker(tmp_path, fingerprint=str(number), parents=parents(weight)):
+            pass
+        if name:
+            client.set_tag(by_name(client)[f"study-{number + 1}"].info.run_id, "mlflow.runName", f"{name} {number}")
+    states = sorted((r for r in runs(client) if r.data.tags.get("level") == STUDY), key=lambda r: -r.info.start_time)
+    assert [run.info.run_name for run in states] == [f"{name} {n}" if name else f"study-{n + 1}" for n in range(4)]
+    assert [run.data.tags.get("changed") for run in states[1:]] == [
+        f"methods.average.loss: {float(weight)} -> {float(weight + 1)}" for weight in (1, 2, 3)
+    ]
+
+
+def test_a_job_that_ends_before_it_began_has_no_duration(client, tmp_path):
+    with tracker(tmp_path) as run:
+        pass
+    start = client.get_run(run.run_id).info.start_time
+    client.set_terminated(run.run_id, end_time=start + 3_600_000)
+    assert hours_of(tmp_path, run.run_id) == 1
+    client.set_terminated(run.run_id, end_time=start - 3_600_000)
+    with pytest.raises(UserError, match="clock was set back"):
+        hours_of(tmp_path, run.run_id)
+
+
 @pytest.mark.parametrize("roots", [("project", "project"), ("one", "other")])
 def test_jobs_that_start_at_once_share_database_and_runs_above_them(tmp_path, roots):
-    """Also in copies of the project, such as DVC's experiments, which go afterwards: what is kept lies elsewhere."""
+    """Copies of the project, such as DVC's experiments, go afterwards: what is kept lies elsewhere."""
     code = """
 import sys
 from pathlib import Path
@@ -220,10 +347,10 @@ with tracker(root, fingerprint=sys.argv[3], parents=parents()) as run:
     for root in roots:
         shutil.rmtree(tmp_path / root, ignore_errors=True)
     found = runs(MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"))
-    assert sorted(run.info.run_name for run in found if "mmfuse.group" in run.data.tags) == [
-        "study-1", "study-1 average.base.s0 ivif",
-    ]  # fmt: skip
-    assert len(found) == 4
+    states = [f"study-{number}" for number in range(1, len(set(roots)) + 1)]
+    above = sorted(run.info.run_name for run in found if "mmfuse.group" in run.data.tags)
+    assert above == sorted([*states, *(f"{state} average.base.s0 ivif" for state in states)])
+    assert len(found) == 2 + len(above)
     assert {run.info.status for run in found} == {"FINISHED"}
     assert len(list((tmp_path / "mlruns").rglob("conftest.py"))) == 2
 
@@ -450,6 +577,8 @@ def test_a_record_names_everything_and_stays_as_it_is(job, monkeypatch):
     assert record["commit"] is None
     assert record["versions"]["torch"]
     assert record["mlflow"]["run_id"]
+    assert record["machine"]["threads"] == torch.get_num_threads()
+    assert record["machine"]["capability"].endswith(f", torch {torch.backends.cpu.get_cpu_capability()}")
 
     def measure(running):
         work(running)
@@ -458,6 +587,23 @@ def test_a_record_names_everything_and_stays_as_it_is(job, monkeypatch):
     execute(job(), measure)
     measured = json.loads(Path("out.run.json").read_bytes())
     assert measured == record | {"measured": {"seconds_per_image": 0.25}}
+
+
+CAPABILITY = "import torch; from mmfuse.pipeline.jobs import _machine; print(_machine()['capability'])"
+
+
+@pytest.mark.parametrize(
+    "limit", [{}, {"ATEN_CPU_CAPABILITY": "default"}, {"NPY_DISABLE_CPU_FEATURES": "X86_V4 X86_V3"}]
+)
+def test_a_record_says_which_instructions_computed_a_number(limit):
+    """They change its last digits, and variables restrict them."""
+    run = subprocess.run(
+        [sys.executable, "-c", CAPABILITY], env=os.environ | limit, capture_output=True, text=True, check=True
+    )
+    found = dict(item.split(" ", 1) for item in run.stdout.strip().split(", "))
+    assert found.keys() == {"numpy", "torch"}
+    if limit:
+        assert found["torch"] == "DEFAULT" or found["numpy"].startswith("baseline")
 
 
 def test_the_fingerprint_tells_jobs_apart(job, monkeypatch):

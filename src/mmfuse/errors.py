@@ -6,7 +6,7 @@ Exit codes of the command line: 2 for the user's mistakes (`UserError`), 1 for o
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 _SHOWN = 4000  # characters of a value in a message
 
@@ -44,6 +44,14 @@ def together(what: str, errors: Sequence[UserError]) -> UserError:
         return errors[0]
     every = "\n".join(str(error) for error in errors)
     return UserError(f"{what}: {len(errors)} mistakes.\n{every}", fix="correct each of them")
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that it was raised from: some libraries raise their own errors after the system's."""
+    inner: BaseException | None = error
+    while inner is not None:
+        yield inner
+        inner = inner.__cause__ or inner.__context__
 
 
 def _shortened(value: object) -> str:

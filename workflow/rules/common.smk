@@ -31,7 +31,7 @@ def inputs(name):
 
     def found(wildcards):
         key = dict(wildcards.items())
-        return {**STAGES[name].inputs(STUDY, key), "code": STAGES[name].code(key)}
+        return {**STAGES[name].files(STUDY, key), "code": STAGES[name].code(key)}
 
     return found
 

@@ -44,7 +44,7 @@ def declared_jobs(root: Path) -> list[EngineJob]:
 
 
 def _declared(parameters: Parameters, stage: Stage, key: Key) -> EngineJob:
-    inputs = [path for paths in stage.inputs(parameters, key).values() for path in paths]
+    inputs = [path for paths in stage.files(parameters, key).values() for path in paths]
     return EngineJob(
         name="-".join([stage.name, *(key[name] for name in stage.key)]),
         command=stage.command(key),

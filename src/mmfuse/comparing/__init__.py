@@ -18,6 +18,7 @@ from mmfuse.comparing import downstream
 from mmfuse.comparing.runs import AGAIN, Row, Run, direction, pairs, scored
 from mmfuse.errors import UserError
 from mmfuse.files.reading import read_json, read_yaml
+from mmfuse.progress import progress
 from mmfuse.reporting import statistics
 from mmfuse.reporting.scores import Column, Group
 from mmfuse.study.parameters import flatten
@@ -124,8 +125,9 @@ def _environment(run: Run) -> dict[str, str]:
     for record in run.records.values():
         for name, version in record["versions"].items():
             found.setdefault(name, set()).add(str(version))
-        for name in ("processor", "device"):
-            found.setdefault(name, set()).add(str(record["machine"][name]))
+        for name in ("processor", "device", "capability", "threads"):
+            if record["machine"].get(name) is not None:
+                found.setdefault(name, set()).add(str(record["machine"][name]))
     return {name: ", ".join(sorted(values)) for name, values in found.items()}
 
 
@@ -159,7 +161,8 @@ def _scores(first: Run, other: Run) -> tuple[list[Row], list[str]]:
     """Return the rows of one run compared with the first, and notes on what could not be compared."""
     rows, notes = [], []
     for dataset, groups in other.groups.items():
-        for one, two in pairs(first.groups.get(dataset, {}), groups):
+        both = list(pairs(first.groups.get(dataset, {}), groups))
+        for one, two in progress(both, f"compare {dataset}", unit="systems"):
             found = [c.name for c in one.members[0].metrics]
             kept, left_out = _same_metrics(one, two)
             paired, why = _paired(first, other, dataset, one, two)

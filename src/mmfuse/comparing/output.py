@@ -9,7 +9,7 @@ from typing import Any
 
 from mmfuse.comparing import Comparison, Differences
 from mmfuse.comparing.runs import Row
-from mmfuse.files.writing import csv_text
+from mmfuse.files.writing import sheet_text
 from mmfuse.reporting.downstream_scores import WORDS
 
 
@@ -27,7 +27,7 @@ def as_json(found: Comparison) -> str:
 def as_csv(found: Comparison) -> str:
     """Return the scores as a table."""
     rows = [asdict(row) for row in found.rows]
-    return csv_text([list(rows[0]), *(row.values() for row in rows)])
+    return sheet_text([list(rows[0]), *(row.values() for row in rows)])
 
 
 def lines(found: Comparison) -> list[str]:

@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 import requests
-from tqdm import tqdm
 
 from mmfuse import __version__
 from mmfuse.errors import UserError
 from mmfuse.files.writing import sha256, write_text
+from mmfuse.progress import progress
 
 _NETWORK = "check the network and the proxy settings (HTTPS_PROXY) and run it again; data/README.md lists other ways"
 _CHUNK = 1 << 16
@@ -51,8 +51,7 @@ def download(url: str, folder: Path, *, digest: str | None = None, attempts: int
         UserError: no network, no such file, an HTML page instead of an archive, or a wrong checksum.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^\w.-]", "_", PurePosixPath(unquote(urlsplit(url).path)).name) or "file"
-    path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
+    path, _ = partial_files(url, folder)
     with requests.Session() as session:
         for attempt in range(1, attempts + 1):
             try:
@@ -62,6 +61,8 @@ def download(url: str, folder: Path, *, digest: str | None = None, attempts: int
                 # a wrong certificate or address does not change by retrying
                 lasting = isinstance(error, requests.exceptions.SSLError | ValueError)
                 if lasting or attempt == attempts:
+                    if not all(_partial(path)):  # nothing to resume
+                        discard(path)
                     raise UserError(f"Cannot download {url}", found=_shown(error), fix=_NETWORK) from error
                 time.sleep(pause * 2 ** (attempt - 1))
     found = sha256(path) if digest else digest
@@ -74,6 +75,13 @@ def download(url: str, folder: Path, *, digest: str | None = None, attempts: int
             fix="run the same command again; if the error persists, the source has changed: update the catalog",
         )
     return path
+
+
+def partial_files(url: str, folder: Path) -> tuple[Path, Path]:
+    """Return the paths of a downloaded or partial file and of its metadata."""
+    name = re.sub(r"[^\w.-]", "_", PurePosixPath(unquote(urlsplit(url).path)).name) or "file"
+    path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
+    return path, _note(path)
 
 
 def discard(path: Path) -> None:
@@ -124,7 +132,7 @@ def _transfer(session: requests.Session, url: str, path: Path) -> None:
         if not resumed:
             path.unlink(missing_ok=True)
             write_text(_note(path), json.dumps({"url": url, "validator": validator}))
-        bar = tqdm(desc=path.name[13:], initial=start, total=total, unit="B", unit_scale=True, disable=None)
+        bar = progress(what=path.name[13:], total=total, unit="B", unit_scale=True, initial=start)
         with path.open("ab") as stream, bar:
             for chunk in response.iter_content(_CHUNK):
                 stream.write(chunk)

@@ -41,13 +41,12 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise UserError(f"Image not found: {path}", fix="check the name and the folder")
     try:
         with Image.open(path, formats=_FORMATS) as image:
-            # a photo's preview (MPO) does not count as a second image
-            count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-            if count != 1:
+            # a photo's preview (MPO) does not count as a second image; counting a scan's pages may take minutes
+            if image.format != "MPO" and getattr(image, "is_animated", False):
                 raise UserError(
                     f"Cannot use the image {path}.",
                     expected="one still image",
-                    found=f"{count} images in one file, as in an animation or a scan of several pages",
+                    found="several images in one file, as in an animation or a scan of several pages",
                     fix="save each of them as a separate file",
                 )
             yield image

@@ -36,14 +36,26 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path} is too large.", expected=f"at most {_LARGEST} bytes", found=path.stat().st_size)
     try:
         text = path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise UserError(f"{path} is not valid YAML.", found=error, fix="save it as UTF-8") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, what: str) -> Any:
+    """Return the value of a YAML text, with the checks of `read_yaml`; `what` names the text in errors.
+
+    Raises:
+        UserError: the text is not such YAML.
+    """
+    try:
         if yaml.__with_libyaml__:  # seven times as fast, but its messages do not show the line
             with contextlib.suppress(yaml.YAMLError, ValueError, OverflowError, RecursionError):
                 return _value(yaml.CSafeLoader(text))
         return _value(yaml.SafeLoader(text))
     except RecursionError as error:
-        raise UserError(f"{path} is not valid YAML.", found="it is nested too deeply", fix="correct it") from error
+        raise UserError(f"{what} is not valid YAML.", found="it is nested too deeply", fix="correct it") from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # such as an impossible date
-        raise UserError(f"{path} is not valid YAML.", found=error, fix="correct the line given above") from error
+        raise UserError(f"{what} is not valid YAML.", found=error, fix="correct the line given above") from error
 
 
 def _value(loader: yaml.SafeLoader | yaml.CSafeLoader) -> Any:

@@ -17,10 +17,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mmfuse.errors import UserError
+from mmfuse.errors import UserError, causes
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: relative to the current folder; swap two names
 _OLD = ".old.part"
+_FORMULA = "=+-@\t\uff1d\uff0b\uff0d\uff20"  # first characters of a spreadsheet's formula, also in full width
 
 
 def sha256(path: Path) -> str:
@@ -61,23 +62,21 @@ def check_file_name(path: Path) -> None:
         )
 
 
-_NO_SPACE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT}
+_NO_SPACE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG}
 
 
 def no_space(error: BaseException) -> str | None:
     """Return the operating system's message if an error comes from a full or read-only disk, else None.
 
-    Some libraries raise their own errors after it, or keep only the system's message.
+    A limit on the size of files counts as well. Some libraries keep only the system's message.
     """
     words = [os.strerror(number) for number in _NO_SPACE]
-    inner: BaseException | None = error
-    while inner is not None:
+    for inner in causes(error):
         if isinstance(inner, OSError) and inner.errno in _NO_SPACE:
             return inner.strerror or words[0]
         said = next((word for word in words if word in str(inner)), None)
         if said:
             return said
-        inner = inner.__cause__ or inner.__context__
     return None
 
 
@@ -101,7 +100,8 @@ def _writing(target: Path) -> Iterator[None]:
             f"Cannot write {target}.",
             expected="a writable disk with free space",
             found=found,
-            fix="free some space or choose another output folder, then run the same command again",
+            fix="free some space, raise the limit on the size of files (ulimit -f) or choose another output folder, "
+            "then run the same command again",
         ) from error
 
 
@@ -121,11 +121,11 @@ def remove_leftovers(target: Path) -> None:
             if path.name.endswith(_OLD) and not target.exists():  # stopped while two folders were swapped
                 path.replace(target)
             else:
-                _remove(path)
+                remove(path)
 
 
-def _remove(path: Path) -> None:
-    """Remove a temporary file or folder, if it is still there."""
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
@@ -184,7 +184,7 @@ def _whole(target: Path, *, folder: bool) -> Iterator[Path]:
                 temporary.replace(target)
             _sync(target.parent)
         finally:
-            _remove(temporary)
+            remove(temporary)
 
 
 def whole_file(target: Path) -> contextlib.AbstractContextManager[Path]:
@@ -212,10 +212,28 @@ def write_text(target: Path, text: str) -> None:
 
 
 def csv_text(lines: Iterable[Iterable[Any]]) -> str:
-    """Return lines as CSV; every digit of a number is kept, None is an empty cell."""
+    """Return lines as CSV for programs; every digit of a number and every name is kept, None is an empty cell."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
+
+
+def sheet_text(lines: Iterable[Iterable[Any]]) -> str:
+    """Return lines as CSV for people, who open it in a spreadsheet: as `csv_text`, but no cell becomes a formula.
+
+    A text that a spreadsheet would run as a formula, such as the image name `=1+2`, gets a leading apostrophe.
+    """
+    return csv_text([[_no_formula(cell) for cell in line] for line in lines])
+
+
+def _no_formula(cell: Any) -> Any:
+    if not isinstance(cell, str) or len(cell) < 2 or cell[0] not in _FORMULA:
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def write_json(target: Path, value: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmfuse.files.writing import csv_text
+from mmfuse.files.writing import sheet_text
 from mmfuse.leaderboard.ranking import Result
 from mmfuse.reporting.scores import Column
 from mmfuse.reporting.tables import digits
@@ -29,14 +29,14 @@ def _means(found: Result) -> str:
         for standing in found.standings:
             line += [*digits((standing.means[number], *standing.intervals[number])), standing.marks[number]]
         lines.append(line)
-    return csv_text(lines)
+    return sheet_text(lines)
 
 
 def _places(found: Result) -> str:
     """Return the rank of each row on each image, the mean over the metrics."""
     lines = [["name", *(row.name for row in found.rows)]]
     lines += [[name, *digits(places)] for name, places in zip(found.images, found.places.T, strict=True)]
-    return csv_text(lines)
+    return sheet_text(lines)
 
 
 def _pairs(found: Result) -> str:
@@ -46,7 +46,7 @@ def _pairs(found: Result) -> str:
             moved, p = digits((found.ranks[j] - found.ranks[i], found.p[i, j]))
             ahead = first.name if found.ahead[i, j] else (second.name if found.ahead[j, i] else "")
             lines.append([first.name, second.name, moved, p, ahead])
-    return csv_text(lines)
+    return sheet_text(lines)
 
 
 def _tests(found: Result, columns: Sequence[Column]) -> str:
@@ -64,4 +64,4 @@ def _tests(found: Result, columns: Sequence[Column]) -> str:
         for p, better in zip(held.by_metric[:, number], held.better[:, number], strict=True):
             line += [*digits([p]), str(better)]
         lines.append(line)
-    return csv_text(lines)
+    return sheet_text(lines)

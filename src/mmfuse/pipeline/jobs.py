@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from numpy.lib.introspect import opt_func_info
 
 from mmfuse.data import catalog
 from mmfuse.errors import UserError
@@ -141,7 +142,7 @@ def run(stage: Stage, key: Key, params: Path, work: Callable[[Work], None]) -> N
     parameters = load_parameters(params)
     if "dataset" in key:
         catalog.dataset(key["dataset"])  # refuses an unknown one
-    inputs = {name: list(map(Path, paths)) for name, paths in stage.inputs(parameters, key).items()}
+    inputs = {name: list(map(Path, paths)) for name, paths in stage.files(parameters, key).items()}
     outputs = {name: Path(path) for name, path in stage.written(key).items()}
     # none if the package is installed without the project
     sources = [path for path in map(Path, stage.code(key)) if path.is_file()]
@@ -310,4 +311,24 @@ def _machine() -> dict[str, Any]:
         processor = models[0] if models else processor
     torch = sys.modules.get("torch")
     device = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else "cpu"
-    return {"system": platform.platform(terse=True), "processor": processor, "cores": os.cpu_count(), "device": device}
+    return {
+        "system": platform.platform(terse=True),
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "device": device,
+        "capability": _capability(),
+        "threads": torch.get_num_threads() if torch is not None else None,
+    }
+
+
+def _capability() -> str:
+    """Return the vector instructions that the libraries use: the last digits of a result depend on them.
+
+    They follow from the processor, unless variables such as ATEN_CPU_CAPABILITY restrict them.
+    """
+    exp = opt_func_info(func_name="^exp$", signature="float64")["exp"].values()
+    used = {"numpy": next(iter(exp))["current"]}
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        used["torch"] = torch.backends.cpu.get_cpu_capability()
+    return ", ".join(f"{name} {instructions}" for name, instructions in used.items())

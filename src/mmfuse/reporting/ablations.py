@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mmfuse.files.writing import csv_text
+from mmfuse.files.writing import sheet_text
 from mmfuse.reporting import comparisons, latex, provenance, statistics, tables
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.ranking import Standing
@@ -131,7 +131,7 @@ def _csv(
             numbers = [float(s.means[number]), *found[number], float(s.p[number, base])]
             better = {1: groups[number].variant, -1: "base", 0: ""}[int(s.better[number, base])]
             lines.append([*start, *tables.digits(numbers), better])
-    return csv_text(lines)
+    return sheet_text(lines)
 
 
 def _latex(

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import numpy as np
 
 from mmfuse.data.images import read_image
-from mmfuse.files.writing import csv_text
+from mmfuse.files.writing import sheet_text
 from mmfuse.reporting import baselines, dataset_cards, latex, pictures, provenance, statistics, tables, viewer
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.pictures import Picture
@@ -231,7 +231,7 @@ def _csv(found: Board, choice: Choice) -> str:
     for place, number in enumerate(choice.order):
         case = choice.cases.get(place, "").lower()
         lines.append([place + 1, *found.images[number], *tables.digits(found.ranks[systems, number]), case])
-    return csv_text(lines)
+    return sheet_text(lines)
 
 
 def _latex(task: str, found: Board, choice: Choice) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mmfuse.files.writing import csv_text
+from mmfuse.files.writing import sheet_text
 from mmfuse.reporting import latex, published, statistics
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import Array, Group
@@ -146,7 +146,7 @@ def as_csv(found: Sequence[Claim]) -> str:
             ours = one.ours
             numbers = digits((one.claimed, ours.mean, ours.low, ours.high, ours.seeds, ours.images, ours.rest))
             rows.append([*start, metric, *numbers, one.verdict, str(one.seeds or "")])
-    return csv_text(rows)
+    return sheet_text(rows)
 
 
 def as_latex(found: Sequence[Claim], caption: str, label: str) -> str:

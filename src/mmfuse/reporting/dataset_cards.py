@@ -12,7 +12,7 @@ from mmfuse.data.catalog import SPLITS, Dataset, Source
 from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
 from mmfuse.files.reading import read_table
-from mmfuse.files.writing import csv_text
+from mmfuse.files.writing import sheet_text
 from mmfuse.reporting import comparisons, latex, pictures, provenance
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import existing
@@ -149,7 +149,7 @@ def _csv(found: Sequence[DatasetCard]) -> str:
     for one in found:
         start, end = [one.name, one.task, *one.roles], [one.licence, "; ".join(one.sources)]
         lines += [[*start, split, count, whole or count, words, *end] for split, count, whole, words in one.counts]
-    return csv_text(lines)
+    return sheet_text(lines)
 
 
 def _latex(found: Sequence[DatasetCard]) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mmfuse.data.images import read_image
 from mmfuse.downstream import boxes
-from mmfuse.files.writing import csv_text
+from mmfuse.files.writing import sheet_text
 from mmfuse.reporting import latex, pictures, provenance, statistics
 from mmfuse.reporting.downstream_scores import MEANS, WORDS, Seen, ends, mean
 from mmfuse.reporting.latex import Head
@@ -249,7 +249,7 @@ def _latex(protocol: str, names: Sequence[str], rows: Sequence[tuple[Seen, Seque
 def _plain(study: Study, name: str, caption: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Store a table of printed numbers, if it has any rows, as CSV and as LaTeX."""
     if rows:
-        study.sheets[f"{name}.csv"] = csv_text([names, *([text.replace("−", "-") for text in row] for row in rows)])
+        study.sheets[f"{name}.csv"] = sheet_text([names, *([text.replace("−", "-") for text in row] for row in rows)])
         lines = [[latex.escape(text) for text in row] for row in rows]
         study.sheets[f"{name}.tex"] = latex.table(caption, f"tab:{name}", [[Head(text) for text in names]], lines)
 
@@ -263,4 +263,4 @@ def _csv(sets: Sequence[Seen], main: Sequence[str], key: str, classes: Sequence[
                 numbers = [*(found[name] for name in main), *(found[key][kind] for kind in classes)]
                 values = ["" if value is None else repr(value) for value in numbers]
                 lines.append([seen.label, summary["seed"], tested, *values])
-    return csv_text(lines)
+    return sheet_text(lines)

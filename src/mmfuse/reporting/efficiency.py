@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmfuse.files.writing import csv_text
+from mmfuse.files.writing import sheet_text
 from mmfuse.reporting import latex, tables
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.pictures import PALETTE
@@ -90,7 +90,7 @@ def pages(study: Study) -> list[Page]:
     if not parts:
         return []
     heads = ["dataset", "method", "variant", "width x height", "parameters", "multiply-adds", "seconds per image"]
-    study.sheets["efficiency.csv"] = csv_text([[*heads, "peak MiB", "machine"], *lines])
+    study.sheets["efficiency.csv"] = sheet_text([[*heads, "peak MiB", "machine"], *lines])
     names = ("Dataset", "Method", "Size", "Parameters", "Multiply-adds", "Seconds per image", "Memory")
     caption = "The cost of fusing one pair. Times and memory were measured on the machine that ran the study."
     head = [Head(name) for name in names]

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from mmfuse.errors import UserError
-from mmfuse.files.writing import csv_text, sha256
+from mmfuse.files.writing import sha256, sheet_text
 from mmfuse.reporting import dataset_cards, latex
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.study import Study
@@ -137,7 +137,7 @@ def _csv(found: Sequence[Given]) -> str:
         sources = [" ".join(one.sources), " ".join(one.sources.values())]
         pairs = "; ".join(f"{text}: {licence}" for text, licence in _pairs(one)) or "unknown"
         lines.append([one.method, one.variant, one.task, one.file, one.digest, *sources, pairs, options])
-    return csv_text(lines)
+    return sheet_text(lines)
 
 
 def _latex(found: Sequence[Given]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmfuse.files.writing import csv_text
+from mmfuse.files.writing import sheet_text
 from mmfuse.reporting import baselines, cases, dataset_cards, figures, latex, provenance
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.ranking import Ranking
@@ -21,7 +21,7 @@ def page(study: Study, others: Sequence[Page]) -> Page:
     matches = [row["match"] for row in rows if row["match"]]
     names = ["dataset", "task", "test images", "first", "not significantly behind", "behind", "critical difference"]
     names.append("best network and best training-free baseline")
-    study.sheets["overview.csv"] = csv_text([names, *(_line(row) for row in rows)])
+    study.sheets["overview.csv"] = sheet_text([names, *(_line(row) for row in rows)])
     caption = "Which methods lead; in brackets, the mean rank over the metrics, 1 is best. Not significantly behind: "
     caption += "within the critical difference from the first (Nemenyi's test, level 0.05). Last column: the best "
     caption += "network compared with the best training-free baseline by the same rule."

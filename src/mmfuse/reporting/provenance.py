@@ -107,6 +107,13 @@ def machine_of(run: RecordedJob) -> str:
     return ", ".join(str(item) for item in known if item) or "not recorded"
 
 
+def _computing(run: RecordedJob) -> str:
+    """Return the vector instructions and the threads of a run, on which the last digits of its results depend."""
+    machine = run.record.get("machine") or {}
+    threads = f"{machine['threads']} threads" if machine.get("threads") else ""
+    return "".join(f", {item}" for item in (machine.get("capability"), threads) if item)
+
+
 def section(run: RecordedJob, made: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     """Return what the page shows for one run."""
     record = run.record
@@ -121,7 +128,7 @@ def section(run: RecordedJob, made: Mapping[str, tuple[str, str]]) -> dict[str, 
         "command": record.get("command") or "not recorded",
         "commit": commit_of(run),
         "seed": record.get("seed"),
-        "machine": machine_of(run),
+        "machine": f"{machine_of(run)}{_computing(run)}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "parameters": _yaml(record.get("parameters")),
         "inputs": inputs[:_SHOWN],
@@ -129,7 +136,11 @@ def section(run: RecordedJob, made: Mapping[str, tuple[str, str]]) -> dict[str, 
         "outputs": outputs[:_SHOWN],
         "outputs_left": max(0, len(outputs) - _SHOWN),
         "mlflow": record.get("mlflow"),
-        "measured": ", ".join(f"{name} {value:g}" for name, value in (record.get("measured") or {}).items()),
+        "tracked": page_of(run),
+        "measured": ", ".join(
+            f"{name} {value if isinstance(value, str) else format(value, 'g')}"
+            for name, value in (record.get("measured") or {}).items()
+        ),
     }
 
 
@@ -151,6 +162,17 @@ def overview(runs: Sequence[RecordedJob], parameters: Parameters) -> dict[str, A
         "data": data,
         "parameters": _yaml(dict(parameters)),
     }
+
+
+def tracked(runs: Iterable[RecordedJob]) -> str:
+    """Return the address of MLflow's page with all runs of the study, or nothing if no job was tracked."""
+    return next((re.sub(r"/runs/\w+", "/runs", page) for page in map(page_of, runs) if page), "")
+
+
+def page_of(run: RecordedJob) -> str:
+    """Return the address of MLflow's page with a run; nothing if the record has none."""
+    page = str((run.record.get("mlflow") or {}).get("page", ""))
+    return page if page.startswith(("http://", "https://")) else ""
 
 
 def counted(runs: Iterable[RecordedJob]) -> list[tuple[str, int]]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mmfuse.errors import UserError
 from mmfuse.files.reading import read_table
-from mmfuse.files.writing import csv_text
+from mmfuse.files.writing import sheet_text
 from mmfuse.reporting import latex, statistics
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import Array, Group, Scores, average
@@ -251,7 +251,7 @@ def as_csv(tables: Sequence[Beside]) -> str:
                 ours = [line.system, " ".join(table.datasets), table.convention, str(table.images)]
                 mean, *others = digits((found.mean, found.low, found.high, found.seeds))
                 rows.append([*start, *ours, mean, *others[:2], str(table.seeds), others[2], ""])
-    return csv_text(rows)
+    return sheet_text(rows)
 
 
 def ending(table: Beside) -> str:

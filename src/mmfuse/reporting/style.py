@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -54,10 +55,13 @@ Paint = Callable[["Figure"], None]
 
 def _files(paint: Paint, width: float, height: float) -> dict[str, bytes]:
     """Paint a figure in the report's style; return its files by suffix."""
+    os.environ["MPLBACKEND"] = "Agg"  # matplotlib refuses to start with an unknown one
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
+    # the user's matplotlibrc changes nothing
+    defaults = {key: value for key, value in mpl.rcParamsDefault.items() if key != "backend"}
+    with mpl.rc_context(defaults | _STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         paint(figure)
         found = {}

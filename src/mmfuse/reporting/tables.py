@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mmfuse.files.writing import csv_text
+from mmfuse.files.writing import sheet_text
 from mmfuse.metrics import descriptions
 from mmfuse.reporting import latex
 from mmfuse.reporting.latex import Head as LatexHead
@@ -197,7 +197,7 @@ def as_csv(groups: Sequence[Group], table: Table) -> str:
             series = [item.values[columns.index(s.column)] for s in table.standings]
             numbers = [n for one in series for n in (average(one), spread(one), *[math.nan] * 4)]
             lines.append([*start, item.system.seed, item.values.shape[1], *digits(numbers), "", ""])
-    return csv_text(lines)
+    return sheet_text(lines)
 
 
 def pairs_as_csv(groups: Sequence[Group], table: Table) -> str:
@@ -211,7 +211,7 @@ def pairs_as_csv(groups: Sequence[Group], table: Table) -> str:
             better = {1: groups[i].label, -1: groups[j].label, 0: ""}[int(standing.better[i, j])]
             pair = [groups[i].label, groups[j].label, int(both.sum()), *digits([standing.p[i, j]]), better]
             lines.append([column.name, column.convention, column.definition, *pair])
-    return csv_text(lines)
+    return sheet_text(lines)
 
 
 def as_latex(dataset: str, images: int, table: Table) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmfuse.files.reading import read_table
-from mmfuse.files.writing import csv_text
+from mmfuse.files.writing import sheet_text
 from mmfuse.reporting import dataset_cards, latex
 from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import existing
@@ -158,7 +158,7 @@ def _csv(found: Sequence[Trained]) -> str:
         for pairs in (one.train, one.val):
             start += [" ".join(name for name, _ in pairs), " ".join(str(count) for _, count in pairs)]
         lines.append([*start, *(" ".join(names) for names in (one.seen, one.validated, one.unseen))])
-    return csv_text(lines)
+    return sheet_text(lines)
 
 
 def _latex(found: Sequence[Trained]) -> str:

@@ -12,15 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from mmfuse.data.archives import extract, is_archive
 from mmfuse.data.catalog import CATALOG, Dataset, Source
 from mmfuse.data.catalog import dataset as catalog_entry
-from mmfuse.data.downloads import clone, discard, download
+from mmfuse.data.downloads import clone, discard, download, partial_files
 from mmfuse.errors import UserError
-from mmfuse.files.writing import files_below, read_manifest, sha256, whole_folder, write_text
+from mmfuse.files.writing import files_below, read_manifest, remove, sha256, whole_folder, write_text
 from mmfuse.pipeline.jobs import Work
+from mmfuse.progress import progress
 
 MANUAL = Path("data/manual")
 _SHOWN = 5
@@ -83,7 +82,7 @@ def obtain(
         elif entry.sources[0].kind == "manual":
             raise _ask_for(entry, place, mirror)
         else:
-            _fetch(entry, folder, out.parent / ".downloads")
+            _fetch(entry, folder, out.parent / ".downloads" / entry.name)
         _refuse_other_layout(entry, folder)
 
 
@@ -122,7 +121,7 @@ def _generate(entry: Dataset, folder: Path, arguments: Mapping[str, Any] | None)
 
 def _copy(source: Path, folder: Path) -> None:
     """Copy all files below a folder, except hidden ones."""
-    for file in tqdm(files_below(source), desc=f"copying {source.name}", unit="file", disable=None):
+    for file in progress(files_below(source), f"copy {source.name}", unit="files"):
         target = folder / file.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         _copy_file(file, target)
@@ -141,6 +140,7 @@ def _copy_file(file: Path, target: Path) -> None:
 def _fetch(entry: Dataset, folder: Path, downloads: Path) -> None:
     """Download a dataset from its git and https sources; partial files stay in `downloads` for the next attempt."""
     archives = []
+    _clear(entry, downloads)
     for source in entry.sources:
         downloads.mkdir(parents=True, exist_ok=True)
         if source.kind == "git":
@@ -161,6 +161,15 @@ def _fetch(entry: Dataset, folder: Path, downloads: Path) -> None:
             discard(archive)
         with contextlib.suppress(OSError):
             downloads.rmdir()  # only if it contains no partial files
+            downloads.parent.rmdir()
+
+
+def _clear(entry: Dataset, downloads: Path) -> None:
+    """Remove what an earlier, killed attempt left, except partial files that this one resumes."""
+    kept = {path for s in entry.sources if s.kind != "git" for path in partial_files(s.address, downloads)}
+    for path in downloads.iterdir() if downloads.is_dir() else ():
+        if path not in kept:
+            remove(path)
 
 
 def _fetch_repository(entry: Dataset, source: Source, folder: Path, downloads: Path) -> None:
@@ -257,7 +266,7 @@ def _finish(entry: Dataset, folder: Path, *, origin: Path, complete: bool) -> No
             write_text(folder / file, "".join(f"{line}\n" for line in lines))
     listed = read_manifest(entry.manifest) if entry.manifest is not None else {}
     absent, wrong = [], []
-    for file, digest in tqdm(listed.items(), desc=f"verifying {entry.name}", unit="file", disable=None):
+    for file, digest in progress(listed.items(), f"verify {entry.name}", unit="files"):
         path = folder / file
         found = sha256(path) if path.is_file() else None
         if found is None:

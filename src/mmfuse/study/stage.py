@@ -124,6 +124,23 @@ class Stage:
             if not re.fullmatch(form, str(key[name])):
                 raise UserError(f"--{name.replace('_', '-')} has no such value.", expected=meaning, found=key[name])
 
+    def files(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
+        """Return the files and folders that a job reads by name, all of which both engines can handle.
+
+        Raises:
+            UserError: a name has braces, in which Snakemake and DVC would fill in values.
+        """
+        found = self.inputs(parameters, key)
+        for path in (path for paths in found.values() for path in paths):
+            if re.search(r"\{.*\}", path):
+                raise UserError(
+                    "A file of the study has a name that the engines would change.",
+                    expected="a name without braces, which stand for values in Snakemake and DVC",
+                    found=path,
+                    fix="rename it",
+                )
+        return found
+
     def patterns(self) -> dict[str, tuple[str, bool]]:
         """Return the path of each output and of the record, with {KEY} for the values, and whether it is a folder."""
         found = {**self.outputs, "record": self.record}

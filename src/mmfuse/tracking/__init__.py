@@ -8,11 +8,14 @@ A tracking error (no server, a full disk, a locked database) is reported once, a
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import socket
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +25,14 @@ from typing import Any, Self
 from filelock import FileLock
 
 from mmfuse.data.images import Bytes
+from mmfuse.files.writing import write_text
 from mmfuse.study.parameters import flatten
-from mmfuse.tracking.servers import connect, default_uri, keep_quiet, shown_uri, without_secrets
+from mmfuse.tracking.servers import connect, default_uri, keep_quiet, page, shown_uri, without_secrets
 
 _LIMIT = 1000  # metrics in one request
 _ALIVE, _JOB, _GROUP, PARENT_TAG = "mmfuse.process", "mmfuse.job", "mmfuse.group", "mlflow.parentRunId"
+_PROJECT, _NUMBER = "mmfuse.project", "mmfuse.number"
+_KIND = "mlflow.experimentKind"  # without it, MLflow's page of an experiment opens on a view for language models
 STUDY, SYSTEM = "study", "system"  # the levels above a job: values of the tag `level`
 
 
@@ -52,8 +58,9 @@ class Parent:
 class Tracker:
     """One MLflow run; used as a context manager around the job.
 
-    A job that runs again with the same fingerprint continues its old run, so that a resumed or repeated job adds no
-    second run to MLflow and keeps the run id in its record. Runs whose process has died are closed as KILLED.
+    A job that runs again with the same fingerprint in the same folder continues its old run, so that a resumed or
+    repeated job adds no second run to MLflow and keeps the run id in its record. Each clone of a project has its own
+    runs, also where several clones share a database. Runs whose process has died are closed as KILLED.
 
     Args:
         root: The project's root, with the default database.
@@ -87,7 +94,7 @@ class Tracker:
         self.home = _home(self.uri, root)
         self.run_id: str | None = None
         self._above: dict[str, str] = {}  # run ids by level
-        self._experiment = ""
+        self._experiment = self._project = ""
         self._client: Any = None
         self._enabled = enabled
         self._keeps = True  # artifacts, which are stored apart from runs and metrics
@@ -139,18 +146,26 @@ class Tracker:
         """Return the run's entry for run.json; None if nothing was tracked."""
         if self.run_id is None:
             return None
-        return {"uri": shown_uri(self.uri, self.root), "experiment": self.experiment, "run_id": self.run_id}
+        return {
+            "uri": shown_uri(self.uri, self.root),
+            "experiment": self.experiment,
+            "run_id": self.run_id,
+            "page": page(self.uri, self.root, self._experiment, self.run_id),
+        }
 
     def _open(self) -> None:
         keep_quiet()
         # the first use of a new database creates its tables: two jobs at once would break it permanently;
         # they would also each create the parent runs
         with _lock(self.home):
+            self._project = _project(self.root)
             _make_database(self.uri)
             self._client = connect(self.uri)
             found = self._client.get_experiment_by_name(self.experiment)
             place = None if self.uri.startswith("http") else (self.home / "mlruns").as_uri()
             self._experiment = found.experiment_id if found else self._client.create_experiment(self.experiment, place)
+            if found is None or _KIND not in found.tags:
+                self._client.set_experiment_tag(self._experiment, _KIND, "custom_model_development")
             self._close_orphans()
             for parent in self.parents:
                 self._above[parent.level] = self._find_or_create(parent)
@@ -160,9 +175,10 @@ class Tracker:
         """Create the job's own run, or continue that of the same job."""
         from mlflow.entities import Param, RunTag
 
-        own = self._client.search_runs([self._experiment], f"tags.`{_JOB}` = '{self.fingerprint}'", max_results=1)
+        own = self._own(_JOB, self.fingerprint)
         process = f"{socket.gethostname()}:{os.getpid()}"
-        tags = {_JOB: self.fingerprint, _ALIVE: process, **_shown(self.tags), **self._below()}
+        identity = {_JOB: self.fingerprint, _PROJECT: self._project}
+        tags = {**identity, _ALIVE: process, **_shown(self.tags), **self._below()}
         if own:
             self.run_id = own[0].info.run_id
             self._client.update_run(self.run_id, status="RUNNING")
@@ -171,6 +187,11 @@ class Tracker:
             self._log_data()
         parameters = [] if own else [Param(k, v) for k, v in _texts(self.parameters).items()]
         self._client.log_batch(self.run_id, params=parameters, tags=[RunTag(k, v) for k, v in tags.items()])
+
+    def _own(self, tag: str, value: str) -> list[Any]:
+        """Return this project's run with a value of a tag, if there is one."""
+        wanted = f"tags.`{tag}` = '{value}' AND tags.`{_PROJECT}` = '{self._project}'"
+        return list(self._client.search_runs([self._experiment], wanted, max_results=1))
 
     def _close(self, status: str) -> None:
         self._client.set_terminated(self.run_id, status)
@@ -188,15 +209,15 @@ class Tracker:
         from mlflow.entities import Param
 
         key = f"{parent.level}:{parent.key}"
-        found = self._client.search_runs([self._experiment], f"tags.`{_GROUP}` = '{key}'", max_results=1)
+        found = self._own(_GROUP, key)
         values = _texts(parent.parameters)
         if found:
             run = found[0]
             self._client.update_run(run.info.run_id, status="RUNNING")
         else:
-            extra = self._numbered(parent, values) if parent.level == STUDY else self._below()
+            extra = self._numbered(parent, key, values) if parent.level == STUDY else self._below()
             name = extra.pop("name", None) or f"{self._study_name()} {parent.name}"
-            tags = {"level": parent.level, _GROUP: key, **_shown(parent.tags), **extra}
+            tags = {"level": parent.level, _GROUP: key, _PROJECT: self._project, **_shown(parent.tags), **extra}
             run = self._client.create_run(self._experiment, run_name=name, tags=tags)
         number: str = run.info.run_id
         if not run.data.params:  # new, or its creation was killed
@@ -206,21 +227,29 @@ class Tracker:
     def _study_name(self) -> str:
         return str(self._client.get_run(self._above[STUDY]).info.run_name) if STUDY in self._above else self.experiment
 
-    def _numbered(self, parent: Parent, values: Mapping[str, str]) -> dict[str, str]:
-        """Return the name of a new state of the study, NAME-NUMBER, and what has changed since the previous one."""
+    def _numbered(self, parent: Parent, key: str, values: Mapping[str, str]) -> dict[str, str]:
+        """Return the name of a new state of the study, NAME-NUMBER, and what has changed since the previous one.
+
+        The number orders the states, since the clock may have been set back.
+        """
         before = self._client.search_runs(
-            [self._experiment], f"tags.level = '{STUDY}'", max_results=1, order_by=["attributes.start_time DESC"]
+            [self._experiment], f"tags.level = '{STUDY}'", max_results=1, order_by=[f"tags.`{_NUMBER}` DESC"]
         )
         if not before:
-            return {"name": f"{parent.name}-1"}
-        last = str(before[0].info.run_name)
-        end = last.rpartition("-")[2]
-        old = before[0].data.params
-        keys = [key for key in {**old, **values} if old.get(key) != values.get(key)]
-        lines = [f"{key}: {old.get(key, 'none')} -> {values.get(key, 'none')}" for key in keys]
-        changed = "; ".join(lines) or "code or data, no parameter"
-        name = f"{parent.name}-{int(end) + 1 if end.isdigit() else 1}"
-        return {"name": name, "changed": changed[:4000], "mlflow.note.content": f"Since {last}: {changed}"[:4000]}
+            return {"name": f"{parent.name}-1", _NUMBER: f"{1:09}"}
+        last, tags, old = str(before[0].info.run_name), before[0].data.tags, before[0].data.params
+        end = tags.get(_NUMBER) or last.rpartition("-")[2]
+        number = int(end) + 1 if end.isdecimal() else 1
+        keys = [name for name in {**old, **values} if old.get(name) != values.get(name)]
+        lines = [f"{name}: {old.get(name, 'none')} -> {values.get(name, 'none')}" for name in keys]
+        same = "nothing, in another folder" if tags.get(_GROUP) == key else "code or data, no parameter"
+        changed = "; ".join(lines) or same
+        return {
+            "name": f"{parent.name}-{number}",
+            _NUMBER: f"{number:09}",  # tags are sorted as text
+            "changed": changed[:4000],
+            "mlflow.note.content": f"Since {last}: {changed}"[:4000],
+        }
 
     def _log_data(self) -> None:
         from mlflow.entities import Dataset, DatasetInput
@@ -299,6 +328,19 @@ def _home(uri: str, root: Path) -> Path:
     if uri.startswith("sqlite:///") and "?" not in uri:
         return (root.resolve() / uri.removeprefix("sqlite:///")).parent
     return root.resolve()
+
+
+def _project(root: Path) -> str:
+    """Return the identity of a project's folder: two clones differ, and so does a copy in another place.
+
+    The caller holds the lock.
+    """
+    path = root / ".mmfuse" / "project"
+    known = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+    if not re.fullmatch("[0-9a-f]{32}", known):
+        known = uuid.uuid4().hex
+        write_text(path, f"{known}\n")
+    return hashlib.sha256(f"{known}\0{root.resolve()}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _lock(home: Path) -> FileLock:
