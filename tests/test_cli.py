@@ -325,6 +325,8 @@ def test_lists(mmfuse, project):
         assert f"{name}: {entry['title']}" in out
     _, out, _ = mmfuse("list", "variants")
     assert "mma_unet.base: nothing changed" in out
+    _, out, _ = mmfuse("list", "studies")
+    assert out == "no study is tracked yet\n"
 
 
 def test_list_mistakes(refused, project, tmp_path, monkeypatch):
@@ -422,6 +424,7 @@ def test_the_stages_from_training_to_scores(mmfuse, prepared):
     assert (measured["height"], measured["width"]) == (48, 64)
     assert measured["multiply_adds"] > 48 * 64 * 100
     assert measured["peak_mib"] > 10
+    assert measured["precision"] == "fp32"
     scores = "reports/scores/synthetic_road/mma_unet.base.s0"
     code, _, err = mmfuse("stage", "evaluate", "--dataset", "synthetic_road", *SYSTEM)
     assert code == 0, err

@@ -170,7 +170,7 @@ def test_the_end_of_a_long_job_is_shown_too(capsys, monkeypatch):
     written, clock = handler(), SimpleNamespace(now=0.0)
     monkeypatch.setattr("time.monotonic", lambda: clock.now)
     tell(written, LogEvent.RUN_INFO, stats={"train": 2, "all": 1, "total": 3})
-    for number, minutes in ((1, 5), (2, 0.1)):
+    for number, minutes in ((1, 6), (2, 4)):
         tell(written, LogEvent.JOB_INFO, jobid=number, rule_name="train", log=[f"logs/train/{number}.log"])
         clock.now += 60 * minutes
         tell(written, LogEvent.JOB_FINISHED, job_id=number)
@@ -178,6 +178,6 @@ def test_the_end_of_a_long_job_is_shown_too(capsys, monkeypatch):
     lines = [line[14:] for line in capsys.readouterr().err.splitlines()[2:]]
     assert lines == [
         "0 of 3 done  train          logs/train/1.log",
-        "1 of 3 done  train          logs/train/1.log (finished after 5 min)",
+        "1 of 3 done  train          logs/train/1.log (finished after 6 min)",
         "1 of 3 done  train          logs/train/2.log",
     ]

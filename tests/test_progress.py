@@ -1,13 +1,37 @@
 """Progress: bars with the remaining time on a terminal, plain lines from time to time in a file."""
 
+import fcntl
+import os
+import pty
 import re
+import shutil
+import struct
+import subprocess
 import sys
+import termios
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
+import yaml
 
+from mmfuse import comparing
+from mmfuse import progress as module
+from mmfuse.benchmarks import cka, convolution, metrics, network
+from mmfuse.cli import evaluating, importing, own_images
+from mmfuse.comparing.runs import Run
+from mmfuse.data.archives import extract
+from mmfuse.data.images import write_image
+from mmfuse.errors import UserError
+from mmfuse.leaderboard import make
 from mmfuse.progress import progress
+from mmfuse.reporting import pages
+from mmfuse.scenes import synthetic_brain, synthetic_road
+from mmfuse.stages import detect, segment
+from mmfuse.study.integrity import check_present
+from mmfuse.study.parameters import load_parameters
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,7 +105,139 @@ def test_a_terminal_gets_a_bar_with_the_remaining_time(clock, capsys, monkeypatc
     assert re.search(r"\rfuse:  40%\|.*4/10 \[00:02<00:03,", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(24, 80), (0, 0), (0, 100)])
+def test_a_bar_is_shown_on_real_terminals_also_on_those_without_a_size(rows, columns):
+    program = "from mmfuse.progress import progress\nfor _ in progress(range(3), 'fuse', always=True): pass"
+    main, other = pty.openpty()
+    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    subprocess.run([sys.executable, "-c", program], stdout=other, stderr=other, check=True)
+    assert "3/3 [00:00<00:00" in os.read(main, 4096).decode()
+
+
 def test_nothing_else_in_the_package_makes_bars_of_its_own():
     files = [path for folder in ("src", "workflow") for path in (ROOT / folder).rglob("*.py")]
     assert len(files) > 100
     assert [path.name for path in files if "from tqdm" in path.read_text()] == ["progress.py"]
+
+
+# ------------------------------------------------------------------------------- every command that can take long
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What the commands show progress of."""
+    found = []
+    begin = module._Lines.__init__
+
+    def remember(self, items, **options):
+        found.append(options["desc"])
+        begin(self, items, **options)
+
+    monkeypatch.setattr(module._Lines, "__init__", remember)
+    return found
+
+
+@pytest.fixture
+def folders(tmp_path, image):
+    for side in ("a", "b", "fused"):
+        for number in range(2):
+            write_image(tmp_path / side / f"{number}.png", image(number))
+    return [tmp_path / side for side in ("a", "b", "fused")]
+
+
+def test_fuse_and_evaluate(shown, folders, tmp_path):
+    a, b, fused = folders
+    own_images.fuse_folders(a, b, tmp_path / "out", method="average")
+    options = {"convention": "lkc_funet", "beside": "", "allow_missing": False}
+    evaluating.evaluate_folders(a, b, fused, tmp_path / "scores.csv", metrics="EN", **options)
+    assert shown == ["fuse", "measure"]
+
+
+def test_fuse_that_has_to_find_the_task(shown, folders):
+    pairs = own_images.match_folders(allow_missing=False, a=folders[0], b=folders[1])
+    own_images._shipped(pairs, None, None)
+    assert shown == ["determine the task"]
+
+
+def test_compare(shown):
+    runs = [Run(name, "folder", {}, {}, {"road": {}}, {"boxes": {}}) for name in "xy"]
+    comparing._scores(*runs)
+    comparing.downstream.rows(*runs)
+    assert shown == ["compare road", "compare boxes"]
+
+
+def test_doctor_and_sync_compare_with_the_records(shown, tmp_path):
+    check_present(tmp_path, load_parameters(ROOT / "params.yaml"))
+    assert shown == ["compare with the records"]
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_sync(shown, monkeypatch, status):
+    monkeypatch.syspath_prepend(ROOT / "workflow/scripts")
+    import sync
+
+    for name, value in {"write_dvc": True, "write_code": None, "_run": status, "_finished": True}.items():
+        monkeypatch.setattr(sync, name, lambda *_, value=value: value)
+    for name in ("check_study", "_renew", "_must", "load_parameters"):
+        monkeypatch.setattr(sync, name, lambda *_: None)
+    sync.sync(ROOT)
+    assert shown == ["sync"]
+
+
+def test_steps_have_names_and_end_complete(clock, capsys):
+    with module.steps("sync", 2) as begin:
+        for name in ("dvc status", "dvc commit"):
+            begin(name)
+            clock.now += 60
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "sync, dvc status: 1 of 2 steps, 01:00 passed, 01:00 left"
+    assert lines[-1] == "sync, dvc commit: 2 of 2 steps, 02:00 passed, 00:00 left"
+
+
+def test_leaderboard(shown):
+    boards = ROOT / "data/leaderboard/boards.yaml"
+    first = next(iter(yaml.safe_load(boards.read_text())["boards"]))
+    make.results(None, [], [first], boards, allow_missing=False)
+    assert shown == ["rank"]
+
+
+def test_benchmarks(shown, monkeypatch):
+    monkeypatch.setattr(cka, "_in_own_process", lambda *_: (1.0, 1.0, np.zeros((2, 2))))
+    cka.run(images=[4, 8], height=16, width=16, batch=4)
+    monkeypatch.setattr(convolution, "_measure", lambda _: {"works": []})
+    monkeypatch.setattr(convolution, "_fit", lambda *_: convolution.RATES)
+    convolution.run()
+    network._by_turns({"ours": lambda: None}, 2)
+    monkeypatch.setattr(metrics, "_shortest", lambda *_: (1.0, torch.tensor(1.0)))
+    monkeypatch.setattr(metrics, "_all_together", lambda *_: {})
+    metrics.run(height=96, width=96, repeats=1, threads=1, files=None)
+    assert shown == ["measure"] * 4
+
+
+def test_import_weights(shown, tmp_path):
+    with pytest.raises(UserError):
+        importing.run("mma_unet", [tmp_path / "none.pth"], out=tmp_path / "w.safetensors")
+    assert shown == ["read"]
+
+
+def test_report(shown, monkeypatch):
+    monkeypatch.setattr(pages, "BUILDERS", ())
+    monkeypatch.setattr(pages.overview, "page", lambda *_: None)
+    pages.pages(None)
+    assert shown == ["write pages"]
+
+
+def test_data(shown, tmp_path):
+    for scenes in (synthetic_road, synthetic_brain):
+        scenes.generate(tmp_path / scenes.__name__, seed=0, height=32, width=32, train=1, val=0, test=0)
+    shutil.make_archive(str(tmp_path / "x"), "zip", ROOT / "docs/decisions")
+    shutil.make_archive(str(tmp_path / "x"), "tar", ROOT / "docs/decisions")
+    for end in ("zip", "tar"):
+        extract(tmp_path / f"x.{end}", tmp_path / end)
+    assert shown == [f"draw {split}" for split in ("train", "val", "test")] * 2 + ["unpack x.zip", "unpack x.tar"]
+
+
+def test_detectors_and_segmenters(shown):
+    for stage, what in ((detect, "detect"), (segment, "segment")):
+        stage._predict(torch.nn.Identity(), [], torch.device("cpu"))
+        assert shown.pop() == what

@@ -68,13 +68,14 @@ def train(fabric, make_pack, tmp_path):
         settings = {**BLOCK, **k}
         settings["loss"] = dict.fromkeys(method.loss_terms[part], 1.0)
         return train_part(
-            fabric, method, part, settings=settings, loop={**LOOP, **(loop or {})},
+            run.fabric, method, part, settings=settings, loop={**LOOP, **(loop or {})},
             pairs=TrainingPairs(packs, settings, 0), seed=0,
             validation=validation_pairs(packs, 2, 32) if validation is None else validation,
             resume=tmp_path / "resume/state.pt", fingerprint=fingerprint, on_rows=on_rows,
             on_validation=look or (lambda _: None),
         )  # fmt: skip
 
+    run.fabric = fabric
     return run
 
 
@@ -484,6 +485,30 @@ def test_best_and_last_weights_are_written_apart(train, tmp_path, part):
     encoders = {key.partition(".")[0] for key in found.keys() - best.keys()}
     assert encoders == ({"vi_unet", "ir_unet"} if card.complete else set())
     assert "step,lr,train/total" in (tmp_path / "w.history.csv").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("part", ["vi_unet", "ir_unet", "fusion"])
+def test_bf16_on_a_processor_has_the_losses_of_fp32(part, train, monkeypatch):
+    """The same initial weights and batches, for a few steps, with losses in fp32."""
+    half = make_fabric({**LOOP, "precision": "bf16-mixed"})
+    dtypes = set()
+    layer = torch.nn.Conv2d._conv_forward
+
+    def look(self, image, weight, bias):
+        found = layer(self, image, weight, bias)
+        dtypes.add(found.dtype)
+        return found
+
+    monkeypatch.setattr(torch.nn.Conv2d, "_conv_forward", look)
+    single = train(part, steps=4, learning_rate=1e-3)
+    assert dtypes == {torch.float32}
+    monkeypatch.setattr(train, "fabric", half)
+    other = train(part, steps=4, learning_rate=1e-3, fingerprint="bf16")
+    assert torch.bfloat16 in dtypes
+    for row, expected in zip(other.history, single.history, strict=True):
+        assert row["train/total"] == pytest.approx(expected["train/total"], rel=0.05)
+        assert row["train/total"] != expected["train/total"]
+    assert all(value.dtype != torch.bfloat16 for value in other.best.values())
 
 
 # ------------------------------------------------------------------------------------------- killed and going on

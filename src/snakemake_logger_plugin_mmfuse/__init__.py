@@ -15,7 +15,7 @@ from snakemake.logging import ColorizingTextHandler, get_event
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
-_LONG = 60  # seconds; the end of a longer job is shown, too
+_LONG = 300  # seconds; the end of a longer job is shown, too
 # messages without an event that tell a user nothing
 _LEFT_OUT = ("Assuming unrestricted", "Building DAG", "Using shell", "Conda environments: ignored", "Select jobs")
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmfuse import methods
 from mmfuse.benchmarks.memory import peak_mib
@@ -32,6 +32,7 @@ from mmfuse.inference import backends
 from mmfuse.inference.fusing import best_device
 from mmfuse.inference.half_precision import Fuse, agreement, noise_pair
 from mmfuse.methods.base import FusionMethod
+from mmfuse.progress import progress
 from mmfuse.training.checkpoints import build, load_method
 from mmfuse.training.seeding import seed_everything
 from mmfuse.weights import shipped
@@ -60,7 +61,7 @@ def chosen(words: str) -> tuple[str, ...]:
 def network_of(case: Case) -> FusionMethod:
     """Return the network: shipped weights by name, a weights file, or a method with random weights.
 
-    The batch norms of random weights get the statistics of random images, because features would fade otherwise.
+    Random weights are scaled by `with_statistics`.
 
     Raises:
         UserError: there is no such method and no such weights, or the method does not take the options.
@@ -71,20 +72,37 @@ def network_of(case: Case) -> FusionMethod:
             raise UserError("Trained weights bring their own options.", found=case.network, fix="leave the options out")
         return load_method(Path(name))[0]
     seed_everything(0)
-    return with_statistics(build(case.method, case.network)).eval()
+    return with_statistics(build(case.method, case.network))
 
 
 @torch.no_grad()
 def with_statistics(network: FusionMethod) -> FusionMethod:
-    """Give the batch norms of an untrained network the statistics of a random pair, in place."""
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    network.eval()
+    """Scale the features of an untrained network, in place, as training would: otherwise images fade or are clipped.
+
+    Batch norms get the statistics of a random pair. If the last layer gives the image, it gets a mean of 0.5 and a
+    standard deviation of 0.2.
+    """
+    pair = noise_pair(64, 64)
+    norms = [module for module in network.eval().modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.train()
         norm.momentum = 1.0  # only this pair counts
     if norms:
-        network(*noise_pair(64, 64))
-    return network.eval()
+        network(*pair)
+    network.eval()
+    last: list[tuple[nn.Conv2d, Tensor]] = []
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [layer.register_forward_hook(lambda layer, _, out: last.append((layer, out))) for layer in layers]
+    image = network(*pair)
+    for hook in hooks:
+        hook.remove()
+    if last and torch.equal(last[-1][1].mean(dim=1, keepdim=True).clamp(0, 1), image):
+        layer, out = last[-1]
+        scale = 0.2 / out.mean(dim=1).std()
+        layer.weight *= scale
+        if layer.bias is not None:
+            layer.bias.copy_((layer.bias - out.mean()) * scale + 0.5)
+    return network
 
 
 def run(case: Case, names: Sequence[str], *, limit: float) -> dict[str, Any]:
@@ -120,7 +138,7 @@ def run(case: Case, names: Sequence[str], *, limit: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         exact = Path(folder, f"{_EXACT}.pt")
         _in_own_process(case, _EXACT, exact, limit=3600)
-        for name in names:
+        for name in progress(names, "measure", unit="backends"):
             try:
                 result = _in_own_process(case, name, Path(folder, f"{name}.pt"), limit=limit)
             except UserError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from mmfuse.errors import UserError
+from mmfuse.progress import progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,7 +115,7 @@ def _against_plain(images: Images, repeats: int) -> dict[str, Any]:
     fused, a, b = ((image[0] * 255).round().numpy() for image in images.triple)  # (H, W)
     rows: list[dict[str, Any]] = []
     with one_thread():
-        for definition, meant in names.items():
+        for definition, meant in progress(names.items(), "measure", total=len(names), unit="metrics"):
             ours, plain = definitions()[definition].function, PLAIN[definition]
             seconds, tensor = _shortest(repeats, partial(ours, *images.batch()))
             plain_seconds, plain_value = _shortest(repeats, partial(plain, fused, a, b))

@@ -28,6 +28,7 @@ from mmfuse.fastconv.workspace import keep_freed_memory, set_limits
 from mmfuse.inference.fast_copy import for_inference
 from mmfuse.inference.fusing import best_device
 from mmfuse.methods.base import FusionMethod
+from mmfuse.progress import progress
 from mmfuse.training.checkpoints import build
 from mmfuse.training.seeding import seed_everything
 
@@ -205,7 +206,7 @@ def _by_turns(calls: Mapping[str, Callable[[], None]], repeats: int) -> tuple[di
     """Return the medians of wall time and CPU time of each call."""
     wall: dict[str, list[float]] = {way: [] for way in calls}
     processor: dict[str, list[float]] = {way: [] for way in calls}
-    for _ in range(repeats):
+    for _ in progress(range(repeats), "measure", unit="repeats"):
         for way, call in calls.items():
             begin, used = time.perf_counter(), time.process_time()
             call()

@@ -32,6 +32,23 @@ class Task(StrEnum):
     mif = "mif"
 
 
+class Backend(StrEnum):
+    """What computes the network."""
+
+    torch = "torch"
+    compile = "compile"
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
+
+
+class Precision(StrEnum):
+    """Arithmetic of the network."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    auto = "auto"
+
+
 app = typer.Typer(
     help="A reproducible benchmark of multimodal image fusion.",
     no_args_is_help=True,
@@ -89,11 +106,31 @@ def fuse(
     ] = None,
     task: Annotated[Task | None, typer.Option(help="Task of the shipped weights; by default, from the images.")] = None,
     allow_missing: Annotated[bool, typer.Option(help="Leave out images that lack a counterpart.")] = False,
+    backend: Annotated[
+        Backend,
+        typer.Option(help="What computes the network; onnxruntime and openvino need the extra mmfuse[backends]."),
+    ] = Backend.torch,
+    precision: Annotated[
+        Precision,
+        typer.Option(help="auto: bf16 if the processor or GPU has it and a check at the start agrees with fp32."),
+    ] = Precision.fp32,
 ) -> None:
     """Fuse image pairs of any size, in colour: two folders matched by file name, or two files."""
     from mmfuse.cli.own_images import fuse_folders
 
-    fuse_folders(a, b, out, weights=weights, method=method, task=task, allow_missing=allow_missing)
+    fuse_folders(
+        a, b, out, weights=weights, method=method, task=task, allow_missing=allow_missing, backend=backend,
+        precision=precision,
+    )  # fmt: skip
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("demo")) -> None:
+    """Draw an image pair, fuse it with the shipped weights, and say what to do next."""
+    from mmfuse.cli import demo as first
+
+    for line in first.run(out):
+        print(line)
 
 
 @app.command()
@@ -165,6 +202,7 @@ class Listed(StrEnum):
     variants = "variants"
     analyses = "analyses"
     weights = "weights"
+    studies = "studies"
 
 
 @app.command(name="list")
@@ -172,7 +210,7 @@ def list_(
     what: Annotated[Listed, typer.Argument(help="What to list.")],
     params: Annotated[Path, typer.Option(help="The study's parameters (for variants).")] = _PARAMS,
 ) -> None:
-    """List the available methods, metrics, datasets, variants, analyses or shipped weights."""
+    """List the available methods, metrics, datasets, variants, analyses or shipped weights, or the tracked studies."""
     from mmfuse.cli.own_images import listing
 
     width = shutil.get_terminal_size((0, 0)).columns  # 0 for a pipe without COLUMNS, which gets whole lines

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmfuse.data.colours import Colours
 from mmfuse.data.images import Bytes, read_image, write_image
 from mmfuse.data.pairs import Matched, check_equal_sizes, match_folders
 from mmfuse.errors import UserError
@@ -38,6 +39,8 @@ def fuse_folders(
     method: str | None = None,
     task: str | None = None,
     allow_missing: bool = False,
+    backend: str = "torch",
+    precision: str = "fp32",
 ) -> None:
     """Fuse the pairs of two folders (or two files) into OUT/NAME.png.
 
@@ -49,13 +52,15 @@ def fuse_folders(
         method: A training-free method instead of weights. Without both, the task's default weights are used.
         task: `ivif` or `mif`; determined from the images if needed and not given.
         allow_missing: Leave out images that lack a counterpart.
+        backend: One of `inference.backends.BACKENDS`.
+        precision: fp32, bf16 or auto; see `inference.backends.prepared`.
 
     Raises:
-        UserError: images are missing, damaged or of unequal size, the weights cannot be used, the task is not clear, or
-            a source would be overwritten.
+        UserError: images are missing, damaged or of unequal size, the weights cannot be used, the task is not clear, a
+            source would be overwritten, or the backend cannot be used.
     """
     from mmfuse.fastconv.workspace import keep_freed_memory
-    from mmfuse.inference.fast_copy import for_inference
+    from mmfuse.inference.backends import prepared
     from mmfuse.inference.fusing import best_device, fuse_pair
 
     _check_choice(weights, method, task)
@@ -66,10 +71,15 @@ def fuse_folders(
     _check_not_overwritten(pairs, out)
     device = best_device()
     keep_freed_memory()
-    net = for_inference(net.to(device))
+    fuse, record = prepared(net.to(device), device, backend=backend, precision=precision)
+    if precision == "auto":
+        print(f"precision: {record['precision']}", file=sys.stderr)
+    colours = Colours({"a": "infrared or MRI"})
     for name, first, second in progress(_read(pairs), "fuse", total=len(pairs), unit="pairs"):
-        write_image(out / f"{name}.png", fuse_pair(net, first, second, device))
+        colours.add(name, {"a": first, "b": second})
+        write_image(out / f"{name}.png", fuse_pair(fuse, first, second, device))
     print(f"{len(pairs)} fused images in {out}")
+    colours.warn("fuse")
 
 
 def _read(pairs: list[Matched]) -> Iterator[tuple[str, Bytes, Bytes]]:
@@ -118,7 +128,7 @@ def _network(pairs: list[Matched], weights: str | Path | None, method: str | Non
             raise UserError(
                 f"{method} needs trained weights.",
                 expected="--weights FILE, or a name from `mmfuse list weights`",
-                fix=f"give its {net.parts[-1]}.safetensors below data/checkpoints, or choose a training-free method",
+                fix=f"give its {net.last_part()}.safetensors below data/checkpoints, or choose a training-free method",
             )
         return net
     if weights is not None and _is_file(weights):
@@ -141,7 +151,8 @@ def _shipped(pairs: list[Matched], name: str | None, task: str | None) -> shippe
     one_for_all = len(defaults) == len(shipped.TASKS) and len(set(defaults.values())) == 1
     told = ""
     if task is None and defaults and not one_for_all:
-        task, told = task_of_images(_read(pairs)), ", judging by the images; --task overrides it"
+        read = progress(_read(pairs), "determine the task", total=len(pairs), unit="pairs")
+        task, told = task_of_images(read), ", judging by the images; --task overrides it"
     one = shipped.default(task or shipped.TASKS[0])
     print(f"weights: {one.name} (method {one.method}, task {task or ' and '.join(one.tasks)}{told})", file=sys.stderr)
     return one
@@ -160,6 +171,7 @@ def listing(what: str, params: Path) -> Iterator[str]:
     """Yield the lines of `mmfuse list WHAT`."""
     kinds = {
         "methods": _methods, "metrics": _metrics, "datasets": _datasets, "analyses": _analyses, "weights": _weights,
+        "studies": _studies,
     }  # fmt: skip
     yield from kinds.get(what, lambda: _variants(params))()
 
@@ -170,7 +182,8 @@ def _methods() -> Iterator[str]:
     for name in methods.available():
         method = methods.load(name)
         yield f"{name}: {method.summary} [{', '.join(method.tasks)}] ({method.source})"
-        yield f"    parts: {', '.join(method.parts) or 'none, training-free'}"
+        parts = [f"{part} (optional)" if part in method.optional_parts else part for part in method.parts]
+        yield f"    parts: {', '.join(parts) or 'none, training-free'}"
         options = inspect.signature(method).parameters.values()
         listed = [f"{o.name}={o.default}" for o in options if o.default is not inspect.Parameter.empty]
         yield f"    options: {', '.join(listed) or 'none'}"
@@ -214,6 +227,15 @@ def _datasets() -> Iterator[str]:
 
     for name, entry in load_catalog().items():
         yield f"{name}: {entry.title} [{entry.task}] (licence: {entry.licence})"
+
+
+def _studies() -> Iterator[str]:
+    from mmfuse.tracking.reading import studies
+
+    found = studies(Path.cwd())
+    yield from (f"{name}: {page}" for name, page in found)
+    if not found:
+        yield "no study is tracked yet"
 
 
 def _variants(params: Path) -> Iterator[str]:

@@ -17,7 +17,13 @@ import numpy as np
 from mmfuse.comparing import downstream
 from mmfuse.comparing.runs import AGAIN, Row, Run, direction, pairs, scored
 from mmfuse.errors import UserError
+<<<<<<< HEAD
+from mmfuse.files.reading import read_yaml
+from mmfuse.files.records import read_record
+=======
 from mmfuse.files.reading import read_json, read_yaml
+from mmfuse.progress import progress
+>>>>>>> edaa2fb55b9d7f4f3c473e8776e04f885a3b0149
 from mmfuse.reporting import statistics
 from mmfuse.reporting.scores import Column, Group
 from mmfuse.study.parameters import flatten
@@ -97,7 +103,7 @@ def _read(place: Place) -> Run:
         records = [path.relative_to(place.root) for path in sorted(scores.rglob("*.run.json"))]
     groups = scored(place)
     texts = {path.as_posix(): place.root / path for path in records if (place.root / path).is_file()}
-    kept = {name: read_json(path, fix=AGAIN) for name, path in texts.items()}
+    kept = {name: read_record(path, fix=AGAIN) for name, path in texts.items()}
     entries = {k: v for r in kept.values() for k, v in r["parameters"].items() if k.startswith("data/catalog.yaml:")}
     sets = downstream.read(place, parameters)
     return Run(place.name, place.kind, flatten(parameters) | flatten(entries), kept, groups, sets)
@@ -160,7 +166,8 @@ def _scores(first: Run, other: Run) -> tuple[list[Row], list[str]]:
     """Return the rows of one run compared with the first, and notes on what could not be compared."""
     rows, notes = [], []
     for dataset, groups in other.groups.items():
-        for one, two in pairs(first.groups.get(dataset, {}), groups):
+        both = list(pairs(first.groups.get(dataset, {}), groups))
+        for one, two in progress(both, f"compare {dataset}", unit="systems"):
             found = [c.name for c in one.members[0].metrics]
             kept, left_out = _same_metrics(one, two)
             paired, why = _paired(first, other, dataset, one, two)

@@ -13,11 +13,12 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmfuse.errors import UserError, check_choices
 from mmfuse.fastconv.large_kernel import plain
@@ -32,6 +33,7 @@ IN_BF16 = ("torch", "openvino")
 PACKAGES = {"onnxruntime": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino",)}
 PRECISIONS = ("fp32", "bf16", "auto")
 _SIZES = 4  # prepared sizes that are kept
+_GRAPH = property(lambda module: module._modules["graph_module"])
 
 
 def prepared(
@@ -93,7 +95,7 @@ def in_half(network: FusionMethod, backend: str) -> Fuse:
     if backend == "torch":
         return in_bf16(for_inference(network))
     check_packages(backend)
-    return _PerSize(network, backend, lambda *of: _openvino(*of, precision="bf16"))
+    return _PerSize(network, backend, partial(_openvino, precision="bf16"))
 
 
 def check_packages(backend: str) -> None:
@@ -116,7 +118,7 @@ class _PerSize:
     """A network in another program, prepared at the first use of an image size; (B, 1, H, W) twice, to the same."""
 
     def __init__(self, network: FusionMethod, backend: str, prepare: Prepare) -> None:
-        self.network = plain(copy.deepcopy(network)).eval().requires_grad_(False).cpu()
+        self.network = _renamed(plain(copy.deepcopy(network))).eval().requires_grad_(False).cpu()
         self.backend, self.prepare = backend, prepare
         self.ready: dict[tuple[int, ...], Fuse] = {}
 
@@ -141,15 +143,13 @@ class _PerSize:
             ) from error
 
 
-class _Nested(nn.Module):
-    """A network as a submodule: the exporter's own attributes, such as `graph`, hide submodules of the same name."""
-
-    def __init__(self, network: FusionMethod) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.network(a, b)
+def _renamed(network: FusionMethod) -> FusionMethod:
+    """Rename each submodule `graph`, in place: a traced or exported module has an attribute of that name itself."""
+    for module in list(network.modules()):
+        if "graph" in module._modules:
+            module._modules["graph_module"] = module._modules.pop("graph")
+            module.__class__ = type(type(module).__name__, (type(module),), {"graph": _GRAPH})
+    return network
 
 
 @contextlib.contextmanager
@@ -179,7 +179,7 @@ def _onnx(network: FusionMethod, a: Tensor, b: Tensor) -> Fuse:
     import onnxruntime
 
     with torch.no_grad():
-        exported = torch.onnx.export(_Nested(network), (a.clone(), b.clone()), dynamo=True, verbose=False)
+        exported = torch.onnx.export(network, (a.clone(), b.clone()), dynamo=True, verbose=False)
     assert exported is not None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -142,7 +142,9 @@ def _box_each(axes: Axes, series: Sequence[Array], colours: Sequence[str]) -> No
         for y, (values, colour) in enumerate(zip(series, colours, strict=True), start=1)
         if values.size
     ]
-    corners, lines, medians = [], [], []
+    corners: list[list[tuple[float, float]]] = []
+    lines: list[list[tuple[float, float]]] = []
+    medians: list[list[tuple[float, float]]] = []
     for y, _, box in drawn:
         low, q1, middle, q3, high = (box[name] for name in ("whislo", "q1", "med", "q3", "whishi"))
         bottom, top = y - _BOX / 2, y + _BOX / 2
@@ -155,8 +157,8 @@ def _box_each(axes: Axes, series: Sequence[Array], colours: Sequence[str]) -> No
     axes.add_collection(LineCollection(lines, colors=INK, linewidths=1.0, capstyle="projecting", zorder=2))
     axes.add_collection(LineCollection(medians, colors="#000000", linewidths=1.2, capstyle="butt", zorder=3))
     beyond = [(x, y) for y, _, box in drawn for x in box["fliers"]]
-    style = {"markersize": 2.5, "markeredgecolor": INK, "markerfacecolor": "none"}
-    axes.plot(*np.reshape(beyond, (-1, 2)).T, linestyle="", marker=".", **style)
+    style: dict[str, Any] = {"marker": ".", "markersize": 2.5, "markeredgecolor": INK, "markerfacecolor": "none"}
+    axes.plot(*np.reshape(beyond, (-1, 2)).T, linestyle="", **style)
     axes.autoscale_view()
 
 
