@@ -17,13 +17,9 @@ import numpy as np
 from mmfuse.comparing import downstream
 from mmfuse.comparing.runs import AGAIN, Row, Run, direction, pairs, scored
 from mmfuse.errors import UserError
-<<<<<<< HEAD
 from mmfuse.files.reading import read_yaml
 from mmfuse.files.records import read_record
-=======
-from mmfuse.files.reading import read_json, read_yaml
 from mmfuse.progress import progress
->>>>>>> edaa2fb55b9d7f4f3c473e8776e04f885a3b0149
 from mmfuse.reporting import statistics
 from mmfuse.reporting.scores import Column, Group
 from mmfuse.study.parameters import flatten
