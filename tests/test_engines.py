@@ -416,6 +416,9 @@ with torch.inference_mode():
     assert torch.equal(model(pair), method(pair[:, :1], pair[:, 1:]))
 """
     call(by_snakemake, sys.executable, "-c", code)
+    page = (ROOT / "docs/how-to/compare-runs.md").read_text()
+    [example] = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    call(by_snakemake, sys.executable, "-c", f"{example}\nassert fused.shape == (1, 1, 120, 160)")
     refused = call(
         by_snakemake, "mmfuse", "register", "--study", "x", "--dataset", "synthetic_road", "--metric", "SSIM", good=(2,)
     )
