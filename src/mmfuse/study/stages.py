@@ -13,7 +13,7 @@ from typing import Any
 
 from mmfuse.data import catalog, origins
 from mmfuse.errors import UserError
-from mmfuse.files.reading import read_json
+from mmfuse.files.records import read_record
 from mmfuse.study import plan
 from mmfuse.study.stage import Key, Parameters, Stage
 from mmfuse.study.training_sets import training_set
@@ -56,8 +56,8 @@ class Download(Stage):
         if found or not record.is_file() or not Path(self.path("folder", key)).is_dir():
             return found
         name = (origins.MANUAL / key["dataset"]).as_posix()
-        read = read_json(record, fix=f"delete it and {self.path('folder', key)}, and run the study again")
-        inputs = read.get("inputs") or {}
+        read = read_record(record, fix=f"delete it and {self.path('folder', key)}, and run the study again")
+        inputs = read["inputs"]
         return {name: inputs[name]} if name in inputs else {}
 
     def watched(self, parameters: Parameters, key: Key) -> list[str]:
