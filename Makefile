@@ -81,6 +81,7 @@ $(VENV)/.installed: envs/requirements.lock envs/build.lock pyproject.toml
 ui: env
 	@case "$$MLFLOW_TRACKING_URI" in http*) \
 		echo "the runs are on the server in MLFLOW_TRACKING_URI: open its address in a browser" >&2; exit 2;; esac
+	@mmfuse list studies
 	MLFLOW_BACKEND_STORE_URI=$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} mlflow ui --host 127.0.0.1 --port 5000
 
 # needs uv; the platform is the oldest Debian and glibc on which the study is tested

@@ -29,3 +29,5 @@ rule all:
     default_target: True
     input:
         STUDY_FILES,
+    message:
+        "The study is complete."

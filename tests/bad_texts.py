@@ -45,7 +45,9 @@ def written(path: Path, content: str | bytes) -> Path:
 
 @cache
 def good_parameters() -> dict[str, Any]:
-    values: dict[str, Any] = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader)
+    values: dict[str, Any] = yaml.load(
+        (ROOT / "workflow/configs/demo.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader
+    )
     return values
 
 

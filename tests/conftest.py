@@ -94,10 +94,20 @@ def make_pack(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+def demo_parameters() -> dict[str, Any]:
+    """The demo's parameters, and those of methods that only params.yaml has, such as one's own."""
+    values, own = (
+        yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+        for name in ("workflow/configs/demo.yaml", "params.yaml")
+    )
+    values["methods"] = own["methods"] | values["methods"]
+    return values
+
+
 @pytest.fixture
 def parameters() -> dict[str, Any]:
-    """The study's own parameters, made small: width 4, small crops, six steps on a processor; no shipped weights."""
-    values: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    """The demo's parameters, made small: width 4, small crops, six steps on a processor; no shipped weights."""
+    values = demo_parameters()
     values["study"]["systems"] = [entry for entry in values["study"]["systems"] if entry["variant"] != "shipped"]
     del values["methods"]["lkc_funet"]["variants"]["shipped"]
     for block in values["methods"].values():
@@ -129,6 +139,7 @@ def mmfuse(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -
     from mmfuse.cli import app as cli
 
     before = signal.getsignal(signal.SIGTERM)  # the command has one of its own
+    monkeypatch.delenv("COLUMNS", raising=False)
 
     def run(*words: object) -> tuple[Any, str, str]:
         monkeypatch.setattr(sys, "argv", ["mmfuse", *map(str, words)])

@@ -19,7 +19,8 @@ import bad_inputs
 import bad_texts
 import test_report
 from bad_inputs import pixels, saved
-from mmfuse.cli.own_images import evaluate_folders, fuse_folders
+from mmfuse.cli.evaluating import evaluate_folders
+from mmfuse.cli.own_images import fuse_folders
 from mmfuse.data.archives import extract
 from mmfuse.data.catalog import load_catalog
 from mmfuse.data.images import read_image, write_image

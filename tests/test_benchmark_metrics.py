@@ -47,6 +47,15 @@ def test_numbers_hang_together(result):
     assert together["seconds_per_triple"] > 0
 
 
+def test_a_new_formula_without_a_plain_implementation_is_named(monkeypatch):
+    monkeypatch.setitem(CONVENTIONS["lkc_funet"], "NEW", "rmse_vifb")
+    monkeypatch.setitem(CONVENTIONS["smfnet"], "NEW", "rmse_vifb")
+    found = metrics.run(height=SMALLEST, width=SMALLEST, repeats=1, threads=1, files=None)
+    assert found["set"]["without_plain"] == ["rmse_vifb"]
+    assert {row["definition"] for row in found["set"]["metrics"]} == set(PLAIN)
+    assert "not compared: rmse_vifb" in "\n".join(metrics.lines(found))
+
+
 def test_lines_name_every_metric(result):
     text = "\n".join(metrics.lines(result))
     for word in ("drawn", f"{SMALLEST}x{SMALLEST + 14}", "all of lkc_funet and smfnet", *definitions()):

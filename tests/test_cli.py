@@ -91,6 +91,47 @@ def test_help_names_every_option(names, command):
             assert option.lower() in result.output.lower()
 
 
+WITH_HELP = [[], ["benchmark"], ["params"], ["stage"], *(names for names, _ in commands())]
+
+
+@pytest.mark.parametrize("names", WITH_HELP, ids=" ".join)
+def test_help_fits_80_columns_and_has_a_short_option(names):
+    said = [
+        CliRunner().invoke(cli.app, [*names, option], env={"COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1"})
+        for option in ("--help", "-h")
+    ]
+    assert said[0].exit_code == said[1].exit_code == 0
+    assert said[0].output == said[1].output
+    assert "Usage:" in said[0].output
+    assert max(map(len, said[0].output.splitlines())) <= 80
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("what", cli.Listed)
+def test_lists_fit_80_columns(mmfuse, what, monkeypatch):
+    whole = mmfuse("list", what)[1]
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = mmfuse("list", what)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert out.split() == whole.split()
+    assert len(whole.splitlines()) < len(out.splitlines()), "a pipe gets whole lines"
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("mmfuse ev", ["evaluate"]), ("mmfuse list met", ["methods", "metrics"]), ("mmfuse fuse --wei", ["--weights"])],
+)
+def test_tab_completion(typed, offered):
+    environment = {"_MMFUSE_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    result = CliRunner().invoke(cli.app, [], env=environment, prog_name="mmfuse")
+    assert sorted(result.output.split()) == offered
+
+
+def test_completion_is_installed_on_request():
+    assert "--install-completion" in CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "80"}).output
+
+
 def test_help_of_the_program_itself(mmfuse):
     code, out, _ = mmfuse("--help")
     assert code == 0
@@ -284,6 +325,8 @@ def test_lists(mmfuse, project):
         assert f"{name}: {entry['title']}" in out
     _, out, _ = mmfuse("list", "variants")
     assert "mma_unet.base: nothing changed" in out
+    _, out, _ = mmfuse("list", "studies")
+    assert out == "no study is tracked yet\n"
 
 
 def test_list_mistakes(refused, project, tmp_path, monkeypatch):
@@ -381,6 +424,7 @@ def test_the_stages_from_training_to_scores(mmfuse, prepared):
     assert (measured["height"], measured["width"]) == (48, 64)
     assert measured["multiply_adds"] > 48 * 64 * 100
     assert measured["peak_mib"] > 10
+    assert measured["precision"] == "fp32"
     scores = "reports/scores/synthetic_road/mma_unet.base.s0"
     code, _, err = mmfuse("stage", "evaluate", "--dataset", "synthetic_road", *SYSTEM)
     assert code == 0, err

@@ -505,7 +505,7 @@ def test_yolo_trains_offline_in_its_own_folder(room, monkeypatch):
 
 
 def test_the_plan_names_sets_files_and_what_a_job_depends_on():
-    parameters = load_parameters(ROOT / "params.yaml")
+    parameters = load_parameters(ROOT / "workflow/configs/demo.yaml")
     block = parameters["downstream"]["road_boxes"]
     labels_of = plan.image_sets(parameters, "road_boxes")
     assert list(labels_of)[:3] == ["a", "b", "average.base.s0"]

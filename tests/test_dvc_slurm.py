@@ -55,7 +55,7 @@ def test_stages_that_wait_for_each_other_are_never_in_one_job():
 
 
 def test_a_job_gets_what_the_profile_and_the_parameters_say():
-    parameters = yaml.safe_load((ROOT / "params.yaml").read_text())
+    parameters = yaml.safe_load((ROOT / "workflow/configs/demo.yaml").read_text())
     parameters["train"]["threads"] = 3
     profile = {
         "default-resources": {"slurm_partition": "main", "mem_mb": "attempt * 4000", "runtime": 60},
@@ -72,7 +72,7 @@ def test_a_job_gets_what_the_profile_and_the_parameters_say():
 
 def test_the_projects_own_profile_is_understood():
     profile = yaml.safe_load((ROOT / dvc_slurm.PROFILE).read_text())
-    parameters = yaml.safe_load((ROOT / "params.yaml").read_text())
+    parameters = yaml.safe_load((ROOT / "workflow/configs/demo.yaml").read_text())
     for kind in ("train", "fuse", "evaluate", "detect", "report"):
         found = dvc_slurm.options(dvc_slurm.Task(kind, (f"{kind}-x",), frozenset()), profile, parameters)
         numbers = [option.partition("=")[2] for option in found if option.startswith(("--mem", "--time", "--cpus"))]

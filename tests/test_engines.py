@@ -77,7 +77,7 @@ def template(tmp_path_factory):
     for name in (n for n in listed if (ROOT / n).is_file() and not n.startswith(("tests/", "docs/"))):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
-    write(folder, tiny(yaml.safe_load((ROOT / "params.yaml").read_text())))
+    write(folder, tiny(yaml.safe_load((ROOT / "workflow/configs/demo.yaml").read_text())))
     call(folder, "git", "init", "-q", "-b", "main")
     call(folder, "git", "config", "user.email", "test@example.org")
     call(folder, "git", "config", "user.name", "test")

@@ -484,7 +484,7 @@ def study(template):  # noqa: F811
         demo(template.parent / "demo")
         return template.parent / "demo"
     folder = clone(template, "smallest")
-    write(folder, smallest(yaml.safe_load((ROOT / "params.yaml").read_text())))
+    write(folder, smallest(yaml.safe_load((ROOT / "workflow/configs/demo.yaml").read_text())))
     call(folder, "git", "config", "user.email", "test@example.org")
     call(folder, "git", "config", "user.name", "test")
     call(folder, "mmfuse", "sync", "--write-dvc")

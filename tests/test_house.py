@@ -14,7 +14,7 @@ from mmfuse import metrics
 from mmfuse.errors import UserError
 from mmfuse.pipeline import jobs
 from mmfuse.study import plan
-from mmfuse.study.code_lists import check_running_code, code_of
+from mmfuse.study.code_lists import check_running_code, code_of, imports_of
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.stages import STAGES
 
@@ -33,7 +33,7 @@ ROOMS = (
 )
 # what may be imported: a module's own floor and the floors below it
 FLOORS = (
-    {"errors"},
+    {"errors", "progress"},
     {"files", "scenes"},
     {"fastconv", "weights", "data"},
     {"nn", "metrics"},
@@ -166,6 +166,42 @@ def test_the_page_on_failures_names_tests_that_exist():
     named = set(re.findall(r"`(test_\w+)`", page))
     assert len(named) > 30
     assert named - known == set()
+
+
+def parsed_imports(program):
+    found = set()
+    for node in ast.walk(ast.parse(program)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mmfuse":
+            inner = node.module.partition(".")[2]
+            found |= {inner, *(f"{inner}.{alias.name}".lstrip(".") for alias in node.names)}
+    return found - {""}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_the_search_for_imports_finds_what_parsing_finds(path):
+    program = (PACKAGE / path).read_text(encoding="utf-8")
+    assert set(imports_of(program)) == parsed_imports(program)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "from mmfuse import methods",
+        "from mmfuse.nn import (\n    blocks,  # these (all)\n    losses as others,\n)",
+        "from mmfuse.nn import blocks  # noqa",
+        "from mmfuse.nn import blocks, \\\n    losses",
+        "from \\\n mmfuse.nn import blocks",
+        "import sys; from mmfuse.nn import blocks",
+        "if True: from mmfuse.nn import blocks; from mmfuse.data import packs",
+        "def late():\n\tfrom  mmfuse.nn  import  blocks",
+        'text = "from mmfuse.nn import blocks"',
+        '"""\nfrom mmfuse.nn import blocks\n"""  # from mmfuse',
+        "from . import mmfuse\nfrom mmfuser import a",
+        "",
+    ],
+)
+def test_the_search_for_imports_knows_every_form(program):
+    assert set(imports_of(program)) == parsed_imports(program)
 
 
 def test_a_project_is_not_served_by_the_code_of_another(tmp_path, monkeypatch):

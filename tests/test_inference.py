@@ -12,6 +12,7 @@ from mmfuse.benchmarks import convolution, variants
 from mmfuse.benchmarks import network as measured
 from mmfuse.cli import app as cli
 from mmfuse.fastconv.convolution_cost import LayerUse
+from mmfuse.fastconv.large_kernel import LargeKernelConv2d
 from mmfuse.inference.fast_copy import for_inference
 from mmfuse.training.checkpoints import build
 
@@ -90,6 +91,33 @@ def test_what_changes_is_in_the_copy():
     assert not fast[4][0].inplace  # what it gets may be used elsewhere
     assert [type(layer).__name__ for layer in net] == ["Conv2d", "Dropout", "BatchNorm2d", "ReLU", "Sequential"]
     assert net.training and not net[3].inplace
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "last"),
+    [
+        ("lkc_funet", {"kernels": [3, 3, 3], "bottleneck_kernel": 3, "init_kernel": 3}, False),
+        ("lkc_funet", {"kernels": [3, 3, 3], "bottleneck_kernel": 3, "init_kernel": 3, "channels": 64}, True),
+        ("lkc_funet", {"kernels": [3, 3, 3], "norm": "batch", "init_norm": "batch", "mpafm": {"norm": "batch"}}, True),
+        ("mma_unet", {}, True),
+        ("smfnet", {}, True),
+    ],
+    ids=str,
+)
+def test_channels_are_last_where_that_saves_time(name, changes, last):
+    """A narrow network with group norm keeps its layout, and every bit of its result."""
+    net = network(name, **changes).eval()
+    fast = for_inference(net)
+    dense = [m for m in fast.modules() if isinstance(m, nn.Conv2d) and type(m) is not LargeKernelConv2d]
+    square = [m for m in dense if m.kernel_size == (3, 3) and min(m.in_channels, m.out_channels) > 1]
+    assert square
+    assert all(m.weight.is_contiguous(memory_format=torch.channels_last) == last for m in square)
+    kinds = {type(module).__name__ for module in fast.modules()}
+    assert ("SmallKernelConv2d" in kinds) == ("PointwiseConv2d" in kinds) == last
+    if not last:
+        with torch.inference_mode():
+            for sides in ((32, 48), (17, 30)):
+                assert torch.equal(fast(*images(*sides)), net(*images(*sides)))
 
 
 @pytest.mark.parametrize("groups", [1, 4, 24])

@@ -14,6 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from conftest import demo_parameters
 from mmfuse import methods
 from mmfuse.errors import UserError
 from mmfuse.methods.base import FusionMethod
@@ -35,7 +36,7 @@ from mmfuse.training.loop import prepare_part
 
 NAMES = methods.available()
 ROOT = Path(__file__).parents[1]
-PARAMETERS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+PARAMETERS = demo_parameters()
 PARTS = [(name, part) for name in NAMES for part in methods.load(name).parts]
 PAIRINGS = [
     [[1, 2], [2, 3], [3, 4], [4, 5]],

@@ -430,6 +430,24 @@ def test_gpu_agrees(name, images):
 # ------------------------------------------------------------------------------------------- names and conventions
 
 
+def test_the_descriptions_read_from_the_text_are_those_of_the_functions():
+    expected = {
+        name: (one.function.__doc__.partition("\n")[0], one.card.used_by) for name, one in definitions().items()
+    }
+    assert mmfuse.metrics.descriptions() == expected
+    assert dict(mmfuse.metrics._described()) == expected
+
+
+def test_a_card_that_is_not_written_out_is_described_by_the_function_itself(monkeypatch):
+    def unreadable():
+        raise ValueError("malformed node")
+
+    expected = mmfuse.metrics.descriptions()
+    monkeypatch.setattr(mmfuse.metrics, "_described", unreadable)
+    mmfuse.metrics.descriptions.cache_clear()
+    assert mmfuse.metrics.descriptions() == expected
+
+
 def test_cards_are_complete_and_names_unique():
     owners: dict[str, set[str]] = {}
     for module in pkgutil.iter_modules(mmfuse.metrics.__path__):

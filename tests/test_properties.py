@@ -441,7 +441,7 @@ RECORD = {
     "versions": {"python": "3.11", "torch": "2"}, "commit": "a" * 40, "dirty": False, "changes": None, "seed": 0,
     "machine": {"system": "Linux", "processor": "x", "cores": 2, "device": "cpu", "capability": "X", "threads": 1},
     "mlflow": {"uri": "sqlite:///mlflow.db", "experiment": "s", "run_id": "b" * 32},
-    "measured": {"seconds_per_image": 0.5, "parameters": 7, "height": 3, "width": 5, "multiply_adds": 9},
+    "measured": {"seconds_per_image": 0.5, "parameters": 7, "height": 3, "width": 5, "backend": "torch"},
 }  # fmt: skip
 
 

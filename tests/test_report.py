@@ -26,6 +26,7 @@ from mmfuse.study import plan
 from mmfuse.study.plan import System
 
 ROOT = Path(__file__).parents[1]
+MLFLOW_RUN = "http://127.0.0.1:5000/#/experiments/1/runs/f00d?workflowType=machine_learning"
 NASTY = "<script>alert(1)</script>"
 NAMES = ["p1", "p2", 'odd "<i>&', "p4"]
 METRICS = {"EN": ("en", "higher"), "Nabf": ("nabf", "lower")}
@@ -92,7 +93,7 @@ def _record(path: Path, stage: str, root: Path, inputs: list[Path], outputs: lis
         "dirty": False,
         "seed": 0,
         "machine": {"system": "Linux", "processor": "any", "cores": 2, "device": "cpu"},
-        "mlflow": {"uri": "sqlite:///mlflow.db", "experiment": "tiny", "run_id": "f00d"},
+        "mlflow": {"uri": "sqlite:///mlflow.db", "experiment": "tiny", "run_id": "f00d", "page": MLFLOW_RUN},
     }
     path.write_text(json.dumps(record), encoding="utf-8")
 
@@ -246,7 +247,9 @@ def test_page_loads_nothing_but_what_it_holds(project):
     downloads = [attrs["href"] for tag, attrs in page.tags if tag == "a" and "download" in attrs]
     assert all((project / "out" / href).is_file() for href in downloads)
     others = {h.partition("#")[0] for h in page.all("href") if h not in downloads and not h.startswith(("#", "data:"))}
-    assert others == {"viewer.html"}
+    tracked = {h for h in page.all("href") if h.startswith("http")}
+    assert tracked == {MLFLOW_RUN, MLFLOW_RUN.replace("/f00d", "")}, "of MLflow"
+    assert others - {h.partition("#")[0] for h in tracked} == {"viewer.html"}
 
 
 def test_every_table_and_figure_can_be_downloaded(project):

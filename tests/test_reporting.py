@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from mmfuse.reporting import pictures, provenance, tables
+from mmfuse.reporting import figures, pictures, provenance, tables
 from mmfuse.reporting.ranking import marks, ranking, stand, verdict
 from mmfuse.reporting.scores import Column, Group, Scores
 from mmfuse.study.plan import System
@@ -166,3 +166,32 @@ def test_anchors_differ_for_different_names():
     anchors = [provenance.anchor("run", name) for name in names]
     assert len(set(anchors)) == len(names)
     assert all(re.fullmatch(r"[A-Za-z0-9._~-]+", anchor) for anchor in anchors)
+
+
+def test_boxes_are_where_matplotlib_draws_them():
+    from matplotlib.collections import LineCollection, PolyCollection
+    from matplotlib.figure import Figure
+
+    random = np.random.default_rng(5)
+    series = [random.normal(2, 1, 40), np.array([]), np.array([3.0]), np.array([0.0, 1, 1, 2, 2, 9, -20]), np.ones(5)]
+    own, theirs = (Figure().subplots() for _ in range(2))
+    figures._box_each(own, series, ["#112233"] * len(series))
+    drawn = theirs.boxplot(series, orientation="horizontal", widths=0.62)
+
+    def points(lines):
+        """The corners of each line that has any, whatever the order of its points."""
+        arrays = [np.asarray(line) for line in lines]
+        return sorted(sorted({tuple(row) for row in one.round(9).tolist()}) for one in arrays if np.isfinite(one).all())
+
+    def of(name):
+        return [line.get_xydata() for line in drawn[name]]
+
+    (boxes,) = [found for found in own.collections if isinstance(found, PolyCollection)]
+    lines, medians = [found.get_segments() for found in own.collections if isinstance(found, LineCollection)]
+    assert points(medians) == points(of("medians"))
+    assert points(lines) == points(of("whiskers") + of("caps"))
+    assert points(path.vertices for path in boxes.get_paths()) == points(of("boxes"))
+    beyond = np.concatenate(of("fliers"))
+    assert sorted(map(tuple, own.lines[0].get_xydata())) == sorted(map(tuple, beyond))
+    assert len(beyond) > 1
+    assert own.get_xlim() == pytest.approx(theirs.get_xlim())

@@ -122,7 +122,7 @@ def test_both_engines_have_the_same_jobs_with_them(tmp_path):
     for name in (n for n in listed if (ROOT / n).is_file() and not n.startswith(("tests/", "docs/"))):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes((ROOT / name).read_bytes())
-    parameters = tiny(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    parameters = tiny(yaml.safe_load((ROOT / "workflow/configs/demo.yaml").read_text()))
     parameters["methods"]["mma_unet"]["variants"]["ours"] = {"weights": "shipped"}
     parameters["study"]["systems"].append({"method": "mma_unet", "variant": "ours", "tasks": ["ivif"]})
     write(folder, parameters)

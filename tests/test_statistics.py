@@ -88,6 +88,21 @@ def test_signed_rank_agrees_with_scipy(random, count):
     assert sign == (1 if larger else -1)
 
 
+@pytest.mark.parametrize("count", [1, 7, 50, 60, 300])
+@pytest.mark.parametrize("kind", ["distinct", "tied", "gaps"])
+def test_many_tests_at_once_give_the_digits_of_each_alone(monkeypatch, random, count, kind):
+    monkeypatch.setattr(statistics, "_AT_ONCE", 5 * 16 * count)  # several blocks
+    differences = random.normal(0.2, 2.0, (12, count))
+    if kind != "distinct":
+        differences = np.round(differences)
+        differences[3] = 0
+        differences[5] = differences[5] - differences[5][::-1]  # sums of ranks that are equal
+    if kind == "gaps":
+        differences[1, ::3], differences[4] = NAN, NAN
+    found = list(zip(*(part.tolist() for part in statistics.signed_ranks(differences)), strict=True))
+    np.testing.assert_array_equal(found, [signed_rank(row) for row in differences])
+
+
 def test_signed_rank_with_ties_agrees_with_all_choices_of_signs(random):
     for _ in range(20):
         differences = random.integers(-3, 5, size=8).astype(float)

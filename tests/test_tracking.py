@@ -11,16 +11,21 @@ import sys
 import time
 from pathlib import Path
 
+import mlflow
+import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
 
 from mmfuse.errors import UserError
 from mmfuse.files.writing import checksum, sha256, write_text
+from mmfuse.nn.pair import PairModel
 from mmfuse.pipeline.jobs import Job, Running, execute
 from mmfuse.tracking import STUDY, SYSTEM, Parent, Tracker
-from mmfuse.tracking.reading import fetch_kept, hours_of
-from mmfuse.tracking.servers import default_uri, shown_uri, without_secrets
+from mmfuse.tracking.models import register
+from mmfuse.tracking.reading import fetch_kept, hours_of, studies
+from mmfuse.tracking.servers import default_uri, page, shown_uri, without_secrets
+from mmfuse.training.checkpoints import build
 
 
 @pytest.fixture
@@ -72,6 +77,49 @@ def test_a_run_holds_tags_parameters_metrics_and_pictures(client, tmp_path, imag
     assert {"x.run.json", "pictures/road 1.png"} <= files
     assert run.record()["run_id"] == found.info.run_id
     assert run.record()["experiment"] == "study"
+
+
+def test_a_studys_page_opens_on_its_runs(client, tmp_path):
+    with tracker(tmp_path) as run:
+        pass
+    found = client.get_experiment_by_name("study")
+    assert found.tags["mlflow.experimentKind"] == "custom_model_development"
+    pages = f"http://127.0.0.1:5000/#/experiments/{found.experiment_id}/runs"
+    assert run.record()["page"] == f"{pages}/{run.run_id}?workflowType=machine_learning"
+    client.set_experiment_tag(found.experiment_id, "mlflow.experimentKind", "of_the_user")
+    with tracker(tmp_path, fingerprint="other"):
+        pass
+    assert client.get_experiment(found.experiment_id).tags["mlflow.experimentKind"] == "of_the_user"
+    assert studies(tmp_path) == [("study", f"{pages}?workflowType=machine_learning")]
+
+
+def test_pages_of_a_server_are_its_own_and_show_no_login(tmp_path, monkeypatch):
+    address = "https://me:secret@host.org/mlflow/"
+    assert page(address, tmp_path, "7") == (
+        "https://host.org/mlflow/#/experiments/7/runs?workflowType=machine_learning"
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
+    assert studies(tmp_path) == []
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_a_registered_model_returns_plain_arrays_and_tensors(database, tmp_path):
+    weights = tmp_path / "fusion.safetensors"
+    weights.write_bytes(b"weights")
+    network = build("mma_unet", {"width": 4})  # with gradients, in training mode
+    pair = np.random.default_rng(0).random((2, 2, 40, 50), dtype=np.float32)
+    with tracker(tmp_path, tags={"stage": "register"}) as run:
+        register(run, PairModel(network), name="best", example=pair[:1], weights=weights, tags={})
+    mlflow.set_tracking_uri(database)
+    general = mlflow.pyfunc.load_model("models:/best@best")
+    fused = general.predict(pair)
+    assert type(fused) is np.ndarray
+    assert (fused.dtype, fused.shape) == (np.float32, (2, 1, 40, 50))
+    tensor = mlflow.pytorch.load_model("models:/best@best")(torch.from_numpy(pair))
+    assert not tensor.requires_grad
+    assert np.array_equal(tensor.numpy(), fused)
+    with pytest.raises(mlflow.MlflowException, match="float32"):
+        general.predict(pair.astype(np.float64))
 
 
 def test_the_same_job_goes_on_in_its_run(client, tmp_path):

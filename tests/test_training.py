@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -67,13 +68,14 @@ def train(fabric, make_pack, tmp_path):
         settings = {**BLOCK, **k}
         settings["loss"] = dict.fromkeys(method.loss_terms[part], 1.0)
         return train_part(
-            fabric, method, part, settings=settings, loop={**LOOP, **(loop or {})},
+            run.fabric, method, part, settings=settings, loop={**LOOP, **(loop or {})},
             pairs=TrainingPairs(packs, settings, 0), seed=0,
             validation=validation_pairs(packs, 2, 32) if validation is None else validation,
             resume=tmp_path / "resume/state.pt", fingerprint=fingerprint, on_rows=on_rows,
             on_validation=look or (lambda _: None),
         )  # fmt: skip
 
+    run.fabric = fabric
     return run
 
 
@@ -359,6 +361,36 @@ def test_history_rows(train):
     assert outcome.history[0]["lr"] == pytest.approx(learning_rate(1, 6, BLOCK))
 
 
+def test_a_file_gets_plain_lines_with_the_losses(train, capsys):
+    train()
+    said = capsys.readouterr().err
+    assert "\r" not in said
+    assert re.fullmatch(r"vi_unet: 6 of 6 steps, loss=\d\S*, validation=\d\S*, 00:\d\d passed, 00:00 left\n", said), (
+        said
+    )
+
+
+def test_a_terminal_shows_step_losses_and_remaining_time(train, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    train()
+    assert re.search(
+        r"\rvi_unet: 100%\|.*\| 6/6 \[00:\d\d<00:00,.*, loss=\d\S*, validation=\d\S*\]", capsys.readouterr().err
+    )
+
+
+def test_a_slurm_that_is_not_used_is_no_reason_to_warn(tmp_path, monkeypatch, recwarn):
+    (tmp_path / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name in [name for name in os.environ if name.startswith("SLURM")]:
+        monkeypatch.delenv(name)
+    from lightning_fabric import Fabric
+
+    Fabric(accelerator="cpu", devices=1)
+    assert "srun" in str(recwarn.pop().message), "it would"
+    make_fabric(LOOP)
+    assert not [str(warning.message) for warning in recwarn]
+
+
 def test_the_weights_with_the_smallest_validation_loss_are_kept(train, monkeypatch):
     method = build("mma_unet", {"width": 4})
     scripted, weights = iter([3.0, 1.0, 1.0, 2.0]), []
@@ -453,6 +485,30 @@ def test_best_and_last_weights_are_written_apart(train, tmp_path, part):
     encoders = {key.partition(".")[0] for key in found.keys() - best.keys()}
     assert encoders == ({"vi_unet", "ir_unet"} if card.complete else set())
     assert "step,lr,train/total" in (tmp_path / "w.history.csv").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("part", ["vi_unet", "ir_unet", "fusion"])
+def test_bf16_on_a_processor_has_the_losses_of_fp32(part, train, monkeypatch):
+    """The same initial weights and batches, for a few steps, with losses in fp32."""
+    half = make_fabric({**LOOP, "precision": "bf16-mixed"})
+    dtypes = set()
+    layer = torch.nn.Conv2d._conv_forward
+
+    def look(self, image, weight, bias):
+        found = layer(self, image, weight, bias)
+        dtypes.add(found.dtype)
+        return found
+
+    monkeypatch.setattr(torch.nn.Conv2d, "_conv_forward", look)
+    single = train(part, steps=4, learning_rate=1e-3)
+    assert dtypes == {torch.float32}
+    monkeypatch.setattr(train, "fabric", half)
+    other = train(part, steps=4, learning_rate=1e-3, fingerprint="bf16")
+    assert torch.bfloat16 in dtypes
+    for row, expected in zip(other.history, single.history, strict=True):
+        assert row["train/total"] == pytest.approx(expected["train/total"], rel=0.05)
+        assert row["train/total"] != expected["train/total"]
+    assert all(value.dtype != torch.bfloat16 for value in other.best.values())
 
 
 # ------------------------------------------------------------------------------------------- killed and going on

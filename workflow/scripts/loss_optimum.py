@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mmfuse.data.images import luminance, read_image
 from mmfuse.data.pairs import check_equal_sizes, match_folders
@@ -29,6 +28,7 @@ from mmfuse.fastconv.workspace import keep_freed_memory
 from mmfuse.metrics import resolve, score
 from mmfuse.nn.further_losses import TERMS
 from mmfuse.nn.losses import strongest_gradient_loss, strongest_intensity_loss, two_source_ssim_loss
+from mmfuse.progress import progress
 from mmfuse.training.checkpoints import build
 
 OWN = {"ssim": two_source_ssim_loss, "intensity": strongest_intensity_loss, "gradient": strongest_gradient_loss}
@@ -117,7 +117,7 @@ def table(a: Path, b: Path, losses: list[str], count: int, side: int, steps: int
             for name, options in BASELINES.items()
         }
     for text, weights in wanted.items():
-        images = {key: optimum(*pair, weights, steps) for key, pair in tqdm(sources.items(), desc=text, disable=None)}
+        images = {key: optimum(*pair, weights, steps) for key, pair in progress(sources.items(), text, unit="pairs")}
         scores[text] = measured(images, sources)
     means = pd.DataFrame({name: frame.mean() for name, frame in scores.items()}).T
     for text in wanted:

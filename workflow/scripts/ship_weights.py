@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import yaml
 from ship_cards import Agreement, Scored, Training, card
-from tqdm import tqdm
 
 from mmfuse.cli.registering import check_made_by
 from mmfuse.data.catalog import load_catalog
@@ -31,6 +30,7 @@ from mmfuse.files.records import read_record
 from mmfuse.files.writing import sha256, whole_file, write_text
 from mmfuse.inference.fast_copy import for_inference
 from mmfuse.inference.fusing import best_device, fuse_pair
+from mmfuse.progress import progress
 from mmfuse.reporting import statistics
 from mmfuse.reporting.scores import average, read_scores
 from mmfuse.study import plan
@@ -167,7 +167,7 @@ def agreement(stored: Path, system: System, dataset: str) -> Agreement:
     device = best_device()
     net = for_inference(load_method(stored)[0].to(device))
     pack, largest, changed, pixels = Pack(Path(PREPARE.path("test", {"dataset": dataset}))), 0, 0, 0
-    for sample in tqdm(pack, desc=f"{dataset}, {system.label}", mininterval=2, disable=None):
+    for sample in progress(pack, f"{dataset}, {system.label}", unit="pairs"):
         picture = Path(FUSE.path("folder", key_of(dataset, system))) / f"{sample['name']}.png"
         distance = np.abs(
             fuse_pair(net, sample["a"], sample["b"], device).astype(int) - read_image(picture).astype(int)

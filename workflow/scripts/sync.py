@@ -11,6 +11,7 @@ import csv
 import io
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from jobs import CODE, PARAMS, EngineJob, declared_jobs, differences, digests, d
 
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.files.writing import write_manifest, write_text
+from mmfuse.progress import steps
 from mmfuse.study.code_lists import check_running_code
 from mmfuse.study.integrity import check_present, check_study
 from mmfuse.study.parameters import load_parameters
@@ -120,16 +122,10 @@ def sync(root: Path) -> None:
     """
     write_dvc(root)
     write_code(root)
-    if _run(root, "dvc", "status", "--quiet") == 0:
-        check_study(root, load_parameters(root / PARAMS))
-        _renew(root)
-        print("DVC is up to date; Snakemake's records now say the same.")
-        return
-    if _finished(root):
-        check_study(root, load_parameters(root / PARAMS))
-        _must(root, "dvc", "commit", "--force", "--quiet")
-        _renew(root)  # DVC has rewritten the files, and Snakemake compares the times of the largest ones
-        print("Snakemake is up to date; DVC's records now say the same.")
+    with steps("sync", 5) as begin:
+        done = _sync(root, begin)
+    if done:
+        print(f"{done} is up to date; the other engine's records now say the same.")
         return
     check_present(root, load_parameters(root / PARAMS))  # a damaged file may be the reason
     raise UserError(
@@ -137,6 +133,25 @@ def sync(root: Path) -> None:
         expected="`snakemake --dry-run` with nothing to be done after a complete run, or a clean `dvc status`",
         fix="run `snakemake --cores all` or `dvc repro` to its end, then `mmfuse sync` again",
     )
+
+
+def _sync(root: Path, begin: Callable[[str], None]) -> str:
+    """Update the engine that did not run; return the one that did, or nothing if neither is up to date."""
+    begin("dvc status")
+    if _run(root, "dvc", "status", "--quiet") == 0:
+        check_study(root, load_parameters(root / PARAMS))
+        begin("snakemake --touch")
+        _renew(root)
+        return "DVC"
+    begin("snakemake --summary")
+    if not _finished(root):
+        return ""
+    check_study(root, load_parameters(root / PARAMS))
+    begin("dvc commit")
+    _must(root, "dvc", "commit", "--force", "--quiet")
+    begin("snakemake --touch")
+    _renew(root)  # DVC has rewritten the files, and Snakemake compares the times of the largest ones
+    return "Snakemake"
 
 
 def _finished(root: Path) -> bool:

@@ -20,6 +20,7 @@ from mmfuse.data.images import Bytes, from_png_text, luminance, png_text, resize
 from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
 from mmfuse.nn.cka import SMALLEST_BATCH, Alignment, Array, best_pairing, centred_gram, change_point
+from mmfuse.progress import progress
 from mmfuse.study.plan import System
 from mmfuse.training.seeding import derived_seed
 
@@ -102,7 +103,7 @@ def analyse(
     names = layer_names()
     alignment = Alignment(2 * len(names), resamples, derived_seed(seed, 1))
     batches = np.array_split(order, max(1, len(order) // batch))
-    for numbers in batches:
+    for numbers in progress(batches, "compare layers", unit="batches"):
         alignment.add([gram for trace in traces(network, _pairs(pack, numbers, height, width)) for gram in trace])
     first = int(min(order))
     return {

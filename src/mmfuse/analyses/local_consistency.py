@@ -19,6 +19,7 @@ from mmfuse.analyses.base import AnalysisCard, Drawing
 from mmfuse.data.images import from_png_text, luminance, png_text
 from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
+from mmfuse.progress import progress
 from mmfuse.study.plan import System
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def analyse(network: Any, pack: Pack, *, chunk: int) -> dict[str, Any]:
     device, chosen = next(network.parameters()).device, len(pack) // 2  # volumes begin and end with empty slices
     values: dict[str, list[float]] = {kind: [] for kind in KINDS}
     shown: dict[str, Any] = {}
-    for number, sample in enumerate(pack):
+    for number, sample in enumerate(progress(pack, "compare pixels", unit="pairs")):
         greys = [luminance(sample[key]) for key in ("a", "b")]
         height, width = greys[0].shape
         if chunk < 2 or (height // chunk) * (width // chunk) < 2:

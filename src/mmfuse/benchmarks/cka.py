@@ -18,6 +18,7 @@ from mmfuse.benchmarks.memory import peak_mib
 from mmfuse.errors import UserError
 from mmfuse.methods.mma_unet import MMAUNet
 from mmfuse.nn.cka import SMALLEST_BATCH, Alignment, Array
+from mmfuse.progress import progress
 from mmfuse.training.seeding import derived_seed
 
 WIDTH = 8  # channels of the encoders' first level
@@ -50,7 +51,7 @@ def run(*, images: Sequence[int], height: int, width: int, batch: int) -> dict[s
             found=f"batch {batch}, images {', '.join(map(str, images))}, {height} x {width} pixels",
         )
     rows = []
-    for count in images:
+    for count in progress(images, "measure", unit="numbers of images"):
         row: dict[str, Any] = {"images": count}
         found = {}
         for way, size in (("minibatches", batch), ("at_once", count)):

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from mmfuse.fastconv.convolution_cost import RATES, LayerUse, Rates, Work, best_tiling, work_of_tiles
 from mmfuse.fastconv.overlap_save import Tiling, convolve, gradients, kernel_spectra
+from mmfuse.progress import progress
 
 # batch, height, width, kernel, channels in and out: crops of LKC-FUNet's layers, and narrower layers
 LAYERS = (
@@ -38,7 +39,7 @@ def run(*, layers: tuple[LayerUse, ...] = LAYERS) -> dict[str, Any]:
     It measures the CPU time of one thread, which other processes on the machine affect least.
     """
     torch.set_num_threads(1)
-    rows = [_measure(use) for use in layers]
+    rows = [_measure(use) for use in progress(layers, "measure", unit="layers")]
     works = [(work, seconds) for row in rows for work, seconds in row.pop("works")]
     return {"rates": asdict(RATES), "fitted": asdict(_fit(works, rows)), "layers": rows}
 

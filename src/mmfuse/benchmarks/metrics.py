@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from mmfuse.errors import UserError
+from mmfuse.progress import progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,10 +110,12 @@ def _against_plain(images: Images, repeats: int) -> dict[str, Any]:
     for convention in SET:
         for plain_name, definition in CONVENTIONS[convention].items():
             names.setdefault(definition, []).append(f"{convention} {plain_name}")
+    lacking = [definition for definition in names if definition not in PLAIN]  # new ones
+    names = {definition: meant for definition, meant in names.items() if definition in PLAIN}
     fused, a, b = ((image[0] * 255).round().numpy() for image in images.triple)  # (H, W)
     rows: list[dict[str, Any]] = []
     with one_thread():
-        for definition, meant in names.items():
+        for definition, meant in progress(names.items(), "measure", total=len(names), unit="metrics"):
             ours, plain = definitions()[definition].function, PLAIN[definition]
             seconds, tensor = _shortest(repeats, partial(ours, *images.batch()))
             plain_seconds, plain_value = _shortest(repeats, partial(plain, fused, a, b))
@@ -127,20 +130,21 @@ def _against_plain(images: Images, repeats: int) -> dict[str, Any]:
                 }
             )
         totals = [_total(images, repeats, rows, conventions) for conventions in (*((name,) for name in SET), SET)]
-    return {"threads": 1, "metrics": rows, "totals": totals}
+    return {"threads": 1, "metrics": rows, "totals": totals, "without_plain": lacking}
 
 
 def _total(images: Images, repeats: int, rows: list[dict[str, Any]], conventions: tuple[str, ...]) -> dict[str, Any]:
-    """Measure all metrics of some conventions together; for the plain ones, sum their times."""
+    """Measure the metrics of some conventions together; for the plain ones, sum their times."""
     from mmfuse.metrics import CONVENTIONS, resolve, score
 
+    plain = {row["definition"]: row["plain_seconds"] for row in rows}
     metrics = {
         f"{convention} {name}": metric
         for convention in conventions
         for name, metric in resolve(convention, CONVENTIONS[convention]).items()
+        if metric.name in plain
     }
     seconds, _ = _shortest(repeats, lambda: score(*images.batch(), metrics))
-    plain = {row["definition"]: row["plain_seconds"] for row in rows}
     plain_seconds = sum(plain[metric.name] for metric in metrics.values())
     return {
         "conventions": list(conventions),
@@ -205,6 +209,8 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
     yield f"{'':28}{'mmfuse':>9}{'plain':>9}{'ratio':>9}{'difference':>13}"
     for row in compared["metrics"]:
         yield f"{_times(row['definition'], row)}{row['relative_difference']:13.1e}"
+    if compared["without_plain"]:
+        yield f"without a plain implementation, so not compared: {', '.join(compared['without_plain'])}"
     for total in compared["totals"]:
         yield _times(f"all of {' and '.join(total['conventions'])}", total)
     all_of_them = result["all"]

@@ -28,6 +28,7 @@ from mmfuse.fastconv.workspace import keep_freed_memory, set_limits
 from mmfuse.inference.fast_copy import for_inference
 from mmfuse.inference.fusing import best_device
 from mmfuse.methods.base import FusionMethod
+from mmfuse.progress import progress
 from mmfuse.training.checkpoints import build
 from mmfuse.training.seeding import seed_everything
 
@@ -88,7 +89,7 @@ def run(case: Case) -> dict[str, Any]:
     Raises:
         UserError: the method cannot be built with these options, or has nothing to train.
     """
-    _set_up(case)
+    set_up(case)
     ways = _both(case)
     peaks = {way: _peak_in_own_process(case, way) for way in WAYS}
     images = _images(case)
@@ -132,7 +133,8 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {name:<20} direct {result['stages']['direct'][name]:8.3f} s, ours {ours:8.3f} s"
 
 
-def _set_up(case: Case) -> None:
+def set_up(case: Case) -> None:
+    """Apply the settings of a case to this process."""
     torch.set_num_threads(case.threads)
     torch.backends.cudnn.benchmark = True
     set_limits(workspace=case.workspace, spectra=case.spectra)
@@ -204,7 +206,7 @@ def _by_turns(calls: Mapping[str, Callable[[], None]], repeats: int) -> tuple[di
     """Return the medians of wall time and CPU time of each call."""
     wall: dict[str, list[float]] = {way: [] for way in calls}
     processor: dict[str, list[float]] = {way: [] for way in calls}
-    for _ in range(repeats):
+    for _ in progress(range(repeats), "measure", unit="repeats"):
         for way, call in calls.items():
             begin, used = time.perf_counter(), time.process_time()
             call()
@@ -308,7 +310,7 @@ def _peak_in_own_process(case: Case, way: str) -> float:
 
 def _peak(case: Case, way: str) -> float:
     """Repeat the measured work until the memory no longer grows, and return the process's peak memory in MiB."""
-    _set_up(case)
+    set_up(case)
     method = _build(case).eval()
     network = plain(method) if way == "direct" else _ours(case, method)
     del method

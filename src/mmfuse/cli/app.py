@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import traceback
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from mmfuse import __version__
-from mmfuse.cli import benchmarks, stages
+from mmfuse.cli import benchmarks, params, stages
 from mmfuse.cli.limits import outer_limit
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.leaderboard.command import leaderboard
@@ -30,14 +32,32 @@ class Task(StrEnum):
     mif = "mif"
 
 
+class Backend(StrEnum):
+    """What computes the network."""
+
+    torch = "torch"
+    compile = "compile"
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
+
+
+class Precision(StrEnum):
+    """Arithmetic of the network."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    auto = "auto"
+
+
 app = typer.Typer(
     help="A reproducible benchmark of multimodal image fusion.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
 )
 app.add_typer(stages.app, name="stage")
 app.add_typer(benchmarks.app, name="benchmark")
+app.add_typer(params.app, name="params")
 app.command()(leaderboard)
 
 
@@ -86,11 +106,31 @@ def fuse(
     ] = None,
     task: Annotated[Task | None, typer.Option(help="Task of the shipped weights; by default, from the images.")] = None,
     allow_missing: Annotated[bool, typer.Option(help="Leave out images that lack a counterpart.")] = False,
+    backend: Annotated[
+        Backend,
+        typer.Option(help="What computes the network; onnxruntime and openvino need the extra mmfuse[backends]."),
+    ] = Backend.torch,
+    precision: Annotated[
+        Precision,
+        typer.Option(help="auto: bf16 if the processor or GPU has it and a check at the start agrees with fp32."),
+    ] = Precision.fp32,
 ) -> None:
     """Fuse image pairs of any size, in colour: two folders matched by file name, or two files."""
     from mmfuse.cli.own_images import fuse_folders
 
-    fuse_folders(a, b, out, weights=weights, method=method, task=task, allow_missing=allow_missing)
+    fuse_folders(
+        a, b, out, weights=weights, method=method, task=task, allow_missing=allow_missing, backend=backend,
+        precision=precision,
+    )  # fmt: skip
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("demo")) -> None:
+    """Draw an image pair, fuse it with the shipped weights, and say what to do next."""
+    from mmfuse.cli import demo as first
+
+    for line in first.run(out):
+        print(line)
 
 
 @app.command()
@@ -118,8 +158,19 @@ def import_weights(
 def evaluate(
     a: Annotated[Path, typer.Option(help="Folder of the first modality.")],
     b: Annotated[Path, typer.Option(help="Folder of the second modality.")],
-    fused: Annotated[Path, typer.Option(help="Folder of the fused images.")],
-    out: Annotated[Path, typer.Option(help="CSV to write, one row for each image, with a JSON summary beside it.")],
+    fused: Annotated[
+        list[str],
+        typer.Option(metavar="DIR", help="Folder of the fused images; NAME=DIR for each of several systems."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="CSV to write, one row for each image (with a JSON summary beside it) or for each of several systems."
+        ),
+    ],
+    latex: Annotated[
+        Path | None, typer.Option(help="Also write the table of several systems and their tests as LaTeX.")
+    ] = None,
     metrics: Annotated[str, typer.Option(help="`all`, or plain names such as EN,SD,SSIM.")] = "all",
     convention: Annotated[
         str, typer.Option(help="What the plain names mean; see `mmfuse list metrics`.")
@@ -129,12 +180,17 @@ def evaluate(
     ] = "",
     allow_missing: Annotated[bool, typer.Option(help="Leave out images that lack a counterpart.")] = False,
 ) -> None:
-    """Measure any fused images against their sources."""
-    from mmfuse.cli.own_images import evaluate_folders
+    """Measure any fused images against their sources; compare several systems in one table with paired tests."""
+    from mmfuse.cli import evaluating
 
-    evaluate_folders(
-        a, b, fused, out, metrics=metrics, convention=convention, beside=beside, allow_missing=allow_missing
-    )
+    systems = evaluating.named_folders(fused)
+    how: Any = {"metrics": metrics, "convention": convention, "beside": beside, "allow_missing": allow_missing}
+    if systems:
+        evaluating.evaluate_systems(a, b, systems, out, latex=latex, **how)
+    elif latex is not None:
+        raise UserError("--latex needs named systems.", expected="--fused NAME=DIR", found=f"--fused {fused[0]}")
+    else:
+        evaluating.evaluate_folders(a, b, Path(fused[0]), out, **how)
 
 
 class Listed(StrEnum):
@@ -146,6 +202,7 @@ class Listed(StrEnum):
     variants = "variants"
     analyses = "analyses"
     weights = "weights"
+    studies = "studies"
 
 
 @app.command(name="list")
@@ -153,11 +210,18 @@ def list_(
     what: Annotated[Listed, typer.Argument(help="What to list.")],
     params: Annotated[Path, typer.Option(help="The study's parameters (for variants).")] = _PARAMS,
 ) -> None:
-    """List the available methods, metrics, datasets, variants, analyses or shipped weights."""
+    """List the available methods, metrics, datasets, variants, analyses or shipped weights, or the tracked studies."""
     from mmfuse.cli.own_images import listing
 
+    width = shutil.get_terminal_size((0, 0)).columns  # 0 for a pipe without COLUMNS, which gets whole lines
     for line in listing(what.value, params):
-        print(line)
+        print(_wrapped(line, width) if width else line)
+
+
+def _wrapped(line: str, width: int) -> str:
+    """Return a line broken at blanks, the further lines indented by four more."""
+    indent = line[: len(line) - len(line.lstrip())] + "    "
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 @app.command()

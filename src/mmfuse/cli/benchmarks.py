@@ -17,7 +17,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.
 
 @app.command()
 def network(
-    method: Annotated[str, typer.Argument(help="Method; see `mmfuse list methods`.")],
+    method: Annotated[
+        str, typer.Argument(help="Method (`mmfuse list methods`); with --backends, also shipped or other weights.")
+    ],
     height: Annotated[
         int | None, typer.Option(help="Height of the images; by default 256, or 64 with --train.")
     ] = None,
@@ -35,26 +37,39 @@ def network(
     threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
     workspace: Annotated[float, typer.Option(help="Limit of the layers' shared buffers in MiB.")] = 256,
     spectra: Annotated[float, typer.Option(help="Limit of the cached transformed weights in MiB.")] = 4096,
+    backends: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare these instead: `all`, or some of readable,copy,bf16,onnxruntime,openvino,compile,direct."
+        ),
+    ] = None,
+    limit: Annotated[float, typer.Option(help="With --backends, seconds after which one is given up.")] = 600,
     json: Json = False,
 ) -> None:
     """Time a whole network with our layers and with those of torch, and compare outputs and peak memory."""
+    from mmfuse.benchmarks import backends as compared
     from mmfuse.benchmarks import network as measured
 
-    result = measured.run(
-        measured.Case(
-            method,
-            measured.options_of(method, params, variant, network or []),
-            height or (64 if train else 256),
-            width or (64 if train else 256),
-            batch or (8 if train else 1),
-            train,
-            repeats,
-            threads,
-            workspace,
-            spectra,
-        )
+    case = measured.Case(
+        method,
+        measured.options_of(method, params, variant, network or []),
+        height or (64 if train else 256),
+        width or (64 if train else 256),
+        batch or (8 if train else 1),
+        train,
+        repeats,
+        threads,
+        workspace,
+        spectra,
     )
-    _show(result, measured.lines(result), json=json)
+    if backends is None:
+        result = measured.run(case)
+        _show(result, measured.lines(result), json=json)
+        return
+    if case.train or case.batch > 1:
+        raise UserError("Backends are compared for the inference of one pair.", fix="leave --train and --batch out")
+    result = compared.run(case, compared.chosen(backends), limit=limit)
+    _show(result, compared.lines(result), json=json)
 
 
 @app.command()

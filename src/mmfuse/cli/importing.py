@@ -15,6 +15,7 @@ from mmfuse import methods
 from mmfuse.errors import UserError
 from mmfuse.files.writing import sha256
 from mmfuse.methods.base import FusionMethod
+from mmfuse.progress import progress
 from mmfuse.study.settings import merged
 from mmfuse.training.checkpoints import WeightsCard, build, save_weights
 from mmfuse.weights.foreign import Dictionary, dictionaries
@@ -100,7 +101,7 @@ def run(
     forms = forms_of(name)
     if out.suffix != ".safetensors" or out.resolve() in {file.resolve() for file in files}:
         raise UserError(f"Cannot write {out}.", expected="a new file, NAME.safetensors", found=out)
-    found = [dictionary for file in files for dictionary in dictionaries(file)]
+    found = [dictionary for file in progress(files, "read", unit="files") for dictionary in dictionaries(file)]
     form, match = min(((form, _matched(form, found)) for form in forms), key=lambda pair: pair[1].distance)
     lines = list(_complaints(name, form, match, None if every_name else _SHOWN))
     if lines:

@@ -1,29 +1,25 @@
-"""`mmfuse fuse`, `evaluate` and `list`, for the user's own images."""
+"""`mmfuse fuse`, for the user's own images, and `mmfuse list`."""
 
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from mmfuse.data.images import Bytes, read_image, write_image
-from mmfuse.data.pairs import Matched, check_equal_sizes, match_folders, read_triple
+from mmfuse.data.pairs import Matched, check_equal_sizes, match_folders
 from mmfuse.errors import UserError
 from mmfuse.inference.task_rule import task_of_images
+from mmfuse.progress import progress
 from mmfuse.weights import shipped
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from mmfuse.methods.base import FusionMethod
 
 
-def _matched(folders: dict[str, Path], *, allow_missing: bool) -> list[Matched]:
+def matched_images(folders: dict[str, Path], *, allow_missing: bool) -> list[Matched]:
     """Match folders by name; print which names are left out, if that is allowed."""
     if not allow_missing:
         return match_folders(allow_missing=False, **folders)
@@ -42,6 +38,8 @@ def fuse_folders(
     method: str | None = None,
     task: str | None = None,
     allow_missing: bool = False,
+    backend: str = "torch",
+    precision: str = "fp32",
 ) -> None:
     """Fuse the pairs of two folders (or two files) into OUT/NAME.png.
 
@@ -53,26 +51,30 @@ def fuse_folders(
         method: A training-free method instead of weights. Without both, the task's default weights are used.
         task: `ivif` or `mif`; determined from the images if needed and not given.
         allow_missing: Leave out images that lack a counterpart.
+        backend: One of `inference.backends.BACKENDS`.
+        precision: fp32, bf16 or auto; see `inference.backends.prepared`.
 
     Raises:
-        UserError: images are missing, damaged or of unequal size, the weights cannot be used, the task is not clear, or
-            a source would be overwritten.
+        UserError: images are missing, damaged or of unequal size, the weights cannot be used, the task is not clear, a
+            source would be overwritten, or the backend cannot be used.
     """
     from mmfuse.fastconv.workspace import keep_freed_memory
-    from mmfuse.inference.fast_copy import for_inference
+    from mmfuse.inference.backends import prepared
     from mmfuse.inference.fusing import best_device, fuse_pair
 
     _check_choice(weights, method, task)
     sources = {"a": a, "b": b}
     single = a.is_file() and b.is_file()
-    pairs = [Matched(a.stem, sources)] if single else _matched(sources, allow_missing=allow_missing)
+    pairs = [Matched(a.stem, sources)] if single else matched_images(sources, allow_missing=allow_missing)
     net = _network(pairs, weights, method, task)
     _check_not_overwritten(pairs, out)
     device = best_device()
     keep_freed_memory()
-    net = for_inference(net.to(device))
-    for name, first, second in tqdm(_read(pairs), total=len(pairs), desc="fuse", unit="image", disable=None):
-        write_image(out / f"{name}.png", fuse_pair(net, first, second, device))
+    fuse, record = prepared(net.to(device), device, backend=backend, precision=precision)
+    if precision == "auto":
+        print(f"precision: {record['precision']}", file=sys.stderr)
+    for name, first, second in progress(_read(pairs), "fuse", total=len(pairs), unit="pairs"):
+        write_image(out / f"{name}.png", fuse_pair(fuse, first, second, device))
     print(f"{len(pairs)} fused images in {out}")
 
 
@@ -145,7 +147,8 @@ def _shipped(pairs: list[Matched], name: str | None, task: str | None) -> shippe
     one_for_all = len(defaults) == len(shipped.TASKS) and len(set(defaults.values())) == 1
     told = ""
     if task is None and defaults and not one_for_all:
-        task, told = task_of_images(_read(pairs)), ", judging by the images; --task overrides it"
+        read = progress(_read(pairs), "determine the task", total=len(pairs), unit="pairs")
+        task, told = task_of_images(read), ", judging by the images; --task overrides it"
     one = shipped.default(task or shipped.TASKS[0])
     print(f"weights: {one.name} (method {one.method}, task {task or ' and '.join(one.tasks)}{told})", file=sys.stderr)
     return one
@@ -160,66 +163,11 @@ def _check_not_overwritten(pairs: list[Matched], out: Path) -> None:
         )
 
 
-def evaluate_folders(
-    a: Path, b: Path, fused: Path, out: Path, *, metrics: str, convention: str, beside: str, allow_missing: bool
-) -> None:
-    """Measure fused images against their sources; write OUT (CSV) and a summary beside it (JSON).
-
-    `metrics` and `beside` are names separated by commas; `metrics` may be `all`, `beside` may be empty.
-
-    Raises:
-        UserError: images are missing, damaged or of unequal size, or a metric is unknown.
-    """
-    from mmfuse.metrics import plain_names, resolve
-    from mmfuse.metrics.tables import score_images, summarise, write_scores
-
-    _check_scores_may_be_written(out)
-    names = list(plain_names(convention)) if metrics == "all" else [n.strip() for n in metrics.split(",")]
-    meaning = resolve(convention, names, [n.strip() for n in beside.split(",")] if beside else [])
-    matched = _matched({"fused": fused, "a": a, "b": b}, allow_missing=allow_missing)
-
-    def triples() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for _, paths in matched:
-            yield read_triple(paths["fused"], paths["a"], paths["b"])
-
-    cores = len(os.sched_getaffinity(0))
-    frame = score_images([name for name, _ in matched], triples(), meaning, workers=cores)
-    scores = summarise(frame, meaning, convention)
-    summary = {"convention": convention, "images": len(frame), "metrics": scores}
-    write_scores(frame, summary, csv=out, json=out.with_suffix(".json"))
-    width = max(6, *map(len, scores))
-    for name, value in scores.items():
-        plain = name.partition(".")[0]
-        if name != plain and value["definition"] == scores[plain]["definition"]:
-            print(f"{name:>{width}} {'the same as':>12} {plain}")
-            continue
-        spread = f"{value['mean']:12.4f} ± {value['std']:.4f}"
-        print(f"{name:>{width}} {spread}  ({value['better']} is better; {value['definition']})")
-    print(f"{len(frame)} images, convention {convention}: {out}")
-
-
-def _check_scores_may_be_written(out: Path) -> None:
-    """Check that the table and its summary replace nothing but an earlier table and summary.
-
-    Raises:
-        UserError: another suffix, or a file of another kind is there.
-    """
-    if out.suffix != ".csv":
-        raise UserError(f"Cannot write {out}.", expected="a name ending in .csv", found=out)
-    for path, start, key in ((out, b"name,", b""), (out.with_suffix(".json"), b"{", b'"convention"')):
-        content = path.read_bytes().lstrip() if path.is_file() else b""
-        if content and not (content.startswith(start) and key in content):
-            raise UserError(
-                f"Cannot write {path}: this file exists and contains no scores.",
-                expected="a new name, or that of an earlier table of scores",
-                fix="choose another name for --out",
-            )
-
-
 def listing(what: str, params: Path) -> Iterator[str]:
     """Yield the lines of `mmfuse list WHAT`."""
     kinds = {
         "methods": _methods, "metrics": _metrics, "datasets": _datasets, "analyses": _analyses, "weights": _weights,
+        "studies": _studies,
     }  # fmt: skip
     yield from kinds.get(what, lambda: _variants(params))()
 
@@ -274,6 +222,15 @@ def _datasets() -> Iterator[str]:
 
     for name, entry in load_catalog().items():
         yield f"{name}: {entry.title} [{entry.task}] (licence: {entry.licence})"
+
+
+def _studies() -> Iterator[str]:
+    from mmfuse.tracking.reading import studies
+
+    found = studies(Path.cwd())
+    yield from (f"{name}: {page}" for name, page in found)
+    if not found:
+        yield "no study is tracked yet"
 
 
 def _variants(params: Path) -> Iterator[str]:

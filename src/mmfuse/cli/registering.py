@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mmfuse.files.records import read_record
 from mmfuse.files.writing import checksum
 from mmfuse.nn.pair import PairModel
 from mmfuse.pipeline.lineage import parents
+from mmfuse.progress import steps
 from mmfuse.reporting.scores import Column, average, read_scores
 from mmfuse.study import plan
 from mmfuse.study.parameters import load_parameters
@@ -34,6 +36,14 @@ def register(params: Path, *, dataset: str, metric: str, name: str | None, study
         UserError: the study has no such dataset or metric, its results are not those of its weights, or MLflow is
             not available.
     """
+    with steps("register", 3) as begin:
+        return _register(params, dataset, metric, name, study, begin)
+
+
+def _register(
+    params: Path, dataset: str, metric: str, name: str | None, study: str | None, begin: Callable[[str], None]
+) -> list[str]:
+    begin("compare scores")
     parameters = load_parameters(params)
     own = parameters["study"]["name"]
     if study not in {None, own}:
@@ -43,6 +53,7 @@ def register(params: Path, *, dataset: str, metric: str, name: str | None, study
     system, mean, means = best(parameters, dataset, metric)
     part = plan.parts_of(parameters, system.method)[-1]
     weights = Path(TRAIN.path("best", asdict(plan.training_of(parameters, system, part))))
+    begin("check files")
     check_made_by(system, dataset, weights)
     method, card = load_method(weights)
     pair = Pack(Path(PREPARE.path("test", {"dataset": dataset})))[0]
@@ -66,6 +77,7 @@ def register(params: Path, *, dataset: str, metric: str, name: str | None, study
         parents=parents(parameters, system),
     )  # fmt: skip
     chosen = name or f"{own}-{system.task}"
+    begin("store the model")
     with tracker:
         version = register_model(tracker, PairModel(method), name=chosen, example=example, weights=weights, tags=tags)
     others = ", ".join(f"{label} {value:.4g}" for label, value in means.items() if label != system.label)

@@ -19,6 +19,7 @@ from mmfuse.comparing.runs import AGAIN, Row, Run, direction, pairs, scored
 from mmfuse.errors import UserError
 from mmfuse.files.reading import read_yaml
 from mmfuse.files.records import read_record
+from mmfuse.progress import progress
 from mmfuse.reporting import statistics
 from mmfuse.reporting.scores import Column, Group
 from mmfuse.study.parameters import flatten
@@ -161,7 +162,8 @@ def _scores(first: Run, other: Run) -> tuple[list[Row], list[str]]:
     """Return the rows of one run compared with the first, and notes on what could not be compared."""
     rows, notes = [], []
     for dataset, groups in other.groups.items():
-        for one, two in pairs(first.groups.get(dataset, {}), groups):
+        both = list(pairs(first.groups.get(dataset, {}), groups))
+        for one, two in progress(both, f"compare {dataset}", unit="systems"):
             found = [c.name for c in one.members[0].metrics]
             kept, left_out = _same_metrics(one, two)
             paired, why = _paired(first, other, dataset, one, two)

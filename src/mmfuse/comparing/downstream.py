@@ -14,6 +14,7 @@ import numpy as np
 from mmfuse.comparing.runs import AGAIN, Row, Run, direction, pairs
 from mmfuse.downstream.boxes import Matched
 from mmfuse.files.reading import read_json
+from mmfuse.progress import progress
 from mmfuse.reporting import statistics
 from mmfuse.reporting.downstream_scores import MEANS, Array, Seen, ends, mean, read_set, set_name
 from mmfuse.study import plan
@@ -63,7 +64,7 @@ def rows(first: Run, other: Run) -> tuple[list[Row], list[str]]:
         if protocol not in run.sets and f"downstream.{protocol}.goal" in run.parameters
     ]
     for protocol, sets in other.sets.items():
-        for one, two in pairs(first.sets.get(protocol, {}), sets):
+        for one, two in progress(list(pairs(first.sets.get(protocol, {}), sets)), f"compare {protocol}", unit="sets"):
             title = two.title if one.title == two.title else f"{one.title} -> {two.title}"
             if (one.goal, one.classes) != (two.goal, two.classes):
                 notes.append(f"{protocol}, {title}: left out, other classes in {other.name}.")

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NoReturn, cast
 
 from mmfuse.errors import UserError
+from mmfuse.progress import progress
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 _CHUNK = 1 << 16
@@ -130,7 +131,7 @@ class _Unpacking:
     def zip(self) -> None:
         """Unpack a zip archive."""
         with zipfile.ZipFile(self.archive) as archive:
-            for info in archive.infolist():
+            for info in progress(archive.infolist(), f"unpack {self.archive.name}", unit="files"):
                 if info.orig_filename == "./":
                     continue
                 path = self.admit(info.orig_filename, info.file_size)
@@ -151,7 +152,7 @@ class _Unpacking:
     def tar(self) -> None:
         """Unpack a tar archive, compressed or not, in one pass."""
         with _decompressed(self.archive) as source, tarfile.open(fileobj=_Metered(source, self), mode="r|") as archive:
-            for member in archive:
+            for member in progress(archive, f"unpack {self.archive.name}", unit="files"):
                 if member.isdir() and member.name == ".":  # the first member written by `tar -C folder .`
                     continue
                 path = self.admit(member.name, member.size)

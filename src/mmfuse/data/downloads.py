@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 import requests
-from tqdm import tqdm
 
 from mmfuse import __version__
 from mmfuse.errors import UserError
 from mmfuse.files.writing import sha256, write_text
+from mmfuse.progress import progress
 
 _NETWORK = "check the network and the proxy settings (HTTPS_PROXY) and run it again; data/README.md lists other ways"
 _CHUNK = 1 << 16
@@ -132,7 +132,7 @@ def _transfer(session: requests.Session, url: str, path: Path) -> None:
         if not resumed:
             path.unlink(missing_ok=True)
             write_text(_note(path), json.dumps({"url": url, "validator": validator}))
-        bar = tqdm(desc=path.name[13:], initial=start, total=total, unit="B", unit_scale=True, disable=None)
+        bar = progress(what=path.name[13:], total=total, unit="B", unit_scale=True, initial=start)
         with path.open("ab") as stream, bar:
             for chunk in response.iter_content(_CHUNK):
                 stream.write(chunk)

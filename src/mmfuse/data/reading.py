@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from mmfuse.data.catalog import Dataset
 from mmfuse.data.films import FilmReader, count_frames, frame_name, pyav
@@ -19,6 +18,7 @@ from mmfuse.data.packs import Sample
 from mmfuse.data.pairs import check_equal_sizes
 from mmfuse.errors import UserError
 from mmfuse.files.writing import check_file_name
+from mmfuse.progress import progress
 
 SIDES = ("a", "b")
 _SHOWN = 10  # problems in one message
@@ -161,7 +161,7 @@ def read_pairs(
 ) -> Iterator[tuple[Files, Sample]]:
     """Read pairs one at a time with a progress bar; add the reasons for unusable pairs to `problems`."""
     with FilmReader() as films:
-        for files in tqdm(pairs, desc=f"{dataset.name} {what}", mininterval=2, disable=None):
+        for files in progress(pairs, f"{dataset.name} {what}", unit="pairs"):
             try:
                 sample = read_pair(dataset, files, films)
             except UserError as error:

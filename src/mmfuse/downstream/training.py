@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from mmfuse.downstream.trial import Trial
 from mmfuse.errors import MmfuseError
 from mmfuse.fastconv.workspace import keep_freed_memory
 from mmfuse.inference.fusing import best_device
 from mmfuse.pipeline.jobs import Running
+from mmfuse.progress import progress
 from mmfuse.training.checkpoints import load_state, save_state
 from mmfuse.training.loop import Row, check_finite, learning_rate, stop_request
 from mmfuse.training.seeding import seed_everything
@@ -55,11 +55,12 @@ def fit(model: nn.Module, losses: Callable[[int], dict[str, Tensor]], trial: Tri
     step, history = _restore(load_state(trial.resume), fingerprint, model, optimiser)
     logged = len(history)
     model.train()
-    bar = tqdm(total=steps, initial=step, mininterval=0.5 if sys.stderr.isatty() else 20)
+    bar = progress(what=f"train {trial.out.name}", total=steps, unit="steps", always=True, initial=step)
     with stop_request() as stopping, bar:
         while step < steps:
             row = _one_step(model, losses, optimiser, settings, step, steps, trial.seed)
             step += 1
+            bar.set_postfix(loss=f"{row['train/total']:.4g}", refresh=False)
             bar.update()
             if step == steps or step % settings["log_every"] == 0:
                 history.append(row)

@@ -5,6 +5,7 @@ A file that is truncated, repeats a key or is built to exhaust the reader gives 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -34,16 +35,36 @@ def read_yaml(path: Path) -> Any:
     if path.stat().st_size > _LARGEST:
         raise UserError(f"{path} is too large.", expected=f"at most {_LARGEST} bytes", found=path.stat().st_size)
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _unfolded(node, {}, set())
-        return loader.construct_document(node)
+        text = path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise UserError(f"{path} is not valid YAML.", found=error, fix="save it as UTF-8") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, what: str) -> Any:
+    """Return the value of a YAML text, with the checks of `read_yaml`; `what` names the text in errors.
+
+    Raises:
+        UserError: the text is not such YAML.
+    """
+    try:
+        if yaml.__with_libyaml__:  # seven times as fast, but its messages do not show the line
+            with contextlib.suppress(yaml.YAMLError, ValueError, OverflowError, RecursionError):
+                return _value(yaml.CSafeLoader(text))
+        return _value(yaml.SafeLoader(text))
     except RecursionError as error:
-        raise UserError(f"{path} is not valid YAML.", found="it is nested too deeply", fix="correct it") from error
+        raise UserError(f"{what} is not valid YAML.", found="it is nested too deeply", fix="correct it") from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # such as an impossible date
-        raise UserError(f"{path} is not valid YAML.", found=error, fix="correct the line given above") from error
+        raise UserError(f"{what} is not valid YAML.", found=error, fix="correct the line given above") from error
+
+
+def _value(loader: yaml.SafeLoader | yaml.CSafeLoader) -> Any:
+    """Return the value of the only document, None if there is none."""
+    node = loader.get_single_node()
+    if node is None:
+        return None
+    _unfolded(node, {}, set())
+    return loader.construct_document(node)
 
 
 def lines_of(path: Path) -> dict[tuple[str | int, ...], int]:

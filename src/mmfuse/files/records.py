@@ -80,5 +80,5 @@ _ENTRIES: Mapping[str, tuple[str, _Check]] = {
     "seed": ("a whole number or null", _is_whole),
     "machine": ("texts and numbers by name", _each(lambda value: value is None or _is_text(value) or _is_whole(value))),
     "mlflow": ("texts by name, or null", _each(_is_text)),
-    "measured": ("a finite number for each name", _each(_is_number)),
+    "measured": ("a finite number or a text for each name", _each(lambda value: _is_number(value) or _is_text(value))),
 }

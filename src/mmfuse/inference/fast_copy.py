@@ -24,6 +24,7 @@ from mmfuse.nn.stochastic_depth import StochasticDepth
 
 Network = TypeVar("Network", bound=nn.Module)
 _ONLY_IN_TRAINING = (nn.Dropout, nn.Dropout2d, StochasticDepth)
+_WIDE = 64  # channels of a dense layer
 _GIVES_A_NEW_TENSOR = (nn.Conv2d, nn.ConvTranspose2d, nn.GroupNorm, nn.BatchNorm2d, nn.InstanceNorm2d, nn.Linear)
 
 
@@ -33,35 +34,47 @@ def for_inference(network: Network) -> Network:
     - Batch norms are folded into the preceding convolutions.
     - A ReLU after a layer that returns a new tensor works in place.
     - Dropout is removed.
-    - On a CPU, dense convolutions use channels-last memory, as large kernels always do; 3x3 kernels with many channels
-      use tiles, SMFNet's blocks run in bands, and group norm uses a variance that is accurate with channels last; see
-      docs/decisions/0017-inference-copy.md.
+    - On a CPU, group norm uses a variance that is accurate with channels last. In wide networks, dense convolutions use
+      channels-last memory, as large kernels always do, 3x3 kernels with many channels use tiles, and SMFNet's blocks
+      run in bands; see docs/decisions/0017-inference-copy.md.
     """
     fast = copy.deepcopy(network).eval().requires_grad_(False)
     for module in list(fast.modules()):
         if type(module).forward is nn.Sequential.forward:
             _simplify(module)
-    if all(parameter.device.type == "cpu" for parameter in fast.parameters()):
-        _replace(fast)
+    if any(parameter.device.type != "cpu" for parameter in fast.parameters()):
+        return fast
+    wide = _is_wide(fast)
+    _replace(fast, wide=wide)
     for module in fast.modules():
-        plain = isinstance(module, nn.Conv2d) and not isinstance(module, LargeKernelConv2d)
-        if plain and module.weight.device.type == "cpu":
+        if wide and isinstance(module, nn.Conv2d) and not isinstance(module, LargeKernelConv2d):
             module.to(memory_format=torch.channels_last)
     return fast
 
 
-def _replace(network: nn.Module) -> None:
+def _is_wide(network: nn.Module) -> bool:
+    """Say whether channels last pays: not with group norm, which takes longer there, unless a layer has many channels.
+
+    All other changes of a narrow network would cost time, so that its copy does what the network itself does.
+    """
+    modules = list(network.modules())
+    dense = [module for module in modules if isinstance(module, nn.Conv2d) and module.groups == 1]
+    most = max((min(layer.in_channels, layer.out_channels) for layer in dense), default=0)
+    return most >= _WIDE or not any(isinstance(module, nn.GroupNorm) for module in modules)
+
+
+def _replace(network: nn.Module, *, wide: bool) -> None:
     """Replace layers and blocks with equivalents that are faster or more accurate on a CPU."""
     for name, module in network.named_children():
-        if type(module) is nn.Conv2d and SmallKernelConv2d.fits(module):
-            setattr(network, name, SmallKernelConv2d(module))
-        elif type(module) is nn.Conv2d and PointwiseConv2d.fits(module):
-            setattr(network, name, PointwiseConv2d(module))
-        elif type(module) is nn.GroupNorm:
+        if type(module) is nn.GroupNorm:
             setattr(network, name, StableGroupNorm(module))
-        elif type(module) in BANDED:
+        elif wide and type(module) is nn.Conv2d and SmallKernelConv2d.fits(module):
+            setattr(network, name, SmallKernelConv2d(module))
+        elif wide and type(module) is nn.Conv2d and PointwiseConv2d.fits(module):
+            setattr(network, name, PointwiseConv2d(module))
+        elif wide and type(module) in BANDED:
             setattr(network, name, BANDED[type(module)](module))
-        _replace(getattr(network, name))
+        _replace(getattr(network, name), wide=wide)
 
 
 def _simplify(sequence: nn.Module) -> None:

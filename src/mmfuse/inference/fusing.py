@@ -7,7 +7,7 @@ import torch
 
 from mmfuse.data.images import Bytes, luminance, to_bytes, with_luminance
 from mmfuse.errors import UserError
-from mmfuse.methods.base import FusionMethod
+from mmfuse.inference.half_precision import Fuse
 
 
 def best_device() -> torch.device:
@@ -17,7 +17,7 @@ def best_device() -> torch.device:
 
 
 @torch.inference_mode()
-def fuse_pair(method: FusionMethod, a: Bytes, b: Bytes, device: torch.device) -> Bytes:
+def fuse_pair(fuse: Fuse, a: Bytes, b: Bytes, device: torch.device) -> Bytes:
     """Fuse two aligned images of any size.
 
     Shape: a, b (H, W) or (H, W, 3) uint8; returns (H, W, 3) if one of them has colour, else (H, W).
@@ -26,7 +26,7 @@ def fuse_pair(method: FusionMethod, a: Bytes, b: Bytes, device: torch.device) ->
         UserError: the network gives a value that is not finite.
     """
     tensors = (torch.from_numpy(luminance(image).copy())[None, None].float().to(device) / 255 for image in (a, b))
-    fused = method(*tensors)[0, 0].double().cpu().numpy()
+    fused = fuse(*tensors)[0, 0].double().cpu().numpy()
     if not np.isfinite(fused).all():
         raise UserError(
             "The network gives values that are not finite.",

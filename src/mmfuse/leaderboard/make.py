@@ -12,6 +12,7 @@ from mmfuse.leaderboard import figure, page, tables
 from mmfuse.leaderboard.boards import Boards, load
 from mmfuse.leaderboard.ranking import Result, result
 from mmfuse.leaderboard.rows import Groups, collect, read_given
+from mmfuse.progress import progress
 from mmfuse.tracking import results as runs
 
 
@@ -48,7 +49,8 @@ def results(
         )
     groups = _groups(run)
     found = []
-    for board in (board for name, board in boards.boards.items() if not only or name in only):
+    chosen = [board for name, board in boards.boards.items() if not only or name in only]
+    for board in progress(chosen, "rank", unit="boards"):
         rows, notes = collect(boards, board, groups, tables, allow_missing=allow_missing)
         found.append(result(board, rows, boards.columns, notes))
     return found, boards

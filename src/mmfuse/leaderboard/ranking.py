@@ -127,6 +127,6 @@ def hold(row: int, values: Array, places: Array, columns: Sequence[Column]) -> H
 
 def _tested(differences: Array, row: int) -> tuple[Array, NDArray[np.int64]]:
     """Test each series of differences, except that of a row with itself; return adjusted p and signs."""
-    tested = [(np.nan, 0) if k == row else statistics.signed_rank(one) for k, one in enumerate(differences)]
-    p = statistics.holm(np.array([found[0] for found in tested], dtype=np.float64))
-    return p, np.array([found[1] for found in tested], dtype=np.int64)
+    p, signs = statistics.signed_ranks(differences)
+    p[row] = np.nan
+    return statistics.holm(p), signs

@@ -7,10 +7,12 @@ constant images too; an image that is too small is a `UserError` with the smalle
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmfuse.errors import MmfuseError, UserError, closest
@@ -21,7 +23,17 @@ from mmfuse.metrics.sharing import sharing
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CONVENTIONS", "Metric", "MetricCard", "definitions", "plain_names", "resolve", "resolve_names", "score"]
+__all__ = [
+    "CONVENTIONS",
+    "Metric",
+    "MetricCard",
+    "definitions",
+    "descriptions",
+    "plain_names",
+    "resolve",
+    "resolve_names",
+    "score",
+]
 
 
 @functools.cache
@@ -35,6 +47,33 @@ def definitions() -> dict[str, Metric]:
             {name: Metric(name, members[name], card) for name, card in cards.items() if isinstance(card, MetricCard)}
         )
     return dict(sorted(found.items()))
+
+
+@functools.cache
+def descriptions() -> dict[str, tuple[str, str]]:
+    """Return the first line of each definition's docstring and its card's `used_by`.
+
+    They are read from the programs' text: importing the metrics would also load torch, half a gigabyte.
+    """
+    try:
+        return dict(_described())
+    except ValueError:  # a card that is not written out in the decorator
+        return {
+            name: ((metric.function.__doc__ or "").partition("\n")[0], metric.card.used_by)
+            for name, metric in definitions().items()
+        }
+
+
+def _described() -> Iterator[tuple[str, tuple[str, str]]]:
+    for module in pkgutil.iter_modules(__path__):
+        for function in ast.parse(Path(__path__[0], f"{module.name}.py").read_text(encoding="utf-8")).body:
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            for decorator in function.decorator_list:
+                if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") == "metric":
+                    words = (ast.get_docstring(function, clean=False) or "").partition("\n")[0]
+                    named = {one.arg: one.value for one in getattr(decorator.args[0], "keywords", ())}
+                    yield function.name, (words, str(ast.literal_eval(named.get("used_by", ast.Name("unknown")))))
 
 
 def plain_names(convention: str) -> dict[str, str]:

@@ -164,7 +164,7 @@ def _mean_square(cuts: Tensor) -> Tensor:
 def _product(first: Tensor, second: Tensor, cuts: Tensor) -> Tensor:
     """Return the product of both cells' shares for each piece, (17, S, n); arguments and result of `_cuts`."""
     windows = first[0].numel()
-    is_first = cuts.view(torch.int64).bitwise_and(1)
+    is_first = cuts.view(torch.int64).to(torch.int32).bitwise_and_(1)  # half the memory traffic of 64-bit indices
     place = is_first.new_empty(_PIECES, *is_first.shape[1:])  # index of the cell among all shares
     torch.arange(windows, out=place[0].view(-1))
     rows = place.unbind()
@@ -172,5 +172,6 @@ def _product(first: Tensor, second: Tensor, cuts: Tensor) -> Tensor:
         torch.add(before, passed, alpha=windows, out=row)
     product = first.flatten().index_select(0, place.flatten())
     # both cells' numbers add up to that of the piece, and the last cell of the second comes first
-    place += windows * torch.arange(_CUTS, _CUTS - _PIECES, -1, device=place.device)[:, None, None]
+    from_end = torch.arange(_CUTS, _CUTS - _PIECES, -1, dtype=place.dtype, device=place.device)
+    place += windows * from_end[:, None, None]
     return product.mul_(second.flatten().index_select(0, place.flatten())).view(place.shape)

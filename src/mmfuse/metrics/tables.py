@@ -13,13 +13,13 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mmfuse.errors import UserError
 from mmfuse.fastconv.workspace import keep_freed_memory
 from mmfuse.files.writing import write_json, write_text
 from mmfuse.metrics import score
 from mmfuse.metrics.card import Metric
+from mmfuse.progress import progress
 
 Triple = tuple[Tensor, Tensor, Tensor]
 _GROUP_ON_GPU = 16
@@ -65,7 +65,7 @@ def score_images(
     with (
         one_thread(),
         ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(names), desc="scores", unit="image", disable=None) as bar,
+        progress(what="measure", total=len(names), unit="images") as bar,
     ):
 
         def collect() -> None:

@@ -51,7 +51,7 @@ class Cost:
 
 def cost(runs: Sequence[RecordedJob]) -> Cost | None:
     """Return the measurements of one system's `fuse` runs; None if one of them measured nothing."""
-    measured = [run.record["measured"] for run in runs]
+    measured = [{name: v for name, v in run.record["measured"].items() if not isinstance(v, str)} for run in runs]
     known = [one for one in measured if {"seconds_per_image", "parameters"} <= one.keys()]
     if not known or len(known) < len(measured):
         return None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_BOX = 0.62  # height of a box; the distance of two boxes is 1
 _POINTS = 300  # ASSUME: more points than this are indistinguishable at the figure's width
 
 
@@ -123,24 +124,42 @@ def _boxes(groups: Sequence[Group], columns: Sequence[Column], across: int, figu
     grid = figure.subplots(math.ceil(len(columns) / across), across, squeeze=False, sharey=True)
     for axes, column in zip(grid.flat, columns, strict=False):
         number = groups[0].members[0].metrics.index(column)
-        series = [g.values[number][np.isfinite(g.values[number])] for g in groups]
-        drawn = axes.boxplot(
-            series,
-            orientation="horizontal",
-            widths=0.62,
-            patch_artist=True,
-            medianprops={"color": "#000000", "linewidth": 1.2},
-            flierprops={"marker": ".", "markersize": 2.5, "markeredgecolor": INK},
-            whiskerprops={"color": INK},
-            capprops={"color": INK},
-        )
-        for box, ink in zip(drawn["boxes"], inks(groups), strict=True):
-            box.set(facecolor=ink, edgecolor=INK, linewidth=0.8, alpha=0.75)
+        _box_each(axes, [g.values[number][np.isfinite(g.values[number])] for g in groups], inks(groups))
         axes.set_yticks(range(1, len(labels) + 1), labels)
         axes.set_title(f"{column.name}{arrow(column)}")
         axes.grid(visible=False, axis="y")
-    grid[0, 0].invert_yaxis()
+    grid[0, 0].set_ylim(len(labels) + 0.5, 0.5)
     _hide(grid.flat[len(columns) :])
+
+
+def _box_each(axes: Axes, series: Sequence[Array], colours: Sequence[str]) -> None:
+    """Draw a horizontal box plot of each series at 1, 2, ...; one artist for all lines of a kind draws much faster."""
+    from matplotlib.cbook import boxplot_stats
+    from matplotlib.collections import LineCollection, PolyCollection
+
+    drawn = [
+        (y, colour, boxplot_stats(values)[0])
+        for y, (values, colour) in enumerate(zip(series, colours, strict=True), start=1)
+        if values.size
+    ]
+    corners: list[list[tuple[float, float]]] = []
+    lines: list[list[tuple[float, float]]] = []
+    medians: list[list[tuple[float, float]]] = []
+    for y, _, box in drawn:
+        low, q1, middle, q3, high = (box[name] for name in ("whislo", "q1", "med", "q3", "whishi"))
+        bottom, top = y - _BOX / 2, y + _BOX / 2
+        corners.append([(q1, bottom), (q3, bottom), (q3, top), (q1, top)])
+        lines += [[(low, y), (q1, y)], [(q3, y), (high, y)]]
+        lines += [[(end, y - _BOX / 4), (end, y + _BOX / 4)] for end in (low, high)]
+        medians.append([(middle, bottom), (middle, top)])
+    filled = [colour for _, colour, _ in drawn]
+    axes.add_collection(PolyCollection(corners, facecolors=filled, edgecolors=INK, linewidths=0.8, alpha=0.75))
+    axes.add_collection(LineCollection(lines, colors=INK, linewidths=1.0, capstyle="projecting", zorder=2))
+    axes.add_collection(LineCollection(medians, colors="#000000", linewidths=1.2, capstyle="butt", zorder=3))
+    beyond = [(x, y) for y, _, box in drawn for x in box["fliers"]]
+    style: dict[str, Any] = {"marker": ".", "markersize": 2.5, "markeredgecolor": INK, "markerfacecolor": "none"}
+    axes.plot(*np.reshape(beyond, (-1, 2)).T, linestyle="", **style)
+    axes.autoscale_view()
 
 
 def arrow(column: Column) -> str:

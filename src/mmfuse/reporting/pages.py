@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mmfuse.files.writing import sheet_text
+from mmfuse.progress import progress
 from mmfuse.reporting import (
     ablations,
     analyses,
@@ -39,6 +40,7 @@ def _provenance(study: Study) -> list[Page]:
     made = provenance.makers(study.runs)
     shown = {
         **provenance.overview(study.runs, study.parameters),
+        "tracked": provenance.tracked(study.runs),
         "sections": [provenance.section(run, made) for run in study.runs],
     }
     return [Page("provenance", "How each number was made", "provenance.html.jinja", shown)]
@@ -59,7 +61,7 @@ BUILDERS: Sequence[Callable[[Study], list[Page]]] = (
 
 def pages(study: Study) -> list[Page]:
     """Return all pages for which the study has content, the overview first."""
-    found = [page for build in BUILDERS for page in build(study)]
+    found = [page for build in progress(BUILDERS, "write pages", unit="kinds of pages") for page in build(study)]
     return [overview.page(study, found), *found]
 
 

@@ -135,7 +135,11 @@ def section(run: RecordedJob, made: Mapping[str, tuple[str, str]]) -> dict[str, 
         "outputs": outputs[:_SHOWN],
         "outputs_left": max(0, len(outputs) - _SHOWN),
         "mlflow": record["mlflow"],
-        "measured": ", ".join(f"{name} {value:g}" for name, value in record["measured"].items()),
+        "tracked": page_of(run),
+        "measured": ", ".join(
+            f"{name} {value if isinstance(value, str) else format(value, 'g')}"
+            for name, value in record["measured"].items()
+        ),
     }
 
 
@@ -157,6 +161,17 @@ def overview(runs: Sequence[RecordedJob], parameters: Parameters) -> dict[str, A
         "data": data,
         "parameters": _yaml(dict(parameters)),
     }
+
+
+def tracked(runs: Iterable[RecordedJob]) -> str:
+    """Return the address of MLflow's page with all runs of the study, or nothing if no job was tracked."""
+    return next((re.sub(r"/runs/\w+", "/runs", page) for page in map(page_of, runs) if page), "")
+
+
+def page_of(run: RecordedJob) -> str:
+    """Return the address of MLflow's page with a run; nothing if the record has none."""
+    page = run.record["mlflow"].get("page", "")
+    return page if page.startswith(("http://", "https://")) else ""
 
 
 def counted(runs: Iterable[RecordedJob]) -> list[tuple[str, int]]:

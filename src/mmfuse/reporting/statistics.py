@@ -11,11 +11,10 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 Array = NDArray[np.float64]
 LEVEL = 0.05
@@ -23,6 +22,7 @@ LEVEL = 0.05
 _RESAMPLES, _SEED = 10_000, 0
 _EXACT = 50  # images; above this number, scipy also uses the normal distribution
 _AT_ONCE = 4_000_000  # numbers in memory, whatever the number of images: 32 MB of double precision
+_COPIES = 16  # arrays of the size of the differences that scipy has in memory during a test
 
 
 def drawn(count: int, resamples: int) -> NDArray[np.int64]:
@@ -171,6 +171,23 @@ def signed_rank(differences: Array) -> tuple[float, int]:
     return p, int(np.sign(up - down))
 
 
+def signed_ranks(differences: Array) -> tuple[Array, NDArray[np.int64]]:
+    """Test each row like `signed_rank`, all rows with many images at once, which is far faster.
+
+    Shape: differences (tests, images); returns two of (tests,), p and signs.
+    """
+    p, signs = np.full(len(differences), math.nan), np.zeros(len(differences), dtype=np.int64)
+    at_once = np.isfinite(differences).all(1) & (np.count_nonzero(differences, axis=1) > _EXACT)
+    many = np.flatnonzero(at_once)
+    for rows in _blocks(many.size, _COPIES * differences.shape[1]):
+        # one-sided, because the two-sided test of scipy does not return the sign of z
+        z = stats.wilcoxon(differences[many[rows]], method="asymptotic", alternative="greater", axis=1).zstatistic
+        p[many[rows]], signs[many[rows]] = 2 * special.ndtr(-np.abs(z)), np.sign(z)
+    for row in np.flatnonzero(~at_once):
+        p[row], signs[row] = signed_rank(differences[row])
+    return p, signs
+
+
 def _exact_p(ranks: Array, larger: float) -> float:
     """Return the share of the 2^n choices of signs whose larger sum of ranks is at least this one.
 
@@ -205,12 +222,12 @@ def compare(values: Array) -> tuple[Array, NDArray[np.int64]]:
     """
     count = len(values)
     p, signs = np.full((count, count), math.nan), np.zeros((count, count), dtype=np.int64)
-    pairs = list(combinations(range(count), 2))
-    tested = [signed_rank(difference(values[i], values[j])) for i, j in pairs]
-    adjusted = holm(np.array([found[0] for found in tested]))
-    for (i, j), value, (_, sign) in zip(pairs, adjusted, tested, strict=True):
-        p[i, j] = p[j, i] = value
-        signs[i, j], signs[j, i] = sign, -sign
+    first, second = np.triu_indices(count, 1)
+    found, larger = np.empty(first.size), np.empty(first.size, dtype=np.int64)
+    for rows in _blocks(first.size, _COPIES * max(1, values.shape[1])):
+        found[rows], larger[rows] = signed_ranks(difference(values[first[rows]], values[second[rows]]))
+    p[first, second] = p[second, first] = holm(found)
+    signs[first, second], signs[second, first] = larger, -larger
     return p, signs
 
 

@@ -69,7 +69,8 @@ def _files(paint: Paint, width: float, height: float) -> dict[str, bytes]:
             stream = io.BytesIO()
             figure.savefig(stream, format=ending, **options)
             found[ending] = stream.getvalue()
-            figure.set_layout_engine("none")  # all files have the same layout, computed once
+            figure.set_layout_engine(None)  # all files have the same layout, computed once
+        figure.clear()  # its parts refer to each other, so that their memory would be freed much later
     return found
 
 

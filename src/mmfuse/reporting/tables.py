@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmfuse.files.writing import sheet_text
+from mmfuse.metrics import descriptions
 from mmfuse.reporting import latex
 from mmfuse.reporting.latex import Head as LatexHead
 from mmfuse.reporting.ranking import Ranking, Standing, ranking, stand
@@ -275,8 +276,6 @@ class Meaning:
 
 def legend(columns: Sequence[Column]) -> list[Meaning]:
     """Return the definitions of the plain names, in the order of the names, with descriptions for our own metrics."""
-    from mmfuse.metrics import definitions  # late: it needs torch
-
     alike: dict[tuple[str, str], list[Column]] = {}
     for name in dict.fromkeys(c.plain for c in columns):
         for column in columns:
@@ -284,8 +283,6 @@ def legend(columns: Sequence[Column]) -> list[Meaning]:
                 alike.setdefault((name, column.definition), []).append(column)
     found = []
     for (name, definition), same in alike.items():
-        metric = definitions().get(definition)
-        words = (metric.function.__doc__ or "").partition("\n")[0] if metric else "a definition outside mmfuse"
-        used_by = metric.card.used_by if metric else ""
+        words, used_by = descriptions().get(definition, ("a definition outside mmfuse", ""))
         found.append(Meaning(name, same[0].better, tuple(c.convention for c in same), definition, words, used_by))
     return found

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label, map_coordinates
 
+from mmfuse.progress import progress
 from mmfuse.scenes.drawing import TILE, Array, image_generator, noise_tile, save_png, window
 
 KINDS = ("ct", "pet", "spect")
@@ -325,7 +326,7 @@ def generate(folder: Path, *, seed: int, height: int, width: int, train: int, va
         places = [folder / split / part for part in ("mri", "functional", "mask")]
         for place in places:
             place.mkdir(parents=True, exist_ok=True)
-        for index in range(count):
+        for index in progress(range(count), f"draw {split}", unit="pairs"):
             kind = KINDS[index % len(KINDS)]
             sample = render(image_generator(seed, number, index), kind, height, width)
             for place, pixels in zip(places, sample[:3], strict=False):

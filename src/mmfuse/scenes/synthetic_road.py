@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mmfuse.progress import progress
 from mmfuse.scenes import drawing, road_things
 from mmfuse.scenes.drawing import COLOUR, GLOW, HEAT, LIGHT, Spot
 from mmfuse.scenes.road_camera import infrared_picture, visible_picture
@@ -245,7 +246,7 @@ def generate(folder: Path, *, seed: int, height: int, width: int, train: int, va
         places = [folder / split / part for part in ("infrared", "visible", "mask", "boxes")]
         for place in places:
             place.mkdir(parents=True, exist_ok=True)
-        for index in range(count):
+        for index in progress(range(count), f"draw {split}", unit="pairs"):
             condition = CYCLE[index % len(CYCLE)]
             sample = render(drawing.image_generator(seed, number, index), condition, height, width)
             name = f"{condition}_{index:04d}"

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from mmfuse.data.images import Bytes
 from mmfuse.data.packs import Pack, Sample, pack_writer, patch_name
 from mmfuse.errors import UserError
 from mmfuse.pipeline.jobs import Work
+from mmfuse.progress import progress
 
 
 def work(job: Work) -> None:
@@ -38,7 +38,7 @@ def run(*, pack: Path, out: Path, patches: Mapping[str, Any]) -> None:
     source = Pack(pack)
     count = 0
     with pack_writer(out) as add:
-        for sample in tqdm(source, desc="crop", mininterval=2, disable=None):
+        for sample in progress(source, "crop", unit="pairs"):
             for patch in _cut(sample, patches):
                 add(patch)
                 count += 1

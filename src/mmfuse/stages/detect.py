@@ -15,6 +15,7 @@ from mmfuse.downstream.models import build_detector
 from mmfuse.downstream.results import curves, detection_summary, write_detections
 from mmfuse.downstream.trial import Trial, trial_of
 from mmfuse.pipeline.jobs import Running, Work
+from mmfuse.progress import progress
 from mmfuse.reporting.pictures import with_boxes
 from mmfuse.training.seeding import seed_everything
 
@@ -101,7 +102,7 @@ def _train(trial: Trial, images: Sequence[Labelled], device: torch.device, runni
 @torch.inference_mode()
 def _predict(model: nn.Module, images: Sequence[Labelled], device: torch.device) -> list[Boxes]:
     found = []
-    for one in images:
+    for one in progress(images, "detect", unit="images"):
         (boxes,) = model(as_tensor([one.image]).to(device))
         sides, labels, scores = (boxes[key].cpu().numpy() for key in ("boxes", "labels", "scores"))
         found.append(Boxes(sides.astype(np.float64), labels, scores.astype(np.float64)))

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from mmfuse.data.archives import extract, is_archive
 from mmfuse.data.catalog import CATALOG, Dataset, Source
 from mmfuse.data.catalog import dataset as catalog_entry
@@ -21,6 +19,7 @@ from mmfuse.data.downloads import clone, discard, download, partial_files
 from mmfuse.errors import UserError
 from mmfuse.files.writing import files_below, read_manifest, remove, sha256, whole_folder, write_text
 from mmfuse.pipeline.jobs import Work
+from mmfuse.progress import progress
 
 MANUAL = Path("data/manual")
 _SHOWN = 5
@@ -122,7 +121,7 @@ def _generate(entry: Dataset, folder: Path, arguments: Mapping[str, Any] | None)
 
 def _copy(source: Path, folder: Path) -> None:
     """Copy all files below a folder, except hidden ones."""
-    for file in tqdm(files_below(source), desc=f"copying {source.name}", unit="file", disable=None):
+    for file in progress(files_below(source), f"copy {source.name}", unit="files"):
         target = folder / file.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         _copy_file(file, target)
@@ -267,7 +266,7 @@ def _finish(entry: Dataset, folder: Path, *, origin: Path, complete: bool) -> No
             write_text(folder / file, "".join(f"{line}\n" for line in lines))
     listed = read_manifest(entry.manifest) if entry.manifest is not None else {}
     absent, wrong = [], []
-    for file, digest in tqdm(listed.items(), desc=f"verifying {entry.name}", unit="file", disable=None):
+    for file, digest in progress(listed.items(), f"verify {entry.name}", unit="files"):
         path = folder / file
         found = sha256(path) if path.is_file() else None
         if found is None:

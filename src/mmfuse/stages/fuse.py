@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from mmfuse.data.images import image_files, read_image, write_image
 from mmfuse.data.packs import Pack
@@ -19,11 +18,12 @@ from mmfuse.data.pairs import check_equal_sizes
 from mmfuse.errors import UserError
 from mmfuse.fastconv.workspace import keep_freed_memory
 from mmfuse.files.writing import whole_folder
-from mmfuse.inference.fast_copy import for_inference
+from mmfuse.inference.backends import prepared
 from mmfuse.inference.fusing import best_device, fuse_pair, strip
 from mmfuse.methods.base import FusionMethod
 from mmfuse.nn.counting import multiply_adds
 from mmfuse.pipeline.jobs import Running, Work
+from mmfuse.progress import progress
 from mmfuse.study.plan import external_images
 from mmfuse.study.settings import network_options, settings_of
 from mmfuse.training.checkpoints import build, load_method
@@ -44,6 +44,7 @@ def work(job: Work) -> None:
         test=test,
         out=out,
         threads=block["threads"],
+        precision=block.get("precision", "fp32"),
         pictures=block["pictures"],
         running=job.running,
     )
@@ -57,13 +58,14 @@ def run(
     test: Path,
     out: Path,
     threads: int,
+    precision: str = "fp32",
     pictures: int,
     running: Running,
 ) -> None:
     """Write OUT/NAME.png for each test pair, in colour if one of the images has colour.
 
     The record contains the cost: seconds per image, peak memory, parameters of the network, and the multiply-adds for a
-    pair of the size of the first one.
+    pair of the size of the first one; and the precision that was used.
 
     Args:
         method: The method's name.
@@ -72,6 +74,7 @@ def run(
         test: data/prepared/DATASET/test.safetensors.
         out: data/fused/DATASET/SYSTEM.
         threads: Number of CPU threads.
+        precision: fp32, bf16 or auto; see `inference.backends.prepared`.
         pictures: Number of results to log to MLflow.
         running: The job's MLflow run.
 
@@ -82,13 +85,13 @@ def run(
     device = best_device()
     loaded = _load(method, network, weights).to(device)
     keep_freed_memory()
-    net = for_inference(loaded)
+    fuse, how = prepared(loaded, device, precision=precision)
     pack, seconds = Pack(test), []
     shown = _shown(pack, pictures)
     with whole_folder(out) as folder:
-        for number, sample in enumerate(tqdm(pack, desc=out.name, mininterval=2, disable=None)):
+        for number, sample in enumerate(progress(pack, f"fuse {out.name}", unit="pairs")):
             begin = time.perf_counter()
-            fused = fuse_pair(net, sample["a"], sample["b"], device)
+            fused = fuse_pair(fuse, sample["a"], sample["b"], device)
             seconds.append(time.perf_counter() - begin)
             write_image(folder / f"{sample['name']}.png", fused)
             if number in shown:
@@ -101,6 +104,7 @@ def run(
     height, width = pack[0]["a"].shape[:2]
     running.measured.update(height=height, width=width, multiply_adds=multiply_adds(loaded, height, width))
     running.tracker.log_metrics({**running.measured, "images": len(pack)})
+    running.measured.update(how)
 
 
 def _peak(device: torch.device) -> float:

@@ -18,6 +18,7 @@ from mmfuse.downstream.models import build_segmenter
 from mmfuse.downstream.results import segmentation_summary, write_masks
 from mmfuse.downstream.trial import Trial, trial_of
 from mmfuse.pipeline.jobs import Running, Work
+from mmfuse.progress import progress
 from mmfuse.reporting.pictures import with_mask
 from mmfuse.training.seeding import seed_everything
 
@@ -88,4 +89,5 @@ def _train(trial: Trial, images: Sequence[Labelled], device: torch.device, runni
 
 @torch.inference_mode()
 def _predict(model: nn.Module, images: Sequence[Labelled], device: torch.device) -> list[NDArray[np.int64]]:
-    return [model(as_tensor([one.image]).to(device))[0].argmax(0).cpu().numpy() for one in images]
+    shown = progress(images, "segment", unit="images")
+    return [model(as_tensor([one.image]).to(device))[0].argmax(0).cpu().numpy() for one in shown]

@@ -16,6 +16,7 @@ from typing import Any
 from mmfuse.errors import UserError
 from mmfuse.files.records import read_record
 from mmfuse.files.writing import checksum
+from mmfuse.progress import progress
 from mmfuse.study.parameters import pick_all
 from mmfuse.study.stage import KEYS, Key, Stage
 from mmfuse.study.stages import STAGES, jobs_of
@@ -88,7 +89,8 @@ def check_present(root: Path, parameters: Parameters) -> None:
         UserError: as `check_made`.
     """
     there = [path for path in _written(parameters) if (root / path).exists()]
-    check_made(root, {path: checksum(root / path) for path in there})
+    read = progress(there, "compare with the records", unit="results")
+    check_made(root, {path: checksum(root / path) for path in read})
 
 
 def check_records(root: Path, parameters: Parameters) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from mmfuse.errors import UserError
+from mmfuse.files.reading import parse_yaml
 from mmfuse.study.types import Parameters
 
 ADAPTIVE = "adaptive"  # the value of an option that is determined from training images
@@ -88,15 +87,18 @@ def assigned(texts: Sequence[str]) -> dict[str, Any]:
     """Return options given as KEY=VALUE, with the values read as YAML.
 
     Raises:
-        UserError: one has no `=`, or its value is not YAML.
+        UserError: one has no `=`, its value is not YAML, or a key is given twice.
     """
     options: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError("An option has no value.", expected="KEY=VALUE", found=text)
+        if key in options:
+            raise UserError("An option is given twice.", expected="each once", found=text)
         try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"The value of {key} cannot be read.", expected="KEY=VALUE", found=text) from error
+            options[key] = parse_yaml(value, key)
+        except UserError as error:
+            problem = f"The value of {key} cannot be read."
+            raise UserError(problem, expected="KEY=VALUE, with a YAML value", found=f"{text}: {error.found}") from error
     return options

@@ -134,6 +134,7 @@ class Fuse(TypedDict):
     """Applying the trained systems."""
 
     threads: int
+    precision: NotRequired[Literal["fp32", "bf16", "auto"]]
     pictures: int
 
 

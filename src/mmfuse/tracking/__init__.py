@@ -27,11 +27,12 @@ from filelock import FileLock
 from mmfuse.data.images import Bytes
 from mmfuse.files.writing import write_text
 from mmfuse.study.parameters import flatten
-from mmfuse.tracking.servers import connect, default_uri, keep_quiet, shown_uri, without_secrets
+from mmfuse.tracking.servers import connect, default_uri, keep_quiet, page, shown_uri, without_secrets
 
 _LIMIT = 1000  # metrics in one request
 _ALIVE, _JOB, _GROUP, PARENT_TAG = "mmfuse.process", "mmfuse.job", "mmfuse.group", "mlflow.parentRunId"
 _PROJECT, _NUMBER = "mmfuse.project", "mmfuse.number"
+_KIND = "mlflow.experimentKind"  # without it, MLflow's page of an experiment opens on a view for language models
 STUDY, SYSTEM = "study", "system"  # the levels above a job: values of the tag `level`
 
 
@@ -145,7 +146,12 @@ class Tracker:
         """Return the run's entry for run.json; None if nothing was tracked."""
         if self.run_id is None:
             return None
-        return {"uri": shown_uri(self.uri, self.root), "experiment": self.experiment, "run_id": self.run_id}
+        return {
+            "uri": shown_uri(self.uri, self.root),
+            "experiment": self.experiment,
+            "run_id": self.run_id,
+            "page": page(self.uri, self.root, self._experiment, self.run_id),
+        }
 
     def _open(self) -> None:
         keep_quiet()
@@ -158,6 +164,8 @@ class Tracker:
             found = self._client.get_experiment_by_name(self.experiment)
             place = None if self.uri.startswith("http") else (self.home / "mlruns").as_uri()
             self._experiment = found.experiment_id if found else self._client.create_experiment(self.experiment, place)
+            if found is None or _KIND not in found.tags:
+                self._client.set_experiment_tag(self._experiment, _KIND, "custom_model_development")
             self._close_orphans()
             for parent in self.parents:
                 self._above[parent.level] = self._find_or_create(parent)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmfuse.errors import UserError
 from mmfuse.tracking import PARENT_TAG
-from mmfuse.tracking.servers import answers_needed, connect, default_uri, shown_uri
+from mmfuse.tracking.servers import answers_needed, connect, default_uri, page, shown_uri
 
 
 def fetch_kept(root: Path, run: str, *, study: str | None, name: str, folder: Path) -> tuple[Path, str | None]:
@@ -29,7 +29,7 @@ def fetch_kept(root: Path, run: str, *, study: str | None, name: str, folder: Pa
     """
     uri = default_uri(root)
     shown = shown_uri(uri, root)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    if _no_database(uri):
         raise UserError(
             f"{run} is neither a folder nor a commit, and there is no MLflow database.",
             expected=f"a folder with results, a commit with them, or a run in {shown}",
@@ -73,7 +73,7 @@ def hours_of(root: Path, run: str | None) -> float:
     uri = default_uri(root)
     shown = shown_uri(uri, root)
     fix = "give the hours yourself"
-    if run is None or (uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file()):
+    if run is None or _no_database(uri):
         raise UserError("The duration of a job is unknown.", expected=f"its run in {shown}", found=run, fix=fix)
     with answers_needed(f"MLflow at {shown} does not answer.", uri):
         found = [one for one in _runs_called(connect(uri), run, None) if one.info.end_time]
@@ -86,6 +86,24 @@ def hours_of(root: Path, run: str | None) -> float:
             found=f"{hours:.2f} hours: the clock was set back", fix=fix,
         )  # fmt: skip
     return hours
+
+
+def studies(root: Path) -> list[tuple[str, str]]:
+    """Return the name of each tracked study, and the address of MLflow's page with its runs.
+
+    Raises:
+        UserError: MLflow does not answer.
+    """
+    uri = default_uri(root)
+    if _no_database(uri):
+        return []
+    with answers_needed(f"MLflow at {shown_uri(uri, root)} does not answer.", uri):
+        found = connect(uri).search_experiments(order_by=["name"])
+    return [(one.name, page(uri, root, one.experiment_id)) for one in found if one.name != "Default"]
+
+
+def _no_database(uri: str) -> bool:
+    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file()
 
 
 def _runs_called(client: Any, run: str, study: str | None) -> list[Any]:

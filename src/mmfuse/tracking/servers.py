@@ -32,6 +32,7 @@ _ALWAYS = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 _SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _SECRET_KEY = re.compile("pass|pwd|secret|token|key", re.IGNORECASE)
 _DELIMITER = re.compile(r"[/?#@\s]")  # inside a password, an address must encode these as %XX
+LOCAL_PAGES = "http://127.0.0.1:5000"  # where `make ui` serves MLflow's pages
 _DATABASES = {"postgresql", "mysql", "mssql"}  # MLflow's databases that are servers
 
 
@@ -48,6 +49,16 @@ def shown_uri(uri: str, root: Path) -> str:
     if not separator or scheme == "sqlite":
         return uri
     return f"{scheme}{separator}{re.split('[?#&]', rest.rpartition('@')[2])[0]}"
+
+
+def page(uri: str, root: Path, experiment_id: str, run_id: str = "") -> str:
+    """Return the address of MLflow's page with the runs of a study, or with one of them.
+
+    A database has no pages of its own, so that the address is the one at which `make ui` shows them.
+    """
+    server = shown_uri(uri, root).rstrip("/") if uri.startswith("http") else LOCAL_PAGES
+    # without the last part, the page may show what concerns language models
+    return f"{server}/#/experiments/{experiment_id}/runs{f'/{run_id}' * bool(run_id)}?workflowType=machine_learning"
 
 
 def without_secrets(text: str, uri: str) -> str:

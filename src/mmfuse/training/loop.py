@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.warnings import disable_possible_user_warnings
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.fastconv.workspace import keep_freed_memory
 from mmfuse.methods.base import FusionMethod
+from mmfuse.progress import progress as shown_progress
 from mmfuse.training.batches import Batch, TrainingPairs, pairs_of_an_epoch
 from mmfuse.training.checkpoints import load_state, moments_of, save_state, weights_of, with_moments
 from mmfuse.training.seeding import seed_everything
@@ -115,6 +116,7 @@ def make_fabric(settings: Mapping[str, Any]) -> Fabric:
     precision = settings["precision"]
     if precision == "auto":
         precision = "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+    disable_possible_user_warnings()  # such as that there is a Slurm, which this process does not run under
     fabric = Fabric(
         accelerator=settings["accelerator"],
         devices=settings["devices"],
@@ -191,21 +193,15 @@ def train_part(
     progress = _restore(load_state(resume), fingerprint, modules, optimiser)
     steps = step_count(settings, len(pairs))
     logged = len(progress.history)
-    bar = tqdm(
-        total=steps,
-        initial=progress.step,
-        desc=part,
-        disable=not fabric.is_global_zero,
-        mininterval=0.5 if sys.stderr.isatty() else 20,
-    )
+    first = fabric.is_global_zero
+    bar = shown_progress(what=part, total=steps, unit="steps", always=True, initial=progress.step, disable=not first)
+    losses: dict[str, str] = {}  # the last ones, to be shown
     with stop_request() as stopping, bar:
         while progress.step < steps:
             row = _one_step(fabric, wrapped, optimiser, pairs, seed, progress.step, steps, settings)
             progress.step += 1
             if "averaging" in settings:
                 _average(progress, settings["averaging"], modules)
-            bar.update()
-            bar.set_postfix(loss=f"{row['train/total']:.4g}", refresh=False)
             at_end = progress.step == steps
             stop = _over_processes(fabric, {"asked": float(stopping())})["asked"] > 0
             if validation and (at_end or progress.step % loop["validate_every"] == 0):
@@ -214,6 +210,9 @@ def train_part(
                     on_validation(progress.step)
                 check_finite(row, "validation", progress.step, row["lr"])
                 _keep_best(progress, row["val/total"], modules)
+                losses["validation"] = f"{row['val/total']:.4g}"
+            bar.set_postfix({"loss": f"{row['train/total']:.4g}", **losses}, refresh=False)
+            bar.update()
             if at_end or "val/total" in row or progress.step % loop["log_every"] == 0:
                 progress.history.append(row)
             if (progress.step % loop["save_every"] == 0 or stop) and not at_end:
