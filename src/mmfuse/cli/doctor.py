@@ -155,9 +155,10 @@ def _methods(params: Path) -> str:
 
 def _data(params: Path) -> str:
     from mmfuse.data.catalog import load_catalog
+    from mmfuse.data.origins import by_hand, mirror_of, mirrored
 
     parameters, catalog = load_parameters(params), load_catalog()
-    mirror = os.environ.get("MMFUSE_MIRROR") or parameters["download"]["mirror"]
+    mirror = mirror_of(parameters["download"]["mirror"])
     states = []
     for name in plan.datasets_of(parameters):
         entry = catalog[name]
@@ -165,17 +166,13 @@ def _data(params: Path) -> str:
             states.append(f"{name}: here")
         elif entry.generator:
             states.append(f"{name}: to be generated")
-        elif mirror and entry.mirror and Path(mirror, entry.mirror).is_dir():
+        elif mirrored(entry, mirror):
             states.append(f"{name}: in the mirror")
-        elif Path("data/manual", name).is_dir():
+        elif by_hand(entry, mirror):
             states.append(f"{name}: in data/manual")
         else:
             states.append(f"{name}: to be downloaded")
-    for method, datasets in (parameters["study"].get("external") or {}).items():
-        for folder in (plan.external_images(name, method) for name in datasets):
-            if not folder.is_dir():
-                raise MmfuseError(f"{folder} does not exist: put the images of {method} into it (study.external)")
-            states.append(f"{folder}: here")
+    states += [f"{folder}: here" for folder in plan.check_external(parameters, Path.cwd())]
     return "; ".join(states)
 
 

@@ -108,11 +108,22 @@ def check_outputs(root: Path, parameters: Parameters) -> int:
     Raises:
         UserError: a file is missing or differs from its record.
     """
-    paths = _written(parameters)
-    missing = [f"{path} is missing" for path in paths if not (root / path).exists()]
-    _refuse(missing, "the files that the jobs recorded when they wrote them")
+    missing = [f"{path} is missing; its record is {record}" for path, record in removed_outputs(root, parameters)]
+    fix = "restore it; or delete its record, too, and run the study again, which makes all that follows from it anew"
+    _refuse(missing, "the files that the jobs recorded when they wrote them", fix)
     check_present(root, parameters)
-    return len(paths)
+    return len(_written(parameters))
+
+
+def removed_outputs(root: Path, parameters: Parameters) -> list[tuple[str, str]]:
+    """Return each file and folder that is missing although the record of the job that wrote it is there, with both.
+
+    Snakemake makes such a file again only if a job needs it, which is not so once all jobs that read it are done.
+    """
+    pairs = [
+        (path, stage.path("record", key)) for stage, key in jobs_of(parameters) for path in stage.written(key).values()
+    ]
+    return [pair for pair in pairs if not (root / pair[0]).exists() and (root / pair[1]).exists()]
 
 
 def _written(parameters: Parameters) -> list[str]:
@@ -146,7 +157,7 @@ def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]
     ]
 
 
-def _refuse(wrong: Iterable[str], expected: str) -> None:
+def _refuse(wrong: Iterable[str], expected: str, fix: str = _AGAIN) -> None:
     """Raise one error that names what is wrong, if anything is."""
     listed = list(wrong)
     if listed:
@@ -155,5 +166,5 @@ def _refuse(wrong: Iterable[str], expected: str) -> None:
             f"{len(listed)} results of this study are not what its records say.",
             expected=expected,
             found="; ".join(listed[:_SHOWN]) + more,
-            fix=_AGAIN,
+            fix=fix,
         )

@@ -161,6 +161,12 @@ def load_into(method: FusionMethod, path: Path) -> WeightsCard:
     return card
 
 
+def _complete_after(card: WeightsCard) -> str:
+    """Return the part whose weights are complete in the study that made incomplete ones."""
+    method = methods.load(card.method)
+    return method.parts[-1] if card.part == method.last_part() else method.last_part()
+
+
 def load_method(path: Path) -> tuple[FusionMethod, WeightsCard]:
     """Build the network that a complete weights file belongs to, in eval mode.
 
@@ -172,7 +178,7 @@ def load_method(path: Path) -> tuple[FusionMethod, WeightsCard]:
         raise UserError(
             f"{path} contains only the part {card.part!r} of {card.method}.",
             expected="the last part's weights",
-            fix=f"name the weights of {methods.load(card.method).parts[-1]!r}",
+            fix=f"name the weights of {_complete_after(card)!r}",
         )
     try:
         method = build(card.method, card.network)
