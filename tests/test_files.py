@@ -128,7 +128,7 @@ def test_a_stop_while_a_folder_is_replaced_loses_neither(tmp_path, monkeypatch, 
     else:
         monkeypatch.setattr(writing, "_exchange", step(writing._exchange))
     monkeypatch.setattr(Path, "replace", step(Path.replace))
-    monkeypatch.setattr(writing, "_remove", lambda _: None)  # a killed process removes nothing
+    monkeypatch.setattr(writing, "remove", lambda _: None)  # a killed process removes nothing
     with contextlib.suppress(Killed), whole_folder(target) as folder:
         (folder / "a").write_text("new")
     monkeypatch.undo()

@@ -210,7 +210,9 @@ def test_every_flipped_bit_of_a_record_is_noticed_or_changes_no_entry(study):
     for _ in range(200):
         path.write_bytes(flipped(content, random))
         try:
-            assert read_record(path, fix="") == entries, "an entry was misread"
+            found = read_record(path, fix="")
+            # the name of the digest may be hit: nothing reads an entry of another name
+            assert {name: found[name] for name in entries} == entries, "an entry was misread"
             harmless += 1
         except UserError as error:
             assert "run.json" in str(error)

@@ -76,9 +76,7 @@ def test_a_latex_table_has_rules_and_spanning_heads():
 
 
 def run(machine: str = "Linux", **measured: float) -> RecordedJob:
-    return RecordedJob(
-        "a", "t", "fuse", "p", {"machine": {"system": machine}, **({"measured": measured} if measured else {})}
-    )
+    return RecordedJob("a", "t", "fuse", "p", {"machine": {"system": machine}, "measured": measured})
 
 
 def test_the_cost_of_a_system_is_the_mean_over_its_seeds():
