@@ -97,7 +97,7 @@ def test_what_changes_is_in_the_copy():
     ("name", "changes", "last"),
     [
         ("lkc_funet", {"kernels": [3, 3, 3], "bottleneck_kernel": 3, "init_kernel": 3}, False),
-        ("lkc_funet", {"kernels": [3, 3, 3], "bottleneck_kernel": 3, "init_kernel": 3, "channels": 64}, True),
+        ("lkc_funet", {"kernels": [3, 3, 3], "bottleneck_kernel": 3, "init_kernel": 3, "channels": 128}, True),
         ("lkc_funet", {"kernels": [3, 3, 3], "norm": "batch", "init_norm": "batch", "mpafm": {"norm": "batch"}}, True),
         ("mma_unet", {}, True),
         ("smfnet", {}, True),

@@ -24,7 +24,7 @@ from mmfuse.nn.stochastic_depth import StochasticDepth
 
 Network = TypeVar("Network", bound=nn.Module)
 _ONLY_IN_TRAINING = (nn.Dropout, nn.Dropout2d, StochasticDepth)
-_WIDE = 64  # channels of a dense layer
+_WIDE = 128  # channels of a dense layer
 _GIVES_A_NEW_TENSOR = (nn.Conv2d, nn.ConvTranspose2d, nn.GroupNorm, nn.BatchNorm2d, nn.InstanceNorm2d, nn.Linear)
 
 
