@@ -52,8 +52,10 @@ $(VENV)-services/.installed: envs/services.lock
 	$(VENV)-services/bin/pip install --quiet --no-deps --require-hashes -r envs/services.lock
 	touch $@
 
-# kills, full disks, dead servers; needs root for the small disks. 100 kills of each engine take an hour; MMFUSE_KILLS=5 is faster
+# kills, full disks, dead servers, 10,000 generated inputs; needs root for the small disks. 100 kills of each engine take
+# an hour; MMFUSE_KILLS=5 and MMFUSE_EXAMPLES=1000 are faster
 test-faults: env
+	MMFUSE_EXAMPLES=$${MMFUSE_EXAMPLES:-10000} $(PYTEST) tests/test_properties.py
 	MMFUSE_KILLS=$${MMFUSE_KILLS:-100} $(PYTEST) -m faults tests/test_faults.py
 
 check: env

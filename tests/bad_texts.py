@@ -242,13 +242,14 @@ def labels() -> Iterator[Bad]:
     unknown = saved(Image.fromarray(ids + 7), "PNG")
     yield Bad("mask: unknown id", labelled("mask", unknown, goal="segment"), "unknown ids 7")
     for line in ("1 0.5 0.5 0.1", "1 0.5 0.5 0.1 0.1 9 9", "car 0.5 0.5 0.1 0.1", "1.5 0.5 0.5 0.1 0.1", "1 a b c d",
-                 "9" * 400 + " 0 0 1 1", "9" * 5000 + " 0 0 1 1", "\x00", "{}"):  # fmt: skip
+                 "9" * 400 + " 0 0 1 1", "9" * 5000 + " 0 0 1 1", "9" * 40 + " 0.5 0.5 0.1 0.1", "1 nan 0.5 0.1 0.1",
+                 "1 0.5 0.5 inf 0.1", "1 0.5 0.5 0.1 1_0", "1_0 0.5 0.5 0.1 0.1", "\u0661 0.5 0.5 0.1 0.1", "\x00",
+                 "{}"):  # fmt: skip
         yield Bad(
             f"box {line[:30]!r} of {len(line)}", labelled("boxes", line.encode()), "Unreadable boxes(.|\n)*yolo format"
         )
     yield Bad("boxes not text", labelled("boxes", b"\xff\xfe\x00"), "Unreadable boxes")
     for line, says in (
-        ("1 nan 0.5 0.1 0.1", "outside the image: nan"), ("1 0.5 0.5 inf 0.1", "outside"),
         ("1 1.5 0.5 0.1 0.1", "outside"),
         ("1 0.5 0.5 0 0.1", "has no area"), ("1 0.5 0.5 -0.1 0.1", "has no area"),
         ("7 0.5 0.5 0.1 0.1", "unknown class 7"),

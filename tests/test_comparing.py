@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 import subprocess
@@ -254,6 +255,21 @@ def test_a_commit_cannot_read_files_outside_the_cache(make, monkeypatch, md5):
     commit(first)
     subprocess.run(["dvc", "init", "-q"], check=True)
     with pytest.raises(UserError, match=r"dvc\.lock of HEAD is damaged"):
+        comparing.compare([str(first), "HEAD"])
+
+
+def test_a_damaged_file_in_the_cache_is_named(make, monkeypatch):
+    first = Path(make("first", {"mma_unet.base.s0": scores(1)}))
+    monkeypatch.chdir(first)
+    path = Path("reports/scores/synthetic_road/mma_unet.base.s0.csv")
+    md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    (first / "dvc.lock").write_text(
+        yaml.safe_dump({"stages": {"evaluate": {"outs": [{"path": path.as_posix(), "md5": md5}]}}})
+    )
+    commit(first)
+    subprocess.run(["dvc", "init", "-q"], check=True)
+    write_text(first / ".dvc/cache/files/md5" / md5[:2] / md5[2:], path.read_text().replace("0.4", "0.5", 1))
+    with pytest.raises(UserError, match="DVC's cache has a damaged result of HEAD"):
         comparing.compare([str(first), "HEAD"])
 
 

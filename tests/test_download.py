@@ -495,11 +495,6 @@ def test_many_problems_are_listed_in_part(entry, tmp_path):
     assert "15 more" in str(caught.value)
 
 
-def test_a_mirror_that_does_not_exist(entry, tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
-        take(entry, tmp_path, tmp_path / "mirror")
-
-
 def test_another_layout_is_refused(entry, tmp_path):
     lay(tmp_path / "mirror/tiny", {"infrared/01.png": b"1", "vi/01.png": b"1"})
     with pytest.raises(UserError, match=r"no file of image a \(infrared\)") as caught:

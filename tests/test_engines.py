@@ -298,7 +298,7 @@ def test_dvc_refuses_a_study_that_its_file_was_not_written_for(by_dvc):
     parameters["study"]["systems"].append({"method": "maximum", "variant": "base", "tasks": ["ivif"]})
     write(folder, parameters)
     said = call(folder, "dvc", "repro", "evaluate-synthetic_road-average-base-0", good=(1, 255))
-    assert "dvc.yaml was written for other parameters" in said
+    assert "dvc.yaml is of another study" in said
     assert "mmfuse sync --write-dvc" in said
     assert not (folder / "data/raw").exists()
 
@@ -416,6 +416,9 @@ with torch.inference_mode():
     assert torch.equal(model(pair), method(pair[:, :1], pair[:, 1:]))
 """
     call(by_snakemake, sys.executable, "-c", code)
+    page = (ROOT / "docs/how-to/compare-runs.md").read_text()
+    [example] = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    call(by_snakemake, sys.executable, "-c", f"{example}\nassert fused.shape == (1, 1, 120, 160)")
     refused = call(
         by_snakemake, "mmfuse", "register", "--study", "x", "--dataset", "synthetic_road", "--metric", "SSIM", good=(2,)
     )

@@ -71,6 +71,18 @@ def imports(path):
             yield node.module
 
 
+def test_the_list_of_packages_in_contributing_is_in_the_order_of_imports():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^  \| (`\w+`(?:, `\w+`)*) \|", text, re.MULTILINE)
+    listed = [name.strip("`") for row in rows for name in row.split(", ")]
+    assert sorted(listed) == sorted({path.parts[0] for path in MODULES if len(path.parts) > 1})
+    for path in (path for path in MODULES if len(path.parts) > 1):
+        for name in imports(path):
+            first, *rest = name.split(".")
+            if first == "mmfuse" and rest and rest[0] in listed:
+                assert listed.index(rest[0]) <= listed.index(path.parts[0]), f"{path} imports {name}"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=str)
 def test_code_depends_one_way(path):
     own = path.parts[0].removesuffix(".py")
@@ -214,3 +226,11 @@ def test_a_project_is_not_served_by_the_code_of_another(tmp_path, monkeypatch):
     work = pytest.fail  # the job must not begin
     with pytest.raises(UserError, match="is not the code of this project"):
         jobs.run(STAGES["download"], {"dataset": "synthetic_road"}, Path("params.yaml"), work)
+
+
+@pytest.mark.parametrize(
+    "path", ["report.html", "report.zip", "report/report.html", "dvc_plots/index.html", "logs/report.log", "mlflow.db"]
+)
+def test_git_ignores_what_commands_leave(path):
+    ignored = subprocess.run(["git", "check-ignore", "--quiet", "--no-index", path], cwd=ROOT, check=False)
+    assert ignored.returncode == 0

@@ -120,6 +120,21 @@ def test_whatever_is_wrong_with_a_file_is_one_clear_error(tmp_path, image, suffi
 
 
 @pytest.mark.mirror
+def test_every_flipped_bit_of_a_png_is_noticed_or_changes_no_pixel(tmp_path):
+    """Decoding alone gives other pixels for some of them."""
+    path, pixels = tmp_path / "x.png", np.add.outer(np.arange(40), np.arange(50)).astype(np.uint8)
+    write_image(path, pixels)
+    content = path.read_bytes()
+    for bit in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            assert np.array_equal(read_image(path), pixels)
+        except UserError as error:
+            assert "Damaged or unreadable image" in str(error) or "too large" in str(error)
+
+
 def test_damaged_downloads_are_named():
     if "MMFUSE_MIRROR" not in os.environ:
         pytest.skip("MMFUSE_MIRROR is not set")

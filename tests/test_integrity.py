@@ -1,18 +1,25 @@
 """Files are held against the records of the jobs that wrote them."""
 
+import hashlib
 import shutil
+import subprocess
 from pathlib import Path
+from random import Random
 
 import pytest
+import torch
 import yaml
 
+from mmfuse.cli import doctor
 from mmfuse.errors import UserError
-from mmfuse.files.reading import read_json
+from mmfuse.files.records import read_record, write_record
 from mmfuse.files.writing import checksum, write_json, write_text
 from mmfuse.pipeline import jobs
 from mmfuse.study import integrity
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.stages import EVALUATE, FUSE, REPORT, STAGES, jobs_of
+from mmfuse.tracking import results
+from mmfuse.training.checkpoints import save_state
 from test_planned import project  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).parents[1]
@@ -163,7 +170,7 @@ def test_a_record_of_other_code_is_named(study):
     write_text(root / name, "# another version")
     with pytest.raises(UserError, match=f"another version of {name}"):
         integrity.check_study(root, load_parameters(Path("params.yaml")))
-    write_json(record, read_json(record, fix="") | {"inputs": {name: checksum(root / name)}})
+    write_record(record, read_record(record, fix="") | {"inputs": {name: checksum(root / name)}})
     integrity.check_study(root, load_parameters(Path("params.yaml")))
 
 
@@ -183,3 +190,76 @@ def test_a_job_refuses_an_input_that_is_not_what_its_maker_wrote(study):
     write_text(root / "data/raw/synthetic_road/1.png", "y")
     with pytest.raises(UserError, match="data/raw/synthetic_road "):
         jobs.run(prepare, key, Path("params.yaml"), pytest.fail)
+
+
+# ------------------------------------------------------------------------------------------------------ flipped bits
+
+
+def flipped(content, random):
+    bit = random.randrange(8 * len(content))
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def test_every_flipped_bit_of_a_record_is_noticed_or_changes_no_entry(study):
+    """Results: tests/test_engines.py, states: tests/test_bad_inputs.py."""
+    root, path = study
+    content, entries, parameters = path.read_bytes(), read_record(path, fix=""), load_parameters(Path("params.yaml"))
+    random, harmless = Random(7), 0
+    for _ in range(200):
+        path.write_bytes(flipped(content, random))
+        try:
+            assert read_record(path, fix="") == entries, "an entry was misread"
+            harmless += 1
+        except UserError as error:
+            assert "run.json" in str(error)
+            with pytest.raises(UserError):
+                integrity.check_study(root, parameters)
+    assert harmless < 20, "white space alone"
+
+
+@pytest.fixture
+def cached(tmp_path):
+    """A repository with DVC's cache of some files and of a folder."""
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    subprocess.run(["dvc", "init", "-q"], cwd=tmp_path, check=True)
+    objects = []
+    for number, suffix in enumerate(["", "", ".dir"]):
+        content = f"results {number}".encode() * 50
+        name = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        objects.append(tmp_path / ".dvc/cache/files/md5" / name[:2] / f"{name[2:]}{suffix}")
+        objects[-1].parent.mkdir(parents=True)
+        objects[-1].write_bytes(content)
+    return objects
+
+
+def test_every_flipped_bit_of_a_cached_file_and_of_a_state_is_named(study, cached, monkeypatch):
+    root, _ = study
+    monkeypatch.chdir(root)
+    train = STAGES["train"]
+    key = {"trained_on": "ivif", "method": "mma_unet", "variant": "base", "seed": "0", "part": "fusion"}
+    monkeypatch.setattr(doctor, "jobs_of", lambda _: [(train, key)])
+    cache = cached[0].parents[1]
+    monkeypatch.setattr(results, "cache_folder", lambda: cache)
+    state = root / train.resume.format(**key)
+    save_state(state, {"fingerprint": "x", "weights": {"w": torch.ones(9)}})
+
+    def named(what):
+        (check,) = [c for c in doctor.examine(Path("params.yaml"), deep=True) if c.what == what]
+        return "" if check.good else check.found
+
+    assert named("cache") == named("states") == ""
+    random = Random(5)
+    for file in [*cached, state]:
+        content = file.read_bytes()
+        file.write_bytes(flipped(content, random))
+        assert file.name in named("states" if file == state else "cache")
+        file.write_bytes(content)
+    for _ in range(200):
+        file = random.choice(cached)
+        content = file.read_bytes()
+        file.write_bytes(flipped(content, random))
+        assert not results.is_whole(file)
+        file.write_bytes(content)
+        assert results.is_whole(file)

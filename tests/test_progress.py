@@ -1,8 +1,14 @@
 """Progress: bars with the remaining time on a terminal, plain lines from time to time in a file."""
 
+import fcntl
+import os
+import pty
 import re
 import shutil
+import struct
+import subprocess
 import sys
+import termios
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,6 +105,15 @@ def test_a_terminal_gets_a_bar_with_the_remaining_time(clock, capsys, monkeypatc
     assert re.search(r"\rfuse:  40%\|.*4/10 \[00:02<00:03,", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(24, 80), (0, 0), (0, 100)])
+def test_a_bar_is_shown_on_real_terminals_also_on_those_without_a_size(rows, columns):
+    program = "from mmfuse.progress import progress\nfor _ in progress(range(3), 'fuse', always=True): pass"
+    main, other = pty.openpty()
+    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    subprocess.run([sys.executable, "-c", program], stdout=other, stderr=other, check=True)
+    assert "3/3 [00:00<00:00" in os.read(main, 4096).decode()
+
+
 def test_nothing_else_in_the_package_makes_bars_of_its_own():
     files = [path for folder in ("src", "workflow") for path in (ROOT / folder).rglob("*.py")]
     assert len(files) > 100
@@ -170,13 +185,13 @@ def test_sync(shown, monkeypatch, status):
 
 
 def test_steps_have_names_and_end_complete(clock, capsys):
-    with module.steps("sync", 3) as begin:
+    with module.steps("sync", 2) as begin:
         for name in ("dvc status", "dvc commit"):
             begin(name)
             clock.now += 60
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "sync, dvc status: 1 of 3 steps, 01:00 passed, 02:00 left"
-    assert lines[-1] == "sync, dvc commit: 3 of 3 steps, 02:00 passed, 00:00 left"
+    assert lines[0] == "sync, dvc status: 1 of 2 steps, 01:00 passed, 01:00 left"
+    assert lines[-1] == "sync, dvc commit: 2 of 2 steps, 02:00 passed, 00:00 left"
 
 
 def test_leaderboard(shown):

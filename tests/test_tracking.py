@@ -568,7 +568,7 @@ def test_a_record_names_everything_and_stays_as_it_is(job, monkeypatch):
     record = json.loads(contents[0])
     assert set(record) == {
         "stage", "command", "inputs", "outputs", "parameters", "versions", "commit", "dirty", "changes", "seed",
-        "machine", "mlflow",
+        "machine", "mlflow", "digest",
     }  # fmt: skip
     assert record["command"] == "mmfuse stage crop --out 'a b'"
     assert record["inputs"] == {"in.txt": sha256(Path("in.txt"))}
@@ -586,7 +586,8 @@ def test_a_record_names_everything_and_stays_as_it_is(job, monkeypatch):
 
     execute(job(), measure)
     measured = json.loads(Path("out.run.json").read_bytes())
-    assert measured == record | {"measured": {"seconds_per_image": 0.25}}
+    assert measured == record | {"measured": {"seconds_per_image": 0.25}, "digest": measured["digest"]}
+    assert measured["digest"] != record["digest"]
 
 
 CAPABILITY = "import torch; from mmfuse.pipeline.jobs import _machine; print(_machine()['capability'])"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -36,14 +37,19 @@ def progress(
     """
     options |= {"desc": what, "total": total}
     if sys.stderr.isatty():
-        return tqdm(items, unit=f" {unit}", delay=0 if always else 1, dynamic_ncols=True, **options)
+        width, height = shutil.get_terminal_size()  # some terminals have no size, for which tqdm would show nothing
+        options |= {"ncols": width - 1, "nrows": height}
+        return tqdm(items, unit=f" {unit}", delay=0 if always else 1, **options)
     return _Lines(items, unit=f" {unit}" if unit else "", always=always, **options)
 
 
 @contextmanager
 def steps(what: str, count: int) -> Iterator[Callable[[str], None]]:
-    """Show how many of a number of steps are done; yields a function to call with the name of each step that begins."""
-    with progress(what=what, total=count, unit="steps") as bar:
+    """Show how many of a number of steps are done; yields a function to call with the name of each step that begins.
+
+    `count` is the largest number of steps; there may be fewer.
+    """
+    with progress(what=what, total=count, unit="steps", leave=False) as bar:
         begun: list[str] = []
 
         def begin(name: str) -> None:
@@ -53,7 +59,7 @@ def steps(what: str, count: int) -> Iterator[Callable[[str], None]]:
             bar.set_description_str(f"{what}, {name}", refresh=sys.stderr.isatty())
 
         yield begin
-        bar.update(count - bar.n)
+        bar.update()
 
 
 class _Lines(tqdm):

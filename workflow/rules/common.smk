@@ -1,10 +1,12 @@
 # Helpers that the rules share. src/mmfuse/study/stages.py declares each stage's files, watched parameters, code and
 # command.
+import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
 from mmfuse.study.code_lists import check_running_code
+from mmfuse.study.integrity import removed_outputs
 from mmfuse.study.parameters import pick_all
 from mmfuse.study.planned import planned_parameters
 from mmfuse.study.stage import KEYS
@@ -13,6 +15,9 @@ from mmfuse.study.stages import STAGES, report_inputs
 # every stage makes these checks, too; here they are made before the first job
 check_running_code(Path.cwd())
 STUDY = planned_parameters(Path("params.yaml"))
+for path, record in removed_outputs(Path.cwd(), STUDY):
+    advice = f"to make it and all that follows from it anew, remove {record}, too"
+    print(f"{path} was removed. It is made again if a job needs it; {advice}.", file=sys.stderr)
 if config:
     raise WorkflowError("The jobs read only params.yaml: change this file, do not use --config or --configfile.")
 config.update(STUDY)  # for the captions of Snakemake's own report
@@ -53,8 +58,13 @@ def logged(name):
 
 
 def watch(name):
-    """Return the parameters whose change reruns a job; DVC's stages list the same keys."""
-    return lambda wildcards: pick_all(STUDY, STAGES[name].watched(STUDY, dict(wildcards.items())), WATCHED_FILES)
+    """Return the parameters and checksums whose change reruns a job; DVC's stages list the same keys and files."""
+
+    def found(wildcards):
+        stage, key = STAGES[name], dict(wildcards.items())
+        return {**pick_all(STUDY, stage.watched(STUDY, key), WATCHED_FILES), **stage.checksums(STUDY, key)}
+
+    return found
 
 
 def command(name):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import networkx as nx
+from sync import check_dvc
 
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.files.reading import read_yaml
@@ -169,9 +170,10 @@ def study(root: Path, *, together: Mapping[str, int], extra: Sequence[str], wait
     """Run the stages that are out of date.
 
     Raises:
-        UserError: jobs of this study are already in the queue.
+        UserError: jobs of this study are already in the queue, or dvc.yaml is of another study.
         MmfuseError: a download or the submission failed; or with `wait`, some stages are not up to date at the end.
     """
+    check_dvc(root)
     waiting = queued(root)
     if waiting and not dry:
         raise UserError(

@@ -8,7 +8,6 @@ The folder has `packs.zip` (DATASET/train.safetensors and DATASET/test.safetenso
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 import zipfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfuse.data.catalog import dataset as catalog_entry
+from mmfuse.data.origins import mirror_of
 from mmfuse.data.packs import Pack, spread, write_pack
 from mmfuse.errors import UserError
 from mmfuse.files.writing import files_below, sha256, write_json
@@ -49,8 +49,7 @@ def write_folder(out: Path, *, params: Path, drawn: bool, golden: Path) -> dict[
         UserError: the folder contains something else, or the pairs are not available.
     """
     parameters = load_parameters(params)
-    mirror = os.environ.get("MMFUSE_MIRROR") or parameters["download"]["mirror"]
-    source = Path(mirror) if mirror else None
+    source = mirror_of(parameters["download"]["mirror"])
     if out.is_dir() and any(out.iterdir()) and not (out / "data.json").is_file():
         raise UserError(
             f"{out} contains something else.",

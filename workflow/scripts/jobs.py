@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmfuse.data import catalog
 from mmfuse.errors import MmfuseError
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.stage import Key, Parameters, Stage
-from mmfuse.study.stages import REPORT, jobs_of
+from mmfuse.study.stages import DOWNLOAD, REPORT, jobs_of
 
 PARAMS = "params.yaml"
 CODE = "code"  # DVC's stage that writes the digests
@@ -37,6 +38,16 @@ def digest_file(stage: Stage, key: Key) -> str:
     return f".mmfuse/code/{'.'.join([stage.name, *own])}.txt"
 
 
+def manual_file(stage: Stage, key: Key) -> str | None:
+    """Return the file with the checksum of a dataset that was fetched by hand; None if the job downloads none.
+
+    For DVC: a dependency on the folder itself would differ between clones that have it and those that do not.
+    """
+    if stage is not DOWNLOAD or catalog.dataset(key["dataset"]).generator is not None:
+        return None
+    return f".mmfuse/manual/{key['dataset']}.txt"
+
+
 def declared_jobs(root: Path) -> list[EngineJob]:
     """Return all jobs of the study in a project's folder, in the order of the stages."""
     parameters = load_parameters(root / PARAMS)
@@ -48,7 +59,7 @@ def _declared(parameters: Parameters, stage: Stage, key: Key) -> EngineJob:
     return EngineJob(
         name="-".join([stage.name, *(key[name] for name in stage.key)]),
         command=stage.command(key),
-        inputs=frozenset([*inputs, digest_file(stage, key)]),
+        inputs=frozenset([*inputs, digest_file(stage, key), *filter(None, [manual_file(stage, key)])]),
         outputs=frozenset([*stage.written(key).values(), stage.path("record", key)]),
         parameters=frozenset(stage.watched(parameters, key)),
     )
@@ -58,6 +69,16 @@ def digests(root: Path) -> dict[str, list[str]]:
     """Return the files of code behind the jobs of the study, by the file that lists them."""
     parameters = load_parameters(root / PARAMS)
     return {digest_file(stage, key): stage.code(key) for stage, key in [*jobs_of(parameters), (REPORT, {})]}
+
+
+def manual_checksums(root: Path) -> dict[str, str]:
+    """Return the content of each `manual_file` of the study: one line in the format of sha256sum, or nothing."""
+    parameters = load_parameters(root / PARAMS)
+    return {
+        file: "".join(f"{digest}  {path}\n" for path, digest in DOWNLOAD.checksums(parameters, key).items())
+        for key in DOWNLOAD.jobs(parameters)
+        for file in filter(None, [manual_file(DOWNLOAD, key)])
+    }
 
 
 def dvc_jobs(root: Path) -> list[EngineJob]:

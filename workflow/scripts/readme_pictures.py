@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mmfuse.data.catalog import Dataset
 from mmfuse.data.catalog import dataset as catalog_entry
 from mmfuse.data.images import Bytes, resize
+from mmfuse.data.origins import mirror_of
 from mmfuse.data.packs import Sample
 from mmfuse.data.reading import find_pairs, read_pair
 from mmfuse.errors import MmfuseError, UserError, closest
@@ -87,10 +88,9 @@ def read_sample(entry: Dataset, name: str) -> Sample:
     Raises:
         UserError: the dataset is not available, or has no such pair.
     """
-    mirror = os.environ.get("MMFUSE_MIRROR")
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / entry.name
-        download.obtain(entry, out=raw, mirror=Path(mirror) if mirror else None, generate=None)
+        download.obtain(entry, out=raw, mirror=mirror_of(None), generate=None)
         pairs = {files.name: files for files in find_pairs(entry, raw).pairs}
         if name not in pairs:
             raise UserError(

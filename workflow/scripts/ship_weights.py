@@ -25,7 +25,8 @@ from mmfuse.data.catalog import load_catalog
 from mmfuse.data.images import read_image
 from mmfuse.data.packs import Pack
 from mmfuse.errors import MmfuseError, UserError, check_choices, closest
-from mmfuse.files.reading import read_json, read_table, read_yaml
+from mmfuse.files.reading import read_table, read_yaml
+from mmfuse.files.records import read_record
 from mmfuse.files.writing import sha256, whole_file, write_text
 from mmfuse.inference.fast_copy import for_inference
 from mmfuse.inference.fusing import best_device, fuse_pair
@@ -222,15 +223,15 @@ def training_of(parameters: Mapping[str, Any], wish: Wish, config: str) -> Train
     system, steps, commits, hours = wish.systems[0], {}, {}, 0.0
     for part in plan.parts_of(parameters, system.method):
         key = asdict(plan.training_of(parameters, system, part))
-        record = read_json(Path(TRAIN.path("record", key)), fix="run the study again")
+        record = read_record(Path(TRAIN.path("record", key)), fix="run the study again")
         history = read_table(Path(TRAIN.path("history", key)), ("step",), fix="run the study again")
         steps[part] = int(history[-1]["step"])
         commit = record["commit"] or "unknown"
         commits[commit] = commits.get(commit, False) or record["dirty"]
         if wish.hours is None:
-            hours += hours_of(Path.cwd(), (record["mlflow"] or {}).get("run_id"))
+            hours += hours_of(Path.cwd(), record["mlflow"].get("run_id"))
     study = parameters["study"]["name"]
-    machine = f"{record['machine']['processor']}, {record['machine']['device']}"
+    machine = f"{record['machine'].get('processor')}, {record['machine'].get('device')}"
     total = round(hours if wish.hours is None else float(wish.hours), 2)
     known = ", ".join(f"{name} with uncommitted changes" if dirty else name for name, dirty in commits.items())
     return Training(study, config, known, total, system.seed, machine, steps)

@@ -7,6 +7,7 @@ rules.
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import subprocess
@@ -16,16 +17,30 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jobs import CODE, PARAMS, EngineJob, declared_jobs, differences, digests, dvc_jobs, snakemake_commands
+from jobs import (
+    CODE,
+    PARAMS,
+    EngineJob,
+    declared_jobs,
+    differences,
+    digests,
+    dvc_jobs,
+    manual_checksums,
+    snakemake_commands,
+)
 
+from mmfuse.data.origins import MANUAL
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.files.writing import write_manifest, write_text
 from mmfuse.progress import steps
 from mmfuse.study.code_lists import check_running_code
 from mmfuse.study.integrity import check_present, check_study
 from mmfuse.study.parameters import load_parameters
+from mmfuse.study.plan import check_external
+from mmfuse.study.types import Parameters
 
 METRICS = "reports/metrics.json"  # what `dvc metrics diff` compares
+_SHOWN = 5  # names in a message
 HEADER = """\
 # The same jobs as the Snakefile's, for DVC. Written by `mmfuse sync --write-dvc` from params.yaml and the declarations
 # in src/mmfuse/study/stages.py: run it again if the jobs of the study change. Changed numbers do not need it.
@@ -34,9 +49,11 @@ HEADER = """\
 
 def dvc_yaml(jobs: list[EngineJob]) -> str:
     """Return the text of dvc.yaml for a list of jobs, with a few lines for each."""
-    listed = sorted({path for job in jobs for path in job.inputs if path.startswith(".mmfuse/code/")})
-    # lists the code behind each job, so that a job reruns if its own code has changed
-    lines = ["stages:", *_stage(CODE, cmd="mmfuse sync --code", deps=["src/mmfuse", PARAMS], outs=listed)]
+    listed = sorted({path for job in jobs for path in job.inputs if path.startswith(".mmfuse/")})
+    by_hand = [MANUAL.as_posix()] if any(path.startswith(".mmfuse/manual/") for path in listed) else []
+    # lists the code behind each job, and the checksums of datasets fetched by hand, so that a job reruns if its own
+    # code or files have changed
+    lines = ["stages:", *_stage(CODE, cmd="mmfuse sync --code", deps=["src/mmfuse", PARAMS, *by_hand], outs=listed)]
     for job in jobs:
         measured = sorted(job.outputs & {METRICS})
         lines += _stage(
@@ -94,21 +111,23 @@ def write_dvc(root: Path) -> bool:
 
 
 def write_code(root: Path) -> None:
-    """Write the files that list the code behind each job with checksums; DVC's stage `code` runs this."""
+    """Write the checksums of the code behind each job and of data fetched by hand; DVC's stage `code` runs this."""
     for name, files in digests(root).items():
         write_manifest(root / name, root, [root / file for file in files])
+    for name, lines in manual_checksums(root).items():
+        write_text(root / name, lines)
 
 
 def check_dvc(root: Path) -> None:
     """Check that dvc.yaml lists the jobs of params.yaml.
 
     Raises:
-        UserError: it was written for a study with other jobs.
+        UserError: it is of another study, with other jobs.
     """
     path = root / "dvc.yaml"
     if path.read_text(encoding="utf-8") != dvc_yaml(declared_jobs(root)):
         raise UserError(
-            "dvc.yaml was written for other parameters.",
+            "dvc.yaml is of another study.",
             expected=f"the jobs of {PARAMS}",
             fix="run `mmfuse sync --write-dvc`, then the same command again",
         )
@@ -118,52 +137,92 @@ def sync(root: Path) -> None:
     """Bring the engine that did not run to the state of the one that ran.
 
     Raises:
-        UserError: neither engine is up to date, or a file differs from the record of the job that wrote it.
+        UserError: neither engine is up to date, a run of Snakemake holds the folder, a file differs from the record of
+            the job that wrote it, or images that were fused elsewhere are missing.
     """
+    parameters = load_parameters(root / PARAMS)
+    check_external(parameters, root)
+    check_unlocked(root)
     write_dvc(root)
     write_code(root)
-    with steps("sync", 5) as begin:
-        done = _sync(root, begin)
+    with steps("sync", 6) as begin:
+        done = _sync(root, parameters, begin)
     if done:
         print(f"{done} is up to date; the other engine's records now say the same.")
         return
-    check_present(root, load_parameters(root / PARAMS))  # a damaged file may be the reason
+    check_present(root, parameters)  # a damaged file may be the reason
+    half = incomplete(root)
+    listed = ", ".join(half[:_SHOWN]) + (f" and {len(half) - _SHOWN} more" if len(half) > _SHOWN else "")
     raise UserError(
         "Neither engine is up to date, so there is no state to copy.",
         expected="`snakemake --dry-run` with nothing to be done after a complete run, or a clean `dvc status`",
+        found=f"files that a stopped run of Snakemake has left incomplete: {listed}" if half else None,
         fix="run `snakemake --cores all` or `dvc repro` to its end, then `mmfuse sync` again",
     )
 
 
-def _sync(root: Path, begin: Callable[[str], None]) -> str:
+def _sync(root: Path, parameters: Parameters, begin: Callable[[str], None]) -> str:
     """Update the engine that did not run; return the one that did, or nothing if neither is up to date."""
+    if (root / "dvc.lock").is_file():
+        # what DVC's stage `code` writes is up to date now; without the commit, it would count as out of date
+        begin("dvc commit code")
+        _commit(root, CODE)
     begin("dvc status")
     if _run(root, "dvc", "status", "--quiet") == 0:
-        check_study(root, load_parameters(root / PARAMS))
+        check_study(root, parameters)
         begin("snakemake --touch")
         _renew(root)
         return "DVC"
     begin("snakemake --summary")
     if not _finished(root):
         return ""
-    check_study(root, load_parameters(root / PARAMS))
+    check_study(root, parameters)
     begin("dvc commit")
-    _must(root, "dvc", "commit", "--force", "--quiet")
+    _commit(root)
     begin("snakemake --touch")
     _renew(root)  # DVC has rewritten the files, and Snakemake compares the times of the largest ones
     return "Snakemake"
 
 
+def check_unlocked(root: Path) -> None:
+    """Check that no run of Snakemake holds the folder, because `snakemake --touch` would then fail.
+
+    Raises:
+        UserError: a run is under way, or was killed.
+    """
+    if any((root / ".snakemake/locks").glob("*")):
+        raise UserError(
+            "Snakemake has locked this folder.",
+            expected="no run of Snakemake under way, and none that was killed",
+            found="files in .snakemake/locks",
+            fix="wait for the run to end; if it was killed, run `snakemake --unlock`, then the same command again",
+        )
+
+
+def incomplete(root: Path) -> list[str]:
+    """Return the files that Snakemake has marked as incomplete: a stopped run did not finish their jobs."""
+    marks = root / ".snakemake/incomplete"
+    names = ["".join(p.removeprefix("@") for p in f.relative_to(marks).parts) for f in marks.rglob("*") if f.is_file()]
+    return sorted(base64.urlsafe_b64decode(name).decode() for name in names)
+
+
 def _finished(root: Path) -> bool:
     """Whether Snakemake has run all jobs itself, and has nothing to do."""
-    run = subprocess.run(["snakemake", "--summary"], cwd=root, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        ["snakemake", "--summary", "--rerun-incomplete"], cwd=root, capture_output=True, text=True, check=False
+    )
     rows = list(csv.DictReader(io.StringIO(run.stdout), delimiter="\t"))
     return not run.returncode and bool(rows) and all(r["plan"] == "no update" and r["rule"] != "-" for r in rows)
 
 
+def _commit(root: Path, *stages: str) -> None:
+    """Make DVC accept the existing files of some stages, or of all, as up to date."""
+    _must(root, "dvc", "commit", "--force", *stages)
+
+
 def _renew(root: Path) -> None:
     """Make Snakemake accept all existing files as up to date."""
-    _must(root, "snakemake", "--touch", "--forceall", "--cores", "1", "--quiet", "all")
+    _must(root, "snakemake", "--touch", "--forceall", "--rerun-incomplete", "--cores", "1", "all")
 
 
 def _run(root: Path, *command: str) -> int:

@@ -6,18 +6,20 @@ import importlib.metadata
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmfuse.errors import MmfuseError
+from mmfuse.errors import MmfuseError, UserError
 from mmfuse.study import plan
 from mmfuse.study.code_lists import PACKAGE, check_running_code
 from mmfuse.study.integrity import check_study
 from mmfuse.study.parameters import load_parameters, project_root
-from mmfuse.study.stages import DOWNLOAD
+from mmfuse.study.stages import DOWNLOAD, jobs_of
+from mmfuse.tracking import results
 
 LOCK = Path("envs/requirements.lock")
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,40 @@ def examine(params: Path, *, deep: bool = False) -> Iterator[Check]:
     yield _try("tracking", _tracking)
     if deep:
         yield _try("results", lambda: _results(params))
+        yield _try("states", lambda: _states(params))
+        yield _try("cache", _cached)
 
 
 def _results(params: Path) -> str:
     count = check_study(Path.cwd(), load_parameters(params))
     return f"{count} files and folders as their records say"
+
+
+def _states(params: Path) -> str:
+    """Check the saved states of unfinished trainings."""
+    from mmfuse.training.checkpoints import is_whole
+
+    states = [Path(s.resume.format(**key)) for s, key in jobs_of(load_parameters(params)) if s.resume]
+    found = [path for path in states if path.is_file()]
+    _refuse_damaged([path for path in found if not is_whole(path.read_bytes())], "delete it: its training restarts")
+    return f"{len(found)} states of unfinished trainings are whole"
+
+
+def _cached() -> str:
+    """Check the files in DVC's cache."""
+    folder = results.cache_folder()
+    found = sorted(path for path in folder.glob("[0-9a-f][0-9a-f]/*") if path.is_file())
+    fix = "delete it, then run `dvc pull` if it was pushed, else `mmfuse sync` or the study again"
+    _refuse_damaged([path for path in found if not results.is_whole(path)], fix)
+    return f"{len(found)} files in DVC's cache are as their names say"
+
+
+def _refuse_damaged(paths: Sequence[Path], fix: str) -> None:
+    if paths:
+        raise UserError(
+            f"{len(paths)} files were damaged after they were written.", expected="their checksums",
+            found=", ".join(map(str, paths[:_SHOWN])) + (", …" if len(paths) > _SHOWN else ""), fix=fix,
+        )  # fmt: skip
 
 
 def _try(what: str, look: Callable[[], str]) -> Check:
@@ -124,9 +155,10 @@ def _methods(params: Path) -> str:
 
 def _data(params: Path) -> str:
     from mmfuse.data.catalog import load_catalog
+    from mmfuse.data.origins import by_hand, mirror_of, mirrored
 
     parameters, catalog = load_parameters(params), load_catalog()
-    mirror = os.environ.get("MMFUSE_MIRROR") or parameters["download"]["mirror"]
+    mirror = mirror_of(parameters["download"]["mirror"])
     states = []
     for name in plan.datasets_of(parameters):
         entry = catalog[name]
@@ -134,17 +166,13 @@ def _data(params: Path) -> str:
             states.append(f"{name}: here")
         elif entry.generator:
             states.append(f"{name}: to be generated")
-        elif mirror and entry.mirror and Path(mirror, entry.mirror).is_dir():
+        elif mirrored(entry, mirror):
             states.append(f"{name}: in the mirror")
-        elif Path("data/manual", name).is_dir():
+        elif by_hand(entry, mirror):
             states.append(f"{name}: in data/manual")
         else:
             states.append(f"{name}: to be downloaded")
-    for method, datasets in (parameters["study"].get("external") or {}).items():
-        for folder in (plan.external_images(name, method) for name in datasets):
-            if not folder.is_dir():
-                raise MmfuseError(f"{folder} does not exist: put the images of {method} into it (study.external)")
-            states.append(f"{folder}: here")
+    states += [f"{folder}: here" for folder in plan.check_external(parameters, Path.cwd())]
     return "; ".join(states)
 
 

@@ -116,7 +116,7 @@ def run(
     method = methods.load(name)
     known = method.published_tasks
     assumed = known[form.number] if form.number < len(known) else "ivif"
-    part = next(part for part in reversed(method.parts) if part not in method.optional_parts)
+    part = method.last_part()
     card = WeightsCard(name, VARIANT, task or assumed, 0, part, chosen, complete=True, sources=sources)
     weights = {
         ours: _converted(match.placed[group][0].tensors[theirs], form.own[ours])

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmfuse.data.colours import Colours
 from mmfuse.data.images import Bytes, read_image, write_image
 from mmfuse.data.pairs import Matched, check_equal_sizes, match_folders
 from mmfuse.errors import UserError
@@ -73,9 +74,12 @@ def fuse_folders(
     fuse, record = prepared(net.to(device), device, backend=backend, precision=precision)
     if precision == "auto":
         print(f"precision: {record['precision']}", file=sys.stderr)
+    colours = Colours({"a": "infrared or MRI"})
     for name, first, second in progress(_read(pairs), "fuse", total=len(pairs), unit="pairs"):
+        colours.add(name, {"a": first, "b": second})
         write_image(out / f"{name}.png", fuse_pair(fuse, first, second, device))
     print(f"{len(pairs)} fused images in {out}")
+    colours.warn("fuse")
 
 
 def _read(pairs: list[Matched]) -> Iterator[tuple[str, Bytes, Bytes]]:
@@ -124,7 +128,7 @@ def _network(pairs: list[Matched], weights: str | Path | None, method: str | Non
             raise UserError(
                 f"{method} needs trained weights.",
                 expected="--weights FILE, or a name from `mmfuse list weights`",
-                fix=f"give its {net.parts[-1]}.safetensors below data/checkpoints, or choose a training-free method",
+                fix=f"give its {net.last_part()}.safetensors below data/checkpoints, or choose a training-free method",
             )
         return net
     if weights is not None and _is_file(weights):
@@ -178,7 +182,8 @@ def _methods() -> Iterator[str]:
     for name in methods.available():
         method = methods.load(name)
         yield f"{name}: {method.summary} [{', '.join(method.tasks)}] ({method.source})"
-        yield f"    parts: {', '.join(method.parts) or 'none, training-free'}"
+        parts = [f"{part} (optional)" if part in method.optional_parts else part for part in method.parts]
+        yield f"    parts: {', '.join(parts) or 'none, training-free'}"
         options = inspect.signature(method).parameters.values()
         listed = [f"{o.name}={o.default}" for o in options if o.default is not inspect.Parameter.empty]
         yield f"    options: {', '.join(listed) or 'none'}"
@@ -230,7 +235,7 @@ def _studies() -> Iterator[str]:
     found = studies(Path.cwd())
     yield from (f"{name}: {page}" for name, page in found)
     if not found:
-        yield "no study is tracked yet"
+        yield "no study is tracked yet; MLflow tracks each job that `snakemake --cores all` or `dvc repro` runs"
 
 
 def _variants(params: Path) -> Iterator[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from mmfuse.data.images import luminance
 from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
-from mmfuse.files.reading import read_json
+from mmfuse.files.records import read_record
 from mmfuse.files.writing import checksum
 from mmfuse.nn.pair import PairModel
 from mmfuse.pipeline.lineage import parents
@@ -135,7 +135,7 @@ def check_made_by(system: System, dataset: str, weights: Path | None) -> None:
     if weights is not None:
         steps.insert(0, (Path(FUSE.path("record", key)), weights))
     for record, needed in steps:
-        known = read_json(record, fix="run the study to its end first")["inputs"] if record.is_file() else {}
+        known = read_record(record, fix="run the study to its end first")["inputs"] if record.is_file() else {}
         if not needed.exists() or known.get(needed.as_posix()) != checksum(needed):
             raise UserError(
                 f"The scores of {system.label} on {dataset} are not those of its weights or images.",

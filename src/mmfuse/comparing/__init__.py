@@ -17,7 +17,8 @@ import numpy as np
 from mmfuse.comparing import downstream
 from mmfuse.comparing.runs import AGAIN, Row, Run, direction, pairs, scored
 from mmfuse.errors import UserError
-from mmfuse.files.reading import read_json, read_yaml
+from mmfuse.files.reading import read_yaml
+from mmfuse.files.records import read_record
 from mmfuse.progress import progress
 from mmfuse.reporting import statistics
 from mmfuse.reporting.scores import Column, Group
@@ -98,7 +99,7 @@ def _read(place: Place) -> Run:
         records = [path.relative_to(place.root) for path in sorted(scores.rglob("*.run.json"))]
     groups = scored(place)
     texts = {path.as_posix(): place.root / path for path in records if (place.root / path).is_file()}
-    kept = {name: read_json(path, fix=AGAIN) for name, path in texts.items()}
+    kept = {name: read_record(path, fix=AGAIN) for name, path in texts.items()}
     entries = {k: v for r in kept.values() for k, v in r["parameters"].items() if k.startswith("data/catalog.yaml:")}
     sets = downstream.read(place, parameters)
     return Run(place.name, place.kind, flatten(parameters) | flatten(entries), kept, groups, sets)

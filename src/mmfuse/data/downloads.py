@@ -98,8 +98,8 @@ def _note(path: Path) -> Path:
 def _partial(path: Path) -> tuple[int, str]:
     """Return the number of bytes present and the validator to resume with; (0, "") if none are usable."""
     try:
-        return path.stat().st_size, json.loads(_note(path).read_text(encoding="utf-8"))["validator"]
-    except (OSError, ValueError, KeyError):
+        return path.stat().st_size, str(json.loads(_note(path).read_text(encoding="utf-8"))["validator"])
+    except (OSError, ValueError, KeyError, TypeError):
         return 0, ""
 
 

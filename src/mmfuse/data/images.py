@@ -26,6 +26,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 # read by content, regardless of their names; Pillow's other readers are disabled for untrusted files, because one of
 # them starts a program
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF")
+_PNG = b"\x89PNG\r\n\x1a\n"
 _LUMA = np.array([0.299, 0.587, 0.114])
 _MODES = {"L": "L", "1": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "RGBX": "RGB", "P": "RGB", "CMYK": "RGB"}
 
@@ -40,6 +41,10 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     if not path.is_file():
         raise UserError(f"Image not found: {path}", fix="check the name and the folder")
     try:
+        with path.open("rb") as stream:
+            if stream.read(8) == _PNG:
+                with Image.open(path, formats=("PNG",)) as image:
+                    image.verify()  # the checksums of all chunks: decoding alone overlooks some flipped bits
         with Image.open(path, formats=_FORMATS) as image:
             # a photo's preview (MPO) does not count as a second image; counting a scan's pages may take minutes
             if image.format != "MPO" and getattr(image, "is_animated", False):

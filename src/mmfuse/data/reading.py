@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfuse.data.catalog import Dataset
+from mmfuse.data.colours import Colours
 from mmfuse.data.films import FilmReader, count_frames, frame_name, pyav
 from mmfuse.data.images import SUFFIXES, Bytes, luminance, open_image, read_image, resize
 from mmfuse.data.packs import Sample
@@ -21,7 +22,9 @@ from mmfuse.files.writing import check_file_name
 from mmfuse.progress import progress
 
 SIDES = ("a", "b")
+_GREY = {"grey", "grey_as_colour"}
 _SHOWN = 10  # problems in one message
+_LARGEST = 1e9  # far beyond any pixel
 
 
 @dataclass(frozen=True)
@@ -128,21 +131,27 @@ def _frames(found: Found, films: Files, every: int) -> list[Files]:
     ]
 
 
-def read_pair(dataset: Dataset, files: Files, films: FilmReader | None = None) -> Sample:
+def read_pair(
+    dataset: Dataset, files: Files, films: FilmReader | None = None, colours: Colours | None = None
+) -> Sample:
     """Read one pair with its labels: images of one size, grey where the catalog says so.
 
     Args:
         dataset: The catalog's entry.
         files: The pair.
         films: Reader of film frames; keeping one for all pairs decodes each film only once.
+        colours: Looks at the images before any conversion to grey.
 
     Raises:
         UserError: a file is damaged, or the sizes differ and the catalog names no common size.
     """
     if films is None:
         with FilmReader() as reader:
-            return read_pair(dataset, files, reader)
-    images = {side: _image(dataset, files, side, films) for side in SIDES}
+            return read_pair(dataset, files, reader, colours)
+    images = {side: _pixels(dataset, files, side, films) for side in SIDES}
+    if colours is not None:
+        colours.add(files.name, images)
+    images = {side: _as_described(dataset.colour[side], pixels) for side, pixels in images.items()}
     if dataset.common_size in SIDES:
         height, width = images[dataset.common_size].shape[:2]
         images = {side: resize(image, height, width) for side, image in images.items()}
@@ -158,15 +167,21 @@ def read_pair(dataset: Dataset, files: Files, films: FilmReader | None = None) -
 def read_pairs(
     dataset: Dataset, pairs: Sequence[Files], what: str, problems: list[str]
 ) -> Iterator[tuple[Files, Sample]]:
-    """Read pairs one at a time with a progress bar; add the reasons for unusable pairs to `problems`."""
+    """Read pairs one at a time with a progress bar; add the reasons for unusable pairs to `problems`.
+
+    Colours that contradict the catalog give a warning.
+    """
+    grey = {side: dataset.roles[side] for side in SIDES if dataset.colour[side] in _GREY}
+    colours = Colours(grey)
     with FilmReader() as films:
         for files in progress(pairs, f"{dataset.name} {what}", unit="pairs"):
             try:
-                sample = read_pair(dataset, files, films)
+                sample = read_pair(dataset, files, films, colours)
             except UserError as error:
                 problems.append(_line(error) if files.frame is None else f"{files.name}: {_line(error)}")
             else:
                 yield files, sample
+    colours.warn(f"{dataset.name} {what}")
 
 
 def _line(error: UserError) -> str:
@@ -179,14 +194,17 @@ def first_of(problems: Sequence[str]) -> str:
     return "\n            ".join([*problems[:_SHOWN], *more])
 
 
-def _image(dataset: Dataset, files: Files, side: str, films: FilmReader) -> Bytes:
+def _pixels(dataset: Dataset, files: Files, side: str, films: FilmReader) -> Bytes:
+    """Read one image as it is stored."""
     path = files.paths[side]
     channels = dataset.layout.channels.get(side)
     if files.frame is not None:
-        pixels = films.frame(side, path, files.frame)
-    else:
-        pixels = _channels(path, channels) if channels else read_image(path)
-    kind = dataset.colour[side]
+        return films.frame(side, path, files.frame)
+    return _channels(path, channels) if channels else read_image(path)
+
+
+def _as_described(kind: str, pixels: Bytes) -> Bytes:
+    """Return an image as grey or in colour, as the catalog's `colour` says."""
     if kind == "grey" or (kind == "mixed" and pixels.ndim == 3 and not np.ptp(pixels, axis=2).any()):
         return luminance(pixels)
     return np.repeat(pixels[..., None], 3, axis=2) if kind == "colour" and pixels.ndim == 2 else pixels
@@ -250,15 +268,29 @@ def _yolo(path: Path) -> Iterator[tuple[float, ...]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.strip():
             kind, *sides = line.split()
-            x, y, width, height = (float(value) for value in sides)
-            yield float(int(kind)), x, y, width, height
+            x, y, width, height = map(_number, sides)
+            yield _class(kind), x, y, width, height
+
+
+def _number(text: str) -> float:
+    """Return a finite number in plain digits: Python also takes 1_0 and the digits of other scripts."""
+    if not re.fullmatch(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?", text) or abs(float(text)) > _LARGEST:
+        raise ValueError(f"{text!r} is not a number of a label")
+    return float(text)
+
+
+def _class(text: str) -> float:
+    """Return a class id, which a pack keeps in single precision."""
+    if not re.fullmatch("[-+]?[0-9]{1,7}", text):
+        raise ValueError(f"{text!r} is not a class id")
+    return float(text)
 
 
 def _voc(path: Path, classes: Mapping[int, str], shape: tuple[int, ...]) -> Iterator[tuple[float, ...]]:
     ids = {name.lower(): number for number, name in classes.items()}
     for item in ET.fromstring(path.read_text(encoding="utf-8")).iter("object"):  # noqa: S314 - expat limits expansion
         box = item.find("bndbox")
-        left, top, right, bottom = (float(box.findtext(k)) for k in ("xmin", "ymin", "xmax", "ymax"))  # type: ignore[union-attr, arg-type]
+        left, top, right, bottom = (_number(box.findtext(k).strip()) for k in ("xmin", "ymin", "xmax", "ymax"))  # type: ignore[union-attr]
         height, width = shape
         yield (
             float(ids[item.findtext("name", "").lower()]),

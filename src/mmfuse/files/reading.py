@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -116,18 +116,29 @@ def _unfolded(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
 
 
 def read_json(path: Path, *, fix: str) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
+    """Read a JSON file that holds an object, in which no key occurs twice and each number is finite.
 
     Raises:
         UserError: the file is missing, truncated or not such JSON; `fix` says how to create it again.
     """
     try:
-        value = json.loads(_text(path, fix))
+        value = json.loads(_text(path, fix), object_pairs_hook=_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise damaged(path, "JSON", error, fix) from error
     if not isinstance(value, dict):
         raise damaged(path, "a JSON object", type(value).__name__, fix)
     return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def read_table(path: Path, columns: Sequence[str] = (), *, fix: str) -> list[dict[str, str]]:

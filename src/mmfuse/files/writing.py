@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,18 @@ def files_below(folder: Path) -> list[Path]:
     return [folder / p for p in relative if not any(part.startswith(".") for part in p.parts)]
 
 
-def checksum(path: Path) -> str:
-    """Return one SHA-256 for a file, or for a folder's relative names and contents together."""
+def checksum(path: Path, digest_of: Callable[[Path], str] = sha256) -> str:
+    """Return one SHA-256 for a file, or for a folder's relative names and contents together.
+
+    Args:
+        path: A file or a folder.
+        digest_of: Returns the checksum of one file.
+    """
     if path.is_file():
-        return sha256(path)
+        return digest_of(path)
     digest = hashlib.sha256()
     for file in files_below(path):
-        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+        digest.update(f"{file.relative_to(path).as_posix()}\0{digest_of(file)}\n".encode())
     return digest.hexdigest()
 
 

@@ -39,6 +39,11 @@ class FusionMethod(nn.Module):
         tuple[str, ...]
     ] = ()  # regular expressions of names in these files that do not belong to the network
 
+    @classmethod
+    def last_part(cls) -> str:
+        """Return the part whose weights every study of a trained method makes last: none of the optional ones."""
+        return next(part for part in reversed(cls.parts) if part not in cls.optional_parts)
+
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Fuse two luminance images.
 

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from numpy.lib.introspect import opt_func_info
 
 from mmfuse.data import catalog
 from mmfuse.errors import UserError
-from mmfuse.files.writing import checksum, remove_leftovers, write_json
+from mmfuse.files.records import write_record
+from mmfuse.files.writing import checksum, remove_leftovers
 from mmfuse.pipeline.lineage import parents
 from mmfuse.pipeline.revision import revision_of
 from mmfuse.study.code_lists import check_running_code
@@ -47,6 +49,7 @@ _LIBRARIES = (
     "scikit-image",
     "mlflow",
 )
+_DVC = "DVC_STAGE"  # set by DVC for the commands that it runs
 _OPTIONAL = ("ultralytics",)  # listed only if a job has used them
 
 
@@ -140,6 +143,13 @@ def run(stage: Stage, key: Key, params: Path, work: Callable[[Work], None]) -> N
     check_running_code(Path.cwd())
     stage.check(key)
     parameters = load_parameters(params)
+    if _DVC in os.environ and key not in stage.jobs(parameters):
+        raise UserError(
+            "dvc.yaml is of another study.",
+            expected=f"the jobs of {params}",
+            found=f"{os.environ[_DVC]}, which is none of them",
+            fix="run `mmfuse sync --write-dvc`, then the same command again",
+        )
     if "dataset" in key:
         catalog.dataset(key["dataset"])  # refuses an unknown one
     inputs = {name: list(map(Path, paths)) for name, paths in stage.files(parameters, key).items()}
@@ -149,7 +159,7 @@ def run(stage: Stage, key: Key, params: Path, work: Callable[[Work], None]) -> N
     job = Job(
         stage=stage.name,
         name="/".join(stage.parts(key)) or parameters["study"]["name"],
-        inputs=[*sources, *(path for paths in inputs.values() for path in paths)],
+        inputs=list(dict.fromkeys([*sources, *chain(*inputs.values()), *map(Path, stage.by_hand(parameters, key))])),
         outputs=list(outputs.values()),
         record=Path(stage.path("record", key)),
         parameters=pick_all(parameters, stage.watched(parameters, key)),
@@ -187,7 +197,9 @@ def execute(job: Job, work: Callable[[Running], None]) -> None:
     if missing:
         raise UserError(
             f"The stage {job.stage} lacks an input.", expected=missing[0], found="no such file or folder",
-            fix="run the stage that makes it; `snakemake --cores all` runs all stages in order",
+            fix="run `mmfuse sync --write-dvc` if params.yaml names another study than dvc.yaml; then run `dvc repro`"
+            if _DVC in os.environ
+            else "run the stage that makes it; `snakemake --cores all` or `dvc repro` runs all stages in order",
         )  # fmt: skip
     root = Path.cwd()
     inputs = {_relative(path): checksum(path) for path in job.inputs}
@@ -232,7 +244,7 @@ def execute(job: Job, work: Callable[[Running], None]) -> None:
             "mlflow": tracker.record(),
             **({"measured": running.measured} if running.measured else {}),
         }
-        write_json(job.record, record)
+        write_record(job.record, record)
         tracker.log_file(job.record)
 
 

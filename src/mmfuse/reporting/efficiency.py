@@ -51,8 +51,8 @@ class Cost:
 
 def cost(runs: Sequence[RecordedJob]) -> Cost | None:
     """Return the measurements of one system's `fuse` runs; None if one of them measured nothing."""
-    measured = [run.record.get("measured") for run in runs]
-    known = [one for one in measured if one]
+    measured = [{name: v for name, v in run.record["measured"].items() if not isinstance(v, str)} for run in runs]
+    known = [one for one in measured if {"seconds_per_image", "parameters"} <= one.keys()]
     if not known or len(known) < len(measured):
         return None
     first = known[0]
@@ -60,7 +60,7 @@ def cost(runs: Sequence[RecordedJob]) -> Cost | None:
     return Cost(
         float(np.mean([one["seconds_per_image"] for one in known])),
         int(first["parameters"]),
-        f"{first['width']}×{first['height']}" if "width" in first else "",
+        f"{first['width']}×{first['height']}" if {"width", "height"} <= first.keys() else "",
         first.get("multiply_adds"),
         max(peaks) if peaks else None,
         tuple(dict.fromkeys(machine_of(run) for run in runs)),

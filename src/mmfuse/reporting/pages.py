@@ -30,8 +30,8 @@ def _provenance(study: Study) -> list[Page]:
     heads = [Head(text) for text in ("Stage", "Job", "Commit", "Seed", "MLflow run", "First output", "SHA-256")]
     rows = []
     for run in study.runs:
-        output, digest = min((run.record.get("outputs") or {"": ""}).items())
-        seed, tracked = run.record.get("seed"), (run.record.get("mlflow") or {}).get("run_id", "")
+        output, digest = min((run.record["outputs"] or {"": ""}).items())
+        seed, tracked = run.record["seed"], run.record["mlflow"].get("run_id", "")
         commit = provenance.commit_of(run)[:10]
         texts = (run.stage, run.title, commit, "" if seed is None else seed, tracked[:8], output, digest[:12])
         rows.append([latex.escape(str(text)) for text in texts])

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mmfuse.files.reading import read_json
+from mmfuse.files.records import read_record
 from mmfuse.reporting.scores import existing
 from mmfuse.study.stages import STAGES
 from mmfuse.study.types import Parameters
@@ -56,19 +56,19 @@ def read_run(path: Path, stage: str, *what: str) -> RecordedJob:
     Raises:
         UserError: the file is missing or damaged.
     """
-    record = read_json(existing(path, stage), fix=f"run the stage `{stage}` for it again")
+    record = read_record(existing(path, stage), fix=f"run the stage `{stage}` for it again")
     return RecordedJob(anchor("run", stage, *what), " · ".join(what), stage, path.as_posix(), record)
 
 
 def makers(runs: Iterable[RecordedJob]) -> dict[str, tuple[str, str]]:
     """Map each file that a run wrote to that run's anchor and the recorded checksum."""
-    return {path: (run.anchor, digest) for run in runs for path, digest in (run.record.get("outputs") or {}).items()}
+    return {path: (run.anchor, digest) for run in runs for path, digest in run.record["outputs"].items()}
 
 
-def traced(files: Mapping[str, str] | None, made: Mapping[str, tuple[str, str]]) -> list[File]:
+def traced(files: Mapping[str, str], made: Mapping[str, tuple[str, str]]) -> list[File]:
     """Connect the files that a run read with the runs that wrote them."""
     found = []
-    for path, digest in sorted((files or {}).items()):
+    for path, digest in sorted(files.items()):
         maker, recorded = made.get(path, ("", digest))
         found.append(File(path, digest, maker, recorded == digest))
     return found
@@ -78,7 +78,7 @@ def broken(runs: Sequence[RecordedJob]) -> tuple[int, list[str]]:
     """Count the inputs that another run wrote, and list those whose checksum differs from the one recorded there."""
     made, count, wrong = makers(runs), 0, []
     for run in runs:
-        for file in traced(run.record.get("inputs"), made):
+        for file in traced(run.record["inputs"], made):
             count += bool(file.maker)
             if not file.agrees:
                 wrong.append(f"{file.path}, read by {run.stage} {run.title}")
@@ -95,13 +95,13 @@ def _distinct(values: Iterable[str]) -> list[str]:
 
 def commit_of(run: RecordedJob) -> str:
     """Return the commit of a run, with a note if the working tree had changes."""
-    commit = run.record.get("commit") or "no commit recorded"
-    return f"{commit} with uncommitted changes" if run.record.get("dirty") else str(commit)
+    commit = run.record["commit"] or "no commit recorded"
+    return f"{commit} with uncommitted changes" if run.record["dirty"] else str(commit)
 
 
 def machine_of(run: RecordedJob) -> str:
     """Return a run's machine in one line."""
-    machine = run.record.get("machine") or {}
+    machine = run.record["machine"]
     cores = f"{machine['cores']} cores" if machine.get("cores") else ""
     known = [machine.get("system"), machine.get("processor"), cores, machine.get("device")]
     return ", ".join(str(item) for item in known if item) or "not recorded"
@@ -109,7 +109,7 @@ def machine_of(run: RecordedJob) -> str:
 
 def _computing(run: RecordedJob) -> str:
     """Return the vector instructions and the threads of a run, on which the last digits of its results depend."""
-    machine = run.record.get("machine") or {}
+    machine = run.record["machine"]
     threads = f"{machine['threads']} threads" if machine.get("threads") else ""
     return "".join(f", {item}" for item in (machine.get("capability"), threads) if item)
 
@@ -117,29 +117,28 @@ def _computing(run: RecordedJob) -> str:
 def section(run: RecordedJob, made: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     """Return what the page shows for one run."""
     record = run.record
-    inputs, outputs = traced(record.get("inputs"), made), traced(record.get("outputs"), {})
-    versions = record.get("versions") or {}
+    inputs, outputs = traced(record["inputs"], made), traced(record["outputs"], {})
     return {
         "anchor": run.anchor,
         "title": run.title,
         "stage": run.stage,
         "order": _ORDER.index(run.stage),
         "path": run.path,
-        "command": record.get("command") or "not recorded",
+        "command": record["command"] or "not recorded",
         "commit": commit_of(run),
-        "seed": record.get("seed"),
+        "seed": record["seed"],
         "machine": f"{machine_of(run)}{_computing(run)}",
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "parameters": _yaml(record.get("parameters")),
+        "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
+        "parameters": _yaml(record["parameters"]),
         "inputs": inputs[:_SHOWN],
         "inputs_left": max(0, len(inputs) - _SHOWN),
         "outputs": outputs[:_SHOWN],
         "outputs_left": max(0, len(outputs) - _SHOWN),
-        "mlflow": record.get("mlflow"),
+        "mlflow": record["mlflow"],
         "tracked": page_of(run),
         "measured": ", ".join(
             f"{name} {value if isinstance(value, str) else format(value, 'g')}"
-            for name, value in (record.get("measured") or {}).items()
+            for name, value in record["measured"].items()
         ),
     }
 
@@ -151,7 +150,7 @@ def overview(runs: Sequence[RecordedJob], parameters: Parameters) -> dict[str, A
         (run.title, run.anchor, path, digest)
         for run in runs
         if run.stage == "prepare"
-        for path, digest in sorted((run.record.get("outputs") or {}).items())
+        for path, digest in sorted(run.record["outputs"].items())
     ]
     return {
         "commits": _distinct(commit_of(run) for run in runs),
@@ -171,7 +170,7 @@ def tracked(runs: Iterable[RecordedJob]) -> str:
 
 def page_of(run: RecordedJob) -> str:
     """Return the address of MLflow's page with a run; nothing if the record has none."""
-    page = str((run.record.get("mlflow") or {}).get("page", ""))
+    page = run.record["mlflow"].get("page", "")
     return page if page.startswith(("http://", "https://")) else ""
 
 
@@ -186,9 +185,9 @@ def as_lines(runs: Iterable[RecordedJob]) -> list[list[str]]:
     head = ["stage", "job", "output", "sha256", "command", "commit", "seed", "machine", "MLflow run", "record"]
     lines = [head]
     for run in runs:
-        seed = run.record.get("seed")
-        tracked = (run.record.get("mlflow") or {}).get("run_id", "")
-        end = [run.record.get("command") or "", commit_of(run), "" if seed is None else str(seed), machine_of(run)]
-        for path, digest in sorted((run.record.get("outputs") or {}).items()):
+        seed = run.record["seed"]
+        tracked = run.record["mlflow"].get("run_id", "")
+        end = [run.record["command"] or "", commit_of(run), "" if seed is None else str(seed), machine_of(run)]
+        for path, digest in sorted(run.record["outputs"].items()):
             lines.append([run.stage, run.title, path, digest, *end, tracked, run.path])
     return lines

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import shutil
 import sys
 import tempfile
@@ -16,23 +15,22 @@ from mmfuse.data.archives import extract, is_archive
 from mmfuse.data.catalog import CATALOG, Dataset, Source
 from mmfuse.data.catalog import dataset as catalog_entry
 from mmfuse.data.downloads import clone, discard, download, partial_files
+from mmfuse.data.origins import MANUAL, by_hand, mirror_of, mirrored
 from mmfuse.errors import UserError
 from mmfuse.files.writing import files_below, read_manifest, remove, sha256, whole_folder, write_text
 from mmfuse.pipeline.jobs import Work
 from mmfuse.progress import progress
 
-MANUAL = Path("data/manual")
 _SHOWN = 5
 
 
 def work(job: Work) -> None:
     """Run one job of the stage."""
-    mirror = os.environ.get("MMFUSE_MIRROR") or job.parameters["download"]["mirror"]
     dataset = job.key["dataset"]
     run(
         dataset=dataset,
         out=job.outputs["folder"],
-        mirror=Path(mirror) if mirror else None,
+        mirror=mirror_of(job.parameters["download"]["mirror"]),
         generate=job.parameters["generate"].get(dataset),
     )
 
@@ -67,20 +65,23 @@ def obtain(
 ) -> None:
     """Put the dataset of a catalog entry into `out`: generated, from the mirror, by hand, or from its sources.
 
-    Files in `manual` take precedence over a download, because the user put them there deliberately.
+    Files in `manual` take precedence over a download, because the user put them there deliberately. A mirror takes
+    precedence over both.
     """
-    copies, place = _mirror_folder(entry, mirror), manual / entry.name
+    copies, place = mirrored(entry, mirror), by_hand(entry, mirror, manual)
+    if mirror is not None and entry.mirror is not None and copies is None:
+        _say(entry, f"not in the mirror ({mirror / entry.mirror})")
     with whole_folder(out) as folder:
         if entry.generator is not None:
             _generate(entry, folder, generate)
         elif copies is not None:
             _copy(copies, folder)
             _finish(entry, folder, origin=copies, complete=True)
-        elif place.is_dir() and any(place.iterdir()):
+        elif place is not None:
             _take_manual(entry, place, folder)
             _finish(entry, folder, origin=place, complete=False)
         elif entry.sources[0].kind == "manual":
-            raise _ask_for(entry, place, mirror)
+            raise _ask_for(entry, manual / entry.name, mirror)
         else:
             _fetch(entry, folder, out.parent / ".downloads" / entry.name)
         _refuse_other_layout(entry, folder)
@@ -89,22 +90,6 @@ def obtain(
 def _say(entry: Dataset, text: str) -> None:
     """Print a message that is not an error."""
     print(f"{entry.name}: {text}", file=sys.stderr)
-
-
-def _mirror_folder(entry: Dataset, mirror: Path | None) -> Path | None:
-    """Return the dataset's folder in the mirror, or None if there is no mirror or it lacks the dataset."""
-    if mirror is None or entry.mirror is None:
-        return None
-    if not mirror.is_dir():
-        raise UserError(
-            f"The mirror {mirror} does not exist.",
-            expected="a folder with copies of public datasets",
-            fix="correct download.mirror in params.yaml, or set it to null to download",
-        )
-    if not (mirror / entry.mirror).is_dir():
-        _say(entry, f"not in the mirror ({mirror / entry.mirror}); trying its source")
-        return None
-    return mirror / entry.mirror
 
 
 def _generate(entry: Dataset, folder: Path, arguments: Mapping[str, Any] | None) -> None:

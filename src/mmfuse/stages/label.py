@@ -59,8 +59,8 @@ def run(dataset: Dataset, *, raw: Path, out: Path, splits: Collection[str], skip
                 f"Labelled pairs of {dataset.name} cannot be used.",
                 expected=f"pairs in {', '.join(splits)}, with both images, readable and of one size",
                 found=first_of(problems) or "no pair",
-                fix=f"replace them where they came from (data/manual/{dataset.name}, the mirror or the source), delete "
-                f"{raw} and run it again; or set prepare.skip_broken to true to leave them out",
+                fix=f"replace them in data/manual/{dataset.name}, or at their source and delete {raw}; or "
+                "set prepare.skip_broken to true to leave them out",
             )
     write_text(out.with_suffix(".csv"), pd.DataFrame(rows).to_csv(index=False))
     print(f"{dataset.name}: {len(rows)} labelled pairs, {len(problems)} left out")

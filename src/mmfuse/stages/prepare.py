@@ -87,8 +87,8 @@ def run(
                 f"{len(problems)} pairs of {dataset.name} cannot be used.",
                 expected="both images of each pair, readable and of one size",
                 found=first_of(problems),
-                fix=f"replace them where they came from (data/manual/{dataset.name}, the mirror or the source), delete "
-                f"{raw} and run it again; or set prepare.skip_broken to true to leave them out (pairs.csv lists them)",
+                fix=f"replace them in data/manual/{dataset.name}, or at their source and delete {raw}; or "
+                "set prepare.skip_broken to true to leave them out (pairs.csv lists them)",
             )
     counts = Counter(row["split"] for row in rows)
     rows += [{"name": problem, "split": "dropped"} for problem in problems]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfuse.errors import UserError
-from mmfuse.files.reading import read_json
+from mmfuse.files.records import read_record
 from mmfuse.files.writing import checksum
 from mmfuse.progress import progress
 from mmfuse.study.parameters import pick_all
@@ -64,7 +64,7 @@ def check_made(root: Path, checksums: Mapping[str, str]) -> None:
         made = maker_of(path)
         record = root / made[0].path("record", made[1]) if made else None
         if record is not None and record.is_file():
-            outputs = read_json(record, fix=_AGAIN).get("outputs") or {}
+            outputs = read_record(record, fix=_AGAIN)["outputs"]
             if outputs.get(path) != digest:
                 wrong.append(
                     f"{path} ({record.relative_to(root)} has {str(outputs.get(path))[:12]}, not {digest[:12]})"
@@ -108,11 +108,22 @@ def check_outputs(root: Path, parameters: Parameters) -> int:
     Raises:
         UserError: a file is missing or differs from its record.
     """
-    paths = _written(parameters)
-    missing = [f"{path} is missing" for path in paths if not (root / path).exists()]
-    _refuse(missing, "the files that the jobs recorded when they wrote them")
+    missing = [f"{path} is missing; its record is {record}" for path, record in removed_outputs(root, parameters)]
+    fix = "restore it; or delete its record, too, and run the study again, which makes all that follows from it anew"
+    _refuse(missing, "the files that the jobs recorded when they wrote them", fix)
     check_present(root, parameters)
-    return len(paths)
+    return len(_written(parameters))
+
+
+def removed_outputs(root: Path, parameters: Parameters) -> list[tuple[str, str]]:
+    """Return each file and folder that is missing although the record of the job that wrote it is there, with both.
+
+    Snakemake makes such a file again only if a job needs it, which is not so once all jobs that read it are done.
+    """
+    pairs = [
+        (path, stage.path("record", key)) for stage, key in jobs_of(parameters) for path in stage.written(key).values()
+    ]
+    return [pair for pair in pairs if not (root / pair[0]).exists() and (root / pair[1]).exists()]
 
 
 def _written(parameters: Parameters) -> list[str]:
@@ -127,14 +138,14 @@ def _other_records(root: Path, parameters: Parameters) -> Iterator[str]:
         if not path.is_file():
             yield f"{path.relative_to(root)} is missing"
             continue
-        record = read_json(path, fix=_AGAIN)
+        record = read_record(path, fix=_AGAIN)
         watched = json.loads(json.dumps(pick_all(parameters, stage.watched(parameters, key), files)))
-        other = _differing(record.get("parameters") or {}, watched)
+        other = _differing(record["parameters"], watched)
         if other:
             yield f"{path.relative_to(root)}: other values of {', '.join(other)}"
         sources = [name for name in stage.code(key) if (root / name).is_file()]
         code |= {name: checksum(root / name) for name in sources if name not in code}
-        recorded = {n: digest for n, digest in (record.get("inputs") or {}).items() if n.startswith("src/mmfuse/")}
+        recorded = {n: digest for n, digest in record["inputs"].items() if n.startswith("src/mmfuse/")}
         other = _differing({n: recorded[n] for n in recorded if n in code}, {n: code[n] for n in sources})
         if other:
             yield f"{path.relative_to(root)}: another version of {', '.join(other)}"
@@ -146,7 +157,7 @@ def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]
     ]
 
 
-def _refuse(wrong: Iterable[str], expected: str) -> None:
+def _refuse(wrong: Iterable[str], expected: str, fix: str = _AGAIN) -> None:
     """Raise one error that names what is wrong, if anything is."""
     listed = list(wrong)
     if listed:
@@ -155,5 +166,5 @@ def _refuse(wrong: Iterable[str], expected: str) -> None:
             f"{len(listed)} results of this study are not what its records say.",
             expected=expected,
             found="; ".join(listed[:_SHOWN]) + more,
-            fix=_AGAIN,
+            fix=fix,
         )

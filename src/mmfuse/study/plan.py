@@ -161,6 +161,26 @@ def external_images(dataset: str, method: str) -> Path:
     return Path("data/external") / method / dataset
 
 
+def check_external(parameters: Parameters, root: Path) -> list[Path]:
+    """Return the folders of all images that external methods fused, relative to the project's root.
+
+    Raises:
+        UserError: a folder is missing or empty.
+    """
+    methods = parameters["study"].get("external") or {}
+    folders = [external_images(name, method) for method, datasets in methods.items() for name in datasets]
+    missing = [str(folder) for folder in folders if not any((root / folder).glob("*"))]
+    if missing:
+        raise UserError(
+            "The study names images that were fused elsewhere and are not here.",
+            expected=f"images in {', '.join(missing)}",
+            found="no such folder, or an empty one",
+            fix="copy them from where the study was made (`dvc pull` if they were added with `dvc add`), or remove the "
+            "methods from study.external",
+        )
+    return folders
+
+
 def scored_pairs(parameters: Parameters) -> list[tuple[str, System]]:
     """Return every (dataset, system) that is fused and scored, in the order of the study, external methods last."""
     return [
@@ -246,7 +266,7 @@ def task_of(parameters: Parameters, dataset: str) -> str:
         f"Dataset {dataset!r} is not part of the study.",
         expected=", ".join(datasets_of(parameters)),
         found=dataset,
-        fix="name it in params.yaml under study.tasks; for DVC run `mmfuse sync` afterwards",
+        fix="name it in params.yaml under study.tasks; for DVC, run `mmfuse sync --write-dvc` afterwards",
     )
 
 

@@ -12,6 +12,7 @@ import os
 import time
 from pathlib import Path
 
+from mmfuse.data.origins import mirror_of
 from mmfuse.files.writing import whole_file
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.types import Parameters
@@ -33,7 +34,7 @@ def planned_parameters(path: Path) -> Parameters:
         path: The study's parameters.
 
     Raises:
-        UserError: as `mmfuse.study.parameters.load_parameters`.
+        UserError: as `mmfuse.study.parameters.load_parameters` and `mmfuse.data.origins.mirror_of`.
     """
     given = os.environ.get(VARIABLE)
     if given:
@@ -42,6 +43,7 @@ def planned_parameters(path: Path) -> Parameters:
     while parameters is None or path.read_bytes() != content:  # again if the file was edited while it was read
         content = path.read_bytes() if path.is_file() else b""
         parameters = load_parameters(path)
+    mirror_of(parameters["download"]["mirror"])  # refuses a missing one before the first job
     copy = FOLDER / f"{hashlib.sha256(content).hexdigest()}.yaml"
     if not copy.is_file():
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmfuse.data.catalog import Dataset, load_catalog
 from mmfuse.errors import UserError, closest, unknown_name
-from mmfuse.files.reading import read_json
+from mmfuse.files.records import read_record
 from mmfuse.study import plan, stages
 from mmfuse.study.training_sets import BOTH, TrainingSet, training_sets
 from mmfuse.study.types import Parameters
@@ -201,7 +201,7 @@ def check_fused(parameters: Parameters) -> None:
     """Check with the records in data/fused that each system's images were fused with its present weights.
 
     Raises:
-        UserError: dvc.yaml was written for other parameters, in which the system had another training set or other
+        UserError: dvc.yaml is of another study, in which the system had another training set or other
             given weights.
     """
     for dataset, system in plan.scored_pairs(parameters):
@@ -209,7 +209,7 @@ def check_fused(parameters: Parameters) -> None:
         if weights is None:
             continue
         record = stages.FUSE.path("record", stages.key_of(dataset, system))
-        inputs = read_json(Path(record), fix="run the stage `fuse` for it again")["inputs"]
+        inputs = read_record(Path(record), fix="run the stage `fuse` for it again")["inputs"]
         if weights.as_posix() not in inputs:
             raise UserError(
                 f"The images of {system.label} on {dataset} were fused with weights other than its own.",

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from mmfuse.errors import UserError
+from mmfuse.files.remembered import remembered_checksum
 from mmfuse.study.code_lists import code_of
 from mmfuse.study.plan import System, task_of
 from mmfuse.study.types import Parameters
@@ -64,6 +66,10 @@ class Stage:
         """Return the files and folders that a job reads, by name, without its code."""
         raise NotImplementedError
 
+    def by_hand(self, parameters: Parameters, key: Key) -> list[str]:  # noqa: ARG002 - for subclasses
+        """Return the files and folders that a job reads and that a person may change, where they exist."""
+        return []
+
     def watched(self, parameters: Parameters, key: Key) -> list[str]:
         """Return the dotted keys of the parameters that a job's result depends on.
 
@@ -91,6 +97,13 @@ class Stage:
         task = self.task(parameters, key)
         numbers = {"seed": int(key["seed"])} if "seed" in key else {}
         return {**({"task": task} if task else {}), **key, **numbers}
+
+    def checksums(self, parameters: Parameters, key: Key) -> dict[str, str]:
+        """Return the checksum of each path of `by_hand`.
+
+        The engines compare them, because a changed file may have an old time, such as one from an archive.
+        """
+        return {path: remembered_checksum(Path(path)) for path in self.by_hand(parameters, key)}
 
     # ------------------------------------------------------------------------------- derived from the declaration
 

@@ -11,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmfuse.data import catalog
+from mmfuse.data import catalog, origins
 from mmfuse.errors import UserError
+from mmfuse.files.reading import read_json
 from mmfuse.study import plan
 from mmfuse.study.stage import Key, Parameters, Stage
 from mmfuse.study.training_sets import training_set
@@ -43,6 +44,21 @@ class Download(Stage):
     def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
         manifest = catalog.dataset(key["dataset"]).manifest
         return {"manifest": [manifest.as_posix()] if manifest else []}
+
+    def by_hand(self, parameters: Parameters, key: Key) -> list[str]:
+        place = origins.by_hand(catalog.dataset(key["dataset"]), origins.mirror_of(parameters["download"]["mirror"]))
+        return [place.as_posix()] if place else []
+
+    def checksums(self, parameters: Parameters, key: Key) -> dict[str, str]:
+        """See `Stage.checksums`; data/raw keeps its files if those that they were copied from have been removed."""
+        found = super().checksums(parameters, key)
+        record = Path(self.path("record", key))
+        if found or not record.is_file() or not Path(self.path("folder", key)).is_dir():
+            return found
+        name = (origins.MANUAL / key["dataset"]).as_posix()
+        read = read_json(record, fix=f"delete it and {self.path('folder', key)}, and run the study again")
+        inputs = read.get("inputs") or {}
+        return {name: inputs[name]} if name in inputs else {}
 
     def watched(self, parameters: Parameters, key: Key) -> list[str]:
         drawn = key["dataset"] in parameters["generate"]
@@ -168,15 +184,14 @@ class Fuse(Stage):
         return {"test": [PREPARE.path("test", key)], **self.sources(parameters, key)}
 
     def sources(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
-        """Return the source of the fused images: complete weights, the images themselves file by file, or neither."""
+        """Return the source of the fused images: complete weights, the folder of the images themselves, or neither."""
         if key["variant"] == plan.EXTERNAL:
-            from mmfuse.data.images import image_files
-
-            # file by file: a folder's time does not show that a file has changed
-            folder = plan.external_images(key["dataset"], key["method"])
-            images = [path.as_posix() for path in image_files(folder).values()] if folder.is_dir() else []
-            return {"weights": [], "external": images or [folder.as_posix()]}
+            return {"weights": [], "external": [plan.external_images(key["dataset"], key["method"]).as_posix()]}
         return {"weights": _weights(self, parameters, key), "external": []}
+
+    def by_hand(self, parameters: Parameters, key: Key) -> list[str]:
+        images = [path for path in self.sources(parameters, key)["external"] if Path(path).exists()]
+        return images or _weights_by_hand(self, parameters, key)
 
     def watched(self, parameters: Parameters, key: Key) -> list[str]:
         method, block = f"methods.{key['method']}", parameters["methods"].get(key["method"], {})
@@ -225,6 +240,9 @@ class Analyse(Stage):
 
     def inputs(self, parameters: Parameters, key: Key) -> dict[str, list[str]]:
         return {"test": [PREPARE.path("test", key)], "weights": _weights(self, parameters, key)}
+
+    def by_hand(self, parameters: Parameters, key: Key) -> list[str]:
+        return _weights_by_hand(self, parameters, key)
 
     def watched(self, parameters: Parameters, key: Key) -> list[str]:
         return [f"analyse.{key['analysis']}.options"]
@@ -415,6 +433,14 @@ def _weights(stage: Stage, parameters: Parameters, key: Key) -> list[str]:
     system = stage.system(parameters, key)
     file = complete_weights(parameters, system) if system else None
     return [file.as_posix()] if file else []
+
+
+def _weights_by_hand(stage: Stage, parameters: Parameters, key: Key) -> list[str]:
+    """Return the file of weights from elsewhere that a job reads, if it exists."""
+    system = stage.system(parameters, key)
+    given = plan.given_weights(parameters, system) if system else None
+    elsewhere = given and system and not plan.shipped_weights(parameters, system) and given.is_file()
+    return [given.as_posix()] if given and elsewhere else []
 
 
 DOWNLOAD, PREPARE, CROP, TRAIN, FUSE, EVALUATE = Download(), Prepare(), Crop(), Train(), Fuse(), Evaluate()

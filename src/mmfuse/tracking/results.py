@@ -6,6 +6,7 @@ and segmenters, and the jobs' records.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -123,7 +124,7 @@ def _checkout(run: str, commit: str, target: Path) -> None:
             )
         (target / path).write_bytes(shown.stdout)
     wanted = set(small_files(read_yaml(target / PARAMS)))
-    cache = _cache()
+    cache = cache_folder()
     for stage in read_yaml(target / LOCK).get("stages", {}).values():
         for out in stage.get("outs", []):
             if out["path"] in wanted:
@@ -134,8 +135,12 @@ def _checkout(run: str, commit: str, target: Path) -> None:
                 _take(cache / out["md5"][:2] / out["md5"][2:], target / out["path"], run)
 
 
-def _cache() -> Path:
-    """Return the folder of files in DVC's cache."""
+def cache_folder() -> Path:
+    """Return the folder of files in DVC's cache.
+
+    Raises:
+        UserError: DVC is not installed, or the current folder is not that of a DVC project.
+    """
     try:
         run = subprocess.run(["dvc", "cache", "dir"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -153,5 +158,19 @@ def _take(source: Path, target: Path, run: str) -> None:
             found="no such file in the cache",
             fix="run `dvc fetch --all-commits`, if its results were pushed",
         )
+    if not is_whole(source):
+        raise UserError(
+            f"DVC's cache has a damaged result of {run}.",
+            expected=f"{target.name} as it was committed",
+            found=f"{source}, whose content has another MD5 than its name says",
+            fix="delete it, then run `dvc fetch --all-commits` if its results were pushed, else the study again",
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
+
+
+def is_whole(cached: Path) -> bool:
+    """Whether a file in DVC's cache has the content that it is named after."""
+    with cached.open("rb") as stream:
+        found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return found == cached.parent.name + cached.name.removesuffix(".dir")

@@ -161,6 +161,12 @@ def load_into(method: FusionMethod, path: Path) -> WeightsCard:
     return card
 
 
+def _complete_after(card: WeightsCard) -> str:
+    """Return the part whose weights are complete in the study that made incomplete ones."""
+    method = methods.load(card.method)
+    return method.parts[-1] if card.part == method.last_part() else method.last_part()
+
+
 def load_method(path: Path) -> tuple[FusionMethod, WeightsCard]:
     """Build the network that a complete weights file belongs to, in eval mode.
 
@@ -172,7 +178,7 @@ def load_method(path: Path) -> tuple[FusionMethod, WeightsCard]:
         raise UserError(
             f"{path} contains only the part {card.part!r} of {card.method}.",
             expected="the last part's weights",
-            fix=f"name the weights of {methods.load(card.method).parts[-1]!r}",
+            fix=f"name the weights of {_complete_after(card)!r}",
         )
     try:
         method = build(card.method, card.network)
@@ -223,6 +229,11 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
         stream.write(content.getbuffer())
 
 
+def is_whole(content: bytes) -> bool:
+    """Whether the content of a training state is what was written."""
+    return hashlib.sha256(content[_DIGEST:]).digest() == content[:_DIGEST]
+
+
 def load_state(path: Path) -> dict[str, Any] | None:
     """Read a training state; return None if the training must restart from its beginning.
 
@@ -235,7 +246,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     content = path.read_bytes()
-    if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+    if not is_whole(content):
         return None
     try:
         state = torch.load(io.BytesIO(content[_DIGEST:]), map_location="cpu", weights_only=True)
