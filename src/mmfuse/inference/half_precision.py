@@ -37,8 +37,8 @@ class HalfConv2d(nn.Conv2d):
         nn.Module.__init__(self)
         self.__dict__.update(layer.__dict__)
         self._buffers = dict(layer._buffers)
-        rounded = layer.weight.detach().bfloat16().contiguous(memory_format=torch.channels_last)
-        self.register_buffer("rounded", rounded, persistent=False)
+        # in the weight's memory format, which sets that of the output
+        self.register_buffer("rounded", layer.weight.detach().bfloat16(), persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Convolve a batch of images."""
