@@ -171,15 +171,13 @@ def test_doctor_and_sync_compare_with_the_records(shown, tmp_path):
     assert shown == ["compare with the records"]
 
 
-@pytest.mark.parametrize("status", [0, 1])
-def test_sync(shown, monkeypatch, status):
+def test_sync(shown, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "workflow/scripts")
     import sync
 
-    for name, value in {"write_dvc": True, "write_code": None, "_run": status, "_finished": True}.items():
-        monkeypatch.setattr(sync, name, lambda *_, value=value: value)
-    for name in ("check_study", "_renew", "_must", "load_parameters"):
+    for name in ("check_external", "check_unlocked", "write_dvc", "write_code"):
         monkeypatch.setattr(sync, name, lambda *_: None)
+    monkeypatch.setattr(sync, "_sync", lambda *_: "DVC")
     sync.sync(ROOT)
     assert shown == ["sync"]
 

@@ -235,7 +235,7 @@ def _studies() -> Iterator[str]:
     found = studies(Path.cwd())
     yield from (f"{name}: {page}" for name, page in found)
     if not found:
-        yield "no study is tracked yet"
+        yield "no study is tracked yet; MLflow tracks each job that `snakemake --cores all` or `dvc repro` runs"
 
 
 def _variants(params: Path) -> Iterator[str]:
