@@ -115,7 +115,10 @@ def test_lists_fit_80_columns(mmfuse, what, monkeypatch):
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80
     assert out.split() == whole.split()
-    assert len(whole.splitlines()) < len(out.splitlines()), "a pipe gets whole lines"
+    if max(map(len, whole.splitlines())) > 80:
+        assert len(whole.splitlines()) < len(out.splitlines()), "a pipe gets whole lines"
+    else:
+        assert what not in {"metrics", "datasets"}
 
 
 @pytest.mark.parametrize(
