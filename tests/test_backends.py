@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from mmfuse.benchmarks import backends as compared
-from mmfuse.cli import app as cli
 from mmfuse.data.images import luminance, read_image, write_image
 from mmfuse.errors import UserError
 from mmfuse.inference import backends
@@ -55,19 +54,6 @@ def drawn(task: str) -> tuple[Tensor, Tensor]:
         images = synthetic_brain.render(rng, "pet", 96, 96)[:2]
     first, second = (torch.from_numpy(luminance(image).copy())[None, None].float() / 255 for image in images)
     return first, second
-
-
-@pytest.fixture
-def mmfuse(monkeypatch, capsys):
-    """Run `mmfuse` with these words; return exit code, output and messages."""
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["mmfuse", *words])
-        with pytest.raises(SystemExit) as leaving:
-            cli.main()
-        return leaving.value.code, *capsys.readouterr()
-
-    return run
 
 
 # ---------------------------------------------------------------------------------------------------------- precision

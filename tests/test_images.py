@@ -119,7 +119,6 @@ def test_whatever_is_wrong_with_a_file_is_one_clear_error(tmp_path, image, suffi
     assert refused > 20
 
 
-@pytest.mark.mirror
 def test_every_flipped_bit_of_a_png_is_noticed_or_changes_no_pixel(tmp_path):
     """Decoding alone gives other pixels for some of them."""
     path, pixels = tmp_path / "x.png", np.add.outer(np.arange(40), np.arange(50)).astype(np.uint8)
@@ -135,6 +134,7 @@ def test_every_flipped_bit_of_a_png_is_noticed_or_changes_no_pixel(tmp_path):
             assert "Damaged or unreadable image" in str(error) or "too large" in str(error)
 
 
+@pytest.mark.mirror
 def test_damaged_downloads_are_named():
     if "MMFUSE_MIRROR" not in os.environ:
         pytest.skip("MMFUSE_MIRROR is not set")
