@@ -6,6 +6,8 @@ import copy
 import json
 import math
 import shutil
+import signal
+import subprocess
 from importlib.util import find_spec
 
 import numpy as np
@@ -111,7 +113,7 @@ def test_agreement_by_hand():
     assert not agreement(image, other).good, "two of a thousand pixels are off"
     assert not agreement(image, image + 0.9 / 255).good, "below 50 dB"
     other[..., 0, 0] = torch.nan
-    assert not agreement(image, other).good
+    assert agreement(image, other) == (0, 0), "not finite"
     assert agreement(image, image).good
 
 
@@ -300,6 +302,22 @@ def test_a_backend_that_crashes(name, monkeypatch, tmp_path):
     with pytest.raises(compared.MmfuseError) as error:
         compared._in_own_process(case, name, tmp_path / "out.pt", limit=60)
     assert isinstance(error.value, UserError) == (name == "openvino")
+
+
+def test_an_interrupted_benchmark_ends_its_process(monkeypatch, tmp_path):
+    case = compared.Case("average", {}, 16, 16, 1, False, 1, 1, 16, 16)
+    communicate, begun = subprocess.Popen.communicate, []
+
+    def interrupted(self, *_, timeout=None):
+        begun.append(self)
+        if timeout is not None:
+            raise KeyboardInterrupt
+        return communicate(self)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compared._in_own_process(case, "copy", tmp_path / "out.pt", limit=60)
+    assert begun[0].returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ fails does not end the measurement.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -185,10 +186,13 @@ def _in_own_process(case: Case, name: str, out: Path, *, limit: float) -> dict[s
     ) as process:
         try:
             told, complaints = process.communicate(timeout=limit)
-        except subprocess.TimeoutExpired as error:
-            os.killpg(process.pid, signal.SIGKILL)  # with the compilers that it may have started
+        except BaseException as error:  # also Ctrl-C, which does not reach a process in a session of its own
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with the compilers that it may have started
             process.communicate()
-            raise UserError(f"It took longer than {limit:g} s.") from error
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise UserError(f"It took longer than {limit:g} s.") from error
+            raise
     if process.returncode == 0:
         result: dict[str, float] = json.loads(told.splitlines()[-1])
         return result

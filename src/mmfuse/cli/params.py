@@ -113,12 +113,22 @@ def _grid(parameters: Parameters, method: str, options: Mapping[str, Any]) -> di
 
 
 def _check_known(parameters: Parameters, method: str, key: str) -> None:
-    """Check that a swept key is one of the method's block, or an option of its network."""
+    """Check that a swept key is one of the method's block, or an option of its network, and has an effect.
+
+    Raises:
+        UserError: the method has no such parameter, or a part sets this option itself.
+    """
     settings = plan.settings_of(parameters, method, "base")
     options = inspect.signature(methods.load(method)).parameters
     known = [*flatten(settings), *(f"network.{name}" for name in options)]
     if key not in known and not any(name.startswith(f"{key}.") for name in known):
         raise unknown_name(f"{method} has no parameter {key}.", key, known, "see docs/parameters.md")
+    own = [f"parts.{part}.{key}" for part in settings.get("parts", {}) if key.startswith("network.")]
+    if not {*own}.isdisjoint(known):
+        raise UserError(
+            f"{key} of {method} would have no effect.", expected=next(name for name in own if name in known),
+            found=f"{key}, which this part sets itself", fix="give the key of the part",
+        )  # fmt: skip
 
 
 def _word(value: Any) -> str:
@@ -201,5 +211,5 @@ def _check_networks(parameters: Parameters) -> None:
             try:
                 with torch.device("meta"):
                     build(method, options)
-            except ValueError as error:
+            except (ValueError, RuntimeError) as error:  # the latter from torch, such as for a negative size
                 raise UserError(f"{method}.{variant} cannot be built.", found=f"{error} ({options})") from error
