@@ -92,6 +92,10 @@ def test_latex_by_the_suffix_of_out(mmfuse, words, tmp_path):
     assert mmfuse(*common, *given(systems[:1]), "--out", tmp_path / "s.tex")[0] == 0, "an earlier table is replaced"
     assert pd.read_csv(tmp_path / "s.csv")["system"].tolist() == ["mean"]
     assert r"\begin{table}" in (tmp_path / "s.tex").read_text(encoding="utf-8")
+    code, _, err = mmfuse(*common, *given(systems), "--out", tmp_path / "u.tex", "--latex", tmp_path / "t.tex")
+    assert code == 2
+    assert "Two files are named for LaTeX" in err
+    assert not [*tmp_path.glob("[tu].*")]
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -121,7 +121,9 @@ def evaluate_systems(
     _check_suffix(out, ".csv", ".tex")
     if latex is not None:
         _check_suffix(latex, ".tex", option="--latex")
-    elif out.suffix == ".tex":
+    if out.suffix == ".tex":
+        if latex not in {None, out}:
+            raise UserError("Two files are named for LaTeX.", expected="one of them", found=f"{out} and {latex}")
         latex = out
     means, tests = out.with_suffix(".csv"), out.with_suffix(".tests.csv")
     own = {name: out.with_suffix(f".{name}.csv") for name in systems}
