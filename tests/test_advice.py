@@ -67,7 +67,7 @@ OTHER_JOBS = {
 @pytest.mark.parametrize("name", OTHER_JOBS)
 def test_a_job_of_another_study_is_refused_if_dvc_runs_it(monkeypatch, name):
     monkeypatch.setenv("DVC_STAGE", f"{name}-x")
-    with pytest.raises(UserError, match=r"dvc\.yaml is of another study") as caught:
+    with pytest.raises(UserError, match=r"dvc\.yaml belongs to another study") as caught:
         jobs.run(STAGES[name], OTHER_JOBS[name], Path("params.yaml"), lambda _: pytest.fail("it ran"))
     assert "run `mmfuse sync --write-dvc`" in str(caught.value)
 

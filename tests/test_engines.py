@@ -298,7 +298,7 @@ def test_dvc_refuses_a_study_that_its_file_was_not_written_for(by_dvc):
     parameters["study"]["systems"].append({"method": "maximum", "variant": "base", "tasks": ["ivif"]})
     write(folder, parameters)
     said = call(folder, "dvc", "repro", "evaluate-synthetic_road-average-base-0", good=(1, 255))
-    assert "dvc.yaml is of another study" in said
+    assert "dvc.yaml belongs to another study" in said
     assert "mmfuse sync --write-dvc" in said
     assert not (folder / "data/raw").exists()
 

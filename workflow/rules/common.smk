@@ -16,8 +16,8 @@ from mmfuse.study.stages import STAGES, report_inputs
 check_running_code(Path.cwd())
 STUDY = planned_parameters(Path("params.yaml"))
 for path, record in removed_outputs(Path.cwd(), STUDY):
-    advice = f"to make it and all that follows from it anew, remove {record}, too"
-    print(f"{path} was removed. It is made again if a job needs it; {advice}.", file=sys.stderr)
+    advice = f"to remake it and all that depends on it, delete {record}, too"
+    print(f"{path} was removed. Snakemake remakes it only if a job needs it; {advice}.", file=sys.stderr)
 if config:
     raise WorkflowError("The jobs read only params.yaml: change this file, do not use --config or --configfile.")
 config.update(STUDY)  # for the captions of Snakemake's own report

@@ -170,7 +170,7 @@ def study(root: Path, *, together: Mapping[str, int], extra: Sequence[str], wait
     """Run the stages that are out of date.
 
     Raises:
-        UserError: jobs of this study are already in the queue, or dvc.yaml is of another study.
+        UserError: jobs of this study are already in the queue, or dvc.yaml belongs to another study.
         MmfuseError: a download or the submission failed; or with `wait`, some stages are not up to date at the end.
     """
     check_dvc(root)

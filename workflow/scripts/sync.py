@@ -122,12 +122,12 @@ def check_dvc(root: Path) -> None:
     """Check that dvc.yaml lists the jobs of params.yaml.
 
     Raises:
-        UserError: it is of another study, with other jobs.
+        UserError: it belongs to another study, with other jobs.
     """
     path = root / "dvc.yaml"
     if path.read_text(encoding="utf-8") != dvc_yaml(declared_jobs(root)):
         raise UserError(
-            "dvc.yaml is of another study.",
+            "dvc.yaml belongs to another study.",
             expected=f"the jobs of {PARAMS}",
             fix="run `mmfuse sync --write-dvc`, then the same command again",
         )

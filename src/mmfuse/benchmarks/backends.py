@@ -55,7 +55,7 @@ def chosen(words: str) -> tuple[str, ...]:
     )
     for name in names:
         if name not in NAMES:
-            raise unknown_name("Unknown backend.", name, ("all", *NAMES), "take some of these, separated by commas")
+            raise unknown_name("Unknown backend.", name, ("all", *NAMES), "choose some of these, separated by commas")
     return names
 
 

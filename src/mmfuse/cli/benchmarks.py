@@ -43,7 +43,7 @@ def network(
             help="Compare these instead: `all`, or some of readable,copy,bf16,onnxruntime,openvino,compile,direct."
         ),
     ] = None,
-    limit: Annotated[float, typer.Option(help="With --backends, seconds after which one is given up.")] = 600,
+    limit: Annotated[float, typer.Option(help="With --backends: seconds after which a backend is stopped.")] = 600,
     json: Json = False,
 ) -> None:
     """Time a whole network with our layers and with those of torch, and compare outputs and peak memory."""
@@ -67,7 +67,7 @@ def network(
         _show(result, measured.lines(result), json=json)
         return
     if case.train or case.batch > 1:
-        raise UserError("Backends are compared for the inference of one pair.", fix="leave --train and --batch out")
+        raise UserError("--backends compares the inference of one pair.", fix="leave out --train and --batch")
     result = compared.run(case, compared.chosen(backends), limit=limit)
     _show(result, compared.lines(result), json=json)
 

@@ -145,7 +145,7 @@ def run(stage: Stage, key: Key, params: Path, work: Callable[[Work], None]) -> N
     parameters = load_parameters(params)
     if _DVC in os.environ and key not in stage.jobs(parameters):
         raise UserError(
-            "dvc.yaml is of another study.",
+            "dvc.yaml belongs to another study.",
             expected=f"the jobs of {params}",
             found=f"{os.environ[_DVC]}, which is none of them",
             fix="run `mmfuse sync --write-dvc`, then the same command again",

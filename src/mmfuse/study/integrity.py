@@ -109,7 +109,7 @@ def check_outputs(root: Path, parameters: Parameters) -> int:
         UserError: a file is missing or differs from its record.
     """
     missing = [f"{path} is missing; its record is {record}" for path, record in removed_outputs(root, parameters)]
-    fix = "restore it; or delete its record, too, and run the study again, which makes all that follows from it anew"
+    fix = "restore it; or delete its record, too, and run the study again, which remakes all that depends on it"
     _refuse(missing, "the files that the jobs recorded when they wrote them", fix)
     check_present(root, parameters)
     return len(_written(parameters))
@@ -118,7 +118,7 @@ def check_outputs(root: Path, parameters: Parameters) -> int:
 def removed_outputs(root: Path, parameters: Parameters) -> list[tuple[str, str]]:
     """Return each file and folder that is missing although the record of the job that wrote it is there, with both.
 
-    Snakemake makes such a file again only if a job needs it, which is not so once all jobs that read it are done.
+    Snakemake remakes such a file only if a job needs it, which is no longer so once all jobs that read it are done.
     """
     pairs = [
         (path, stage.path("record", key)) for stage, key in jobs_of(parameters) for path in stage.written(key).values()

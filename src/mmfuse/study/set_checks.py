@@ -201,7 +201,7 @@ def check_fused(parameters: Parameters) -> None:
     """Check with the records in data/fused that each system's images were fused with its present weights.
 
     Raises:
-        UserError: dvc.yaml is of another study, in which the system had another training set or other
+        UserError: dvc.yaml belongs to another study, in which the system had another training set or other
             given weights.
     """
     for dataset, system in plan.scored_pairs(parameters):
