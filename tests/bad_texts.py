@@ -105,7 +105,9 @@ def parameters() -> Iterator[Bad]:
         yield Bad(f"yaml twice {text!r}", study(text), f"{no_yaml}(.|\n)*occurs twice(.|\n)*line \\d")
     for what, text in {
         "lists": "[" * 500, "closed lists": "[" * 500 + "]" * 500, "maps": "{a: " * 1000 + "}" * 1000,
-        "blocks": "\n".join(" " * n + "a:" for n in range(600)),
+        "blocks": "\n".join(" " * n + "a:" for n in range(600)), "very many lists": "[" * 100_000,
+        "closed lists, many of them": "[" * 100_000 + "]" * 100_000, "very many maps": "{a: " * 100_000,
+        "compact lists": "- " * 100_000, "compact keys": "? " * 100_000,
     }.items():  # fmt: skip
         yield Bad(f"yaml of deep {what}", study(text), f"{no_yaml}(.|\n)*(nested too deeply|expected)")
     for what, text in {

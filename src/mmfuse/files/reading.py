@@ -20,6 +20,7 @@ from mmfuse.errors import UserError
 
 _LARGEST = 16 << 20  # bytes of YAML, far more than the largest catalog
 _UNFOLDED = 1_000_000  # values in a YAML file with its aliases expanded
+_DEEPEST = 2000  # levels of nesting that libyaml may read: it recurses without a check, and ends the process
 _NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
 _MISLEADING = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(:[0-9]+)+(\.[0-9_]*)?")
 
@@ -48,7 +49,8 @@ def parse_yaml(text: str, what: str) -> Any:
         UserError: the text is not such YAML.
     """
     try:
-        if yaml.__with_libyaml__:  # seven times as fast, but its messages do not show the line
+        # libyaml is seven times as fast, but its messages do not show the line
+        if yaml.__with_libyaml__ and _depth_at_most(text) < _DEEPEST:
             with contextlib.suppress(yaml.YAMLError, ValueError, OverflowError, RecursionError):
                 return _value(yaml.CSafeLoader(text))
         return _value(yaml.SafeLoader(text))
@@ -56,6 +58,14 @@ def parse_yaml(text: str, what: str) -> Any:
         raise UserError(f"{what} is not valid YAML.", found="it is nested too deeply", fix="correct it") from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # such as an impossible date
         raise UserError(f"{what} is not valid YAML.", found=error, fix="correct the line given above") from error
+
+
+def _depth_at_most(text: str) -> int:
+    """Return a number of levels that a YAML text does not exceed.
+
+    A level starts at a bracket, or at a column of its own, which a mapping may share with the list inside it.
+    """
+    return text.count("[") + text.count("{") + 2 * max(map(len, text.split("\n")))
 
 
 def _value(loader: yaml.SafeLoader | yaml.CSafeLoader) -> Any:
