@@ -111,7 +111,8 @@ def parameters() -> Iterator[Bad]:
     }.items():  # fmt: skip
         yield Bad(f"yaml of deep {what}", study(text), f"{no_yaml}(.|\n)*(nested too deeply|expected)")
     for what, text in {
-        "tab": "study:\n\tname: x", "no end": "study: [", "quote": "study: 'x", "indent": "a: 1\n b: 2", "at": "a: @x",
+        "tab": "study:\n\tname: x", "tab after a colon": "study:\tx",
+        "no end": "study: [", "quote": "study: 'x", "indent": "a: 1\n b: 2", "at": "a: @x",
         "percent": "a: %x", "two documents": "a: 1\n---\nb: 2\n", "no alias": "a: *b", "unhashable": "{[1]: 2}",
         "date": "a: 2026-13-45", "digits": f"a: {'9' * 5000}", "control": "a: \x07", "colon": "a: b: c",
         "base": "a: !!int x", "float": "a: !!float x", "binary": "a: !!binary 'a'",
