@@ -56,7 +56,7 @@ $(VENV)-services/.installed: envs/services.lock
 # an hour; MMFUSE_KILLS=5 and MMFUSE_EXAMPLES=1000 are faster
 test-faults: env
 	MMFUSE_EXAMPLES=$${MMFUSE_EXAMPLES:-10000} $(PYTEST) tests/test_properties.py
-	MMFUSE_KILLS=$${MMFUSE_KILLS:-100} $(PYTEST) -m faults tests/test_faults.py
+	MMFUSE_KILLS=$${MMFUSE_KILLS:-100} $(PYTEST) -m faults tests/test_faults.py tests/test_colours.py
 
 check: env
 	ruff check src tests workflow

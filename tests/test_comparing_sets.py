@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -161,14 +162,14 @@ def test_a_commit_brings_them_from_the_cache(make, tmp_path, monkeypatch):
     """DVC's cache is laid out by checksum; dvc.lock of the commit says which file is which."""
     first = Path(make("first"))
     cache, outs = tmp_path / "cache", []
-    for number, path in enumerate(sorted((first / "reports/downstream").rglob("*.*"))):
-        digest = f"{number:032x}"
+    for path in sorted((first / "reports/downstream").rglob("*.*")):
+        digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
         (cache / "files/md5" / digest[:2]).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, cache / "files/md5" / digest[:2] / digest[2:])
         outs.append({"path": path.relative_to(first).as_posix(), "md5": digest})
     (first / "dvc.lock").write_text(yaml.safe_dump({"stages": {"all": {"outs": outs}}}))
     monkeypatch.chdir(first)
-    monkeypatch.setattr(results, "_cache", lambda: cache / "files/md5")
+    monkeypatch.setattr(results, "cache_folder", lambda: cache / "files/md5")
     for command in (
         ["init", "-q"],
         ["add", "params.yaml", "dvc.lock"],
