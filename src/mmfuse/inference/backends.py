@@ -135,6 +135,8 @@ class _PerSize:
         try:
             with _quiet():
                 return self.prepare(self.network, a, b)
+        except MemoryError:
+            raise
         except Exception as error:  # these programs raise errors of any type for a network that they cannot convert
             raise UserError(
                 f"The backend {self.backend} cannot run this network.",
