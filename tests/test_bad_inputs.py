@@ -39,7 +39,7 @@ CORPUS = [
     )
     for bad in family()
 ]  # fmt: skip
-refused = []
+refused = set()
 
 
 @pytest.mark.filterwarnings("ignore:Truncated File Read")
@@ -55,7 +55,18 @@ def test_a_bad_input_is_refused(bad, tmp_path):
     assert len(said) < 10_000
     assert not (tmp_path / "code_was_run").exists()
     assert not [*tmp_path.parent.glob("evil*"), *tmp_path.rglob("evil*"), *tmp_path.rglob("*.part")]
-    refused.append(bad.name)
+    refused.add(bad.name)
+
+
+@pytest.mark.parametrize("bad", [bad for bad in CORPUS if "deep" in bad.name], ids=lambda bad: ascii(bad.name))
+def test_deep_nesting_is_refused_whatever_recursion_limit_a_library_sets(bad, tmp_path):
+    """As torch's compiler and the drawing library of DVC do."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(10_000)
+    try:
+        test_a_bad_input_is_refused(bad, tmp_path)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def test_the_corpus_is_large_and_has_no_entry_twice(capsys):
@@ -104,7 +115,7 @@ def odd_images():
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "expected"), odd_images(), ids=lambda value: value if type(value) is str else ""
+    ("name", "content", "expected"), list(odd_images()), ids=lambda value: value if type(value) is str else ""
 )
 def test_odd_images_are_read_as_documented(tmp_path, name, content, expected):
     (tmp_path / name).write_bytes(content)

@@ -20,7 +20,8 @@ from mmfuse.errors import UserError
 
 _LARGEST = 16 << 20  # bytes of YAML, far more than the largest catalog
 _UNFOLDED = 1_000_000  # values in a YAML file with its aliases expanded
-_DEEPEST = 2000  # levels of nesting that libyaml may read: it recurses without a check, and ends the process
+_DEEPEST = 100  # levels of nesting, whatever recursion limit a library sets
+_DEEPEST_LIBYAML = 2000  # levels that libyaml may read: it recurses without a check, and ends the process
 _NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
 _MISLEADING = re.compile(r"[-+]?0[0-9_]+|[-+]?[0-9][0-9_]*(:[0-9]+)+(\.[0-9_]*)?")
 
@@ -50,7 +51,7 @@ def parse_yaml(text: str, what: str) -> Any:
     """
     try:
         # libyaml is seven times as fast, but its messages do not show the line, and it takes more tabs than the other
-        if yaml.__with_libyaml__ and "\t" not in text and _depth_at_most(text) < _DEEPEST:
+        if yaml.__with_libyaml__ and "\t" not in text and _depth_at_most(text) < _DEEPEST_LIBYAML:
             with contextlib.suppress(yaml.YAMLError, ValueError, OverflowError, RecursionError):
                 return _value(yaml.CSafeLoader(text))
         return _value(yaml.SafeLoader(text))
@@ -109,6 +110,8 @@ def _unfolded(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
         )
     if id(node) in above:
         raise yaml.YAMLError(f"an alias refers to a node that contains it\n{node.start_mark}")
+    if len(above) > _DEEPEST:
+        raise yaml.YAMLError(f"it is nested too deeply: more than {_DEEPEST} levels\n{node.start_mark}")
     if id(node) in known or isinstance(node, yaml.ScalarNode):
         return known.get(id(node), 1)
     inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
