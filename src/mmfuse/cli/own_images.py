@@ -19,6 +19,8 @@ from mmfuse.weights import shipped
 if TYPE_CHECKING:
     from mmfuse.methods.base import FusionMethod
 
+GREY = {"a": "infrared or MRI"}  # images of the first modality should have no colours
+
 
 def matched_images(folders: dict[str, Path], *, allow_missing: bool) -> list[Matched]:
     """Match folders by name; print which names are left out, if that is allowed."""
@@ -74,7 +76,7 @@ def fuse_folders(
     fuse, record = prepared(net.to(device), device, backend=backend, precision=precision)
     if precision == "auto":
         print(f"precision: {record['precision']}", file=sys.stderr)
-    colours = Colours({"a": "infrared or MRI"})
+    colours = Colours(GREY)
     for name, first, second in progress(_read(pairs), "fuse", total=len(pairs), unit="pairs"):
         colours.add(name, {"a": first, "b": second})
         write_image(out / f"{name}.png", fuse_pair(fuse, first, second, device))

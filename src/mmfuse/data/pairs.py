@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
-from mmfuse.data.images import SUFFIXES, Bytes, image_files, read_image
+from mmfuse.data.colours import Colours
+from mmfuse.data.images import SUFFIXES, Bytes, image_files, luminance, read_image
 from mmfuse.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,10 +90,16 @@ def check_equal_sizes(*images: tuple[Path, Bytes]) -> None:
             )
 
 
-def read_triple(fused: Path, a: Path, b: Path) -> tuple[Tensor, Tensor, Tensor]:
+def read_triple(fused: Path, a: Path, b: Path, colours: Colours | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Read a fused image and its sources as luminance, ready for measurement.
 
     Shape: three times (1, H, W), float64 in [0, 1].
+
+    Args:
+        fused: The fused image.
+        a: Its first source.
+        b: Its second source.
+        colours: To which the sources are added before they become luminance.
 
     Raises:
         UserError: an image cannot be read, or their sizes differ.
@@ -100,7 +107,9 @@ def read_triple(fused: Path, a: Path, b: Path) -> tuple[Tensor, Tensor, Tensor]:
     import torch
 
     paths = (fused, a, b)
-    images = [read_image(path, colour=False) for path in paths]
+    images = [read_image(path) for path in paths]
     check_equal_sizes(*zip(paths, images, strict=True))
-    first, second, third = (torch.from_numpy(image.astype("float64") / 255)[None] for image in images)
+    if colours is not None:
+        colours.add(a.stem, {"a": images[1], "b": images[2]})
+    first, second, third = (torch.from_numpy(luminance(image).astype("float64") / 255)[None] for image in images)
     return first, second, third
