@@ -149,7 +149,12 @@ def scale(
     from mmfuse.benchmarks import scale as measured
 
     largest = measured.Size(pairs, systems, datasets)
-    result = measured.run(largest=largest, count=sizes, only=only or (), say=(lambda _: None) if json else lambda line: print(wrapped(line)))
+    result = measured.run(
+        largest=largest,
+        count=sizes,
+        only=only or (),
+        say=(lambda _: None) if json else lambda line: print(wrapped(line)),
+    )
     if out is not None:
         measured.write(result, out)
     _show(result, measured.lines(result), json=json)

@@ -19,6 +19,7 @@ from mmfuse.data.pairs import Matched, read_triple
 from mmfuse.errors import UserError
 from mmfuse.files.writing import csv_text, write_text
 from mmfuse.terminal import wrapped
+from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +62,7 @@ def evaluate_folders(
             continue
         spread = f"{value['mean']:12.4f} ± {value['std']:.4f}"
         print(wrapped(f"{name:>{width}} {spread}  ({value['better']} is better; {value['definition']})"))
-    print(f"{len(frame)} images, convention {convention}: {out}")
+    print(f"{number_of(len(frame), 'image')}, convention {convention}: {out}")
     colours.warn("evaluate")
 
 
@@ -207,8 +208,8 @@ def _check_complete(systems: Mapping[str, Path], names: set[str]) -> None:
             lacking.append(f"{system} ({folder}) lacks {', '.join(missing[:_SHOWN])}{more}")
     if lacking:
         raise UserError(
-            f"{len(lacking)} of {len(systems)} systems lack fused images.",
-            expected=f"an image for each of the {len(names)} pairs, with the name of the pair",
+            f"Fused images of {len(lacking)} of {number_of(len(systems), 'system')} are missing.",
+            expected=f"an image for each of the {number_of(len(names), 'pair')}, with the name of the pair",
             found="\n            ".join(lacking),
             fix="add these images, or use --allow-missing, which leaves the pairs out for all systems",
         )

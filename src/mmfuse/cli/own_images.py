@@ -15,6 +15,7 @@ from mmfuse.errors import UserError
 from mmfuse.inference.task_rule import task_of_images
 from mmfuse.progress import progress
 from mmfuse.weights import shipped
+from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from mmfuse.methods.base import FusionMethod
@@ -80,7 +81,7 @@ def fuse_folders(
     for name, first, second in progress(_read(pairs), "fuse", total=len(pairs), unit="pairs"):
         colours.add(name, {"a": first, "b": second})
         write_image(out / f"{name}.png", fuse_pair(fuse, first, second, device))
-    print(f"{len(pairs)} fused images in {out}")
+    print(f"{number_of(len(pairs), 'fused image')} in {out}")
     colours.warn("fuse")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 from mmfuse.data.colours import Colours
 from mmfuse.data.images import SUFFIXES, Bytes, image_files, luminance, read_image
 from mmfuse.errors import UserError
+from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +58,7 @@ def match_folders(*, allow_missing: bool = False, **folders: Path) -> list[Match
     if missing and (not allow_missing or not matched):
         more = [f"and {len(missing) - _SHOWN} more"] if len(missing) > _SHOWN else []
         raise UserError(
-            f"{len(missing)} of {len(names)} images have no counterpart in every folder.",
+            f"No counterpart in every folder for {len(missing)} of {number_of(len(names), 'image')}.",
             expected="the same file names in all folders (suffixes may differ)",
             found="\n            ".join(missing[:_SHOWN] + more),
             fix="add the missing files or rename them; or explicitly allow missing images"

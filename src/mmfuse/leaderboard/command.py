@@ -11,6 +11,7 @@ import typer
 from mmfuse.errors import UserError
 from mmfuse.files.writing import whole_file, write_text
 from mmfuse.terminal import wrapped
+from mmfuse.words import number_of
 
 BOARDS, OUT = Path("data/leaderboard/boards.yaml"), Path("docs/leaderboard.md")
 
@@ -52,4 +53,4 @@ def leaderboard(
             temporary.write_bytes(content)
     for line in make.lines(results):
         print(wrapped(line))
-    print(f"{len(results)} boards: {out}")
+    print(f"{number_of(len(results), 'board')}: {out}")
