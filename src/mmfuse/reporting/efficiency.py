@@ -146,8 +146,10 @@ def histogram(
 
     Source: after LKC-FUNet, Figure 7.
     """
-    words = f"Left: number of the {number_of(len(ranked.counted), 'metric')} on which a system is first, second, third, fourth or "
-    words += "behind, by its average rank over the images; systems are in the order of the mean rank. Right: seconds "
+    words = (
+        f"Left: number of the {number_of(len(ranked.counted), 'metric')} on which a system is first, second, third, "
+    )
+    words += "fourth or behind, by its average rank over the images; systems are in the order of the mean rank. Right: seconds "
     words += "per image, where measured."
     size = (8.4, 1.3 + 0.34 * len(groups))
     title = f"Places on the metrics, and time, {dataset}"
