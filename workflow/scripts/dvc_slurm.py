@@ -22,6 +22,7 @@ from sync import check_dvc
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.files.reading import read_yaml
 from mmfuse.study.parameters import load_parameters
+from mmfuse.words import number_of
 
 PROFILE = Path("profiles/slurm/config.yaml")
 LOGS = Path("logs/slurm")
@@ -191,14 +192,21 @@ def study(root: Path, *, together: Mapping[str, int], extra: Sequence[str], wait
     for stage in here if dry else ():
         print(f"here: dvc repro --single-item {stage}")
     for task in tasks if dry else ():
-        print(f"job: {command(task)}" + (f"  # after {len(task.after)} other stages" if task.after else ""))
+        print(
+            f"job: {command(task)}" + (f"  # after {number_of(len(task.after), 'other stage')}" if task.after else "")
+        )
     if dry or not runs:
-        print("nothing is out of date" if not runs else f"{len(tasks)} jobs for {len(runs) - len(here)} stages")
+        print(
+            "nothing is out of date"
+            if not runs
+            else f"{number_of(len(tasks), 'job')} for {number_of(len(runs) - len(here), 'stage')}"
+        )
         return
     if here and subprocess.run(["dvc", "repro", "--single-item", *here], cwd=root, check=False).returncode:
         raise MmfuseError(f"A download failed: {', '.join(here)}.")
     numbers = submit(root, tasks, extra)
-    print(f"submitted {len(tasks)} jobs for {len(numbers)} stages: {' '.join(dict.fromkeys(numbers.values()))}")
+    of = f"{number_of(len(tasks), 'job')} for {number_of(len(numbers), 'stage')}"
+    print(f"submitted {of}: {' '.join(dict.fromkeys(numbers.values()))}")
     if wait:
         while queued(root):
             time.sleep(_POLL)

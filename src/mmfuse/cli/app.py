@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import traceback
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +19,7 @@ from mmfuse.cli import benchmarks, params, stages
 from mmfuse.cli.limits import outer_limit
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.leaderboard.command import leaderboard
+from mmfuse.terminal import wrapped
 
 _PARAMS = Path("params.yaml")
 
@@ -213,15 +212,8 @@ def list_(
     """List the available methods, metrics, datasets, variants, analyses or shipped weights, or the tracked studies."""
     from mmfuse.cli.own_images import listing
 
-    width = shutil.get_terminal_size((0, 0)).columns  # 0 for a pipe without COLUMNS, which gets whole lines
     for line in listing(what.value, params):
-        print(_wrapped(line, width) if width else line)
-
-
-def _wrapped(line: str, width: int) -> str:
-    """Return a line broken at blanks, the further lines indented by four more."""
-    indent = line[: len(line) - len(line.lstrip())] + "    "
-    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        print(wrapped(line))
 
 
 @app.command()
@@ -236,7 +228,7 @@ def doctor(
 
     problems = 0
     for check in examine(params, deep=deep):
-        print(check)
+        print("\n".join(map(wrapped, str(check).splitlines())))
         problems += not check.good
     if problems:
         raise UserError(f"{problems} of the checks above failed.", fix="follow the `to do` lines, then run it again")

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mmfuse.cli.own_images import matched_images
+from mmfuse.cli.own_images import GREY, matched_images
+from mmfuse.data.colours import Colours
 from mmfuse.data.images import image_files
 from mmfuse.data.pairs import Matched, read_triple
 from mmfuse.errors import UserError
 from mmfuse.files.writing import csv_text, write_text
+from mmfuse.terminal import wrapped
+from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,11 +44,16 @@ def evaluate_folders(
     Raises:
         UserError: images are missing, damaged or of unequal size, or a metric is unknown.
     """
+    from mmfuse.metrics.tables import write_scores
+
     _check_suffix(out, ".csv")
     _check_scores_may_be_written(out)
     meaning = _meaning(metrics, convention, beside)
     matched = matched_images({"fused": fused, "a": a, "b": b}, allow_missing=allow_missing)
-    frame, scores = _measure(matched, "fused", meaning, convention, out)
+    colours = Colours(GREY)
+    frame, summary = _measure(matched, "fused", meaning, convention, colours)
+    write_scores(frame, summary, csv=out, json=out.with_suffix(".json"))
+    scores = summary["metrics"]
     width = max(6, *map(len, scores))
     for name, value in scores.items():
         plain = name.partition(".")[0]
@@ -53,8 +61,9 @@ def evaluate_folders(
             print(f"{name:>{width}} {'the same as':>12} {plain}")
             continue
         spread = f"{value['mean']:12.4f} ± {value['std']:.4f}"
-        print(f"{name:>{width}} {spread}  ({value['better']} is better; {value['definition']})")
-    print(f"{len(frame)} images, convention {convention}: {out}")
+        print(wrapped(f"{name:>{width}} {spread}  ({value['better']} is better; {value['definition']})"))
+    print(f"{number_of(len(frame), 'image')}, convention {convention}: {out}")
+    colours.warn("evaluate")
 
 
 def named_folders(texts: Sequence[str]) -> dict[str, Path]:
@@ -113,6 +122,7 @@ def evaluate_systems(
         UserError: images are missing, damaged or of unequal size, a metric is unknown, or a file of another kind is in
             the way.
     """
+    from mmfuse.metrics.tables import write_scores
     from mmfuse.reporting import tables
     from mmfuse.reporting.ranking import verdict
     from mmfuse.reporting.scores import Group, read_one
@@ -138,9 +148,12 @@ def evaluate_systems(
         _check_complete(systems, {*image_files(a)} & {*image_files(b)})
     numbered = {str(number): folder for number, folder in enumerate(systems.values())}
     matched = matched_images({"a": a, "b": b, **numbered}, allow_missing=allow_missing)
+    colours = {number: Colours(GREY) for number in numbered}
+    # nothing is written before all systems have been measured
+    measured = [_measure(matched, number, meaning, convention, colours[number]) for number in numbered]
     groups = []
-    for number, (name, file) in zip(numbered, own.items(), strict=True):
-        _measure(matched, number, meaning, convention, file)
+    for (frame, summary), (name, file) in zip(measured, own.items(), strict=True):
+        write_scores(frame, summary, csv=file, json=file.with_suffix(".json"))
         scores = read_one(file, System(name, EXTERNAL, "", 0), again="run the command again")
         groups.append(Group(name, "base", (scores,), scores.values))
     table = tables.build(groups, str, lambda scores: scores.system.method)
@@ -155,6 +168,7 @@ def evaluate_systems(
     for text in (verdict(groups, table.ranking), f"Convention {convention}: {files}"):
         lines += textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
     print("\n".join(lines))
+    colours["0"].warn("evaluate")  # the sources are the same for all systems
 
 
 def _meaning(metrics: str, convention: str, beside: str) -> dict[str, Metric]:
@@ -165,21 +179,19 @@ def _meaning(metrics: str, convention: str, beside: str) -> dict[str, Metric]:
 
 
 def _measure(
-    matched: Sequence[Matched], key: str, meaning: Mapping[str, Metric], convention: str, out: Path
-) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
-    """Measure the fused images under one key; write their scores and the summary, and return both."""
-    from mmfuse.metrics.tables import score_images, summarise, write_scores
+    matched: Sequence[Matched], key: str, meaning: Mapping[str, Metric], convention: str, colours: Colours
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Measure the fused images under one key; return their scores and the summary."""
+    from mmfuse.metrics.tables import score_images, summarise
 
     def triples() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for _, paths in matched:
-            yield read_triple(paths[key], paths["a"], paths["b"])
+            yield read_triple(paths[key], paths["a"], paths["b"], colours)
 
     cores = len(os.sched_getaffinity(0))
     frame = score_images([name for name, _ in matched], triples(), meaning, workers=cores)
     scores = summarise(frame, meaning, convention)
-    summary = {"convention": convention, "images": len(frame), "metrics": scores}
-    write_scores(frame, summary, csv=out, json=out.with_suffix(".json"))
-    return frame, scores
+    return frame, {"convention": convention, "images": len(frame), "metrics": scores}
 
 
 def _check_complete(systems: Mapping[str, Path], names: set[str]) -> None:
@@ -196,8 +208,8 @@ def _check_complete(systems: Mapping[str, Path], names: set[str]) -> None:
             lacking.append(f"{system} ({folder}) lacks {', '.join(missing[:_SHOWN])}{more}")
     if lacking:
         raise UserError(
-            f"{len(lacking)} of {len(systems)} systems lack fused images.",
-            expected=f"an image for each of the {len(names)} pairs, with the name of the pair",
+            f"Fused images of {len(lacking)} of {number_of(len(systems), 'system')} are missing.",
+            expected=f"an image for each of the {number_of(len(names), 'pair')}, with the name of the pair",
             found="\n            ".join(lacking),
             fix="add these images, or use --allow-missing, which leaves the pairs out for all systems",
         )

@@ -15,9 +15,12 @@ from mmfuse.errors import UserError
 from mmfuse.inference.task_rule import task_of_images
 from mmfuse.progress import progress
 from mmfuse.weights import shipped
+from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from mmfuse.methods.base import FusionMethod
+
+GREY = {"a": "infrared or MRI"}  # images of the first modality should have no colours
 
 
 def matched_images(folders: dict[str, Path], *, allow_missing: bool) -> list[Matched]:
@@ -74,11 +77,11 @@ def fuse_folders(
     fuse, record = prepared(net.to(device), device, backend=backend, precision=precision)
     if precision == "auto":
         print(f"precision: {record['precision']}", file=sys.stderr)
-    colours = Colours({"a": "infrared or MRI"})
+    colours = Colours(GREY)
     for name, first, second in progress(_read(pairs), "fuse", total=len(pairs), unit="pairs"):
         colours.add(name, {"a": first, "b": second})
         write_image(out / f"{name}.png", fuse_pair(fuse, first, second, device))
-    print(f"{len(pairs)} fused images in {out}")
+    print(f"{number_of(len(pairs), 'fused image')} in {out}")
     colours.warn("fuse")
 
 

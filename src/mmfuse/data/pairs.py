@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
-from mmfuse.data.images import SUFFIXES, Bytes, image_files, read_image
+from mmfuse.data.colours import Colours
+from mmfuse.data.images import SUFFIXES, Bytes, image_files, luminance, read_image
 from mmfuse.errors import UserError
+from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +58,7 @@ def match_folders(*, allow_missing: bool = False, **folders: Path) -> list[Match
     if missing and (not allow_missing or not matched):
         more = [f"and {len(missing) - _SHOWN} more"] if len(missing) > _SHOWN else []
         raise UserError(
-            f"{len(missing)} of {len(names)} images have no counterpart in every folder.",
+            f"No counterpart in every folder for {len(missing)} of {number_of(len(names), 'image')}.",
             expected="the same file names in all folders (suffixes may differ)",
             found="\n            ".join(missing[:_SHOWN] + more),
             fix="add the missing files or rename them; or explicitly allow missing images"
@@ -89,10 +91,16 @@ def check_equal_sizes(*images: tuple[Path, Bytes]) -> None:
             )
 
 
-def read_triple(fused: Path, a: Path, b: Path) -> tuple[Tensor, Tensor, Tensor]:
+def read_triple(fused: Path, a: Path, b: Path, colours: Colours | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Read a fused image and its sources as luminance, ready for measurement.
 
     Shape: three times (1, H, W), float64 in [0, 1].
+
+    Args:
+        fused: The fused image.
+        a: Its first source.
+        b: Its second source.
+        colours: To which the sources are added before they become luminance.
 
     Raises:
         UserError: an image cannot be read, or their sizes differ.
@@ -100,7 +108,9 @@ def read_triple(fused: Path, a: Path, b: Path) -> tuple[Tensor, Tensor, Tensor]:
     import torch
 
     paths = (fused, a, b)
-    images = [read_image(path, colour=False) for path in paths]
+    images = [read_image(path) for path in paths]
     check_equal_sizes(*zip(paths, images, strict=True))
-    first, second, third = (torch.from_numpy(image.astype("float64") / 255)[None] for image in images)
+    if colours is not None:
+        colours.add(a.stem, {"a": images[1], "b": images[2]})
+    first, second, third = (torch.from_numpy(luminance(image).astype("float64") / 255)[None] for image in images)
     return first, second, third

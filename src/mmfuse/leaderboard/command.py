@@ -10,6 +10,8 @@ import typer
 
 from mmfuse.errors import UserError
 from mmfuse.files.writing import whole_file, write_text
+from mmfuse.terminal import wrapped
+from mmfuse.words import number_of
 
 BOARDS, OUT = Path("data/leaderboard/boards.yaml"), Path("docs/leaderboard.md")
 
@@ -50,5 +52,5 @@ def leaderboard(
         with whole_file(out.parent / name) as temporary:
             temporary.write_bytes(content)
     for line in make.lines(results):
-        print(line)
-    print(f"{len(results)} boards: {out}")
+        print(wrapped(line))
+    print(f"{number_of(len(results), 'board')}: {out}")

@@ -15,6 +15,7 @@ from mmfuse.leaderboard.rows import PUBLISHED
 from mmfuse.reporting import statistics
 from mmfuse.reporting.figures import arrow
 from mmfuse.reporting.tables import decimals, printed, printed_p
+from mmfuse.words import number_of
 
 _WHY, _HOW = Path("docs/decisions/0011-statistics.md"), Path("docs/how-to/add-a-row.md")
 _MARKS = {"best": "**{}**", "tied": "≈ {}"}
@@ -98,7 +99,8 @@ def _board(one: Result, room: str) -> list[str]:
         images += " So few pairs cannot show a difference between so many rows after the correction over all pairs."
     parts = [
         f'## <a id="{name}"></a>{one.board.title}',
-        f"Datasets: {', '.join(f'`{dataset}`' for dataset in one.board.datasets)}; {len(one.images)} pairs. {images} "
+        f"Datasets: {', '.join(f'`{dataset}`' for dataset in one.board.datasets)}; "
+        f"{number_of(len(one.images), 'pair')}. {images} "
         f"All digits: {links}.",
         *([one.board.note] if one.board.note else []),
         _scores(one),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib
+import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from mmfuse.errors import UserError
 from mmfuse.files.writing import files_below, read_manifest, remove, sha256, whole_folder, write_text
 from mmfuse.pipeline.jobs import Work
 from mmfuse.progress import progress
+from mmfuse.words import number_of
 
 _SHOWN = 5
 
@@ -83,7 +86,9 @@ def obtain(
         elif entry.sources[0].kind == "manual":
             raise _ask_for(entry, manual / entry.name, mirror)
         else:
-            _fetch(entry, folder, out.parent / ".downloads" / entry.name)
+            downloads = out.parent / ".downloads" / entry.name
+            with _alone(entry, downloads):
+                _fetch(entry, folder, downloads)
         _refuse_other_layout(entry, folder)
 
 
@@ -146,7 +151,44 @@ def _fetch(entry: Dataset, folder: Path, downloads: Path) -> None:
             discard(archive)
         with contextlib.suppress(OSError):
             downloads.rmdir()  # only if it contains no partial files
-            downloads.parent.rmdir()
+
+
+@contextlib.contextmanager
+def _alone(entry: Dataset, downloads: Path) -> Iterator[None]:
+    """Hold a lock on the folder of partial files: a process in another clone may share data/raw, and waits.
+
+    The lock file is removed at the end, so a process that waited for it looks whether it is still the one in place.
+    """
+    path = downloads.with_name(f"{downloads.name}.lock")
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # another process has just removed the empty folder
+            continue
+        try:
+            _lock(entry, handle)
+            if not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(handle)
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()  # only if it is empty
+
+
+def _lock(entry: Dataset, handle: int) -> None:
+    """Lock an open file, waiting if another process holds it; some file systems have no locks, and get none."""
+    with contextlib.suppress(OSError):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(entry, "another process is downloading it; this one waits")
+            fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def _clear(entry: Dataset, downloads: Path) -> None:
@@ -262,14 +304,14 @@ def _finish(entry: Dataset, folder: Path, *, origin: Path, complete: bool) -> No
     if wrong or (complete and absent):
         more = f"\n    ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise UserError(
-            f"{entry.name}: {len(wrong)} damaged and {len(absent)} missing of {len(listed)} files.",
+            f"{entry.name}: {len(wrong)} damaged and {len(absent)} missing of {number_of(len(listed), 'file')}.",
             expected=f"the checksums of {entry.manifest}",
             found="".join(f"\n    {problem}" for problem in problems[:_SHOWN]) + more,
             fix=f"get these files again, or remove them from {origin} and download without it",
         )
     others = len(files_below(folder)) - (len(listed) - len(absent))
-    absence = f", {len(absent)} listed files are absent" if absent else ""
-    _say(entry, f"{len(listed) - len(absent)} files verified by checksum, {others} not verified{absence}")
+    absence = f", without {number_of(len(absent), 'listed file')}" if absent else ""
+    _say(entry, f"{number_of(len(listed) - len(absent), 'file')} verified by checksum, {others} not verified{absence}")
 
 
 def _refuse_other_layout(entry: Dataset, folder: Path) -> None:
