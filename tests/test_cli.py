@@ -107,6 +107,7 @@ def test_help_fits_80_columns_and_has_a_short_option(names):
     assert said[0].output == said[1].output
     assert "Usage:" in said[0].output
     assert max(map(len, said[0].output.splitlines())) <= 80
+    assert "…" not in said[0].output, "a word of the help is cut off"
 
 
 @pytest.mark.usefixtures("project")
@@ -202,6 +203,27 @@ def test_fuse_and_evaluate_end_to_end(mmfuse, folders, tmp_path):
     assert summary["metrics"]["EN"]["mean"] == pytest.approx(table["EN"].mean())
     for word in ("EN", "higher is better", "3 images", "lkc_funet"):
         assert word in out
+
+
+@pytest.mark.parametrize("systems", [1, 2])
+@pytest.mark.parametrize(
+    ("metrics", "beside", "names"),
+    [
+        ("EN,Qcb.mma_unet", "", ["EN", "Qcb.mma_unet"]),
+        ("EN,EN.vifb,Qcb.vifb", "", ["EN", "EN.vifb", "Qcb.vifb"]),
+        ("SD,Qcb.mma_unet", "cddfuse", ["SD", "SD.cddfuse", "Qcb.mma_unet"]),
+    ],
+)
+def test_evaluate_a_single_metric_of_another_convention(mmfuse, folders, tmp_path, metrics, beside, names, systems):
+    a, b = folders
+    fused = [f"--fused={name}{a}" for name in ([""] if systems == 1 else ["one=", "two="])]
+    said = mmfuse(
+        "evaluate", "--a", a, "--b", b, *fused, "--out", tmp_path / "s.csv", "--metrics", metrics, "--beside", beside
+    )
+    assert said[0] == 0, said[2]
+    assert set(names) <= set(said[1].split()) or systems == 2
+    scores = tmp_path / ("s.csv" if systems == 1 else "s.one.csv")
+    assert sorted(pd.read_csv(scores).columns) == sorted(["name", *names])
 
 
 def test_evaluate_by_two_conventions(mmfuse, folders, tmp_path):
