@@ -93,8 +93,10 @@ def _common(
 
 @app.command()
 def fuse(
-    a: Annotated[Path, typer.Argument(help="Folder (or file) of the first modality: infrared, MRI…")],
-    b: Annotated[Path, typer.Argument(help="Folder (or file) of the second modality: visible, CT, PET, SPECT…")],
+    a: Annotated[Path, typer.Argument(help="Folder (or file) of the first modality, such as infrared or MRI.")],
+    b: Annotated[
+        Path, typer.Argument(help="Folder (or file) of the second modality, such as visible, CT, PET or SPECT.")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder for the fused images, NAME.png.")],
     weights: Annotated[
         str | None,
@@ -104,7 +106,9 @@ def fuse(
         str | None, typer.Option(help="Training-free method instead of weights, such as laplacian.")
     ] = None,
     task: Annotated[Task | None, typer.Option(help="Task of the shipped weights; by default, from the images.")] = None,
-    allow_missing: Annotated[bool, typer.Option(help="Leave out images that lack a counterpart.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out images that lack a counterpart.")
+    ] = False,
     backend: Annotated[
         Backend,
         typer.Option(help="What computes the network; onnxruntime and openvino need the extra mmfuse[backends]."),
@@ -177,7 +181,9 @@ def evaluate(
     beside: Annotated[
         str, typer.Option(help="Other conventions such as cddfuse,vifb; adds columns such as SSIM.cddfuse.")
     ] = "",
-    allow_missing: Annotated[bool, typer.Option(help="Leave out images that lack a counterpart.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out images that lack a counterpart.")
+    ] = False,
 ) -> None:
     """Measure any fused images against their sources; compare several systems in one table with paired tests."""
     from mmfuse.cli import evaluating

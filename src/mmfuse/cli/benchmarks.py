@@ -41,7 +41,8 @@ def network(
     backends: Annotated[
         str | None,
         typer.Option(
-            help="Compare these instead: `all`, or some of readable,copy,bf16,onnxruntime,openvino,compile,direct."
+            help="Compare these instead, separated by commas: `all`, or some of readable, copy, bf16, onnxruntime, "
+            "openvino, compile, direct."
         ),
     ] = None,
     limit: Annotated[float, typer.Option(help="With --backends: seconds after which a backend is stopped.")] = 600,

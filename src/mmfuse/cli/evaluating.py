@@ -57,7 +57,8 @@ def evaluate_folders(
     width = max(6, *map(len, scores))
     for name, value in scores.items():
         plain = name.partition(".")[0]
-        if name != plain and value["definition"] == scores[plain]["definition"]:
+        # without the plain metric if a single one of another convention was asked for, such as Qcb.mma_unet
+        if name != plain and plain in scores and value["definition"] == scores[plain]["definition"]:
             print(f"{name:>{width}} {'the same as':>12} {plain}")
             continue
         spread = f"{value['mean']:12.4f} ± {value['std']:.4f}"

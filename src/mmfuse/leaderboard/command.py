@@ -29,7 +29,8 @@ def leaderboard(
     boards: Annotated[Path, typer.Option(help="File of the boards and stored scores.")] = BOARDS,
     out: Annotated[Path, typer.Option(help="Page to write (Markdown); CSV and SVG go into a folder beside it.")] = OUT,
     allow_missing: Annotated[
-        bool, typer.Option(help="Leave out rows that lack some of a board's images, and list them.")
+        bool,
+        typer.Option("--allow-missing", help="Leave out rows that lack some of a board's images, and list them."),
     ] = False,
 ) -> None:
     """Rank a study's systems, or any scores, against fused images that others published."""
