@@ -16,8 +16,10 @@ def columns() -> int:
 
 def wrapped(line: str) -> str:
     """Return a line broken at blanks so that it fits the terminal; words are never broken."""
+    width = columns()
+    if not width or len(line) <= width:
+        return line
     indent = line[: len(line) - len(line.lstrip())] + _INDENT * " "
-    width = columns() or len(line) + 1
     return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 

@@ -152,7 +152,8 @@ def _check_effect(parameters: Parameters, changed: Sequence[str]) -> list[str]:
         measured = [e["variant"] for e in parameters["study"]["systems"] if e["method"] == method]
         variants = [rest[1]] if own else list(dict.fromkeys(measured))
         if not {*variants} & {*measured}:
-            warnings.append(f"{key} has no effect yet: study.systems lacks {'.'.join([method, *variants])}")
+            named = ".".join([method, *variants])
+            warnings.append(f"study.systems lacks {named}, so its parameters have no effect yet")
         sets = {v: _set_elsewhere(parameters, method, v, option, own=own) for v in variants}
         others = {v: f"methods.{method}.{other}" for v, other in sets.items() if other is not None}
         # that given weights do not change is as everybody expects
@@ -162,7 +163,7 @@ def _check_effect(parameters: Parameters, changed: Sequence[str]) -> list[str]:
             problem = f"{key} would have no effect, because another key decides."
             raise UserError(problem, expected=listed, found=key, fix=_INSTEAD)
         warnings += [f"{key} has no effect in {method}.{v}, where {other} sets it" for v, other in here.items()]
-    return warnings
+    return list(dict.fromkeys(warnings))
 
 
 def _set_elsewhere(parameters: Parameters, method: str, variant: str, option: str, *, own: bool) -> str | None:
