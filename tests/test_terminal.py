@@ -42,8 +42,8 @@ def test_wide_cells_are_broken_at_blanks(monkeypatch):
     monkeypatch.setenv("COLUMNS", "43")
     rows = [["system", "run 1", "p"], ["mma_unet.base", "0.5123 [0.4987, 0.5244]", "0.0005"]]
     assert terminal.table(rows) == [
-        "  system         run 1             p",
-        "  mma_unet.base  0.5123 [0.4987,   0.0005",
+        "  system         run 1            p",
+        "  mma_unet.base  0.5123 [0.4987,  0.0005",
         "                 0.5244]",
     ]
 

@@ -179,7 +179,7 @@ def _set_elsewhere(parameters: Parameters, method: str, variant: str, option: st
     Returns:
         The dotted key in the method's block: given weights, a change of the variant, or the option of a part.
     """
-    changes = parameters["methods"][method].get("variants", {}).get(variant, {})
+    changes = parameters["methods"].get(method, {}).get("variants", {}).get(variant, {})
     settings = plan.settings_of(parameters, method, variant)
     steps = option.split(".")
 
