@@ -274,7 +274,7 @@ def register(
     from mmfuse.cli import registering
 
     for line in registering.register(params, dataset=dataset, metric=metric, name=name, study=study):
-        print(line)
+        print(wrapped(line))
 
 
 @app.command()
@@ -312,7 +312,7 @@ def main() -> None:
     try:
         app()
     except MmfuseError as error:
-        _complain(f"error: {error}")
+        _complain(_fitting(f"error: {error}"))
         sys.exit(error.exit_code)
     except SystemExit as leaving:  # a wrong option: typer has reported it, perhaps only in the log
         if leaving.code and _logs():
@@ -322,8 +322,13 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         known = outer_limit(error)
-        _complain(f"error: {known}" if known else traceback.format_exc())
+        _complain(_fitting(f"error: {known}") if known else traceback.format_exc())
         sys.exit(known.exit_code if known else 1)
+
+
+def _fitting(message: str) -> str:
+    """Return a message whose lines fit the terminal; what goes elsewhere, such as to a log, keeps whole lines."""
+    return "\n".join(map(wrapped, message.splitlines())) if sys.stderr.isatty() else message
 
 
 def _complain(message: str) -> None:

@@ -14,6 +14,7 @@ from mmfuse.data.pairs import Matched, check_equal_sizes, match_folders
 from mmfuse.errors import UserError
 from mmfuse.inference.task_rule import task_of_images
 from mmfuse.progress import progress
+from mmfuse.terminal import wrapped
 from mmfuse.weights import shipped
 from mmfuse.words import number_of
 
@@ -157,7 +158,8 @@ def _shipped(pairs: list[Matched], name: str | None, task: str | None) -> shippe
         read = progress(_read(pairs), "determine the task", total=len(pairs), unit="pairs")
         task, told = task_of_images(read), ", judging by the images; --task overrides it"
     one = shipped.default(task or shipped.TASKS[0])
-    print(f"weights: {one.name} (method {one.method}, task {task or ' and '.join(one.tasks)}{told})", file=sys.stderr)
+    text = f"weights: {one.name} (method {one.method}, task {task or ' and '.join(one.tasks)}{told})"
+    print(wrapped(text) if sys.stderr.isatty() else text, file=sys.stderr)
     return one
 
 

@@ -23,6 +23,7 @@ from mmfuse.study.parameters import flatten, load_parameters, project_root
 from mmfuse.study.settings import assigned, merged, network_options, without_adaptive
 from mmfuse.study.stages import jobs_of
 from mmfuse.study.types import Parameters
+from mmfuse.terminal import wrapped
 
 app = typer.Typer(
     help="Change the study's parameters; comments stay, and a mistake changes nothing.", no_args_is_help=True
@@ -263,9 +264,9 @@ def _write(params: Path, text: str, expected: Any) -> None:
     for key in changed:
         first, second = old.get(key, "none"), new.get(key, "none")
         if isinstance(first, list) and isinstance(second, list) and isinstance([*first, *second][0], Mapping):
-            print("\n".join(f"{key}: added {item}" for item in second if item not in first))
+            print("\n".join(wrapped(f"{key}: added {item}") for item in second if item not in first))
         else:
-            print(f"{key}: {first} -> {second}")
+            print(wrapped(f"{key}: {first} -> {second}"))
     if jobs_of(before) != jobs_of(after):
         print("the study has other jobs now: run `mmfuse sync --write-dvc` before `dvc repro`")
     for warning in warnings:
