@@ -72,8 +72,9 @@ class KeptFigures:
         if not isinstance(paint, partial) or paint.func.__module__.partition(".")[0] != _PACKAGE.name:
             return None
         digest = hashlib.sha256(self._around)
+        sink: Any = SimpleNamespace(write=digest.update)  # the scores of a large study are not copied
         try:
-            pickle.Pickler(SimpleNamespace(write=digest.update), pickle.HIGHEST_PROTOCOL).dump((style, paint))
+            pickle.Pickler(sink, pickle.HIGHEST_PROTOCOL).dump((style, paint))
         except (pickle.PicklingError, AttributeError, TypeError):  # such as a function inside a function
             return None
         return digest.hexdigest()

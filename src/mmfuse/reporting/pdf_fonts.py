@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import io
 from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
@@ -16,8 +17,7 @@ def fonts_made_once() -> Iterator[None]:
 
     Matplotlib has no setting for this, so two of its private functions are replaced inside the block.
     """
-    from matplotlib.backends import _backend_pdf_ps as module
-
+    module: Any = importlib.import_module("matplotlib.backends._backend_pdf_ps")
     cut, written = module.get_glyphs_subset, module.font_as_file
     known = _known(cut, written)
 
@@ -25,7 +25,7 @@ def fonts_made_once() -> Iterator[None]:
         font, numbers = known(file, frozenset(glyphs))
         return contextlib.nullcontext(SimpleNamespace(font=font, glyph_index_map=numbers))
 
-    module.get_glyphs_subset, module.font_as_file = subset, io.BytesIO  # type: ignore[assignment]
+    module.get_glyphs_subset, module.font_as_file = subset, io.BytesIO
     try:
         yield
     finally:

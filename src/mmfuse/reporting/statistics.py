@@ -210,7 +210,7 @@ def _z(differences: Array) -> Array:
     tied = (steps == 0).any(1)
     if tied.any():
         # one-sided, because the two-sided test of scipy does not return the sign of z
-        told = {"method": "asymptotic", "alternative": "greater", "axis": 1}
+        told: dict[str, Any] = {"method": "asymptotic", "alternative": "greater", "axis": 1}
         z[tied] = stats.wilcoxon(differences[tied], **told).zstatistic
     return np.asarray(z)
 
