@@ -102,13 +102,20 @@ def folders(tmp_path: Path, image, *, exchanged: bool, palette: bool) -> tuple[P
 @pytest.mark.parametrize(
     ("wrong", "expected"), [(None, ""), ("exchanged", "in the other order"), ("palette", "a palette")]
 )
-def test_fuse_and_prepare_warn_and_go_on(tmp_path, image, mmfuse, capfd, wrong, expected):
+def test_fuse_evaluate_and_prepare_warn_and_go_on(tmp_path, image, mmfuse, capfd, wrong, expected):
     a, b = folders(tmp_path, image, exchanged=wrong == "exchanged", palette=wrong == "palette")
     code, said, err = mmfuse("fuse", a, b, tmp_path / "out", "--method", "average")
     assert code == 0
     assert "3 fused images" in said
     assert ("warning: fuse: in 3 of 3 pairs, image a" in err) == bool(wrong)
     assert expected in err
+    for fused in (["out"], ["x=out", "y=out"]):
+        words = [word for text in fused for word in ("--fused", text.replace("out", str(tmp_path / "out")))]
+        scores = ("--out", tmp_path / f"{len(fused)}.csv", "--metrics", "EN")
+        code, _, err = mmfuse("evaluate", "--a", a, "--b", b, *words, *scores)
+        assert code == 0
+        assert err.count("warning: evaluate: in 3 of 3 pairs, image a") == bool(wrong)
+        assert expected in err
     entry = load_catalog()["vifb"]
     layout = replace(entry.layout, a=f"{a.name}/{{name}}.jpg", b=f"{b.name}/{{name}}.jpg")
     entry = replace(entry, layout=layout)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import mlflow
@@ -20,6 +21,7 @@ from mlflow import MlflowClient
 from mmfuse.errors import UserError
 from mmfuse.files.writing import checksum, sha256, write_text
 from mmfuse.nn.pair import PairModel
+from mmfuse.pipeline import jobs
 from mmfuse.pipeline.jobs import Job, Running, execute
 from mmfuse.tracking import STUDY, SYSTEM, Parent, Tracker
 from mmfuse.tracking.models import register
@@ -605,6 +607,18 @@ def test_a_record_says_which_instructions_computed_a_number(limit):
     assert found.keys() == {"numpy", "torch"}
     if limit:
         assert found["torch"] == "DEFAULT" or found["numpy"].startswith("baseline")
+
+
+@pytest.mark.parametrize(
+    "found", [None, {}, {"exp": {}}, {"exp": {"dd": {}}}, {"exp": {"dd": None}}, {"exp": {"dd": {"current": "X"}}}]
+)
+def test_another_version_of_numpy_may_not_tell_its_instructions(monkeypatch, found):
+    module = types.ModuleType("introspect")
+    if found is not None:
+        module.opt_func_info = lambda **_: found
+    monkeypatch.setitem(sys.modules, "numpy.lib.introspect", module)
+    known = "X" if found and found["exp"].get("dd") else "unknown"
+    assert jobs._machine()["capability"].startswith(f"numpy {known}, torch ")
 
 
 def test_the_fingerprint_tells_jobs_apart(job, monkeypatch):

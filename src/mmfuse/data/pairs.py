@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
-from mmfuse.data.images import Bytes, read_image, resize
+from mmfuse.data.colours import Colours
+from mmfuse.data.images import Bytes, luminance, read_image, resize
 from mmfuse.data.kinds import SUFFIXES
 from mmfuse.data.names import ANY, Naming, find_images, left_out, normal
 from mmfuse.errors import UserError, first_of, short
@@ -147,20 +148,17 @@ def find_own_pairs(
     return [Matched(normal(next(iter(sources.values())).stem), dict(sources))], []
 
 
-def read_sources(
-    paths: Mapping[str, Path], resize_to: str | None = None, *, colour: bool | None = None
-) -> dict[str, Bytes]:
-    """Read images of one pair, with one size.
+def read_pixels(paths: Mapping[str, Path], resize_to: str | None = None) -> dict[str, Bytes]:
+    """Read the images of one pair, all of one size.
 
     Args:
         paths: Key to file.
         resize_to: The key, `a` or `b`, to whose size the other of the two is resized.
-        colour: As in `read_image`.
 
     Raises:
         UserError: an image cannot be read, or their sizes differ.
     """
-    images = {key: read_image(path, colour=colour) for key, path in paths.items()}
+    images = {key: read_image(path) for key, path in paths.items()}
     images |= common_size({key: images[key] for key in ("a", "b")}, resize_to)
     check_equal_sizes(*((paths[key], image) for key, image in images.items()))
     return images
@@ -183,7 +181,7 @@ def check_all(pairs: Sequence[Matched], resize_to: str | None = None) -> None:
     errors: dict[str, UserError] = {}
     for _, paths in progress(pairs, "check", total=len(pairs), unit="pairs"):
         try:
-            read_sources(paths, resize_to)
+            read_pixels(paths, resize_to)
         except UserError as error:
             errors[str(error)] = error
     if len(errors) == 1:
@@ -211,22 +209,33 @@ def check_equal_sizes(*images: tuple[Path, Bytes]) -> None:
                 "Images of one pair differ in size.",
                 expected=f"{first.shape[0]}x{first.shape[1]} (height x width), like {first_path}",
                 found=f"{pixels.shape[0]}x{pixels.shape[1]} in {path}",
-                fix="register and crop them to the same field of view; resizing would misalign them",
+                fix="register and crop them to the same field of view; resizing misaligns them, unless they show the same "
+                "field of view already (--resize-to a or b)",
             )
 
 
-def read_triple(fused: Path, a: Path, b: Path) -> tuple[Tensor, Tensor, Tensor]:
+def read_triple(
+    fused: Path, a: Path, b: Path, colours: Colours | None = None, resize_to: str | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Read a fused image and its sources as luminance, ready for measurement.
 
     Shape: three times (1, H, W), float64 in [0, 1].
+
+    Args:
+        fused: The fused image.
+        a: Its first source.
+        b: Its second source.
+        colours: To which the sources are added before they become luminance.
+        resize_to: The source, `a` or `b`, to whose size the other is resized; the fused image must have it.
 
     Raises:
         UserError: an image cannot be read, or their sizes differ.
     """
     import torch
 
-    paths = (fused, a, b)
-    images = [read_image(path, colour=False) for path in paths]
-    check_equal_sizes(*zip(paths, images, strict=True))
-    first, second, third = (torch.from_numpy(image.astype("float64") / 255)[None] for image in images)
+    images = read_pixels({"fused": fused, "a": a, "b": b}, resize_to)
+    if colours is not None:
+        colours.add(a.stem, {"a": images["a"], "b": images["b"]})
+    grey = (luminance(image).astype("float64") / 255 for image in images.values())
+    first, second, third = (torch.from_numpy(image)[None] for image in grey)
     return first, second, third

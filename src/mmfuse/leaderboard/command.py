@@ -10,6 +10,7 @@ import typer
 
 from mmfuse.errors import UserError
 from mmfuse.files.writing import whole_file, write_text
+from mmfuse.terminal import wrapped
 
 BOARDS, OUT = Path("data/leaderboard/boards.yaml"), Path("docs/leaderboard.md")
 
@@ -50,5 +51,5 @@ def leaderboard(
         with whole_file(out.parent / name) as temporary:
             temporary.write_bytes(content)
     for line in make.lines(results):
-        print(line)
+        print(wrapped(line))
     print(f"{len(results)} boards: {out}")

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from numpy.lib.introspect import opt_func_info
 
 from mmfuse.data import catalog
 from mmfuse.errors import UserError
@@ -338,9 +337,18 @@ def _capability() -> str:
 
     They follow from the processor, unless variables such as ATEN_CPU_CAPABILITY restrict them.
     """
-    exp = opt_func_info(func_name="^exp$", signature="float64")["exp"].values()
-    used = {"numpy": next(iter(exp))["current"]}
+    used = {"numpy": _numpy_capability()}
     torch = sys.modules.get("torch")
     if torch is not None:
         used["torch"] = torch.backends.cpu.get_cpu_capability()
     return ", ".join(f"{name} {instructions}" for name, instructions in used.items())
+
+
+def _numpy_capability() -> str:
+    """Return the vector instructions of numpy's exponential function; `unknown` in versions that do not tell."""
+    try:
+        from numpy.lib.introspect import opt_func_info
+
+        return str(next(iter(opt_func_info(func_name="^exp$", signature="float64")["exp"].values()))["current"])
+    except (ImportError, LookupError, StopIteration, TypeError, AttributeError):
+        return "unknown"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib
+import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +85,9 @@ def obtain(
         elif entry.sources[0].kind == "manual":
             raise _ask_for(entry, manual / entry.name, mirror)
         else:
-            _fetch(entry, folder, out.parent / ".downloads" / entry.name)
+            downloads = out.parent / ".downloads" / entry.name
+            with _alone(entry, downloads):
+                _fetch(entry, folder, downloads)
         _refuse_other_layout(entry, folder)
 
 
@@ -146,7 +150,44 @@ def _fetch(entry: Dataset, folder: Path, downloads: Path) -> None:
             discard(archive)
         with contextlib.suppress(OSError):
             downloads.rmdir()  # only if it contains no partial files
-            downloads.parent.rmdir()
+
+
+@contextlib.contextmanager
+def _alone(entry: Dataset, downloads: Path) -> Iterator[None]:
+    """Hold a lock on the folder of partial files: a process in another clone may share data/raw, and waits.
+
+    The lock file is removed at the end, so a process that waited for it looks whether it is still the one in place.
+    """
+    path = downloads.with_name(f"{downloads.name}.lock")
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # another process has just removed the empty folder
+            continue
+        try:
+            _lock(entry, handle)
+            if not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(handle)
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()  # only if it is empty
+
+
+def _lock(entry: Dataset, handle: int) -> None:
+    """Lock an open file, waiting if another process holds it; some file systems have no locks, and get none."""
+    with contextlib.suppress(OSError):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(entry, "another process is downloading it; this one waits")
+            fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def _clear(entry: Dataset, downloads: Path) -> None:

@@ -1,0 +1,53 @@
+"""Lines and tables that fit the terminal; what goes to a file or a pipe keeps whole lines."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Sequence
+
+_INDENT = 4  # further indentation of the rest of a broken line
+
+
+def columns() -> int:
+    """Return the width of the terminal, or COLUMNS; 0, for no limit, if there is neither."""
+    return shutil.get_terminal_size((0, 0)).columns
+
+
+def wrapped(line: str) -> str:
+    """Return a line broken at blanks so that it fits the terminal; words are never broken."""
+    indent = line[: len(line) - len(line.lstrip())] + _INDENT * " "
+    width = columns() or len(line) + 1
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def table(rows: Sequence[Sequence[str]], indent: int = 2) -> list[str]:
+    """Return the lines of a table with aligned columns that fits the terminal.
+
+    Where it would be too wide, the widest cells are broken at blanks, and words only if no blanks are left.
+
+    Args:
+        rows: The cells of each row; all rows have the same number.
+        indent: Blanks before each line, and between the columns.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    words = [max(len(word) for cell in column for word in [*cell.split(), ""]) for column in zip(*rows, strict=True)]
+    room = (columns() or sum(widths) + indent * len(widths)) - indent * len(widths)
+    while sum(widths) > max(room, len(widths)):
+        breakable = [k for k, width in enumerate(widths) if width > words[k]] or range(len(widths))
+        widths[max(breakable, key=widths.__getitem__)] -= 1
+    broken = [
+        [
+            textwrap.wrap(cell, width, break_on_hyphens=False) if len(cell) > width else [cell]
+            for cell, width in zip(row, widths, strict=True)
+        ]
+        for row in rows
+    ]
+    widths = [max(len(text) for cell in column for text in cell) for column in zip(*broken, strict=True)]
+    lines = []
+    for cells in broken:
+        for number in range(max(map(len, cells))):
+            texts = [cell[number] if number < len(cell) else "" for cell in cells]
+            padded = "".join(indent * " " + text.ljust(width) for text, width in zip(texts, widths, strict=True))
+            lines.append(padded.rstrip())
+    return lines
