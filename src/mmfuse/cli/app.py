@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -18,9 +19,9 @@ from mmfuse import __version__
 from mmfuse.cli import benchmarks, params, stages
 from mmfuse.cli.limits import outer_limit
 from mmfuse.data.names import Naming
-from mmfuse.errors import MmfuseError, UserError
+from mmfuse.errors import MmfuseError, UserError, causes
 from mmfuse.leaderboard.command import leaderboard
-from mmfuse.terminal import wrapped
+from mmfuse.terminal import show_all_signs, stop_writing, wrapped
 
 _PARAMS = Path("params.yaml")
 
@@ -58,9 +59,7 @@ class Side(StrEnum):
 
 _Pattern = Annotated[
     tuple[str, str] | None,
-    typer.Option(
-        metavar="A B", help="Names of the images in A and in B, such as '{name}_ir.png' '{name}_vis.png'.", show_default=False
-    ),
+    typer.Option(metavar="A B", help="Names of the images in A and in B, such as '{name}_ir.png' '{name}_vis.png'."),
 ]
 _Recursive = Annotated[bool, typer.Option("--recursive", help="Also read subfolders.")]
 _ResizeTo = Annotated[
@@ -321,11 +320,14 @@ def sync(
     After `snakemake --cores all`, it commits the results to DVC; after `dvc repro` or `dvc pull`, it renews Snakemake's
     records. It refuses if neither engine is up to date.
     """
+    from mmfuse.cli.doctor import cache_elsewhere
+
     script = Path("workflow/scripts/sync.py")
     if not script.is_file():
         raise UserError("This is not the root of an mmfuse project.", expected=str(script))
     chosen = {"--write-dvc": write, "--check": check, "--code": code}
-    run = subprocess.run([sys.executable, str(script), *(word for word, on in chosen.items() if on)], check=False)
+    words = [word for word, on in chosen.items() if on]
+    run = subprocess.run([sys.executable, str(script), *words], env={**os.environ, **cache_elsewhere()}, check=False)
     raise typer.Exit(run.returncode)
 
 
@@ -336,14 +338,32 @@ def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def main() -> None:
-    """Run the command; exit code 2 for the user's mistakes, 1 for ours, 143 after SIGTERM."""
+    """Run the command; exit code 2 for the user's mistakes, 1 for ours, 143 after SIGTERM, 141 if its reader left."""
     signal.signal(signal.SIGTERM, _stop)  # a training replaces it by its own handler, which first saves the state
+    show_all_signs()
+    try:
+        _run()
+    except BrokenPipeError:
+        stop_writing()
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _run() -> None:
+    """Run the command.
+
+    Raises:
+        BrokenPipeError: nobody reads its output any more.
+    """
     try:
         app()
     except MmfuseError as error:
         _complain(f"error: {error}")
         sys.exit(error.exit_code)
     except SystemExit as leaving:  # a wrong option: typer has reported it, perhaps only in the log
+        broken = next((error for error in causes(leaving) if isinstance(error, BrokenPipeError)), None)
+        if broken is not None:
+            raise broken from None
+        sys.stdout.flush()
         if leaving.code and _logs():
             print(f"error: see {sys.stderr.name}", file=sys.__stderr__)
         raise

@@ -59,9 +59,7 @@ def evaluate_folders(
     _check_suffix(out, ".csv")
     _check_scores_may_be_written(out)
     meaning = _meaning(metrics, convention, beside)
-    matched = matched_images(
-        {"fused": fused, "a": a, "b": b}, naming, allow_missing=allow_missing, resize_to=resize_to
-    )
+    matched = matched_images({"fused": fused, "a": a, "b": b}, naming, allow_missing=allow_missing, resize_to=resize_to)
     colours = Colours(GREY)
     frame, summary = _measure(matched, "fused", meaning, convention, colours, resize_to)
     write_scores(frame, summary, csv=out, json=out.with_suffix(".json"))

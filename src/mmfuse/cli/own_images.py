@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 # images of types that are not written
 _NOT_WRITTEN = {
-    ".avif", ".dcm", ".exr", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".npy", ".pdf", ".pgm", ".pnm", ".ppm", ".svg", ".tga",
-    ".webp",
+    ".avif", ".dcm", ".exr", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".npy", ".pdf", ".pgm", ".pnm", ".ppm", ".svg",
+    ".tga", ".webp",
 }  # fmt: skip
 GREY = {"a": "infrared or MRI"}  # images of the first modality should have no colours
 

@@ -54,12 +54,19 @@ _FOREIGN = [
     (rb"version https://git-lfs", "a placeholder of Git LFS", "fetch its content with `git lfs pull`"),
 ]  # fmt: skip
 _OURS = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|BM|II[*+]\x00|MM\x00[*+]")
-_VOLUMES = {".dcm": "a DICOM file", ".nii": "a NIfTI volume", ".nii.gz": "a NIfTI volume", ".mha": "a MetaImage volume"}
+_VOLUMES = {
+    ".dcm": "a DICOM file", ".ima": "a DICOM file", ".nii": "a NIfTI volume", ".nii.gz": "a NIfTI volume",
+    ".mha": "a MetaImage volume", ".mhd": "a MetaImage volume",
+}  # fmt: skip
 
-_PHOTOMETRIC = {4: "a transparency mask", 6: "YCbCr", 8: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32803: "a camera's raw data",
-                32844: "LogL", 32845: "LogLuv", 34892: "a camera's raw data"}  # fmt: skip
-_FORMATS = {2: "signed integers", 3: "floating-point numbers", 4: "untyped values", 5: "complex integers",
-            6: "complex numbers"}  # fmt: skip
+# names for values of TIFF's tags
+_PHOTOMETRIC = {
+    4: "a transparency mask", 6: "YCbCr", 8: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32803: "a camera's raw data",
+    32844: "LogL", 32845: "LogLuv", 34892: "a camera's raw data",
+}  # fmt: skip
+_FORMATS = {
+    2: "signed integers", 3: "floating-point numbers", 4: "untyped values", 5: "complex integers", 6: "complex numbers",
+}  # fmt: skip
 _COMMON = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946}  # compressions of TIFF that every build of libtiff has
 _DEEP = {(1, 16), (2, 16), (2, 32), (3, 32)}  # formats and bits of grey images that Pillow reads as they are
 _MOST_BANDS = {0: 2, 1: 2, 2: 6, 3: 2, 5: 5, 6: 3}  # of each photometric interpretation, with an alpha channel
@@ -212,5 +219,3 @@ def unusual_compression(path: Path) -> str | None:
         tags = _tags(stream)
     number = 1 if tags is None else tags.get(259, 1)
     return None if number in _COMMON else str(TiffImagePlugin.COMPRESSION_INFO.get(number, number))
-
-

@@ -21,8 +21,8 @@ ANY = "{name}.*"
 _SHOWN = 3
 # files that nobody expects to be read as images
 _NO_IMAGES = {
-    ".cfg", ".csv", ".db", ".doc", ".docx", ".htm", ".html", ".ini", ".json", ".lock", ".log", ".md", ".pdf", ".py", ".rst",
-    ".safetensors", ".sh", ".tex", ".toml", ".tsv", ".txt", ".xlsx", ".xml", ".yaml", ".yml",
+    ".cfg", ".csv", ".db", ".doc", ".docx", ".htm", ".html", ".ini", ".json", ".lock", ".log", ".md", ".pdf", ".py",
+    ".rst", ".safetensors", ".sh", ".tex", ".toml", ".tsv", ".txt", ".xlsx", ".xml", ".yaml", ".yml",
 }  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def find_images(folder: Path, pattern: str = ANY, *, recursive: bool = False) ->
     if not folder.is_dir():
         what = "this is a file" if folder.is_file() else None
         raise UserError(f"Folder not found: {folder}", expected="a folder of images", found=what)
-    match = _compiled(pattern, recursive=recursive)
+    match = compiled(pattern, recursive=recursive, any_suffix=True)
     deep = recursive or "/" in pattern
     files: dict[str, Path] = {}
     others = []
@@ -107,8 +107,15 @@ def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
             yield from _walk(path, seen)
 
 
-def _compiled(pattern: str, *, recursive: bool) -> re.Pattern[str]:
-    """Return a pattern as a regular expression with the groups `above` (subfolders) and `name`.
+def compiled(pattern: str, *, recursive: bool = False, any_suffix: bool = False) -> re.Pattern[str]:
+    """Return a pattern as a regular expression for composed names, with the groups `above` (subfolders) and `name`.
+
+    The letters of the suffix may be large or small.
+
+    Args:
+        pattern: A path with `{name}`; a suffix `.*` stands for any.
+        recursive: Whether any subfolders may come before it.
+        any_suffix: Whether the suffix may be missing, too; then one that is no image's belongs to the name.
 
     Raises:
         UserError: it contains no `{name}`.
@@ -121,7 +128,7 @@ def _compiled(pattern: str, *, recursive: bool) -> re.Pattern[str]:
         )
     text = normal(pattern)
     suffix = PurePosixPath(text).suffix
-    literal = suffix.lower() in SUFFIXES
+    literal = suffix.lower() in SUFFIXES or (suffix != ".*" and not any_suffix)
     stem = text[: -len(suffix)] if literal or suffix == ".*" else text
     first, *rest = stem.split("{name}")
     inner = "(?P<name>[^/]+)" + "(?P=name)".join(map(re.escape, rest))

@@ -111,12 +111,13 @@ def find_own_pairs(
         The matched images sorted by name, and one line on each name, file and subfolder that is left out.
 
     Raises:
-        UserError: a file or folder is missing or is given twice, a name lacks a counterpart (unless allowed), or nothing
+        UserError: a file or folder is missing or given twice, a name lacks a counterpart (unless allowed), or nothing
             matches at all.
     """
-    for path in sources.values():
-        if not path.exists():
-            raise UserError(f"File or folder not found: {path}", expected="a folder of images, or an image")
+    absent = next((path for path in sources.values() if not path.exists()), None)
+    if absent is not None:
+        what = "Image" if any(path.is_file() for path in sources.values()) else "Folder"
+        raise UserError(f"{what} not found: {absent}", expected="folders of images, or images", fix="check the name")
     kinds = {path: "a folder" if path.is_dir() else "a file" for path in sources.values()}
     if len({*kinds.values()}) > 1:
         raise UserError(
@@ -209,8 +210,8 @@ def check_equal_sizes(*images: tuple[Path, Bytes]) -> None:
                 "Images of one pair differ in size.",
                 expected=f"{first.shape[0]}x{first.shape[1]} (height x width), like {first_path}",
                 found=f"{pixels.shape[0]}x{pixels.shape[1]} in {path}",
-                fix="register and crop them to the same field of view; resizing misaligns them, unless they show the same "
-                "field of view already (--resize-to a or b)",
+                fix="register and crop them to the same field of view; if they show the same one already, resize them "
+                "(--resize-to a or b)",
             )
 
 

@@ -18,7 +18,7 @@ from mmfuse.data.colours import Colours
 from mmfuse.data.films import FilmReader, count_frames, frame_name, pyav
 from mmfuse.data.images import Bytes, luminance, open_image, read_image
 from mmfuse.data.kinds import SUFFIXES
-from mmfuse.data.names import may_be_image, normal, some
+from mmfuse.data.names import compiled, may_be_image, normal, some
 from mmfuse.data.packs import Sample
 from mmfuse.data.pairs import check_equal_sizes, common_size
 from mmfuse.errors import UserError, short
@@ -30,8 +30,8 @@ SIDES = ("a", "b")
 _GREY = {"grey", "grey_as_colour"}
 _LARGEST = 1e9  # far beyond any pixel
 _MOST_CLASSES = 1e7
-_YOLO = "a line for each box: class, centre x, centre y, width and height, with blanks between them"
-_VOC = "an XML file with an object for each box: name, and bndbox with xmin, ymin, xmax, ymax"
+_YOLO = "yolo format: a line for each box: class, centre x, centre y, width and height, with blanks between them"
+_VOC = "voc format: an XML file with an object for each box: name, and bndbox with xmin, ymin, xmax, ymax"
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,8 @@ def _compare(found: Found, dataset: Dataset, folder: Path) -> None:
     tops = {pattern.partition("{")[0].rpartition("/")[0] for pattern in (layout.a, layout.b)}
     places = {folder / top for top in tops} if dataset.splits.by != "folder" else {path.parent for path in used}
     texts = dataset.splits.folders.values() if dataset.splits.by == "folder" else [""]
-    matches = [_pattern(p, t) for p in (layout.a, layout.b, layout.mask, layout.boxes) if p is not None for t in texts]
+    patterns = [pattern for pattern in (layout.a, layout.b, layout.mask, layout.boxes) if pattern is not None]
+    matches = [compiled(pattern.replace("{split}", text)) for pattern in patterns for text in texts]
     others = sorted(
         relative
         for relative in {p.relative_to(folder) for place in places for p in files_below(place) if may_be_image(p)}
@@ -118,15 +119,6 @@ def _compare(found: Found, dataset: Dataset, folder: Path) -> None:
             found.differences.append(f"{counts[split]} pairs in {split}, where the catalog says {count}")
 
 
-def _pattern(pattern: str, split: str) -> re.Pattern[str]:
-    """Return a pattern of the layout as a regular expression; the letters of a suffix may be large or small."""
-    filled = normal(pattern.replace("{split}", split))
-    suffix = PurePosixPath(filled).suffix
-    stem = filled[: -len(suffix)] if suffix else filled
-    end = r"\.[^./]+" if suffix == ".*" else f"(?i:{re.escape(suffix)})"
-    return re.compile(re.escape(stem).replace(re.escape("{name}"), "(.+)") + end)
-
-
 def _by_name(dataset: Dataset, folder: Path, split: str) -> dict[str, dict[str, Path]]:
     """Map each name to its files under the layout's patterns."""
     layout = dataset.layout
@@ -135,16 +127,16 @@ def _by_name(dataset: Dataset, folder: Path, split: str) -> dict[str, dict[str, 
     for key, pattern in patterns.items():
         if pattern is None:
             continue
-        match = _pattern(pattern, split)
-        stem = pattern.replace("{split}", split).replace("{name}", "*")
-        for path in sorted(folder.glob(stem.removesuffix(PurePosixPath(stem).suffix) + ".*")):
+        filled = pattern.replace("{split}", split)
+        match = compiled(filled)
+        for path in sorted(folder.glob(str(PurePosixPath(filled.replace("{name}", "*")).with_suffix(".*")))):
             hit = match.fullmatch(normal(path.relative_to(folder).as_posix()))
             any_type = pattern.endswith(".*") and key != "boxes"
             other = any_type and path.suffix.lower() not in SUFFIXES  # such as Thumbs.db
             if hit is None or other or path.name.startswith(".") or not path.is_file():
                 continue
             check_file_name(path)
-            first = names.setdefault(hit[1], {}).setdefault(key, path)
+            first = names.setdefault(hit["name"], {}).setdefault(key, path)
             if first != path:
                 raise UserError(
                     f"Two images with the same name in {path.parent}.",
