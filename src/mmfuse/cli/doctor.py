@@ -125,25 +125,26 @@ def _caches() -> str:
     folder = _cache_folder()
     if cache_elsewhere():
         raise UserError(
-            "Snakemake cannot write its cache.", expected="a folder that this user may write to", found=folder,
+            "Snakemake cannot write its cache.", expected="a folder that this user may write to",
+            found=f"{folder}, with HOME={os.environ.get('HOME', '')}",
             fix=f"export XDG_CACHE_HOME={Path.cwd() / _OWN_CACHE}",
         )  # fmt: skip
-    return str(folder)
+    return f"{folder} can be written"
 
 
-def _cache_folder() -> Path:
-    """Return the folder for the caches of programs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+def _cache_folder() -> str:
+    """Return the folder for the caches of programs, perhaps with a ~ for the home."""
+    return os.environ.get("XDG_CACHE_HOME") or "~/.cache"
 
 
 def cache_elsewhere() -> dict[str, str]:
     """Return a variable that moves caches into the project, if their usual folder cannot be written; else nothing."""
-    folder = _cache_folder() / "snakemake"
     try:
+        folder = Path(_cache_folder()).expanduser() / "snakemake"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return {}
-    except OSError:
+    except (OSError, RuntimeError):  # the latter if there is no home
         return {"XDG_CACHE_HOME": str(Path.cwd() / _OWN_CACHE)}
 
 

@@ -68,6 +68,8 @@ _FORMATS = {
     2: "signed integers", 3: "floating-point numbers", 4: "untyped values", 5: "complex integers", 6: "complex numbers",
 }  # fmt: skip
 _COMMON = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946}  # compressions of TIFF that every build of libtiff has
+# bits, compression, photometric interpretation, bands, planar configuration, sample format, extra samples
+_TAGS: dict[int, tuple[int, ...]] = {258: (1,), 259: (1,), 262: (0,), 277: (1,), 284: (1,), 339: (1,), 338: ()}
 _DEEP = {(1, 16), (2, 16), (2, 32), (3, 32)}  # formats and bits of grey images that Pillow reads as they are
 _MOST_BANDS = {0: 2, 1: 2, 2: 6, 3: 2, 5: 5, 6: 3}  # of each photometric interpretation, with an alpha channel
 _SOF_READ, _SOF = {0xC0, 0xC1, 0xC2}, {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
@@ -150,21 +152,20 @@ def _tags(stream: BinaryIO) -> ImageFileDirectory_v2 | None:
 
 def _check_tiff(path: Path, tags: ImageFileDirectory_v2) -> None:
     """Check a TIFF file by its tags: Pillow takes some values for unsigned, and bands apart for whole images."""
-    numbers = {
-        tag: _numbers(tags.get(tag), default)
-        for tag, default in {258: (1,), 259: (1,), 262: (0,), 277: (1,), 284: (1,), 339: (1,), 338: ()}.items()
-    }
-    if any(value is None for value in numbers.values()):
+    values = [_numbers(tags.get(tag), default) for tag, default in _TAGS.items()]
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         return  # a damaged header
-    bits, (compression, *_), (photometric, *_), (bands, *_), (planar, *_), formats, extra = numbers.values()  # type: ignore[misc]
+    bits, compressions, photometrics, counts, planes, formats, extra = known
+    compression, photometric, bands, planar = compressions[0], photometrics[0], counts[0], planes[0]
     if compression not in TiffImagePlugin.COMPRESSION_INFO:
         raise not_read(path, f"a TIFF image with compression {compression}", _CONVERT)
     if compression == 6:  # the old form of JPEG in TIFF says little about its pixels
         return
-    strange = sorted({*formats} - {1})
-    one_band = bands == 1 and photometric == 1 and (formats[0], bits[0]) in _DEEP
-    if one_band or (bands == 1 and photometric == 1 and formats == (1,) and bits == (32,) and tags.prefix == b"II"):
+    deep = (formats[0], bits[0])
+    if bands == 1 and photometric == 1 and (deep in _DEEP or (deep == (1, 32) and tags.prefix == b"II")):
         return
+    strange = sorted({*formats} - {1})
     if strange:
         values = _FORMATS.get(strange[0], f"values of the format {strange[0]}")
         raise not_8_bits(path, f"pixel format: {values} of {max(bits)} bits")

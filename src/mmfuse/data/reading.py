@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfuse.data.catalog import Dataset
+from mmfuse.data.catalog import Dataset, Layout
 from mmfuse.data.colours import Colours
 from mmfuse.data.films import FilmReader, count_frames, frame_name, pyav
 from mmfuse.data.images import Bytes, luminance, open_image, read_image
@@ -103,12 +103,11 @@ def _compare(found: Found, dataset: Dataset, folder: Path) -> None:
     tops = {pattern.partition("{")[0].rpartition("/")[0] for pattern in (layout.a, layout.b)}
     places = {folder / top for top in tops} if dataset.splits.by != "folder" else {path.parent for path in used}
     texts = dataset.splits.folders.values() if dataset.splits.by == "folder" else [""]
-    patterns = [pattern for pattern in (layout.a, layout.b, layout.mask, layout.boxes) if pattern is not None]
-    matches = [compiled(pattern.replace("{split}", text)) for pattern in patterns for text in texts]
+    patterns = [(pattern, compiled(pattern.replace("{split}", text))) for pattern in _patterns(layout).values() for text in texts]
     others = sorted(
         relative
         for relative in {p.relative_to(folder) for place in places for p in files_below(place) if may_be_image(p)}
-        if layout.every is None and not any(match.fullmatch(normal(relative.as_posix())) for match in matches)
+        if layout.every is None and not any(_fits(relative, *one) for one in patterns)
     )
     if others:
         names = some(path.as_posix() for path in others)
@@ -119,14 +118,21 @@ def _compare(found: Found, dataset: Dataset, folder: Path) -> None:
             found.differences.append(f"{counts[split]} pairs in {split}, where the catalog says {count}")
 
 
+def _patterns(layout: Layout) -> dict[str, str]:
+    patterns = {"a": layout.a, "b": layout.b, "mask": layout.mask, "boxes": layout.boxes}
+    return {key: pattern for key, pattern in patterns.items() if pattern is not None}
+
+
+def _fits(path: Path, pattern: str, match: re.Pattern[str]) -> bool:
+    """Return whether a path matches a pattern, and has the type of an image if the pattern leaves the type open."""
+    any_type = pattern.endswith(".*")
+    return bool(match.fullmatch(normal(path.as_posix()))) and (not any_type or path.suffix.lower() in SUFFIXES)
+
+
 def _by_name(dataset: Dataset, folder: Path, split: str) -> dict[str, dict[str, Path]]:
     """Map each name to its files under the layout's patterns."""
-    layout = dataset.layout
-    patterns = {"a": layout.a, "b": layout.b, "mask": layout.mask, "boxes": layout.boxes}
     names: dict[str, dict[str, Path]] = {}
-    for key, pattern in patterns.items():
-        if pattern is None:
-            continue
+    for key, pattern in _patterns(dataset.layout).items():
         filled = pattern.replace("{split}", split)
         match = compiled(filled)
         for path in sorted(folder.glob(str(PurePosixPath(filled.replace("{name}", "*")).with_suffix(".*")))):
@@ -300,9 +306,10 @@ def _yolo(path: Path) -> Iterator[tuple[float, ...]]:
         try:
             if line.strip():
                 kind, *sides = line.split()
+                if "," in line:
+                    raise ValueError(f"there are commas in {line.strip()!r}")
                 if len(sides) != 4:
-                    commas = ", with commas between them" if "," in line else ""
-                    raise ValueError(f"{len(re.split('[,;]', line)) if commas else len(sides) + 1} values{commas}")
+                    raise ValueError(f"{len(sides) + 1} values")
                 x, y, width, height = map(_number, sides)
                 yield _class(kind), x, y, width, height
         except ValueError as error:
