@@ -67,7 +67,7 @@ def test_every_palette_is_noticed(capsys, image, palette):
     dark = (image(3) // 4).astype(np.uint8)
     for grey in (image(1), image(2), dark):
         (line,) = warnings(capsys, GREY, (in_palette(grey, palette), image(9, colour=True)))
-        assert "in 1 of 1 pairs, image a (infrared) has colours (p0): if they are a palette" in line
+        assert "in 1 of 1 pair, image a (infrared) has colours (p0): if they are a palette" in line
     # where both should be grey, nothing says which of them was exchanged
     (line,) = warnings(capsys, {"a": "CT", "b": "MRI"}, (image(1), in_palette(image(2), palette)))
     assert "image b (MRI) has colours (p0): if they are a palette" in line

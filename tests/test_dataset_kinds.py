@@ -125,8 +125,8 @@ def test_files_beside_the_pairs_are_said(tmp_path, dataset, layout, other, by):
     found = find_pairs(entry, tmp_path)
     assert [files.name for files in found.pairs] == ["1"]
     assert found.differences == [
-        f"2 files match no pattern of `layout` and are left out ({top}ir/{other}, {top}vi/{other})",
-        "1 pairs in train, where the catalog says 2",
+        f"2 files that no pattern of `layout` matches ({top}ir/{other}, {top}vi/{other})",
+        "1 pair in train, where the catalog says 2",
     ]
 
 

@@ -123,7 +123,7 @@ def test_missing_images_are_named_with_their_system(mmfuse, words, tmp_path):
     (tmp_path / "noisy/n5.png").unlink()
     code, _, err = mmfuse(*common, *given(systems), "--out", tmp_path / "s.csv")
     assert code == 2
-    assert "2 of 3 systems lack fused images" in err
+    assert "Fused images of 2 of 3 systems are missing" in err
     assert f"first ({tmp_path}/first) lacks n3\n" in err
     assert f"noisy ({tmp_path}/noisy) lacks n0, n5\n" in err
     assert "mean (" not in err

@@ -15,7 +15,30 @@ from mmfuse.data.names import Naming, find_images, left_out
 from mmfuse.data.pairs import check_all, find_own_pairs, match_folders, read_triple
 from mmfuse.errors import UserError
 
-LETTERS = ["é", "ü", "ß", "ガ", "한", "ệ", "Å", "ñ", "й", " ", ".", "_", "-", "a", "Z", "7", "'", "[", "*", "(", "+", "$"]
+LETTERS = [
+    "é",
+    "ü",
+    "ß",
+    "ガ",
+    "한",
+    "ệ",
+    "Å",
+    "ñ",
+    "й",
+    " ",
+    ".",
+    "_",
+    "-",
+    "a",
+    "Z",
+    "7",
+    "'",
+    "[",
+    "*",
+    "(",
+    "+",
+    "$",
+]
 
 
 def empty(*paths: Path) -> None:
@@ -207,7 +230,7 @@ def test_all_unusable_images_are_listed(tmp_path, image, seed):
         if bad.get(name) in {0, 1, 2}:
             path.write_bytes([content[: len(content) // 2], b"", b"GIF89a" + content][bad[name]])
     matched, _ = find_own_pairs({"a": tmp_path / "a", "b": tmp_path / "b"})
-    with pytest.raises(UserError, match=f"{len(bad)} of 30 pairs cannot be used") as caught:
+    with pytest.raises(UserError, match=f"Of 30 pairs, {len(bad)} cannot be used") as caught:
         check_all(matched)
     for number in range(30):
         assert (f"/{number:02}.png" in str(caught.value)) == (f"{number:02}" in bad)

@@ -135,7 +135,7 @@ def test_evaluate_takes_files(run, tmp_path, image):
     single = ("--a", a / "1.png", "--b", b / "1.png")
     run("fuse", a / "1.png", b / "1.png", tmp_path / "f.png", *AVERAGE)
     out, _ = run("evaluate", *single, "--fused", tmp_path / "f.png", "--out", tmp_path / "s.csv", "--metrics", "EN,SD")
-    assert "1 images" in out or "1 image" in out
+    assert "1 image, convention" in out
     run("evaluate", *single, "--fused", a / "1.png", "--out", tmp_path / "t.csv", "--metrics", "EN,SD")
     words = ("--fused", f"x={tmp_path / 'f.png'}", "--fused", f"y={a / '1.png'}", "--out", tmp_path / "u.csv")
     run("evaluate", *single, *words, "--metrics", "EN,SD")
@@ -153,7 +153,7 @@ def test_nothing_is_written_if_an_image_is_bad(run, tmp_path, image):
     words = ("--fused", tmp_path / "fused", "--out", tmp_path / "s.csv", "--metrics", "EN")
     for command in (("fuse", a, b, tmp_path / "out", *AVERAGE), ("evaluate", "--a", a, "--b", b, *words)):
         _, err = run(*command, code=2)
-        assert "3 of 8 pairs cannot be used" in err
+        assert "Of 8 pairs, 3 cannot be used" in err
         assert all(f"vi/{number:03}.png" in err for number in (3, 6, 7))
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "s.csv").exists()

@@ -241,7 +241,7 @@ def test_a_value_that_each_measured_variant_sets_itself_is_refused(mmfuse, overr
     [
         ("network.width", 8, "wide", "variants.wide.network.width"),
         ("parts.fusion.learning_rate", 0.1, "wide", "variants.wide.parts.fusion.learning_rate"),
-        ("network.output", "tanh", "kernel", "variants.kernel.parts.vi_unet.network.output"),
+        ("network.output", "linear", "kernel", "variants.kernel.parts.vi_unet.network.output"),
         ("parts.fusion.steps", 5, None, None),
         ("parts.fusion.network.last_kernel", 1, None, None),
         ("variants.wide.network.width", 8, None, None),

@@ -105,13 +105,15 @@ def test_pages_of_a_server_are_its_own_and_show_no_login(tmp_path, monkeypatch):
     assert not (tmp_path / "none.db").exists()
 
 
-def test_a_registered_model_returns_plain_arrays_and_tensors(database, tmp_path):
+def test_a_registered_model_returns_plain_arrays_and_tensors(database, tmp_path, capfd):
     weights = tmp_path / "fusion.safetensors"
     weights.write_bytes(b"weights")
     network = build("mma_unet", {"width": 4})  # with gradients, in training mode
     pair = np.random.default_rng(0).random((2, 2, 40, 50), dtype=np.float32)
     with tracker(tmp_path, tags={"stage": "register"}) as run:
+        capfd.readouterr()
         register(run, PairModel(network), name="best", example=pair[:1], weights=weights, tags={})
+        assert capfd.readouterr() == ("", ""), "the command says it"
     mlflow.set_tracking_uri(database)
     general = mlflow.pyfunc.load_model("models:/best@best")
     fused = general.predict(pair)

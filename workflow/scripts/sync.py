@@ -38,6 +38,7 @@ from mmfuse.study.integrity import check_present, check_study
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.plan import check_external
 from mmfuse.study.types import Parameters
+from mmfuse.words import number_of
 
 METRICS = "reports/metrics.json"  # what `dvc metrics diff` compares
 _SHOWN = 5  # names in a message
@@ -106,7 +107,7 @@ def write_dvc(root: Path) -> bool:
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return False
     write_text(behind_link(path), text)
-    print(f"wrote dvc.yaml: {len(jobs)} jobs of {PARAMS}")
+    print(f"wrote dvc.yaml: {number_of(len(jobs), 'job')} of {PARAMS}")
     return True
 
 

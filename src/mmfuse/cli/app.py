@@ -112,8 +112,10 @@ def _common(
 
 @app.command()
 def fuse(
-    a: Annotated[Path, typer.Argument(help="Folder (or file) of the first modality: infrared, MRI…")],
-    b: Annotated[Path, typer.Argument(help="Folder (or file) of the second modality: visible, CT, PET, SPECT…")],
+    a: Annotated[Path, typer.Argument(help="Folder (or file) of the first modality, such as infrared or MRI.")],
+    b: Annotated[
+        Path, typer.Argument(help="Folder (or file) of the second modality, such as visible, CT, PET or SPECT.")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder for the fused images, NAME.png; or a file, for two files.")],
     weights: Annotated[
         str | None,
@@ -123,7 +125,9 @@ def fuse(
         str | None, typer.Option(help="Training-free method instead of weights, such as laplacian.")
     ] = None,
     task: Annotated[Task | None, typer.Option(help="Task of the shipped weights; by default, from the images.")] = None,
-    allow_missing: Annotated[bool, typer.Option(help="Leave out images that lack a counterpart.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out images that lack a counterpart.")
+    ] = False,
     pattern: _Pattern = None,
     recursive: _Recursive = False,
     resize_to: _ResizeTo = None,
@@ -204,7 +208,9 @@ def evaluate(
     beside: Annotated[
         str, typer.Option(help="Other conventions such as cddfuse,vifb; adds columns such as SSIM.cddfuse.")
     ] = "",
-    allow_missing: Annotated[bool, typer.Option(help="Leave out images that lack a counterpart.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out images that lack a counterpart.")
+    ] = False,
     pattern: _Pattern = None,
     fused_pattern: Annotated[
         str | None, typer.Option(metavar="FUSED", help="Names of the fused images; by default '{name}.*'.")

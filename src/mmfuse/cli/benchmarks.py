@@ -41,7 +41,8 @@ def network(
     backends: Annotated[
         str | None,
         typer.Option(
-            help="Compare these instead: `all`, or some of readable,copy,bf16,onnxruntime,openvino,compile,direct."
+            help="Compare these instead, separated by commas: `all`, or some of readable, copy, bf16, onnxruntime, "
+            "openvino, compile, direct."
         ),
     ] = None,
     limit: Annotated[float, typer.Option(help="With --backends: seconds after which a backend is stopped.")] = 600,
@@ -149,7 +150,12 @@ def scale(
     from mmfuse.benchmarks import scale as measured
 
     largest = measured.Size(pairs, systems, datasets)
-    result = measured.run(largest=largest, count=sizes, only=only or (), say=(lambda _: None) if json else lambda line: print(wrapped(line)))
+    result = measured.run(
+        largest=largest,
+        count=sizes,
+        only=only or (),
+        say=(lambda _: None) if json else lambda line: print(wrapped(line)),
+    )
     if out is not None:
         measured.write(result, out)
     _show(result, measured.lines(result), json=json)

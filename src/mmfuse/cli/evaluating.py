@@ -19,6 +19,7 @@ from mmfuse.data.pairs import PLAIN, Matched, read_triple
 from mmfuse.errors import UserError
 from mmfuse.files.writing import csv_text, write_text
 from mmfuse.terminal import wrapped
+from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,12 +68,13 @@ def evaluate_folders(
     width = max(6, *map(len, scores))
     for name, value in scores.items():
         plain = name.partition(".")[0]
-        if name != plain and value["definition"] == scores[plain]["definition"]:
+        # without the plain metric if a single one of another convention was asked for, such as Qcb.mma_unet
+        if name != plain and plain in scores and value["definition"] == scores[plain]["definition"]:
             print(f"{name:>{width}} {'the same as':>12} {plain}")
             continue
         spread = f"{value['mean']:12.4f} ± {value['std']:.4f}"
         print(wrapped(f"{name:>{width}} {spread}  ({value['better']} is better; {value['definition']})"))
-    print(f"{len(frame)} images, convention {convention}: {out}")
+    print(f"{number_of(len(frame), 'image')}, convention {convention}: {out}")
     colours.warn("evaluate")
 
 
@@ -237,8 +239,8 @@ def _check_complete(systems: Mapping[str, Path], names: set[str], naming: Naming
             lacking.append(f"{system} ({folder}) lacks {', '.join(missing[:_SHOWN])}{more}")
     if lacking:
         raise UserError(
-            f"{len(lacking)} of {len(systems)} systems lack fused images.",
-            expected=f"an image for each of the {len(names)} pairs, with the name of the pair",
+            f"Fused images of {len(lacking)} of {number_of(len(systems), 'system')} are missing.",
+            expected=f"an image for each of the {number_of(len(names), 'pair')}, with the name of the pair",
             found="\n            ".join(lacking),
             fix="add these images, or use --allow-missing, which leaves the pairs out for all systems",
         )

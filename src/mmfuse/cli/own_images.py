@@ -18,6 +18,7 @@ from mmfuse.inference.task_rule import task_of_images
 from mmfuse.progress import progress
 from mmfuse.terminal import wrapped
 from mmfuse.weights import shipped
+from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from mmfuse.methods.base import FusionMethod
@@ -99,7 +100,7 @@ def fuse_folders(
     for name, first, second in progress(_read(pairs, resize_to), "fuse", total=len(pairs), unit="pairs"):
         colours.add(name, {"a": first, "b": second})
         write_image(targets[name], fuse_pair(fuse, first, second, device))
-    print(f"fused image: {out}" if _is_image_name(out) else f"{len(pairs)} fused images in {out}")
+    print(f"fused image: {out}" if _is_image_name(out) else f"{number_of(len(pairs), 'fused image')} in {out}")
     colours.warn("fuse")
 
 

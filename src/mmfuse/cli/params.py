@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 _File = Annotated[Path, typer.Option(help="The study's parameters.")]
 _PARAMS = Path("params.yaml")
-_INSTEAD = "set that key instead; an option for another part goes under that part, too"
+_INSTEAD = "set the expected key instead; an option for another part goes under that part, too"
 
 
 @app.command(name="set")
@@ -127,10 +127,8 @@ def _check_known(parameters: Parameters, method: str, key: str) -> None:
         raise unknown_name(f"{method} has no parameter {key}.", key, known, "see docs/parameters.md")
     sets = _set_elsewhere(parameters, method, "base", key, own=True)
     if sets is not None:
-        raise UserError(
-            f"{key} of {method} would have no effect.", expected=sets, found=f"{key}, which this key sets itself",
-            fix=_INSTEAD,
-        )  # fmt: skip
+        problem = f"{key} of {method} would have no effect, because another key decides."
+        raise UserError(problem, expected=sets, found=key, fix=_INSTEAD)
 
 
 def _check_effect(parameters: Parameters, changed: Sequence[str]) -> list[str]:
@@ -161,9 +159,8 @@ def _check_effect(parameters: Parameters, changed: Sequence[str]) -> list[str]:
         here = {v: other for v, other in others.items() if not other.endswith(".weights")}
         if others and len(others) == len(variants):
             listed = ", ".join(dict.fromkeys((here or others).values()))
-            raise UserError(
-                f"{key} would have no effect.", expected=listed, found=f"{key}, which this key sets itself", fix=_INSTEAD
-            )
+            problem = f"{key} would have no effect, because another key decides."
+            raise UserError(problem, expected=listed, found=key, fix=_INSTEAD)
         warnings += [f"{key} has no effect in {method}.{v}, where {other} sets it" for v, other in here.items()]
     return warnings
 

@@ -12,6 +12,7 @@ from mmfuse.comparing.runs import Row
 from mmfuse.files.writing import sheet_text
 from mmfuse.reporting.downstream_scores import WORDS
 from mmfuse.terminal import table, wrapped
+from mmfuse.words import number_of
 
 
 def as_json(found: Comparison) -> str:
@@ -68,9 +69,14 @@ def _section(rows: Sequence[Row], numbers: Mapping[str, str]) -> list[str]:
         ]
         for row in moved
     ]
-    counts = ", ".join(map(str, sorted({row.images for row in rows})))
+    *others, last = sorted({row.images for row in rows})
+    counts = "".join(f"{number}, " for number in others)
     of, protocol = rows[0].dataset, rows[0].protocol
-    said = [f"{protocol}: {counts} test images of {of}" if protocol else f"{of}: {counts} images"]
+    said = [
+        f"{protocol}: {counts}{number_of(last, 'test image')} of {of}"
+        if protocol
+        else f"{of}: {counts}{number_of(last, 'image')}"
+    ]
     said += table([head, *body]) if body else []
     return said + [
         f"  equal on every image in {run}: {', '.join(s for r, s in still if r == run)}" for run in _runs(still)

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from mmfuse.data.kinds import SUFFIXES
 from mmfuse.errors import UserError
 from mmfuse.files.writing import check_file_name
+from mmfuse.words import number_of
 
 ANY = "{name}.*"
 _SHOWN = 3
@@ -150,10 +151,10 @@ def left_out(folders: Mapping[str, Path], naming: Naming) -> Iterator[str]:
         others = [p for p in found_there[0].others if p not in taken and may_be_image(p)]
         if others:
             listed = some(str(path.relative_to(folder)) for path in others)
-            yield f"{folder}: {_count(others, 'file')} of another type or name ({listed})"
+            yield f"{folder}: {number_of(len(others), 'file')} of another type or name ({listed})"
         if found_there[0].subfolders:
             found = found_there[0].subfolders
-            yield f"{folder}: {_count(found, 'subfolder')} ({some(p.name for p in found)}); --recursive reads them"
+            yield f"{folder}: {number_of(len(found), 'subfolder')} ({some(p.name for p in found)}); --recursive reads them"
 
 
 def may_be_image(path: Path) -> bool:
@@ -165,7 +166,3 @@ def some(names: Iterable[str]) -> str:
     """Return the first of some names as text."""
     all_names = list(names)
     return ", ".join(all_names[:_SHOWN]) + (", ..." if len(all_names) > _SHOWN else "")
-
-
-def _count(items: list[Path], what: str) -> str:
-    return f"{len(items)} {what}{'s' * (len(items) != 1)}"

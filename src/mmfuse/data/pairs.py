@@ -12,6 +12,7 @@ from mmfuse.data.kinds import SUFFIXES
 from mmfuse.data.names import ANY, Naming, find_images, left_out, normal
 from mmfuse.errors import UserError, first_of, short
 from mmfuse.progress import progress
+from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +76,7 @@ def match_folders(
     ]
     if missing and (not allow_missing or not matched):
         raise UserError(
-            f"{len(missing)} of {len(names)} images have no counterpart in every folder.",
+            f"No counterpart in every folder for {len(missing)} of {number_of(len(names), 'image')}.",
             expected="the same file names in all folders (suffixes may differ)"
             if not naming.patterns
             else "files whose names agree in {name}",
@@ -190,7 +191,7 @@ def check_all(pairs: Sequence[Matched], resize_to: str | None = None) -> None:
     if errors:
         fixes = {error.fix: None for error in errors.values() if error.fix}
         raise UserError(
-            f"{len(errors)} of {len(pairs)} pairs cannot be used; nothing was written.",
+            f"Of {number_of(len(pairs), 'pair')}, {len(errors)} cannot be used; nothing was written.",
             expected="readable images, those of one pair of one size",
             found=first_of([short(error) for error in errors.values()], shown=_LISTED),
             fix="; ".join(fixes),

@@ -25,6 +25,7 @@ from mmfuse.errors import UserError, short
 from mmfuse.files.reading import read_lines
 from mmfuse.files.writing import check_file_name, files_below
 from mmfuse.progress import progress
+from mmfuse.words import number_of
 
 SIDES = ("a", "b")
 _GREY = {"grey", "grey_as_colour"}
@@ -103,7 +104,11 @@ def _compare(found: Found, dataset: Dataset, folder: Path) -> None:
     tops = {pattern.partition("{")[0].rpartition("/")[0] for pattern in (layout.a, layout.b)}
     places = {folder / top for top in tops} if dataset.splits.by != "folder" else {path.parent for path in used}
     texts = dataset.splits.folders.values() if dataset.splits.by == "folder" else [""]
-    patterns = [(pattern, compiled(pattern.replace("{split}", text))) for pattern in _patterns(layout).values() for text in texts]
+    patterns = [
+        (pattern, compiled(pattern.replace("{split}", text)))
+        for pattern in _patterns(layout).values()
+        for text in texts
+    ]
     others = sorted(
         relative
         for relative in {p.relative_to(folder) for place in places for p in files_below(place) if may_be_image(p)}
@@ -111,11 +116,11 @@ def _compare(found: Found, dataset: Dataset, folder: Path) -> None:
     )
     if others:
         names = some(path.as_posix() for path in others)
-        found.differences.append(f"{len(others)} files match no pattern of `layout` and are left out ({names})")
+        found.differences.append(f"{number_of(len(others), 'file')} that no pattern of `layout` matches ({names})")
     counts = Counter(files.split for files in found.pairs)
     for split, count in dataset.pairs.items():
         if counts[split] != count and layout.every is None:
-            found.differences.append(f"{counts[split]} pairs in {split}, where the catalog says {count}")
+            found.differences.append(f"{number_of(counts[split], 'pair')} in {split}, where the catalog says {count}")
 
 
 def _patterns(layout: Layout) -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import yaml
 
 from mmfuse.errors import UserError
+from mmfuse.words import number_of
 
 _LARGEST = 16 << 20  # bytes of YAML, far more than the largest catalog
 _UNFOLDED = 1_000_000  # values in a YAML file with its aliases expanded
@@ -183,7 +184,7 @@ def read_table(path: Path, columns: Sequence[str] = (), *, fix: str) -> list[dic
         raise damaged(path, f"the columns {', '.join(columns)}" if missing else "each column once", found, fix)
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header) and row:
-            raise damaged(path, f"{len(header)} cells in each row", f"{len(row)} in row {number}", fix)
+            raise damaged(path, f"{number_of(len(header), 'cell')} in each row", f"{len(row)} in row {number}", fix)
     return [dict(zip(header, row, strict=True)) for row in rows if row]
 
 

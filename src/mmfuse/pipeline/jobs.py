@@ -165,7 +165,7 @@ def run(stage: Stage, key: Key, params: Path, work: Callable[[Work], None]) -> N
         parameters=pick_all(parameters, stage.watched(parameters, key)),
         tags=stage.tags(parameters, key),
         study=parameters["study"]["name"],
-        parents=parents(parameters, stage.system(parameters, key)),
+        parents=parents(parameters, stage.system(parameters, key), key.get("trained_on")),
     )
 
     read = {path: path.read_bytes() for path in (params, catalog.CATALOG) if path.is_file()}

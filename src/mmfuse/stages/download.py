@@ -22,6 +22,7 @@ from mmfuse.errors import UserError
 from mmfuse.files.writing import files_below, read_manifest, remove, sha256, whole_folder, write_text
 from mmfuse.pipeline.jobs import Work
 from mmfuse.progress import progress
+from mmfuse.words import number_of
 
 _SHOWN = 5
 
@@ -303,14 +304,14 @@ def _finish(entry: Dataset, folder: Path, *, origin: Path, complete: bool) -> No
     if wrong or (complete and absent):
         more = f"\n    ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise UserError(
-            f"{entry.name}: {len(wrong)} damaged and {len(absent)} missing of {len(listed)} files.",
+            f"{entry.name}: {len(wrong)} damaged and {len(absent)} missing of {number_of(len(listed), 'file')}.",
             expected=f"the checksums of {entry.manifest}",
             found="".join(f"\n    {problem}" for problem in problems[:_SHOWN]) + more,
             fix=f"get these files again, or remove them from {origin} and download without it",
         )
     others = len(files_below(folder)) - (len(listed) - len(absent))
-    absence = f", {len(absent)} listed files are absent" if absent else ""
-    _say(entry, f"{len(listed) - len(absent)} files verified by checksum, {others} not verified{absence}")
+    absence = f", without {number_of(len(absent), 'listed file')}" if absent else ""
+    _say(entry, f"{number_of(len(listed) - len(absent), 'file')} verified by checksum, {others} not verified{absence}")
 
 
 def _refuse_other_layout(entry: Dataset, folder: Path) -> None:

@@ -16,6 +16,7 @@ from mmfuse.errors import UserError, first_of
 from mmfuse.files.writing import write_text
 from mmfuse.pipeline.jobs import Work
 from mmfuse.study.plan import protocols
+from mmfuse.words import number_of
 
 
 def work(job: Work) -> None:
@@ -64,4 +65,4 @@ def run(dataset: Dataset, *, raw: Path, out: Path, splits: Collection[str], skip
                 "set prepare.skip_broken to true to leave them out",
             )
     write_text(out.with_suffix(".csv"), pd.DataFrame(rows).to_csv(index=False))
-    print(f"{dataset.name}: {len(rows)} labelled pairs, {len(problems)} left out")
+    print(f"{dataset.name}: {number_of(len(rows), 'labelled pair')}, {len(problems)} left out")
