@@ -60,7 +60,7 @@ def odd_names(seed: int, count: int) -> list[str]:
 PATTERNS = [
     ("{name}_ir.png", "{name}_vis.png"), ("{name}_ir.*", "{name}_vis.*"), ("{name}_ir", "{name}_vis"),
     ("ir_{name}.png", "vis_{name}.png"), ("{name}-(1).png", "{name}-(2).png"), ("{name}.thermal", "{name}.rgb"),
-    ("{name}/ir.png", "{name}/vis.png"), ("ir/{name}.png", "vis/{name}.png"), 
+    ("{name}/ir.png", "{name}/vis.png"), ("ir/{name}.png", "vis/{name}.png"),
     ("{name}/{name}_ir.png", "{name}/{name}.png"),
     ("{name}é.png", "{name}ü.png"),
 ]  # fmt: skip

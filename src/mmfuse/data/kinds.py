@@ -152,9 +152,8 @@ def _tags(stream: BinaryIO) -> ImageFileDirectory_v2 | None:
 
 def _check_tiff(path: Path, tags: ImageFileDirectory_v2) -> None:
     """Check a TIFF file by its tags: Pillow takes some values for unsigned, and bands apart for whole images."""
-    values = [_numbers(tags.get(tag), default) for tag, default in _TAGS.items()]
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
+    known = [numbers for tag, default in _TAGS.items() if (numbers := _numbers(tags.get(tag), default)) is not None]
+    if len(known) < len(_TAGS):
         return  # a damaged header
     bits, compressions, photometrics, counts, planes, formats, extra = known
     compression, photometric, bands, planar = compressions[0], photometrics[0], counts[0], planes[0]

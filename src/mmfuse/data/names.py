@@ -152,9 +152,10 @@ def left_out(folders: Mapping[str, Path], naming: Naming) -> Iterator[str]:
         if others:
             listed = some(str(path.relative_to(folder)) for path in others)
             yield f"{folder}: {number_of(len(others), 'file')} of another type or name ({listed})"
-        if found_there[0].subfolders:
-            found = found_there[0].subfolders
-            yield f"{folder}: {number_of(len(found), 'subfolder')} ({some(p.name for p in found)}); --recursive reads them"
+        below = found_there[0].subfolders
+        if below:
+            listed = some(path.name for path in below)
+            yield f"{folder}: {number_of(len(below), 'subfolder')} ({listed}); --recursive reads them"
 
 
 def may_be_image(path: Path) -> bool:

@@ -140,7 +140,7 @@ def find_own_pairs(
     if kinds[next(iter(sources.values()))] == "a folder":
         matched, missing = match_folders(allow_missing=True, naming=naming, **sources)
         if missing and not allow_missing:
-            match_folders(naming=naming, **sources)
+            match_folders(allow_missing=False, naming=naming, **sources)
         return matched, [*missing, *left_out(sources, naming)]
     if naming != PLAIN:
         raise UserError(
