@@ -83,10 +83,12 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         if compression is not None:
             found = f"a TIFF image with the compression {compression}, or a damaged one ({error})"
             raise not_read(path, found, "convert it with another program, or download it again") from error
+        unknown = isinstance(error, UnidentifiedImageError)
+        words = "its content is not an image" if unknown else f"{type(error).__name__}: {error}"
         raise UserError(
             f"Damaged or unreadable image: {path}",
             expected="a complete PNG, JPEG, BMP or TIFF file",
-            found=f"{type(error).__name__}: {error} ({path.stat().st_size} bytes)",
+            found=f"{words} ({path.stat().st_size} bytes)",
             fix="delete it and download it again",
         ) from error
 

@@ -138,6 +138,20 @@ def compiled(pattern: str, *, recursive: bool = False, any_suffix: bool = False)
     return re.compile(f"(?P<above>{above}){re.escape(first)}{inner}{end}", re.DOTALL)
 
 
+def matching(folder: Path, pattern: str) -> Iterator[tuple[str, Path]]:
+    """Yield the name and the path of each file below a folder that matches a pattern, sorted; hidden ones are left out.
+
+    Args:
+        folder: A folder.
+        pattern: A path below it with `{name}` in the file's name, and a suffix; `.*` stands for any.
+    """
+    match = compiled(pattern)
+    for path in sorted(folder.glob(str(PurePosixPath(pattern.replace("{name}", "*")).with_suffix(".*")))):
+        hit = match.fullmatch(normal(path.relative_to(folder).as_posix()))
+        if hit is not None and not path.name.startswith(".") and path.is_file():
+            yield hit["name"], path
+
+
 def left_out(folders: Mapping[str, Path], naming: Naming) -> Iterator[str]:
     """Yield a line on the files and subfolders of each folder that might be images and are not read."""
     by_folder: dict[Path, list[Images]] = {}

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from mmfuse.data.colours import Colours
 from mmfuse.data.films import FilmReader, count_frames, frame_name, pyav
 from mmfuse.data.images import Bytes, luminance, open_image, read_image
 from mmfuse.data.kinds import SUFFIXES
-from mmfuse.data.names import compiled, may_be_image, normal, some
+from mmfuse.data.names import compiled, matching, may_be_image, normal, some
 from mmfuse.data.packs import Sample
 from mmfuse.data.pairs import check_equal_sizes, common_size
 from mmfuse.errors import UserError, short
@@ -138,16 +138,12 @@ def _by_name(dataset: Dataset, folder: Path, split: str) -> dict[str, dict[str, 
     """Map each name to its files under the layout's patterns."""
     names: dict[str, dict[str, Path]] = {}
     for key, pattern in _patterns(dataset.layout).items():
-        filled = pattern.replace("{split}", split)
-        match = compiled(filled)
-        for path in sorted(folder.glob(str(PurePosixPath(filled.replace("{name}", "*")).with_suffix(".*")))):
-            hit = match.fullmatch(normal(path.relative_to(folder).as_posix()))
-            any_type = pattern.endswith(".*") and key != "boxes"
-            other = any_type and path.suffix.lower() not in SUFFIXES  # such as Thumbs.db
-            if hit is None or other or path.name.startswith(".") or not path.is_file():
+        any_type = pattern.endswith(".*") and key != "boxes"
+        for name, path in matching(folder, pattern.replace("{split}", split)):
+            if any_type and path.suffix.lower() not in SUFFIXES:  # such as Thumbs.db
                 continue
             check_file_name(path)
-            first = names.setdefault(hit["name"], {}).setdefault(key, path)
+            first = names.setdefault(name, {}).setdefault(key, path)
             if first != path:
                 raise UserError(
                     f"Two images with the same name in {path.parent}.",
