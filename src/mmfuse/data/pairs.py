@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 from mmfuse.data.colours import Colours
 from mmfuse.data.images import Bytes, luminance, read_image, resize
 from mmfuse.data.kinds import SUFFIXES
-from mmfuse.data.names import ANY, Naming, find_images, left_out, normal
+from mmfuse.data.names import ANY, Naming, find_images, left_out, may_be_image, normal
 from mmfuse.errors import UserError, first_of, short
 from mmfuse.progress import progress
 from mmfuse.words import number_of
@@ -59,7 +59,10 @@ def match_folders(
         for key, folder in folders.items()
     }
     files = {key: images.files for key, images in found.items()}
-    unread = {key: {normal(path.stem): path.name for path in images.others} for key, images in found.items()}
+    unread = {
+        key: {normal(path.stem): path.name for path in images.others if may_be_image(path)}
+        for key, images in found.items()
+    }
     names = sorted(set().union(*files.values()))
     matched = [
         Matched(n, {key: of[n] for key, of in files.items()}) for n in names if all(n in f for f in files.values())
@@ -81,19 +84,21 @@ def match_folders(
             if not naming.patterns
             else "files whose names agree in {name}",
             found=first_of(missing),
-            fix="add the missing files or rename them; or explicitly allow missing images"
+            fix="convert the files that are not read to PNG or TIFF"
+            if any("is not read)" in line for line in missing)
+            else "add the missing files or rename them; or explicitly allow missing images"
             if matched
             else "the folders have no name in common: rename the files, or describe their names with a pattern such as "
             "{name}_ir.png",
         )
     if not matched:
-        wanted = [naming.patterns.get(key, ANY) for key in folders]
+        wanted, others = [naming.patterns.get(key, ANY) for key in folders], list(left_out(folders, naming))
         raise UserError(
             "There are no images to match.",
             expected=f"files ending in {', '.join(SUFFIXES)}"
             + (f", with names like {' and '.join(wanted)}" if naming.patterns else ""),
-            found=f"none in {', '.join(str(folder) for folder in folders.values())}" if folders else "no folder",
-            fix="; ".join(left_out(folders, naming)) or None,
+            found="; ".join([f"none in {', '.join(map(str, folders.values()))}", *others]) if folders else "no folder",
+            fix="convert other types to PNG or TIFF, or describe other names with --pattern" if others else None,
         )
     return (matched, missing) if allow_missing else matched
 
