@@ -8,6 +8,9 @@ TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
+# Snakemake does not start without a cache that it can write to
+export XDG_CACHE_HOME := $(or $(XDG_CACHE_HOME),$(shell mkdir -p "$$HOME/.cache/snakemake" 2> /dev/null && \
+	test -w "$$HOME/.cache/snakemake" && echo "$$HOME/.cache" || echo "$(CURDIR)/.mmfuse/cache"))
 
 .PHONY: run test test-all test-slurm test-services test-faults slurm services check env ui lock clean
 

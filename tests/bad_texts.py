@@ -233,7 +233,7 @@ def labels() -> Iterator[Bad]:
     for what, content, says in (
         ("nothing", b"", "Damaged or unreadable image"),
         ("cut", whole[: len(whole) // 2], "Damaged or unreadable image"),
-        ("gif", saved(Image.fromarray(ids), "GIF"), "Damaged or unreadable image"),
+        ("gif", saved(Image.fromarray(ids), "GIF"), "This kind of file is not read(.|\n)*GIF"),
         ("huge", png_bytes(60000, 60000, data=b""), "is too large"),
         ("other size", saved(Image.fromarray(ids[1:]), "PNG"), "differs in size from its images"),
         ("16 bits", saved(Image.fromarray(ids.astype(np.uint16) + 261), "PNG"), "not class ids(.|\n)*261"),

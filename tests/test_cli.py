@@ -317,7 +317,8 @@ def test_wrong_methods_and_weights(refused, folders, tmp_path):
 def test_folders_that_are_not_there(refused, tmp_path, folders):
     assert "Folder not found" in refused("fuse", tmp_path / "none", folders[1], tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    assert "no images" in refused("fuse", tmp_path / "empty", tmp_path / "empty", tmp_path / "out")
+    (tmp_path / "void").mkdir()
+    assert "no images" in refused("fuse", tmp_path / "empty", tmp_path / "void", tmp_path / "out")
     assert "Missing argument" in refused("fuse", folders[0])
 
 

@@ -445,7 +445,7 @@ def test_boxes_that_may_not_be_read_are_named(dataset, raw, monkeypatch):
 
     write_text(raw / "boxes/n05.txt", "1 0.5 0.25 0.1 0.2\n")
     entry = labelled(dataset)
-    monkeypatch.setattr(Path, "read_text", refused)
+    monkeypatch.setattr(Path, "read_bytes", refused)
     with pytest.raises(UserError, match=r"Unreadable boxes: .*n05\.txt.*Permission denied"):
         run(entry, raw)
 

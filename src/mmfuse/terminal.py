@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import os
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 
 _INDENT = 4  # further indentation of the rest of a broken line
 _HELD = "\ue000"  # in place of a blank at which a line is not broken
+_PLAIN = {"±": "+-", "≈": "~", "↑": "^", "↓": "v", "…": "...", "×": "x", "–": "-", "→": "->", "≤": "<=", "≥": ">="}
+
+
+def show_all_signs() -> None:
+    """Make standard output and standard error replace signs that their encoding lacks, instead of failing."""
+    codecs.register_error("mmfuse.plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="mmfuse.plain")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Return signs of ASCII for those that cannot be encoded, and where they end."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    signs = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in signs), error.end
+
+
+def stop_writing() -> None:
+    """Discard what is still to be written to standard output and standard error: nobody reads it any more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())
 
 
 def columns() -> int:

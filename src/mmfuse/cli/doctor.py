@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from mmfuse.tracking import results
 from mmfuse.words import number_of
 
 LOCK = Path("envs/requirements.lock")
+_OWN_CACHE = ".mmfuse/cache"  # in the project
 _SHOWN = 10
 
 
@@ -39,6 +41,7 @@ def examine(params: Path, *, deep: bool = False) -> Iterator[Check]:
     """Yield the checks one by one; `deep` adds the results of a finished study, byte by byte."""
     yield _try("code", _code)
     yield _try("environment", _environment)
+    yield _try("caches", _caches)
     yield _try("devices", _devices)
     yield _try("parameters", lambda: _parameters(params))
     yield _try("methods", lambda: _methods(params))
@@ -116,6 +119,34 @@ def _environment() -> str:
     if missing:
         raise MmfuseError(f"not found: {', '.join(missing)}\n  to do:    put .venv/bin first on PATH, or use `make`")
     return f"{number_of(len(pinned), 'package')} as locked; git, snakemake, dvc found"
+
+
+def _caches() -> str:
+    """Check the folder in which Snakemake keeps files, without which it does not start."""
+    folder = _cache_folder()
+    if cache_elsewhere():
+        raise UserError(
+            "Snakemake cannot write its cache.", expected="a folder that this user may write to",
+            found=f"{folder}, with HOME={os.environ.get('HOME', '')}",
+            fix=f"export XDG_CACHE_HOME={Path.cwd() / _OWN_CACHE}",
+        )  # fmt: skip
+    return f"{folder} can be written"
+
+
+def _cache_folder() -> str:
+    """Return the folder for the caches of programs, perhaps with a ~ for the home."""
+    return os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+
+
+def cache_elsewhere() -> dict[str, str]:
+    """Return a variable that moves caches into the project, if their usual folder cannot be written; else nothing."""
+    try:
+        folder = Path(_cache_folder()).expanduser() / "snakemake"
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return {}
+    except (OSError, RuntimeError):  # the latter if there is no home
+        return {"XDG_CACHE_HOME": str(Path.cwd() / _OWN_CACHE)}
 
 
 def _devices() -> str:

@@ -5,6 +5,7 @@ A file that is truncated, repeats a key or is built to exhaust the reader gives 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import io
@@ -127,6 +128,17 @@ def _unfolded(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
         raise yaml.YAMLError(f"its aliases expand to more than {_UNFOLDED} values\n{node.start_mark}")
     known[id(node)] = total
     return total
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file, in UTF-8 with or without a byte-order mark, or in UTF-16 with one.
+
+    Raises:
+        ValueError: it is in another encoding.
+    """
+    content = path.read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if wide else "utf-8-sig").splitlines()
 
 
 def read_json(path: Path, *, fix: str) -> dict[str, Any]:

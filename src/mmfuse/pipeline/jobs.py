@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -249,12 +250,20 @@ def execute(job: Job, work: Callable[[Running], None]) -> None:
 
 def rank() -> int:
     """Return this process's number in a training on several devices, as set by torchrun, Slurm or Fabric."""
-    env = os.environ
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
+    texts = {name: os.environ[name] for name in names if os.environ.get(name)}  # an empty one counts as unset
+    wrong = [f"{name}={text}" for name, text in texts.items() if not re.fullmatch("[0-9]{1,9}", text)]
+    if wrong:
+        raise UserError(
+            "The number of this process is not a number.", expected="RANK and the like as torchrun or Slurm set them",
+            found=", ".join(wrong), fix="unset it",
+        )  # fmt: skip
+    env = {name: int(text) for name, text in texts.items()}
     if "RANK" in env:
-        return int(env["RANK"])
+        return env["RANK"]
     if "SLURM_PROCID" in env and "LOCAL_RANK" not in env:
-        return int(env["SLURM_PROCID"])
-    return int(env.get("LOCAL_RANK", "0")) + int(env.get("NODE_RANK", "0"))
+        return env["SLURM_PROCID"]
+    return env.get("LOCAL_RANK", 0) + env.get("NODE_RANK", 0)
 
 
 def _data(inputs: Mapping[str, str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from mmfuse.data.archives import extract, is_archive
 from mmfuse.data.catalog import CATALOG, Dataset, Source
 from mmfuse.data.catalog import dataset as catalog_entry
 from mmfuse.data.downloads import clone, discard, download, partial_files
+from mmfuse.data.names import matching
 from mmfuse.data.origins import MANUAL, by_hand, mirror_of, mirrored
 from mmfuse.errors import UserError
 from mmfuse.files.writing import files_below, read_manifest, remove, sha256, whole_folder, write_text
@@ -318,12 +319,12 @@ def _refuse_other_layout(entry: Dataset, folder: Path) -> None:
     """Stop if no file has the layout of the catalog, so that no later stage fails without a clear reason."""
     splits = list(entry.splits.folders.values()) or [""]
     for side, pattern in {"a": entry.layout.a, "b": entry.layout.b}.items():
-        filled = [pattern.replace("{split}", split).replace("{name}", "*") for split in splits]
-        if not any(path.is_file() for glob in filled for path in folder.glob(glob)):
+        filled = [pattern.replace("{split}", split) for split in splits]
+        if not any(True for one in filled for _ in matching(folder, one)):
             top = ", ".join(sorted(path.name for path in folder.iterdir())[:_SHOWN])
             raise UserError(
                 f"{entry.name}: no file of image {side} ({entry.roles[side]}) matches the catalog's layout.",
-                expected=f"files like {' or '.join(filled)}",
+                expected=f"files like {' or '.join(filled).replace('{name}', '*')}",
                 found=f"at the top level: {top or 'nothing'}",
                 fix="the source has another layout: move the files, or correct the entry in data/catalog.yaml",
             )

@@ -15,8 +15,8 @@ from mmfuse.data.catalog import Dataset
 from mmfuse.data.catalog import dataset as catalog_entry
 from mmfuse.data.images import luminance
 from mmfuse.data.packs import Sample, pack_writer, spread
-from mmfuse.data.reading import Files, find_pairs, first_of, read_pairs
-from mmfuse.errors import UserError
+from mmfuse.data.reading import Files, find_pairs, read_pairs
+from mmfuse.errors import UserError, first_of
 from mmfuse.files.writing import write_text
 from mmfuse.pipeline.jobs import Work
 from mmfuse.words import number_of
@@ -69,6 +69,7 @@ def run(
             has fewer pairs than `subset` or `val_pairs` requires.
     """
     found = find_pairs(dataset, raw)
+    found.warn(dataset.name)
     problems = list(found.problems)
     by_split: dict[str, list[Files]] = {split: [] for split in SPLITS}
     held = _held_back(found.pairs, dataset, val_fraction, val_pairs)
@@ -126,7 +127,7 @@ def _subset(dataset: Dataset, raw: Path, split: str, pairs: Sequence[Files], cou
         UserError: there are fewer pairs.
     """
     what, asked = f"{dataset.name}, split {split}", "prepare.subset"
-    exceptions = dataset.splits.listed(raw) if dataset.splits.by == "every" else {}
+    exceptions = dataset.splits.listed(raw, {files.name for files in pairs}) if dataset.splits.by == "every" else {}
     first = [files for files in pairs if files.name in exceptions]
     if count > len(pairs) or not first:
         return spread(pairs, count, what, asked)
