@@ -18,6 +18,7 @@ from mmfuse.files.writing import checksum
 from mmfuse.study.integrity import check_made
 from mmfuse.study.plan import System
 from mmfuse.study.stages import EVALUATE, key_of
+from mmfuse.words import number_of
 
 Array = NDArray[np.float64]
 
@@ -145,8 +146,8 @@ def read_one(table: Path, system: System, *, again: str) -> Scores:
     if missing or len(rows) != summary["images"]:
         raise UserError(
             f"{table} does not belong to {summary_file.name}.",
-            expected=f"{summary['images']} images with {', '.join(summary['metrics'])}",
-            found=f"{len(rows)} images" + (f", without {', '.join(missing)}" if missing else ""),
+            expected=f"{number_of(summary['images'], 'image')} with {', '.join(summary['metrics'])}",
+            found=f"{number_of(len(rows), 'image')}" + (f", without {', '.join(missing)}" if missing else ""),
             fix=again,
         )
     names = [row["name"] for row in rows]
