@@ -83,13 +83,19 @@ def test_a_figure_is_drawn_again_after_a_change_of(change, tmp_path, drawn, monk
 def test_a_figure_is_drawn_again_after_a_change_of_the_code(name, tmp_path, monkeypatch):
     package = tmp_path / "mmfuse"
     shutil.copytree(kept_figures._PACKAGE / "reporting", package / "reporting")
-    monkeypatch.setattr(kept_figures, "_PACKAGE", package)
+    monkeypatch.setattr(kept_figures, "_CODE", kept_figures._code(package))
     first = _curves(tmp_path / "kept")
+    monkeypatch.setattr(kept_figures, "_CODE", kept_figures._code(package))
     assert _curves(tmp_path / "kept") == first
     (package / name).parent.mkdir(exist_ok=True)
     with (package / name).open("a", encoding="utf-8") as stream:
         stream.write("# a change")
+    monkeypatch.setattr(kept_figures, "_CODE", kept_figures._code(package))
     assert _curves(tmp_path / "kept") != first
+
+
+def test_the_checksum_is_that_of_the_running_code():
+    assert kept_figures._code(kept_figures._PACKAGE) == kept_figures._CODE
 
 
 @pytest.mark.parametrize("last", [np.nextafter(0.5, 1), -0.5, float("nan")])

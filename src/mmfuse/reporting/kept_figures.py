@@ -37,7 +37,8 @@ class KeptFigures:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._used: set[str] = set()
-        self._around = _around()
+        versions = [sys.version, zlib.ZLIB_RUNTIME_VERSION, *map(importlib.metadata.version, _LIBRARIES)]
+        self._around = hashlib.sha256("\0".join(versions).encode() + _CODE).digest()
 
     def files(self, paint: Callable[..., None], style: Any, draw: Callable[[], Files]) -> Files:
         """Return the files of a figure, drawn only if they are not kept.
@@ -96,10 +97,12 @@ def _checksum(name: str, body: bytes) -> bytes:
     return hashlib.sha256(name.encode() + body).digest()
 
 
-def _around() -> bytes:
-    """Return a checksum of what all figures depend on: this package's code and the libraries' versions."""
-    versions = [sys.version, zlib.ZLIB_RUNTIME_VERSION, *map(importlib.metadata.version, _LIBRARIES)]
-    digest = hashlib.sha256("\0".join(versions).encode())
-    for path in (file for file in files_below(_PACKAGE) if file.suffix == ".py"):
-        digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
+def _code(package: Path) -> bytes:
+    """Return a checksum of all code of a package."""
+    digest = hashlib.sha256()
+    for path in (file for file in files_below(package) if file.suffix == ".py"):
+        digest.update(f"\0{path.relative_to(package)}\0".encode() + path.read_bytes())
     return digest.digest()
+
+
+_CODE = _code(_PACKAGE)  # at the start of the process, whose code stays the same when a file is edited
