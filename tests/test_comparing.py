@@ -141,7 +141,7 @@ def test_the_comparison_fits_the_terminal(make, monkeypatch):
     narrow = output.lines(found)
     tables = [line for line in narrow if not line.startswith("  equal")]
     assert max(map(len, tables)) <= 80
-    for row in found.rows:
+    for row in (row for row in found.rows if row.verdict != "equal"):
         for number in (row.mean, row.difference_low, row.difference_high):
             assert f"{number:.4g}".lstrip("+-") in " ".join(narrow)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import pytest
 
 from mmfuse import terminal
 from mmfuse.benchmarks import backends, cka
+from mmfuse.cli import app
 
 WORDS = ["a", "0.1234", "[0.1233,", "0.1235]", "no", "difference", "lkc_funet.all_bn_3x3", "/home/user/" + 30 * "x"]
 
@@ -40,8 +42,8 @@ def test_wide_cells_are_broken_at_blanks(monkeypatch):
     monkeypatch.setenv("COLUMNS", "43")
     rows = [["system", "run 1", "p"], ["mma_unet.base", "0.5123 [0.4987, 0.5244]", "0.0005"]]
     assert terminal.table(rows) == [
-        "  system         run 1             p",
-        "  mma_unet.base  0.5123 [0.4987,   0.0005",
+        "  system         run 1            p",
+        "  mma_unet.base  0.5123 [0.4987,  0.0005",
         "                 0.5244]",
     ]
 
@@ -87,3 +89,28 @@ def test_benchmarks_fit_80_columns(mmfuse, module, monkeypatch):
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80
     assert out.split() == whole.split()
+
+
+def test_commands_to_copy_are_not_broken(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    line = "to do: " + "run it again, or " * 2 + "`mmfuse sync --write-dvc --check --code`, then `dvc repro`"
+    broken = terminal.wrapped(line)
+    assert "`mmfuse sync --write-dvc --check --code`," in broken
+    assert "`dvc repro`" in broken
+    assert broken.split() == line.split()
+    assert max(len(text) for text in broken.splitlines() if "`" not in text) <= 40
+
+
+def test_errors_fit_the_terminal_and_are_whole_elsewhere(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "argv", ["mmfuse", "leaderboard", "--out", 30 * "long " + ".md/page.html"])
+    said = {}
+    for terminal_there in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda there=terminal_there: there)
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+        assert ended.value.code == 2
+        said[terminal_there] = capsys.readouterr().err
+    assert max(map(len, said[False].splitlines())) > 80
+    assert max(map(len, said[True].splitlines())) <= 80
+    assert said[True].split() == said[False].split()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
 
 _INDENT = 4  # further indentation of the rest of a broken line
+_HELD = "\ue000"  # in place of a blank at which a line is not broken
 _PLAIN = {"±": "+-", "≈": "~", "↑": "^", "↓": "v", "…": "...", "×": "x", "–": "-", "→": "->", "≤": "<=", "≥": ">="}
 
 
@@ -44,10 +46,14 @@ def columns() -> int:
 
 
 def wrapped(line: str) -> str:
-    """Return a line broken at blanks so that it fits the terminal; words are never broken."""
+    """Return a line broken at blanks so that it fits the terminal; words and `commands` are never broken."""
+    width = columns()
+    if not width or len(line) <= width:
+        return line
     indent = line[: len(line) - len(line.lstrip())] + _INDENT * " "
-    width = columns() or len(line) + 1
-    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    held = re.sub("`[^`]*`", lambda found: found[0].replace(" ", _HELD), line)
+    text = textwrap.fill(held, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return text.replace(_HELD, " ")
 
 
 def table(rows: Sequence[Sequence[str]], indent: int = 2) -> list[str]:

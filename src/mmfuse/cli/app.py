@@ -308,7 +308,7 @@ def register(
     from mmfuse.cli import registering
 
     for line in registering.register(params, dataset=dataset, metric=metric, name=name, study=study):
-        print(line)
+        print(wrapped(line))
 
 
 @app.command()
@@ -363,7 +363,7 @@ def _run() -> None:
     try:
         app()
     except MmfuseError as error:
-        _complain(f"error: {error}")
+        _complain(_fitting(f"error: {error}"))
         sys.exit(error.exit_code)
     except SystemExit as leaving:  # a wrong option: typer has reported it, perhaps only in the log
         broken = next((error for error in causes(leaving) if isinstance(error, BrokenPipeError)), None)
@@ -377,8 +377,13 @@ def _run() -> None:
         sys.exit(130)
     except Exception as error:
         known = outer_limit(error)
-        _complain(f"error: {known}" if known else traceback.format_exc())
+        _complain(_fitting(f"error: {known}") if known else traceback.format_exc())
         sys.exit(known.exit_code if known else 1)
+
+
+def _fitting(message: str) -> str:
+    """Return a message whose lines fit the terminal; what goes elsewhere, such as to a log, keeps whole lines."""
+    return "\n".join(map(wrapped, message.splitlines())) if sys.stderr.isatty() else message
 
 
 def _complain(message: str) -> None:

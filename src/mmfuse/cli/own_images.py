@@ -206,7 +206,8 @@ def _shipped(pairs: list[Matched], name: str | None, task: str | None, resize_to
         read = progress(_read(pairs, resize_to), "determine the task", total=len(pairs), unit="pairs")
         task, told = task_of_images(read), ", judging by the images; --task overrides it"
     one = shipped.default(task or shipped.TASKS[0])
-    print(f"weights: {one.name} (method {one.method}, task {task or ' and '.join(one.tasks)}{told})", file=sys.stderr)
+    text = f"weights: {one.name} (method {one.method}, task {task or ' and '.join(one.tasks)}{told})"
+    print(wrapped(text) if sys.stderr.isatty() else text, file=sys.stderr)
     return one
 
 

@@ -23,6 +23,7 @@ from mmfuse.study.parameters import flatten, load_parameters, project_root
 from mmfuse.study.settings import assigned, merged, network_options, without_adaptive
 from mmfuse.study.stages import jobs_of
 from mmfuse.study.types import Parameters
+from mmfuse.terminal import wrapped
 
 app = typer.Typer(
     help="Change the study's parameters; comments stay, and a mistake changes nothing.", no_args_is_help=True
@@ -152,7 +153,8 @@ def _check_effect(parameters: Parameters, changed: Sequence[str]) -> list[str]:
         measured = [e["variant"] for e in parameters["study"]["systems"] if e["method"] == method]
         variants = [rest[1]] if own else list(dict.fromkeys(measured))
         if not {*variants} & {*measured}:
-            warnings.append(f"{key} has no effect yet: study.systems lacks {'.'.join([method, *variants])}")
+            named = ".".join([method, *variants])
+            warnings.append(f"study.systems lacks {named}, so its parameters have no effect yet")
         sets = {v: _set_elsewhere(parameters, method, v, option, own=own) for v in variants}
         others = {v: f"methods.{method}.{other}" for v, other in sets.items() if other is not None}
         # that given weights do not change is as everybody expects
@@ -162,7 +164,7 @@ def _check_effect(parameters: Parameters, changed: Sequence[str]) -> list[str]:
             problem = f"{key} would have no effect, because another key decides."
             raise UserError(problem, expected=listed, found=key, fix=_INSTEAD)
         warnings += [f"{key} has no effect in {method}.{v}, where {other} sets it" for v, other in here.items()]
-    return warnings
+    return list(dict.fromkeys(warnings))
 
 
 def _set_elsewhere(parameters: Parameters, method: str, variant: str, option: str, *, own: bool) -> str | None:
@@ -178,7 +180,7 @@ def _set_elsewhere(parameters: Parameters, method: str, variant: str, option: st
     Returns:
         The dotted key in the method's block: given weights, a change of the variant, or the option of a part.
     """
-    changes = parameters["methods"][method].get("variants", {}).get(variant, {})
+    changes = parameters["methods"].get(method, {}).get("variants", {}).get(variant, {})
     settings = plan.settings_of(parameters, method, variant)
     steps = option.split(".")
 
@@ -262,9 +264,9 @@ def _write(params: Path, text: str, expected: Any) -> None:
     for key in changed:
         first, second = old.get(key, "none"), new.get(key, "none")
         if isinstance(first, list) and isinstance(second, list) and isinstance([*first, *second][0], Mapping):
-            print("\n".join(f"{key}: added {item}" for item in second if item not in first))
+            print("\n".join(wrapped(f"{key}: added {item}") for item in second if item not in first))
         else:
-            print(f"{key}: {first} -> {second}")
+            print(wrapped(f"{key}: {first} -> {second}"))
     if jobs_of(before) != jobs_of(after):
         print("the study has other jobs now: run `mmfuse sync --write-dvc` before `dvc repro`")
     for warning in warnings:

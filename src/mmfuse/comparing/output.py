@@ -45,7 +45,7 @@ def lines(found: Comparison) -> list[str]:
     said += ["", f"jobs with other results: {len(found.jobs)} of {jobs}", *(f"  {job}" for job in found.jobs)]
     shown = [row for row in found.rows if "." not in row.metric]
     for place in dict.fromkeys((row.dataset, row.protocol) for row in shown):
-        numbers = {run.name: str(k) for k, run in reversed([*enumerate(found.runs, 1)])}
+        numbers = {run.name: str(k) for k, run in enumerate(found.runs, 1)}
         said += ["", *_section([row for row in shown if (row.dataset, row.protocol) == place], numbers)]
     return [wrapped(line) for line in [*said, *([""] if found.notes else []), *(f"note: {n}" for n in found.notes)]]
 

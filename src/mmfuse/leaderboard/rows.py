@@ -116,7 +116,8 @@ def _lacks(
         missing = differing(images[dataset], group.members[0].images)[0] if group else []
         if missing and not allow_missing:
             raise UserError(
-                f"{board.name}: {name} lacks {len(missing)} of the board's {number_of(len(images[dataset]), 'image')} of {dataset}.",
+                f"{board.name}: {name} lacks {len(missing)} of the board's "
+                f"{number_of(len(images[dataset]), 'image')} of {dataset}.",
                 expected="scores of all of them, with the same names",
                 found=f"nothing for {listed(missing)}",
                 fix="fuse and measure these pairs, too, or leave out such rows with --allow-missing",

@@ -61,9 +61,9 @@ def _caption(study: Study, table: published.Beside, systems: Sequence[training_d
     parts = []
     for name in table.datasets:
         count = study.groups[name][0].values.shape[1]
-        whole = study.catalog[name].pairs.get("test")
-        of = f"{count} of the " if whole and whole != count else ""
-        parts.append(f"{of}{number_of(whole if of else count, 'test pair')} of {name}")
+        whole = study.catalog[name].pairs.get("test") or count
+        of = f"{count} of the " if whole != count else ""
+        parts.append(f"{of}{number_of(whole, 'test pair')} of {name}")
     seeds = f", mean over {table.seeds} training seeds" if table.seeds > 1 else ", one training seed"
     task = plan.task_of(study.parameters, table.datasets[0])
     rows = {line.name: line.system for line in table.lines}

@@ -88,6 +88,13 @@ def existing(path: Path, stage: str) -> Path:
     return path
 
 
+def _numbers(texts: Sequence[str], path: Path) -> list[float]:
+    try:
+        return list(map(float, texts))
+    except ValueError:  # an empty cell, or a mistake
+        return [_number(text, path) for text in texts]
+
+
 def _number(text: str, path: Path) -> float:
     try:
         return float(text) if text.strip() else math.nan
@@ -152,7 +159,7 @@ def read_one(table: Path, system: System, *, again: str) -> Scores:
         Column(name, *(str(card[key]) for key in ("definition", "better", "convention")))
         for name, card in cards.items()
     )
-    values = np.array([[_number(row[m.name], table) for row in rows] for m in metrics], dtype=np.float64)
+    values = np.array([_numbers([row[m.name] for row in rows], table) for m in metrics], dtype=np.float64)
     for metric, series in zip(metrics, values, strict=True):
         stated, mean = cards[metric.name]["mean"], average(series)
         if stated is not None and not math.isclose(stated, mean, rel_tol=1e-6, abs_tol=1e-9):
