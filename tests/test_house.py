@@ -39,7 +39,7 @@ FLOORS = (
     {"nn", "metrics"},
     {"methods"},
     {"study"},
-    {"training", "inference", "tracking"},
+    {"training", "inference", "tracking", "video"},
     {"pipeline", "analyses"},
     {"downstream"},
     {"reporting"},

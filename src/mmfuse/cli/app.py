@@ -50,6 +50,14 @@ class Precision(StrEnum):
     auto = "auto"
 
 
+class Quality(StrEnum):
+    """How much of a film's detail is kept when it is written."""
+
+    small = "small"
+    high = "high"
+    lossless = "lossless"
+
+
 class Side(StrEnum):
     """One of the two images of a pair."""
 
@@ -116,7 +124,7 @@ def fuse(
     b: Annotated[
         Path, typer.Argument(help="Folder (or file) of the second modality, such as visible, CT, PET or SPECT.")
     ],
-    out: Annotated[Path, typer.Argument(help="Folder for the fused images, NAME.png; or a file, for two files.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the fused images, NAME.png; a file for two files; a film for two films.")],
     weights: Annotated[
         str | None,
         typer.Option(help="NAME of shipped weights (`mmfuse list weights`), or FILE with those of a trained method."),
@@ -139,14 +147,22 @@ def fuse(
         Precision,
         typer.Option(help="auto: bf16 if the processor or GPU has it and a check at the start agrees with fp32."),
     ] = Precision.fp32,
+    quality: Annotated[Quality | None, typer.Option(help="Of a fused film; high by default.")] = None,
 ) -> None:
-    """Fuse image pairs of any size, in colour: two folders matched by file name, or two files."""
+    """Fuse image pairs of any size, in colour: two folders matched by file name, two files, or two films."""
+    from mmfuse.cli.own_films import are_films, fuse_own_films
     from mmfuse.cli.own_images import fuse_folders
 
-    fuse_folders(
-        a, b, out, weights=weights, method=method, task=task, allow_missing=allow_missing,
-        naming=_naming(pattern, recursive), resize_to=resize_to, backend=backend, precision=precision,
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "weights": weights, "method": method, "task": task, "allow_missing": allow_missing,
+        "naming": _naming(pattern, recursive), "resize_to": resize_to, "backend": backend, "precision": precision,
+    }  # fmt: skip
+    if are_films(a, b, out):
+        fuse_own_films(a, b, out, quality=(quality or Quality.high).value, **options)
+    elif quality is not None:
+        raise UserError("--quality has no effect on images.", expected="two films", found=a, fix="leave it out")
+    else:
+        fuse_folders(a, b, out, **options)
 
 
 def _naming(pattern: tuple[str, str] | None, recursive: bool, fused: str | None = None) -> Naming:

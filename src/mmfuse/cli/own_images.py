@@ -85,12 +85,12 @@ def fuse_folders(
     from mmfuse.inference.backends import prepared
     from mmfuse.inference.fusing import best_device, fuse_pair
 
-    _check_choice(weights, method, task)
+    check_choice(weights, method, task)
     _check_out(a, b, out, naming)
     pairs = matched_images({"a": a, "b": b}, naming, allow_missing=allow_missing, resize_to=resize_to)
     targets = {name: out if _is_image_name(out) else out / f"{name}.png" for name, _ in pairs}
     _check_not_overwritten(pairs, targets.values())
-    net = _network(pairs, weights, method, task, resize_to)
+    net = chosen_network(_read(pairs, resize_to), len(pairs), weights, method, task)
     device = best_device()
     keep_freed_memory()
     fuse, record = prepared(net.to(device), device, backend=backend, precision=precision)
@@ -144,7 +144,7 @@ def _read(pairs: list[Matched], resize_to: str | None) -> Iterator[tuple[str, By
         yield name, images["a"], images["b"]
 
 
-def _check_choice(weights: str | Path | None, method: str | None, task: str | None) -> None:
+def check_choice(weights: str | Path | None, method: str | None, task: str | None) -> None:
     """Check that every choice has an effect."""
     if weights is not None and method is not None:
         raise UserError(
@@ -168,10 +168,25 @@ def _is_file(weights: str | Path) -> bool:
     return isinstance(weights, Path) or path.suffix != "" or len(path.parts) != 1 or path.is_file()
 
 
-def _network(
-    pairs: list[Matched], weights: str | Path | None, method: str | None, task: str | None, resize_to: str | None
+def chosen_network(
+    images: Iterable[tuple[str, Bytes, Bytes]],
+    count: int,
+    weights: str | Path | None,
+    method: str | None,
+    task: str | None,
 ) -> FusionMethod:
-    """Return the network or training-free method that the user chose."""
+    """Return the network or training-free method that the user chose.
+
+    Args:
+        images: Name and images of each pair; read only if the task must be determined.
+        count: Number of pairs.
+        weights: As in `fuse_folders`, like `method` and `task`.
+        method: A training-free method.
+        task: `ivif` or `mif`.
+
+    Raises:
+        UserError: the weights cannot be used, or the task is not clear.
+    """
     from mmfuse.training.checkpoints import build, load_method
 
     if method is not None:
@@ -185,11 +200,13 @@ def _network(
         return net
     if weights is not None and _is_file(weights):
         return load_method(Path(weights))[0]
-    one = _shipped(pairs, None if weights is None else str(weights), task, resize_to)
+    one = _shipped(images, count, None if weights is None else str(weights), task)
     return load_method(shipped.verified(one))[0]
 
 
-def _shipped(pairs: list[Matched], name: str | None, task: str | None, resize_to: str | None) -> shipped.Shipped:
+def _shipped(
+    images: Iterable[tuple[str, Bytes, Bytes]], count: int, name: str | None, task: str | None
+) -> shipped.Shipped:
     """Return the shipped weights with a name, or the task's default ones, and print which they are."""
     if name is not None:
         one = shipped.named(name)
@@ -203,7 +220,7 @@ def _shipped(pairs: list[Matched], name: str | None, task: str | None, resize_to
     one_for_all = len(defaults) == len(shipped.TASKS) and len(set(defaults.values())) == 1
     told = ""
     if task is None and defaults and not one_for_all:
-        read = progress(_read(pairs, resize_to), "determine the task", total=len(pairs), unit="pairs")
+        read = progress(images, "determine the task", total=count, unit="pairs")
         task, told = task_of_images(read), ", judging by the images; --task overrides it"
     one = shipped.default(task or shipped.TASKS[0])
     text = f"weights: {one.name} (method {one.method}, task {task or ' and '.join(one.tasks)}{told})"

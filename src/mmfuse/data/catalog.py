@@ -18,7 +18,8 @@ CATALOG = Path("data/catalog.yaml")
 _SECRET = re.compile("pass|pwd|secret|token|key|sig|cred|auth", re.IGNORECASE)  # in names of an address's query
 SCHEMA = Path("workflow/schemas/catalog.schema.yaml")
 SPLITS = ("train", "val", "test")
-FILMS = {".mp4": "mp4", ".mov": "mov", ".avi": "avi", ".mkv": "matroska"}  # a film's suffix and FFmpeg's reader for it
+# a film's suffix and FFmpeg's reader for it
+FILMS = {".mp4": "mp4", ".mov": "mov", ".avi": "avi", ".mkv": "matroska", ".m4v": "mp4", ".webm": "matroska"}
 
 
 @dataclass(frozen=True)

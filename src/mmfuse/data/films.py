@@ -1,6 +1,6 @@
-"""Sequential reading of single frames of films, for datasets whose pairs are frames of two aligned films.
+"""Sequential reading of single frames of films, for pairs that are frames of two aligned films.
 
-PyAV is imported only when a film is read, because no other dataset needs it. One thread decodes a film, and FFmpeg's
+PyAV is imported only when a film is read, because nothing else needs it. One thread decodes a film, and FFmpeg's
 exact routines convert its colours, so that equal films give equal pixels.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
 
-_AGAIN = "delete it and download it again"
+_AGAIN = "check it in a player, then copy, export or download it again"
 
 
 def frame_name(film: str, number: int) -> str:
@@ -55,7 +55,7 @@ def count_frames(path: Path) -> int:
     Raises:
         UserError: PyAV is not installed; or the film is missing, empty, damaged or truncated.
     """
-    with _opened(path) as film:
+    with opened(path) as film:
         stated = film.streams.video[0].frames  # zero if the file does not contain it
         count = sum(1 for packet in film.demux(video=0) if packet.size and not packet.is_corrupt)
     if stated and count != stated:
@@ -116,7 +116,7 @@ class _Film:
         self._error: UserError | None = None
 
     def _decoded(self) -> Iterator[VideoFrame]:
-        container = self._stack.enter_context(_opened(self.path))
+        container = self._stack.enter_context(opened(self.path))
         yield from container.decode(video=0)
 
     def frame(self, number: int) -> Bytes:
@@ -124,7 +124,7 @@ class _Film:
         if self._error is not None:
             raise self._error
         try:
-            with _readable(self.path):
+            with readable(self.path):
                 for frame in self._frames:
                     self.next += 1
                     if self.next > number:
@@ -144,7 +144,7 @@ class _Film:
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Turn errors of PyAV about a film into one clear error."""
     try:
         yield
@@ -158,14 +158,14 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[InputContainer]:
+def opened(path: Path) -> Iterator[InputContainer]:
     """Open a film with the reader of its suffix, in one thread that stops at damage.
 
     FFmpeg's other readers are disabled for untrusted files, because some of them follow addresses in a file.
     """
     if not path.is_file():
         raise UserError(f"Film not found: {path}", fix="check the name and the folder")
-    with _readable(path), pyav().open(str(path), format=FILMS[path.suffix.lower()]) as film:
+    with readable(path), pyav().open(str(path), format=FILMS[path.suffix.lower()]) as film:
         if not film.streams.video:
             raise UserError(f"The file {path} contains no film.", expected="a video stream", found="none", fix=_AGAIN)
         context = film.streams.video[0].codec_context
