@@ -120,7 +120,7 @@ KINDS = [
     ("libvpx-vp9", "yuv420p", ".webm", ".webm", {"rate": 24}),
     ("ffv1", "bgr0", ".mkv", ".mp4", {"height": 19, "width": 23}),
     ("ffv1", "gray", ".mkv", ".mkv", {"rate": 5}),
-    ("libx264", "yuv422p", ".mp4", ".webm", {"height": 16, "width": 17}),
+    ("libx264", "yuv422p", ".mp4", ".webm", {"height": 17, "width": 16}),
 ]
 
 
@@ -196,7 +196,9 @@ def test_frames_are_matched_by_time_where_that_is_exact(run, tmp_path):
     assert not (tmp_path / "no.mp4").exists()
 
 
-@pytest.mark.parametrize(("codec", "suffix"), [("aac", ".mp4"), ("aac", ".mkv"), ("libopus", ".webm"), ("flac", ".mkv")])
+@pytest.mark.parametrize(
+    ("codec", "suffix"), [("aac", ".mp4"), ("aac", ".mkv"), ("libopus", ".webm"), ("flac", ".mkv")]
+)
 def test_the_sound_is_copied(run, tmp_path, codec, suffix):
     ir = film(tmp_path / "ir.mp4", 12, seed=1)
     vi = film(tmp_path / f"vi{suffix}", 12, seed=2, sound=codec, codec="libvpx-vp9" if suffix == ".webm" else "libx264")
@@ -286,6 +288,7 @@ def wrong_inputs(folder):
         container.mux(stream.encode(part))
         container.mux(stream.encode())
     write_image(folder / "image.png", scene(0)(0))
+    write_image(folder / "image2.png", scene(1)(0))
     (folder / "renamed.mp4").write_bytes((folder / "image.png").read_bytes())
     (folder / "d").mkdir()
     deep = film(folder / "deep.mp4", kind="yuv420p10le")
@@ -299,7 +302,7 @@ def wrong_inputs(folder):
     yield good, deep, "out.mp4", "10 bits"
     yield folder / "image.png", good, "out.mp4", "only be fused with a film"
     yield good, folder / "image.png", "out.png", "Cannot write the fused film"
-    yield folder / "image.png", folder / "image.png", "out.mp4", "only be fused with a film"
+    yield folder / "image.png", folder / "image2.png", "out.mp4", "only be fused with a film"
     yield folder / "renamed.mp4", good, "out.mp4", "unreadable film"
     yield folder / "d", good, "out.mp4", "only be fused with a film"
     yield good, folder / "d", "out.mp4", "only be fused with a film"
@@ -317,10 +320,8 @@ def test_wrong_inputs_give_one_error_and_no_file(run, tmp_path):
     cases = list(wrong_inputs(tmp_path))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for a, b, out, said in cases:
-        if a == b and a.suffix == ".png":
-            b = film(tmp_path / "d/b.mp4") if False else b
         err = run("fuse", a, b, tmp_path / out, *AVERAGE, code=2)[1]
-        assert err.count("error:") == 1, (a, b, err)
+        assert sum(line.startswith("error:") for line in err.splitlines()) == 1, (a, b, err)
         assert said in err, (a, b, out, err)
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before, (a, b)
     good, other = tmp_path / "good.mp4", tmp_path / "other.mp4"
@@ -363,8 +364,8 @@ def test_damage_or_a_stop_in_the_middle_leaves_no_file_and_an_earlier_one_whole(
 
 
 def test_memory_does_not_grow_with_the_film(tmp_path):
-    size = {"height": 240, "width": 320}
-    a, b = (read_film(film(tmp_path / f"{name}.mp4", 300, seed=seed, **size)) for seed, name in enumerate("ab"))
+    size = {"height": 240, "width": 320, "codec": "mpeg4"}
+    a, b = (read_film(film(tmp_path / f"{name}.mp4", 160, seed=seed, **size)) for seed, name in enumerate("ab"))
     used = []
 
     def fuse(_first, second):
@@ -373,5 +374,5 @@ def test_memory_does_not_grow_with_the_film(tmp_path):
         return second
 
     fuse_films(a, b, match(a, b), tmp_path / "out.mp4", fuse)
-    assert len(used) == 300
-    assert max(used[150:]) - used[100] < 60 * 240 * 320 * 3  # less than the frames that were fused in between
+    assert len(used) == 160
+    assert max(used[80:]) - used[79] < 40 * 240 * 320 * 3  # half of what the frames fused in between would take

@@ -124,7 +124,9 @@ def fuse(
     b: Annotated[
         Path, typer.Argument(help="Folder (or file) of the second modality, such as visible, CT, PET or SPECT.")
     ],
-    out: Annotated[Path, typer.Argument(help="Folder for the fused images, NAME.png; a file for two files; a film for two films.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder for the fused images, NAME.png; a file for two files; a film for two films.")
+    ],
     weights: Annotated[
         str | None,
         typer.Option(help="NAME of shipped weights (`mmfuse list weights`), or FILE with those of a trained method."),
@@ -148,6 +150,9 @@ def fuse(
         typer.Option(help="auto: bf16 if the processor or GPU has it and a check at the start agrees with fp32."),
     ] = Precision.fp32,
     quality: Annotated[Quality | None, typer.Option(help="Of a fused film; high by default.")] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=2, help="Fuse only so many frames of films, from the first.")
+    ] = None,
 ) -> None:
     """Fuse image pairs of any size, in colour: two folders matched by file name, two files, or two films."""
     from mmfuse.cli.own_films import are_films, fuse_own_films
@@ -158,9 +163,11 @@ def fuse(
         "naming": _naming(pattern, recursive), "resize_to": resize_to, "backend": backend, "precision": precision,
     }  # fmt: skip
     if are_films(a, b, out):
-        fuse_own_films(a, b, out, quality=(quality or Quality.high).value, **options)
-    elif quality is not None:
-        raise UserError("--quality has no effect on images.", expected="two films", found=a, fix="leave it out")
+        fuse_own_films(a, b, out, quality=(quality or Quality.high).value, frames=frames, **options)
+    elif quality is not None or frames is not None:
+        raise UserError(
+            "--quality and --frames have no effect on images.", expected="two films", found=a, fix="leave them out"
+        )
     else:
         fuse_folders(a, b, out, **options)
 
@@ -233,11 +240,35 @@ def evaluate(
     ] = None,
     recursive: _Recursive = False,
     resize_to: _ResizeTo = None,
+    flow_side: Annotated[
+        int | None,
+        typer.Option(min=16, help="For films: reduce larger frames to so many pixels to find motion; 640 by default."),
+    ] = None,
 ) -> None:
-    """Measure any fused images against their sources; compare several systems in one table with paired tests."""
-    from mmfuse.cli import evaluating
+    """Measure any fused images or films against their sources; compare several systems in one table."""
+    from mmfuse.cli import evaluating, film_scores
+    from mmfuse.cli.own_films import are_films
 
     systems = evaluating.named_folders(fused)
+    if are_films(a, b, *(systems.values() if systems else [Path(fused[0])])):
+        if (
+            latex is not None
+            or beside
+            or convention != "lkc_funet"
+            or _naming(pattern, recursive, fused_pattern) != Naming()
+        ):
+            raise UserError(
+                "Some of these options have no effect on films.",
+                expected="none of --latex, --beside, --convention, --pattern, --fused-pattern and --recursive",
+                fix="leave them out",
+            )
+        film_scores.evaluate_films(
+            a, b, systems or {"": Path(fused[0])}, out, measures=metrics, allow_missing=allow_missing,
+            resize_to=resize_to, side=flow_side,
+        )  # fmt: skip
+        return
+    if flow_side is not None:
+        raise UserError("--flow-side has no effect on images.", expected="films", found=a, fix="leave it out")
     how: Any = {"metrics": metrics, "convention": convention, "beside": beside, "allow_missing": allow_missing}
     how |= {"naming": _naming(pattern, recursive, fused_pattern), "resize_to": resize_to}
     if systems:

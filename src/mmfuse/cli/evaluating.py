@@ -57,8 +57,8 @@ def evaluate_folders(
     """
     from mmfuse.metrics.tables import write_scores
 
-    _check_suffix(out, ".csv")
-    _check_scores_may_be_written(out)
+    check_suffix(out, ".csv")
+    check_scores_may_be_written(out)
     meaning = _meaning(metrics, convention, beside)
     matched = matched_images({"fused": fused, "a": a, "b": b}, naming, allow_missing=allow_missing, resize_to=resize_to)
     colours = Colours(GREY)
@@ -144,9 +144,9 @@ def evaluate_systems(
     from mmfuse.reporting.scores import Group, read_one
     from mmfuse.study.plan import EXTERNAL, System
 
-    _check_suffix(out, ".csv", ".tex")
+    check_suffix(out, ".csv", ".tex")
     if latex is not None:
-        _check_suffix(latex, ".tex", option="--latex")
+        check_suffix(latex, ".tex", option="--latex")
     if out.suffix == ".tex":
         if latex not in {None, out}:
             raise UserError("Two files are named for LaTeX.", expected="one of them", found=f"{out} and {latex}")
@@ -154,11 +154,11 @@ def evaluate_systems(
     means, tests = out.with_suffix(".csv"), out.with_suffix(".tests.csv")
     own = {name: out.with_suffix(f".{name}.csv") for name in systems}
     for path in own.values():
-        _check_scores_may_be_written(path)
-    _check_replaceable(means, "system,images")
-    _check_replaceable(tests, "metric,convention")
+        check_scores_may_be_written(path)
+    check_replaceable(means, "system,images")
+    check_replaceable(tests, "metric,convention")
     if latex is not None:
-        _check_replaceable(latex, "% needs")
+        check_replaceable(latex, "% needs")
     meaning = _meaning(metrics, convention, beside)
     if not allow_missing and a.is_dir() and b.is_dir():
         _check_complete(systems, {*_names(a, "a", naming)} & {*_names(b, "b", naming)}, naming)
@@ -246,7 +246,12 @@ def _check_complete(systems: Mapping[str, Path], names: set[str], naming: Naming
         )
 
 
-def _check_suffix(path: Path, *allowed: str, option: str = "--out") -> None:
+def check_suffix(path: Path, *allowed: str, option: str = "--out") -> None:
+    """Check that a file to write has one of the allowed suffixes.
+
+    Raises:
+        UserError: it has another one.
+    """
     if path.suffix not in allowed:
         raise UserError(
             f"Cannot write {path}.", expected=f"a name ending in {' or '.join(allowed)}", found=path,
@@ -254,17 +259,17 @@ def _check_suffix(path: Path, *allowed: str, option: str = "--out") -> None:
         )  # fmt: skip
 
 
-def _check_scores_may_be_written(out: Path) -> None:
+def check_scores_may_be_written(out: Path) -> None:
     """Check that the table and its summary replace nothing but an earlier table and summary.
 
     Raises:
         UserError: a file of another kind is there.
     """
-    _check_replaceable(out, "name,")
-    _check_replaceable(out.with_suffix(".json"), "{", '"convention"')
+    check_replaceable(out, "name,")
+    check_replaceable(out.with_suffix(".json"), "{", '"convention"')
 
 
-def _check_replaceable(path: Path, start: str, key: str = "") -> None:
+def check_replaceable(path: Path, start: str, key: str = "") -> None:
     """Check that a path is free, or has an earlier file of the same kind: one with such a start and key.
 
     Raises:

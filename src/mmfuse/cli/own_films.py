@@ -38,6 +38,7 @@ def fuse_own_films(
     backend: str = "torch",
     precision: str = "fp32",
     quality: Quality = "high",
+    frames: int | None = None,
 ) -> None:
     """Fuse two films into the film OUT.
 
@@ -54,6 +55,7 @@ def fuse_own_films(
         backend: One of `inference.backends.BACKENDS`.
         precision: fp32, bf16 or auto.
         quality: small, high or lossless.
+        frames: Fuse only so many frames, from the first.
 
     Raises:
         UserError: a file is no film or damaged, the films differ in their times or sizes, or as for images.
@@ -67,7 +69,8 @@ def fuse_own_films(
         raise UserError("A pattern and --recursive have no effect on films.", fix="leave them out")
     codec_of(out, quality)
     first, second, matched = _films(a, b, out, allow_missing=allow_missing, resize_to=resize_to)
-    images = (("the first frames", one, two) for _, one, two in pairs_of(first, second, _start(matched), resize_to))
+    matched = matched.first(frames)
+    images = (("the first frames", one, two) for _, one, two in pairs_of(first, second, matched.first(1), resize_to))
     net = chosen_network(images, 1, weights, method, task)
     kind = type(net).__module__.rpartition(".")[2]
     device = best_device()
@@ -85,9 +88,7 @@ def fuse_own_films(
     colours.warn("fuse")
 
 
-def _films(
-    a: Path, b: Path, out: Path, *, allow_missing: bool, resize_to: str | None
-) -> tuple[Film, Film, Matched]:
+def _films(a: Path, b: Path, out: Path, *, allow_missing: bool, resize_to: str | None) -> tuple[Film, Film, Matched]:
     """Read the descriptions of two films, check that they fit, and say what is left out."""
     for path in (a, b):
         if not path.exists():
@@ -111,8 +112,3 @@ def _films(
     for line in left_out:
         print(wrapped(f"left out: {line}"), file=sys.stderr)
     return first, second, matched
-
-
-def _start(matched: Matched) -> Matched:
-    """Return the first pair alone."""
-    return Matched(matched.a[:1], matched.b[:1])

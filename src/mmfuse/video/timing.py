@@ -135,7 +135,9 @@ def _stamps(path: Path, film: InputContainer) -> NDArray[np.int64]:
         )
     known = next((every for every in (stamps, orders) if None not in every), None)
     if known is None:
-        raise UserError(f"The film {path} has frames without a time.", expected="a time for each", fix="export it again")
+        raise UserError(
+            f"The film {path} has frames without a time.", expected="a time for each", fix="export it again"
+        )
     return np.sort(np.array(known, np.int64))
 
 
@@ -145,6 +147,10 @@ class Matched:
 
     a: NDArray[np.int64]
     b: NDArray[np.int64]
+
+    def first(self, count: int | None) -> Matched:
+        """Return the first frames alone; all of them if `count` is None."""
+        return Matched(self.a[:count], self.b[:count])
 
 
 def match(a: Film, b: Film, *, allow_missing: bool = False) -> Matched:

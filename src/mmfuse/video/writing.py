@@ -24,6 +24,7 @@ from mmfuse.video.timing import Film
 if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.packet import Packet
+    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 Quality = Literal["small", "high", "lossless"]
