@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import shutil
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +14,7 @@ import av
 import numpy as np
 import pytest
 
+from conftest import ROOT
 from mmfuse.data.films import FilmReader
 from mmfuse.data.images import luminance, with_luminance, write_image
 from mmfuse.video.fusing import fuse_films
@@ -376,3 +380,22 @@ def test_memory_does_not_grow_with_the_film(tmp_path):
     fuse_films(a, b, match(a, b), tmp_path / "out.mp4", fuse)
     assert len(used) == 160
     assert max(used[80:]) - used[79] < 40 * 240 * 320 * 3  # half of what the frames fused in between would take
+
+
+def test_the_commands_of_the_page(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    film(tmp_path / "infrared.mp4", 3, seed=1)
+    film(tmp_path / "visible.mp4", 3, seed=2)
+    page = (ROOT / "docs/how-to/fuse-films.md").read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    assert len(lines) > 5
+    for line in lines:
+        program, *words = shlex.split(line)
+        assert program == "mmfuse"
+        if "average.mkv" in line:
+            for name in ("average.mkv", "laplacian.mkv"):
+                shutil.copy("fused.mkv", name)
+        run(*words)
+    assert {"fused.mp4", "fused.mkv", "short.mp4", "fused.webm", "steady.csv", "steady.json"} <= {
+        path.name for path in tmp_path.iterdir()
+    }

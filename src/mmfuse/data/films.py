@@ -169,6 +169,13 @@ def opened(path: Path) -> Iterator[InputContainer]:
         if not film.streams.video:
             raise UserError(f"The file {path} contains no film.", expected="a video stream", found="none", fix=_AGAIN)
         context = film.streams.video[0].codec_context
+        if context is None:
+            raise UserError(
+                f"The film {path} cannot be decoded.",
+                expected="a codec that FFmpeg decodes",
+                found="an unknown one",
+                fix="convert it to H.264, for example",
+            )
         context.thread_type, context.thread_count = "NONE", 1
         context.options = {"err_detect": "explode"}
         yield film

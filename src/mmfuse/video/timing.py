@@ -17,6 +17,7 @@ from mmfuse.errors import UserError
 from mmfuse.words import number_of
 
 if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
     from av.container import InputContainer
 
 SAME = 0.002  # seconds: Matroska and WebM round times to milliseconds
@@ -35,7 +36,7 @@ class Film:
         colours: Matrix, range, primaries and transfer function of the colours, as FFmpeg's numbers.
         pixel: Width of a displayed pixel divided by its height.
         sounds: Names of the codecs of its sound.
-        others: Number of other streams, such as subtitles.
+        others: Number of other streams, such as subtitles, or sound in a codec that FFmpeg does not know.
     """
 
     path: Path
@@ -86,7 +87,7 @@ def read_film(path: Path) -> Film:
         ratio = Fraction(stream.sample_aspect_ratio or 1) or Fraction(1)
         colours = (context.colorspace, context.color_range, context.color_primaries, context.color_trc)
         stored = (context.height, context.width)
-        sounds = tuple(one.codec_context.name for one in film.streams.audio)
+        sounds = tuple(one.codec_context.name for one in sound_streams(film))
         others = len(film.streams) - 1 - len(sounds)
     if len(stamps) < 2:
         raise UserError(
@@ -103,6 +104,11 @@ def read_film(path: Path) -> Film:
     turned = stored[0] != stored[1] and first.shape[:2] == stored[::-1]
     number = (int(colours[0]), int(colours[1]), int(colours[2]), int(colours[3]))
     return Film(path, first, stamps, unit, number, 1 / ratio if turned else ratio, sounds, others)
+
+
+def sound_streams(film: InputContainer) -> list[AudioStream]:
+    """Return the streams of sound in codecs that FFmpeg knows; telephones add others."""
+    return [one for one in film.streams.audio if one.codec_context is not None]
 
 
 def _stamps(path: Path, film: InputContainer) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from mmfuse.data.films import opened, pyav, readable
 from mmfuse.data.images import Bytes
 from mmfuse.errors import UserError
 from mmfuse.files.writing import whole_file
-from mmfuse.video.timing import Film
+from mmfuse.video.timing import Film, sound_streams
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -181,9 +181,10 @@ def _sound(source: Film, like: Film, out: OutputContainer) -> Iterator[Packet]:
         return
     shift = like.stamps[0] * like.unit - source.stamps[0] * source.unit if source is not like else 0
     with opened(source.path) as film:
-        streams = {one.index: out.add_stream_from_template(one) for one in film.streams.audio}
+        found = sound_streams(film)
+        streams = {one.index: out.add_stream_from_template(one) for one in found}
         with readable(source.path):
-            for packet in film.demux(audio=tuple(range(len(streams)))):
+            for packet in film.demux(*found):
                 if not packet.size:
                     continue
                 later = round(shift / packet.time_base)
