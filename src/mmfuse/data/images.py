@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
+from mmfuse.data.completeness import SIGNATURE, check_png, check_tiff
 from mmfuse.data.kinds import SUFFIXES, check_kind, not_8_bits, not_grey_or_rgb, not_read, unusual_compression
 from mmfuse.data.names import find_images
-from mmfuse.data.whole_png import SIGNATURE, check_png
 from mmfuse.errors import UserError
 from mmfuse.files.writing import whole_file
 
@@ -66,6 +67,8 @@ def open_image(path: Path) -> Iterator[Image.Image]:
                     found="several images in one file, as in an animation or a scan of several pages",
                     fix="save each of them as a separate file",
                 )
+            if isinstance(image, TiffImageFile):
+                check_tiff(image.tag_v2)
             depth = _depth(image) if image.mode in _MODES else None
             if depth is not None:
                 raise not_8_bits(path, f"pixel format {depth!r}")
