@@ -20,6 +20,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from mmfuse.data.kinds import SUFFIXES, check_kind, not_8_bits, not_grey_or_rgb, not_read, unusual_compression
 from mmfuse.data.names import find_images
+from mmfuse.data.whole_png import SIGNATURE, check_png
 from mmfuse.errors import UserError
 from mmfuse.files.writing import whole_file
 
@@ -27,7 +28,6 @@ Bytes = NDArray[np.uint8]
 # read by content, regardless of their names; Pillow's other readers are disabled for untrusted files, because one of
 # them starts a program
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF")
-_PNG = b"\x89PNG\r\n\x1a\n"
 _LUMA = np.array([0.299, 0.587, 0.114])
 _MODES = {"L": "L", "1": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "RGBX": "RGB", "P": "RGB", "CMYK": "RGB"}
 _TURNS = dict(enumerate(
@@ -54,9 +54,8 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     try:
         check_kind(path)
         with path.open("rb") as stream:
-            if stream.read(8) == _PNG:
-                with Image.open(path, formats=("PNG",)) as image:
-                    image.verify()  # the checksums of all chunks: decoding alone overlooks some flipped bits
+            if stream.read(len(SIGNATURE)) == SIGNATURE:
+                check_png(path)
         # not by its name, because Pillow would map the file into memory, and garble a TIFF image that lies on its side
         with path.open("rb") as stream, Image.open(stream, formats=_FORMATS) as image:
             # a photo's preview (MPO) does not count as a second image; counting a scan's pages may take minutes
