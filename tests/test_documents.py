@@ -270,6 +270,8 @@ def test_a_command_for_own_images_runs(mmfuse, tmp_path, monkeypatch, command):
         if f"{folder}/" in used and (folder != "OUT" or command.words[1] == "evaluate"):
             for image in range(3):
                 write_image(tmp_path / folder / f"n{image}.png", draw_image(number + 10 * image, 48, 56))
+    for number, name in enumerate(("n1_ir.png", "n1_vis.jpg", "n2_ir.png", "n2_vis.jpg") if "BOTH/" in used else ()):
+        write_image(tmp_path / "BOTH" / name, draw_image(number, 48, 56))
     for number, name in enumerate(("infrared.png", "visible.png")):
         write_image(tmp_path / name, draw_image(number, 48, 56))
     name = next(iter(shipped.read_index().weights))

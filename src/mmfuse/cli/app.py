@@ -18,7 +18,7 @@ import typer
 from mmfuse import __version__
 from mmfuse.cli import benchmarks, params, stages
 from mmfuse.cli.limits import outer_limit
-from mmfuse.data.names import Naming
+from mmfuse.cli.pair_options import Pattern, Recursive, ResizeTo, naming
 from mmfuse.errors import MmfuseError, UserError, causes
 from mmfuse.leaderboard.command import leaderboard
 from mmfuse.terminal import show_all_signs, stop_writing, wrapped
@@ -48,23 +48,6 @@ class Precision(StrEnum):
     fp32 = "fp32"
     bf16 = "bf16"
     auto = "auto"
-
-
-class Side(StrEnum):
-    """One of the two images of a pair."""
-
-    a = "a"
-    b = "b"
-
-
-_Pattern = Annotated[
-    tuple[str, str] | None,
-    typer.Option(metavar="A B", help="Names of the images in A and in B, such as '{name}_ir.png' '{name}_vis.png'."),
-]
-_Recursive = Annotated[bool, typer.Option("--recursive", help="Also read subfolders.")]
-_ResizeTo = Annotated[
-    Side | None, typer.Option(help="Resize the other image of each pair to the size of this one (same field of view).")
-]
 
 
 app = typer.Typer(
@@ -128,9 +111,9 @@ def fuse(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out images that lack a counterpart.")
     ] = False,
-    pattern: _Pattern = None,
-    recursive: _Recursive = False,
-    resize_to: _ResizeTo = None,
+    pattern: Pattern = None,
+    recursive: Recursive = False,
+    resize_to: ResizeTo = None,
     backend: Annotated[
         Backend,
         typer.Option(help="What computes the network; onnxruntime and openvino need the extra mmfuse[backends]."),
@@ -145,13 +128,8 @@ def fuse(
 
     fuse_folders(
         a, b, out, weights=weights, method=method, task=task, allow_missing=allow_missing,
-        naming=_naming(pattern, recursive), resize_to=resize_to, backend=backend, precision=precision,
+        naming=naming(pattern, recursive), resize_to=resize_to, backend=backend, precision=precision,
     )  # fmt: skip
-
-
-def _naming(pattern: tuple[str, str] | None, recursive: bool, fused: str | None = None) -> Naming:
-    patterns = {} if pattern is None else {"a": pattern[0], "b": pattern[1]}
-    return Naming(patterns | ({} if fused is None else {"fused": fused}), recursive)
 
 
 @app.command()
@@ -211,19 +189,19 @@ def evaluate(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out images that lack a counterpart.")
     ] = False,
-    pattern: _Pattern = None,
+    pattern: Pattern = None,
     fused_pattern: Annotated[
         str | None, typer.Option(metavar="FUSED", help="Names of the fused images; by default '{name}.*'.")
     ] = None,
-    recursive: _Recursive = False,
-    resize_to: _ResizeTo = None,
+    recursive: Recursive = False,
+    resize_to: ResizeTo = None,
 ) -> None:
     """Measure any fused images against their sources; compare several systems in one table with paired tests."""
     from mmfuse.cli import evaluating
 
     systems = evaluating.named_folders(fused)
     how: Any = {"metrics": metrics, "convention": convention, "beside": beside, "allow_missing": allow_missing}
-    how |= {"naming": _naming(pattern, recursive, fused_pattern), "resize_to": resize_to}
+    how |= {"naming": naming(pattern, recursive, fused_pattern), "resize_to": resize_to}
     if systems:
         evaluating.evaluate_systems(a, b, systems, out, latex=latex, **how)
     elif latex is not None:
