@@ -49,6 +49,22 @@ class Precision(StrEnum):
     auto = "auto"
 
 
+class Model(StrEnum):
+    """Kind of map between two images."""
+
+    auto = "auto"
+    rigid = "rigid"
+    similarity = "similarity"
+    affine = "affine"
+
+
+class Moving(StrEnum):
+    """Which of the two images to fuse is moved onto the other."""
+
+    a = "a"
+    b = "b"
+
+
 app = typer.Typer(
     help="A reproducible benchmark of multimodal image fusion.",
     no_args_is_help=True,
@@ -114,14 +130,57 @@ def fuse(
         Precision,
         typer.Option(help="auto: bf16 if the processor or GPU has it and a check at the start agrees with fp32."),
     ] = Precision.fp32,
+    align: Annotated[
+        Moving | None, typer.Option(help="First move the images of A or of B onto the other ones; see `mmfuse align`.")
+    ] = None,
+    transform: Annotated[
+        Path | None, typer.Option(help="With --align: move them by this transform, made with `mmfuse align`.")
+    ] = None,
 ) -> None:
     """Fuse image pairs of any size, in colour: two folders matched by file name, or two files."""
     from mmfuse.cli.own_images import fuse_folders
 
     fuse_folders(
         a, b, out, weights=weights, method=method, task=task, allow_missing=allow_missing, backend=backend,
-        precision=precision,
+        precision=precision, align=align, transform=transform,
     )  # fmt: skip
+
+
+@app.command()
+def align(
+    moving: Annotated[Path, typer.Argument(help="Folder (or file) of the images to move.")],
+    fixed: Annotated[Path, typer.Argument(help="Folder (or file) of the images that stay.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the moved images, NAME.png, and the transforms, NAME.json.")],
+    model: Annotated[
+        Model,
+        typer.Option(help="rigid: rotation and shift; similarity: and scale; auto: rigid for scans, else affine."),
+    ] = Model.auto,
+    deformable: Annotated[bool, typer.Option("--deformable", help="Also bend the images smoothly.")] = False,
+    fixed_rig: Annotated[
+        bool, typer.Option("--fixed-rig", help="Find one transform for all pairs of two fixed cameras, transform.json.")
+    ] = False,
+    transform: Annotated[Path | None, typer.Option(help="Use this transform for all pairs, and search none.")] = None,
+    allow_missing: Annotated[bool, typer.Option(help="Leave out images that lack a counterpart.")] = False,
+) -> None:
+    """Move images onto those of another modality, pair by pair; pairs that do not agree are reported, not written."""
+    from mmfuse.cli.aligning import align_folders
+
+    align_folders(
+        moving, fixed, out, model=model, deformable=deformable, fixed_rig=fixed_rig, transform=transform,
+        allow_missing=allow_missing,
+    )  # fmt: skip
+
+
+@app.command()
+def transform_points(
+    transform: Annotated[Path, typer.Argument(help="A transform, made with `mmfuse align`.")],
+    source: Annotated[Path, typer.Argument(help="CSV with the columns x and y, pixels of the moving image.")],
+    out: Annotated[Path, typer.Argument(help="CSV to write, with x and y in the fixed image.")],
+) -> None:
+    """Map positions in a moving image into the fixed image; (0, 0) is the centre of the upper left pixel."""
+    from mmfuse.cli import aligning
+
+    print(f"{aligning.transform_points(transform, source, out)} positions in {out}")
 
 
 @app.command()

@@ -17,6 +17,7 @@ from mmfuse.progress import progress
 from mmfuse.weights import shipped
 
 if TYPE_CHECKING:
+    from mmfuse.cli.aligning import Aligner
     from mmfuse.methods.base import FusionMethod
 
 
@@ -41,6 +42,8 @@ def fuse_folders(
     allow_missing: bool = False,
     backend: str = "torch",
     precision: str = "fp32",
+    align: str | None = None,
+    transform: Path | None = None,
 ) -> None:
     """Fuse the pairs of two folders (or two files) into OUT/NAME.png.
 
@@ -54,6 +57,8 @@ def fuse_folders(
         allow_missing: Leave out images that lack a counterpart.
         backend: One of `inference.backends.BACKENDS`.
         precision: fp32, bf16 or auto; see `inference.backends.prepared`.
+        align: `a` or `b`: move these images onto the other ones first.
+        transform: With `align`, the transform to use for all pairs.
 
     Raises:
         UserError: images are missing, damaged or of unequal size, the weights cannot be used, the task is not clear, a
@@ -64,32 +69,51 @@ def fuse_folders(
     from mmfuse.inference.fusing import best_device, fuse_pair
 
     _check_choice(weights, method, task)
+    aligner = _aligner(align, transform)
     sources = {"a": a, "b": b}
     single = a.is_file() and b.is_file()
     pairs = [Matched(a.stem, sources)] if single else matched_images(sources, allow_missing=allow_missing)
-    net = _network(pairs, weights, method, task)
-    _check_not_overwritten(pairs, out)
+    net = _network(pairs, weights, method, task, aligner)
+    check_not_overwritten(pairs, out)
     device = best_device()
     keep_freed_memory()
     fuse, record = prepared(net.to(device), device, backend=backend, precision=precision)
     if precision == "auto":
         print(f"precision: {record['precision']}", file=sys.stderr)
     colours = Colours({"a": "infrared or MRI"})
-    for name, first, second in progress(_read(pairs), "fuse", total=len(pairs), unit="pairs"):
+    fused = 0
+    for name, first, second in progress(_read(pairs, aligner), "fuse", total=len(pairs), unit="pairs"):
+        fused += 1
         colours.add(name, {"a": first, "b": second})
         write_image(out / f"{name}.png", fuse_pair(fuse, first, second, device))
-    print(f"{len(pairs)} fused images in {out}")
+    print(f"{fused} fused images in {out}")
     colours.warn("fuse")
+    if aligner is not None:
+        aligner.check_all_aligned("they are not fused")
 
 
-def _read(pairs: list[Matched]) -> Iterator[tuple[str, Bytes, Bytes]]:
-    """Yield the name and the images of each pair.
+def _aligner(moving: str | None, transform: Path | None) -> Aligner | None:
+    """Return what aligns each pair, None if nothing does."""
+    from mmfuse.cli.aligning import Aligner
+
+    if moving is None and transform is not None:
+        raise UserError("--transform has no effect without --align.", fix="add --align a or --align b")
+    return None if moving is None else Aligner(moving=moving, transform=transform)
+
+
+def _read(pairs: list[Matched], aligner: Aligner | None = None) -> Iterator[tuple[str, Bytes, Bytes]]:
+    """Yield the name and the images of each pair, aligned if asked for; pairs that cannot be aligned are left out.
 
     Raises:
         UserError: an image is damaged, or two of a pair differ in size.
     """
     for name, paths in pairs:
         first, second = read_image(paths["a"]), read_image(paths["b"])
+        if aligner is not None:
+            aligned = aligner.aligned(name, paths, first, second)
+            if aligned is None:
+                continue
+            first, second = aligned
         check_equal_sizes((paths["a"], first), (paths["b"], second))
         yield name, first, second
 
@@ -118,7 +142,9 @@ def _is_file(weights: str | Path) -> bool:
     return isinstance(weights, Path) or path.suffix != "" or len(path.parts) != 1 or path.is_file()
 
 
-def _network(pairs: list[Matched], weights: str | Path | None, method: str | None, task: str | None) -> FusionMethod:
+def _network(
+    pairs: list[Matched], weights: str | Path | None, method: str | None, task: str | None, aligner: Aligner | None
+) -> FusionMethod:
     """Return the network or training-free method that the user chose."""
     from mmfuse.training.checkpoints import build, load_method
 
@@ -133,11 +159,11 @@ def _network(pairs: list[Matched], weights: str | Path | None, method: str | Non
         return net
     if weights is not None and _is_file(weights):
         return load_method(Path(weights))[0]
-    one = _shipped(pairs, None if weights is None else str(weights), task)
+    one = _shipped(pairs, None if weights is None else str(weights), task, aligner)
     return load_method(shipped.verified(one))[0]
 
 
-def _shipped(pairs: list[Matched], name: str | None, task: str | None) -> shipped.Shipped:
+def _shipped(pairs: list[Matched], name: str | None, task: str | None, aligner: Aligner | None) -> shipped.Shipped:
     """Return the shipped weights with a name, or the task's default ones, and print which they are."""
     if name is not None:
         one = shipped.named(name)
@@ -151,19 +177,24 @@ def _shipped(pairs: list[Matched], name: str | None, task: str | None) -> shippe
     one_for_all = len(defaults) == len(shipped.TASKS) and len(set(defaults.values())) == 1
     told = ""
     if task is None and defaults and not one_for_all:
-        read = progress(_read(pairs), "determine the task", total=len(pairs), unit="pairs")
+        read = progress(_read(pairs, aligner), "determine the task", total=len(pairs), unit="pairs")
         task, told = task_of_images(read), ", judging by the images; --task overrides it"
     one = shipped.default(task or shipped.TASKS[0])
     print(f"weights: {one.name} (method {one.method}, task {task or ' and '.join(one.tasks)}{told})", file=sys.stderr)
     return one
 
 
-def _check_not_overwritten(pairs: list[Matched], out: Path) -> None:
+def check_not_overwritten(pairs: list[Matched], out: Path) -> None:
+    """Check that no OUT/NAME.png is one of the sources.
+
+    Raises:
+        UserError: one is.
+    """
     sources = {path.resolve() for _, paths in pairs for path in paths.values()}
     lost = [path for path in (out / f"{name}.png" for name, _ in pairs) if path.resolve() in sources]
     if lost:
         raise UserError(
-            "The fused images would overwrite their sources.", found=str(lost[0]), fix="choose another output folder"
+            "The images would overwrite their sources.", found=str(lost[0]), fix="choose another output folder"
         )
 
 
