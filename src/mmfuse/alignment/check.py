@@ -15,8 +15,9 @@ from mmfuse.alignment.refine import Surfaces
 REACH = 8  # pixels at the resolution of the check: peaks are searched so far from their places
 NEAR = 1.5  # pixels: a peak at most so far from its place agrees
 _EVERY = 3  # blocks: the window of a block is about so wide, so that those counted are independent
-_CHANCE = 1e-5  # how likely so many agreeing blocks may be by chance
+_CHANCE = 1e-8  # how likely so many agreeing blocks may be by chance
 _SHARE = 0.15  # least share of agreeing blocks
+_RIVAL = 0.6  # largest evidence for another map, relative to the best
 _FAINT = 0.05  # agreement: a block without a higher peak has no edges in common and is not counted
 
 
@@ -40,11 +41,20 @@ def agreeing(found: Sequence[Surfaces]) -> tuple[int, int, float]:
     return near, total, chance
 
 
-def trusted(found: Sequence[Surfaces]) -> tuple[bool, float]:
-    """Return whether so many blocks agree that it cannot be chance, and the share of blocks that agree."""
+def trusted(found: Sequence[Surfaces], evidence: Sequence[float]) -> tuple[bool, float]:
+    """Return whether a map can be trusted, and the share of blocks that agree with it.
+
+    So many blocks must agree that it cannot be chance, and the map must stand out: images without common content have
+    several maps that are nearly as good.
+
+    Args:
+        found: The surfaces under the map.
+        evidence: That for the map, and then that for the other maps of the search.
+    """
     from scipy.stats import binom
 
     near, total, chance = agreeing(found)
     share = near / total if total else 0.0
     surely = total > 0 and float(binom.sf(near - 1, total, chance)) < _CHANCE
-    return surely and share >= _SHARE, share
+    alone = all(other <= _RIVAL * evidence[0] for other in evidence[1:])
+    return surely and alone and share >= _SHARE, share

@@ -11,7 +11,7 @@ from mmfuse.alignment.refine import Surfaces, sampled
 from mmfuse.alignment.transform import STEEPEST, Floats, steepest
 
 _BLURS = (1.5, 0.7)  # of the surfaces, in pixels
-_STIFFNESS = 0.25  # agreement per squared pixel by which the shifts of two neighbouring blocks differ
+_STIFFNESS = 0.5  # agreement per squared pixel by which the shifts of two neighbouring blocks differ
 
 
 def bent(found: Sequence[Surfaces], reach: int) -> Floats:

@@ -152,7 +152,7 @@ def by_edges(pairs: Sequence[Pair], model: str) -> tuple[Matrix, bool, float]:
     best = found[0]
     for side, reach, sigma in _FINE:
         best = refine(pairs, best.matrix, model, side, reach, sigma)
-    aligned, share = trusted(compared(pairs, best.matrix, _COARSE, REACH)[0])
+    aligned, share = trusted(compared(pairs, best.matrix, _COARSE, REACH)[0], [one.score for one in found])
     return best.matrix, aligned, share
 
 

@@ -19,7 +19,7 @@ from mmfuse.files.writing import write_json
 
 Floats = NDArray[np.float64]
 MODELS = ("rigid", "similarity", "affine")
-_FORMAT = "mmfuse transform 1"
+_FORMAT = "mmfuse-transform/1"
 _LARGEST = 1_000_000  # pixels along a side
 _SCALES = (1 / 50, 50.0)  # how much a map may shrink or enlarge
 STEEPEST = 0.35  # of a displacement field, pixels per pixel: a steeper one could fold

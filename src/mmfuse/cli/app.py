@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mmfuse import __version__
+from mmfuse.cli import align as aligned
 from mmfuse.cli import benchmarks, params, stages
 from mmfuse.cli.limits import outer_limit
 from mmfuse.errors import MmfuseError, UserError
@@ -49,15 +50,6 @@ class Precision(StrEnum):
     auto = "auto"
 
 
-class Model(StrEnum):
-    """Kind of map between two images."""
-
-    auto = "auto"
-    rigid = "rigid"
-    similarity = "similarity"
-    affine = "affine"
-
-
 class Moving(StrEnum):
     """Which of the two images to fuse is moved onto the other."""
 
@@ -75,6 +67,8 @@ app.add_typer(stages.app, name="stage")
 app.add_typer(benchmarks.app, name="benchmark")
 app.add_typer(params.app, name="params")
 app.command()(leaderboard)
+app.command()(aligned.align)
+app.command()(aligned.transform_points)
 
 
 def _version(asked: bool) -> None:
@@ -144,43 +138,6 @@ def fuse(
         a, b, out, weights=weights, method=method, task=task, allow_missing=allow_missing, backend=backend,
         precision=precision, align=align, transform=transform,
     )  # fmt: skip
-
-
-@app.command()
-def align(
-    moving: Annotated[Path, typer.Argument(help="Folder (or file) of the images to move.")],
-    fixed: Annotated[Path, typer.Argument(help="Folder (or file) of the images that stay.")],
-    out: Annotated[Path, typer.Argument(help="Folder for the moved images, NAME.png, and the transforms, NAME.json.")],
-    model: Annotated[
-        Model,
-        typer.Option(help="rigid: rotation and shift; similarity: and scale; auto: rigid for scans, else affine."),
-    ] = Model.auto,
-    deformable: Annotated[bool, typer.Option("--deformable", help="Also bend the images smoothly.")] = False,
-    fixed_rig: Annotated[
-        bool, typer.Option("--fixed-rig", help="Find one transform for all pairs of two fixed cameras, transform.json.")
-    ] = False,
-    transform: Annotated[Path | None, typer.Option(help="Use this transform for all pairs, and search none.")] = None,
-    allow_missing: Annotated[bool, typer.Option(help="Leave out images that lack a counterpart.")] = False,
-) -> None:
-    """Move images onto those of another modality, pair by pair; pairs that do not agree are reported, not written."""
-    from mmfuse.cli.aligning import align_folders
-
-    align_folders(
-        moving, fixed, out, model=model, deformable=deformable, fixed_rig=fixed_rig, transform=transform,
-        allow_missing=allow_missing,
-    )  # fmt: skip
-
-
-@app.command()
-def transform_points(
-    transform: Annotated[Path, typer.Argument(help="A transform, made with `mmfuse align`.")],
-    source: Annotated[Path, typer.Argument(help="CSV with the columns x and y, pixels of the moving image.")],
-    out: Annotated[Path, typer.Argument(help="CSV to write, with x and y in the fixed image.")],
-) -> None:
-    """Map positions in a moving image into the fixed image; (0, 0) is the centre of the upper left pixel."""
-    from mmfuse.cli import aligning
-
-    print(f"{aligning.transform_points(transform, source, out)} positions in {out}")
 
 
 @app.command()
