@@ -299,7 +299,7 @@ def test_pairs_that_are_not_aligned_are_reported_and_not_written(folders):
     root, _ = folders
     write_image(root / "ir/wrong.png", scene(30)[0])
     write_image(root / "vis/wrong.png", scene(31)[1])
-    with pytest.raises(UserError, match="1 of 4 pairs are not aligned") as raised:
+    with pytest.raises(UserError, match="Of 4 pairs, 1 cannot be aligned") as raised:
         align_folders(root / "ir", root / "vis", root / "out")
     assert "wrong: confidence" in str(raised.value)
     assert {path.stem for path in (root / "out").iterdir()} == {"one", "two", "three"}

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from mmfuse.cli.options import Pattern, Recursive, naming_of
+
 
 class Model(StrEnum):
     """Kind of map between two images."""
@@ -21,7 +23,12 @@ class Model(StrEnum):
 def align(
     moving: Annotated[Path, typer.Argument(help="Folder (or file) of the images to move.")],
     fixed: Annotated[Path, typer.Argument(help="Folder (or file) of the images that stay.")],
-    out: Annotated[Path, typer.Argument(help="Folder for the moved images, NAME.png, and the transforms, NAME.json.")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder for the moved images, NAME.png, and the transforms, NAME.json; or an image, for two files."
+        ),
+    ],
     model: Annotated[
         Model,
         typer.Option(help="rigid: rotation and shift; similarity: and scale; auto: rigid for scans, else affine."),
@@ -31,14 +38,18 @@ def align(
         bool, typer.Option("--fixed-rig", help="Find one transform for all pairs of two fixed cameras, transform.json.")
     ] = False,
     transform: Annotated[Path | None, typer.Option(help="Use this transform for all pairs, and search none.")] = None,
-    allow_missing: Annotated[bool, typer.Option(help="Leave out images that lack a counterpart.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out images that lack a counterpart.")
+    ] = False,
+    pattern: Pattern = None,
+    recursive: Recursive = False,
 ) -> None:
     """Move images onto those of another modality, pair by pair; pairs that do not agree are reported, not written."""
     from mmfuse.cli.aligning import align_folders
 
     align_folders(
         moving, fixed, out, model=model, deformable=deformable, fixed_rig=fixed_rig, transform=transform,
-        allow_missing=allow_missing,
+        allow_missing=allow_missing, naming=naming_of(pattern, recursive),
     )  # fmt: skip
 
 

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from mmfuse.alignment.transform import Transform, read_transform, write_transform
-from mmfuse.cli.own_images import check_not_overwritten, matched_images
+from mmfuse.cli.own_images import check_not_overwritten, check_out, is_image_name, matched_images
 from mmfuse.data.images import Bytes, read_image, write_image
-from mmfuse.data.pairs import Matched
-from mmfuse.errors import UserError
+from mmfuse.data.names import Naming
+from mmfuse.data.pairs import PLAIN, Matched
+from mmfuse.errors import UserError, first_of
 from mmfuse.files.reading import damaged, read_table
 from mmfuse.files.writing import csv_text, write_text
 from mmfuse.progress import progress
+from mmfuse.words import number_of
 
-RIG = "transform.json"
+_RIG = "transform.json"
 _FRAMES = 12  # from which the one transform of two fixed cameras is found
-_SHOWN = 10
 _ADVICE = (
     "look at the images: they may not show the same; give --model rigid or similarity; or use the transform of another "
     "pair from the same cameras with --transform, or one for all with --fixed-rig"
@@ -52,7 +53,15 @@ class Aligner:
         self.given = read_transform(transform) if isinstance(transform, Path) else transform
         self.found: dict[str, Transform] = {}
 
-    def aligned(self, name: str, paths: dict[str, Path], a: Bytes, b: Bytes) -> tuple[Bytes, Bytes] | None:
+    def read(self, pair: Matched) -> tuple[Bytes, Bytes] | None:
+        """Read both images of a pair and align them, see `aligned`.
+
+        Raises:
+            UserError: an image cannot be read or aligned, or does not fit the given transform.
+        """
+        return self.aligned(pair.name, pair.paths, read_image(pair.paths["a"]), read_image(pair.paths["b"]))
+
+    def aligned(self, name: str, paths: Mapping[str, Path], a: Bytes, b: Bytes) -> tuple[Bytes, Bytes] | None:
         """Return both images of a pair with one of them moved onto the other, None if they cannot be aligned.
 
         Args:
@@ -87,10 +96,9 @@ class Aligner:
         """
         failed = [f"{name}: confidence {one.confidence:.2f}" for name, one in self.found.items() if not one.aligned]
         if failed:
-            more = [f"and {len(failed) - _SHOWN} more"] if len(failed) > _SHOWN else []
             raise UserError(
-                f"{len(failed)} of {len(self.found)} pairs are not aligned; {what}.",
-                found="\n            ".join(failed[:_SHOWN] + more),
+                f"Of {number_of(len(self.found), 'pair')}, {len(failed)} cannot be aligned; {what}.",
+                found=first_of(failed),
                 fix=_ADVICE,
             )
 
@@ -105,18 +113,20 @@ def align_folders(
     fixed_rig: bool = False,
     transform: Path | None = None,
     allow_missing: bool = False,
+    naming: Naming = PLAIN,
 ) -> None:
     """Move the images of one folder (or file) onto those of another, as OUT/NAME.png with OUT/NAME.json.
 
     Args:
         moving: Images to move.
         fixed: Images that stay.
-        out: Folder of the moved images and of the transforms.
+        out: Folder of the moved images and of the transforms; for two files also the image to write.
         model: `auto`, `rigid`, `similarity` or `affine`.
         deformable: Also bend the image.
         fixed_rig: Find one transform for all pairs, OUT/transform.json.
         transform: Use this transform for all pairs.
         allow_missing: Leave out images that lack a counterpart.
+        naming: How the images are named in `moving` (key a) and `fixed` (key b).
 
     Raises:
         UserError: images are missing or damaged, a source would be overwritten, or pairs are not aligned; those that
@@ -127,34 +137,29 @@ def align_folders(
             "With --transform nothing is searched, so that --fixed-rig, --model and --deformable have no effect.",
             fix="leave them out, or --transform",
         )
-    sources = {"a": moving, "b": fixed}
-    single = moving.is_file() and fixed.is_file()
-    pairs = [Matched(moving.stem, sources)] if single else matched_images(sources, allow_missing=allow_missing)
-    check_not_overwritten(pairs, out)
+    check_out(moving, fixed, out, naming)
+    pairs = matched_images({"a": moving, "b": fixed}, naming, allow_missing=allow_missing, equal=False)
+    targets = {name: out if is_image_name(out) else out / f"{name}.png" for name, _ in pairs}
+    check_not_overwritten(pairs, targets.values())
     given = read_transform(transform) if transform is not None else None
     if fixed_rig:
         given = _of_rig(pairs, model=model, deformable=deformable)
-        write_transform(out / RIG, given)
+        write_transform(out.with_suffix(".json") if is_image_name(out) else out / _RIG, given)
     aligner = Aligner(model=model, deformable=deformable, transform=given)
     written = 0
-    for name, paths, first, second in _images(pairs, "align"):
-        images = aligner.aligned(name, paths, first, second)
+    for pair in progress(pairs, "align", total=len(pairs), unit="pairs"):
+        images = aligner.read(pair)
         if images is None:
             continue
-        write_image(out / f"{name}.png", images[0])
+        write_image(targets[pair.name], images[0])
         if given is None:
-            write_transform(out / f"{name}.json", aligner.found[name])
+            write_transform(targets[pair.name].with_suffix(".json"), aligner.found[pair.name])
         written += 1
     if written:
         used = [given] if given is not None else aligner.found.values()
         sure = [one.confidence for one in used if one.aligned]
-        print(f"{written} aligned images in {out} (confidence {min(sure):.2f} to {max(sure):.2f})")
+        print(f"{number_of(written, 'aligned image')} in {out} (confidence {min(sure):.2f} to {max(sure):.2f})")
     aligner.check_all_aligned("nothing is written for them")
-
-
-def _images(pairs: list[Matched], what: str) -> Iterator[tuple[str, dict[str, Path], Bytes, Bytes]]:
-    for name, paths in progress(pairs, what, total=len(pairs), unit="pairs"):
-        yield name, paths, read_image(paths["a"]), read_image(paths["b"])
 
 
 def _of_rig(pairs: list[Matched], *, model: str, deformable: bool) -> Transform:
@@ -166,7 +171,7 @@ def _of_rig(pairs: list[Matched], *, model: str, deformable: bool) -> Transform:
     from mmfuse.alignment.registration import align_frames
 
     chosen = np.unique(np.linspace(0, len(pairs) - 1, min(_FRAMES, len(pairs))).round().astype(int))
-    frames = [(first, second) for _, _, first, second in _images([pairs[number] for number in chosen], "read")]
+    frames = [(read_image(pairs[number].paths["a"]), read_image(pairs[number].paths["b"])) for number in chosen]
     found = align_frames(frames, model=model, deformable=deformable)
     print(f"one transform from {len(frames)} of {len(pairs)} pairs, confidence {found.confidence:.2f}", file=sys.stderr)
     if not found.aligned:
