@@ -94,6 +94,14 @@ def test_an_image_of_fewer_pixels_is_aligned():
     assert np.linalg.norm(centre - [103.5, 79.5]) < 1.5
 
 
+def test_large_images_are_aligned_in_full_resolution():
+    pair = [np.kron(image, np.ones((7, 7), np.uint8)) for image in scene(14)]
+    matrix = matrix_of(4, 1.05, (60, -40), pair[0].shape)
+    found = align(moved(pair[0], matrix), pair[1], deformable=True)
+    assert found.aligned
+    assert np.median(errors(found, matrix, pair[0].shape)) < 4  # in pixels of which seven are one of the scene
+
+
 def test_a_bent_image_is_aligned_better_with_a_deformation():
     first, second = scene(5, 200, 256)
     y, x = np.mgrid[:200, :256].astype(float)

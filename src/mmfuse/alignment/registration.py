@@ -13,13 +13,14 @@ from mmfuse.alignment.deform import bent, on_corners
 from mmfuse.alignment.features import Image, Pair, content, grey
 from mmfuse.alignment.information import centred, most_informative
 from mmfuse.alignment.refine import Surfaces, fitted, surfaces
-from mmfuse.alignment.start import Candidate, at_size, candidates, different, level_factor
+from mmfuse.alignment.start import Candidate, Level, at_size, candidates, different, level_factor
 from mmfuse.alignment.transform import MODELS, Transform
 from mmfuse.alignment.transform import Floats as Matrix
 from mmfuse.errors import UserError, unknown_name
 from mmfuse.inference.task_rule import shared_black
 
 SMALLEST = 32  # pixels of the shorter side
+_LARGEST = 640  # pixels of the longer side: larger images are first made smaller
 _STARTS = 6  # candidates of the global search that are refined
 _COARSE = 192  # pixels of the longer side where candidates are compared, and where the best is checked
 _FINE = ((192, 8, 1.0), (320, 6, 1.0))  # longer side, reach and sigma of the further refinement
@@ -29,8 +30,8 @@ _SCAN_SHARE = 0.5  # least share of starts that end at the same map
 _APART = 0.02  # of the longer side: how far apart two refined candidates are
 
 
-def prepared(image: NDArray[Any], what: str) -> Image:
-    """Return the luminance and the mask of an image.
+def prepared(image: NDArray[Any], what: str) -> Level:
+    """Return the luminance and the mask of an image, made smaller if it is large.
 
     Raises:
         UserError: it is not an image, too small, or has values that are not finite; `what` names it.
@@ -46,7 +47,9 @@ def prepared(image: NDArray[Any], what: str) -> Image:
     values = grey(pixels)
     if not np.isfinite(values).all():
         raise UserError(f"{what} has values that are not finite.", fix="replace them first")
-    return values, content(values)
+    whole = np.ones(values.shape, np.bool_)
+    small = at_size(values, whole, level_factor(values.shape, _LARGEST))
+    return small._replace(mask=content(small.image))
 
 
 def search(pairs: Sequence[Pair], model: str) -> list[Candidate]:
@@ -127,19 +130,22 @@ def align_frames(
         raise unknown_name("There is no such model.", model, ["auto", *MODELS], "take one of these")
     if not frames:
         raise UserError("There are no images to align.")
-    pairs = [(prepared(moving, "The moving image"), prepared(fixed, "The fixed image")) for moving, fixed in frames]
-    sizes = {(moving[0].shape, fixed[0].shape) for moving, fixed in pairs}
+    levels = [(prepared(moving, "The moving image"), prepared(fixed, "The fixed image")) for moving, fixed in frames]
+    sizes = {(np.shape(moving)[:2], np.shape(fixed)[:2]) for moving, fixed in frames}
     if len(sizes) > 1:
         raise UserError(
             "The images of one camera differ in size.", expected="one size for all frames of each camera",
             found=sorted(sizes), fix="align the pairs one by one",
         )  # fmt: skip
     size = sizes.pop()
+    pairs = [((moving.image, moving.mask), (fixed.image, fixed.mask)) for moving, fixed in levels]
     scan = all(is_scan(*pair) for pair in pairs)
     if model == "auto":
         model = "rigid" if scan else "affine"
     matrix, aligned, share = (by_information if scan else by_edges)(pairs, model)
-    field = _bend(pairs, matrix) if deformable and aligned else None
+    from_full, to_full = levels[0][0].matrix, np.linalg.inv(levels[0][1].matrix)
+    field = _bend(pairs, matrix) * to_full[0, 0] if deformable and aligned else None
+    matrix = to_full @ matrix @ from_full
     return Transform(matrix, *size, model, confidence=share, aligned=aligned, displacement=field)
 
 

@@ -138,17 +138,18 @@ class Transform:
         shrinking = float(np.linalg.svd(np.linalg.inv(self.matrix)[:2, :2], compute_uv=False).mean())
         blur = max(0.0, (shrinking - 1) / 2)
         rows = max(1, _BAND // width)
-        floats = [plane.astype(np.float64) for plane in np.moveaxis(planes, 2, 0)]
-        floats = [gaussian_filter(plane, blur, mode="nearest") for plane in floats] if blur > 0.1 else floats
+        channels = list(np.moveaxis(planes, 2, 0))
+        if blur > 0.1:
+            channels = [gaussian_filter(channel.astype(np.float32), blur, mode="nearest") for channel in channels]
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
             y, x = np.mgrid[top:bottom, :width].reshape(2, -1)
             at = self.to_moving(np.stack([x, y], axis=1))[:, ::-1].T
-            for channel, plane in enumerate(floats):
-                values = map_coordinates(plane, at, order=1, mode="constant")
+            for number, channel in enumerate(channels):
+                values = map_coordinates(channel, at, output=np.float64, order=1, mode="constant")
                 if np.issubdtype(image.dtype, np.integer):
                     values = np.rint(values)
-                out[top:bottom, :, channel] = values.reshape(bottom - top, width).astype(image.dtype)
+                out[top:bottom, :, number] = values.reshape(bottom - top, width).astype(image.dtype)
         return out if image.ndim == 3 else out[..., 0]
 
     def check_size(self, shape: tuple[int, ...], what: str, *, fixed: bool = False) -> None:
