@@ -394,5 +394,9 @@ def test_the_benchmark_measures_known_positions(tmp_path):
     assert one["after"]["median"] < 1 < one["before"]["median"]
     assert (one["below_3"], one["halved"], one["worse"]) == (1, 1, 0)
     assert any("drawn" in line for line in benchmark.lines(result))
+    for text in ("fixed_x,fixed_y,moving_x,moving_y\n", "fixed_x,fixed_y,moving_x,moving_y\n1,2,3,four\n", "x\n1\n"):
+        (group / "01/landmarks.csv").write_text(text)
+        with pytest.raises(UserError, match="landmarks"):
+            benchmark.run(tmp_path)
     with pytest.raises(UserError, match="no pairs with known positions"):
         benchmark.run(tmp_path / "nothing")

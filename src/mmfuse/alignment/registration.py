@@ -27,6 +27,7 @@ _FINE = ((192, 8, 1.0), (320, 6, 1.0))  # longer side, reach and sigma of the fu
 _BEND = (320, 6, 1.5)  # the same for deformations
 _SCAN_STARTS = 4  # of a scan, from edges; those from the centres of mass come to it
 _SCAN_SHARE = 0.5  # least share of starts that end at the same map
+_RIVAL_APART = 0.08  # of the longer side: how far another map must be to question the best one
 _APART = 0.02  # of the longer side: how far apart two refined candidates are
 
 
@@ -158,7 +159,8 @@ def by_edges(pairs: Sequence[Pair], model: str) -> tuple[Matrix, bool, float]:
     best = found[0]
     for side, reach, sigma in _FINE:
         best = refine(pairs, best.matrix, model, side, reach, sigma)
-    aligned, share = trusted(compared(pairs, best.matrix, _COARSE, REACH)[0], [one.score for one in found])
+    rivals = different(found, pairs[0][0][0].shape, _RIVAL_APART * max(pairs[0][1][0].shape))
+    aligned, share = trusted(compared(pairs, best.matrix, _COARSE, REACH)[0], [one.score for one in rivals])
     return best.matrix, aligned, share
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mmfuse.data.images import read_image
 from mmfuse.errors import UserError
-from mmfuse.files.reading import read_table
+from mmfuse.files.reading import damaged, read_table
 from mmfuse.progress import progress
 
 _LANDMARKS = ("moving_x", "moving_y", "fixed_x", "fixed_y")
@@ -81,8 +81,7 @@ def _groups(rows: list[dict[str, Any]]) -> list[str]:
 def _measured(case: Case, model: str, deformable: bool) -> dict[str, Any]:
     from mmfuse.alignment.registration import align
 
-    table = read_table(case.table, case.columns, fix=_FIX)
-    known = np.array([[float(row[name]) for name in case.columns] for row in table])
+    known = _positions(case)
     moving, fixed = read_image(case.moving), read_image(case.fixed)
     begun = time.process_time()
     transform = align(moving, fixed, model=model, deformable=deformable)
@@ -93,6 +92,22 @@ def _measured(case: Case, model: str, deformable: bool) -> dict[str, Any]:
         "group": case.group, "name": case.name, "aligned": transform.aligned, "confidence": transform.confidence,
         "before": _summary(before), "after": _summary(after), "seconds": seconds,
     }  # fmt: skip
+
+
+def _positions(case: Case) -> NDArray[np.float64]:
+    """Read the positions of a pair, (N, 4).
+
+    Raises:
+        UserError: the table is missing, damaged or empty.
+    """
+    table = read_table(case.table, case.columns, fix=_FIX)
+    try:
+        known = np.array([[float(row[name]) for name in case.columns] for row in table]).reshape(-1, 4)
+    except ValueError as error:
+        raise damaged(case.table, "numbers", error, _FIX) from error
+    if not known.size or not np.isfinite(known).all():
+        raise damaged(case.table, "finite positions", "none" if not known.size else "others", _FIX)
+    return known
 
 
 def _summary(errors: NDArray[np.float64]) -> dict[str, float]:
