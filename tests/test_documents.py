@@ -279,6 +279,8 @@ def test_a_command_for_own_images_runs(mmfuse, tmp_path, monkeypatch, command):
             for image in range(3):
                 drawn = same_view(image) if "--align" in used else draw_image(number + 10 * image, 48, 56)
                 write_image(tmp_path / folder / f"n{image}.png", drawn)
+    for number, name in enumerate(("n1_ir.png", "n1_vis.jpg", "n2_ir.png", "n2_vis.jpg") if "BOTH/" in used else ()):
+        write_image(tmp_path / "BOTH" / name, draw_image(number, 48, 56))
     for number, name in enumerate(("infrared.png", "visible.png")):
         write_image(tmp_path / name, draw_image(number, 48, 56))
     name = next(iter(shipped.read_index().weights))

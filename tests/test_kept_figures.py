@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from functools import partial
 from pathlib import Path
@@ -169,14 +168,3 @@ def test_only_the_figures_of_the_last_report_are_kept(tmp_path, drawn):
     _curves(tmp_path, 0.25)
     assert len(drawn) == 2
     assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_fonts_that_are_made_once_give_the_same_figures(monkeypatch):
-    def paint(words: str, figure: Any) -> None:
-        figure.text(0.1, 0.5, words)
-        figure.text(0.1, 0.2, words[::-1].upper(), weight="bold")
-
-    texts = ["one", "other words", "one", "eno"]
-    found = [style._files(partial(paint, words), 2, 1) for words in texts]
-    monkeypatch.setattr(style, "fonts_made_once", contextlib.nullcontext)
-    assert found == [style._files(partial(paint, words), 2, 1) for words in texts]

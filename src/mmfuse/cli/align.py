@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mmfuse.cli.options import Pattern, Recursive, naming_of
+from mmfuse.cli.pair_options import Pattern, Recursive, naming
 
 
 class Model(StrEnum):
@@ -49,7 +49,7 @@ def align(
 
     align_folders(
         moving, fixed, out, model=model, deformable=deformable, fixed_rig=fixed_rig, transform=transform,
-        allow_missing=allow_missing, naming=naming_of(pattern, recursive),
+        allow_missing=allow_missing, naming=naming(pattern, recursive),
     )  # fmt: skip
 
 

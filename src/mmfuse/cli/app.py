@@ -19,7 +19,7 @@ from mmfuse import __version__
 from mmfuse.cli import align as aligned
 from mmfuse.cli import benchmarks, params, stages
 from mmfuse.cli.limits import outer_limit
-from mmfuse.cli.options import Pattern, Recursive, ResizeTo, Side, naming_of
+from mmfuse.cli.pair_options import Pattern, Recursive, ResizeTo, Side, naming
 from mmfuse.errors import MmfuseError, UserError, causes
 from mmfuse.leaderboard.command import leaderboard
 from mmfuse.terminal import show_all_signs, stop_writing, wrapped
@@ -137,7 +137,7 @@ def fuse(
 
     fuse_folders(
         a, b, out, weights=weights, method=method, task=task, allow_missing=allow_missing,
-        naming=naming_of(pattern, recursive), resize_to=resize_to, backend=backend, precision=precision, align=align,
+        naming=naming(pattern, recursive), resize_to=resize_to, backend=backend, precision=precision, align=align,
         transform=transform,
     )  # fmt: skip
 
@@ -211,7 +211,7 @@ def evaluate(
 
     systems = evaluating.named_folders(fused)
     how: Any = {"metrics": metrics, "convention": convention, "beside": beside, "allow_missing": allow_missing}
-    how |= {"naming": naming_of(pattern, recursive, fused_pattern), "resize_to": resize_to}
+    how |= {"naming": naming(pattern, recursive, fused_pattern), "resize_to": resize_to}
     if systems:
         evaluating.evaluate_systems(a, b, systems, out, latex=latex, **how)
     elif latex is not None:

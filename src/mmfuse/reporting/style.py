@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from mmfuse.files.writing import sha256
 from mmfuse.reporting.kept_figures import KeptFigures
-from mmfuse.reporting.pdf_fonts import fonts_made_once
 from mmfuse.reporting.pictures import PALETTE
 from mmfuse.reporting.scores import Group
 
@@ -81,7 +80,7 @@ def _files(paint: Paint, width: float, height: float) -> dict[str, bytes]:
 
     # the user's matplotlibrc changes nothing
     defaults = {key: value for key, value in mpl.rcParamsDefault.items() if key != "backend"}
-    with mpl.rc_context(defaults | _STYLE), fonts_made_once():
+    with mpl.rc_context(defaults | _STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         paint(figure)
         _lay_out(figure)

@@ -1,4 +1,4 @@
-"""Options that several commands for the user's own images share."""
+"""Options of the commands that read pairs of one's own images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ResizeTo = Annotated[
 ]
 
 
-def naming_of(pattern: tuple[str, str] | None, recursive: bool, fused: str | None = None) -> Naming:
-    """Return how images are named; `fused` is the pattern of the fused images."""
+def naming(pattern: tuple[str, str] | None, recursive: bool, fused: str | None = None) -> Naming:
+    """Return how images are named, from the options; `fused` is the pattern of fused images."""
     patterns = {} if pattern is None else {"a": pattern[0], "b": pattern[1]}
     return Naming(patterns | ({} if fused is None else {"fused": fused}), recursive)
