@@ -16,9 +16,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mmfuse import __version__
+from mmfuse.cli import align as aligned
 from mmfuse.cli import benchmarks, params, stages
 from mmfuse.cli.limits import outer_limit
-from mmfuse.cli.pair_options import Pattern, Recursive, ResizeTo, naming
+from mmfuse.cli.pair_options import Pattern, Recursive, ResizeTo, Side, naming
 from mmfuse.errors import MmfuseError, UserError, causes
 from mmfuse.leaderboard.command import leaderboard
 from mmfuse.terminal import show_all_signs, stop_writing, wrapped
@@ -60,6 +61,8 @@ app.add_typer(stages.app, name="stage")
 app.add_typer(benchmarks.app, name="benchmark")
 app.add_typer(params.app, name="params")
 app.command()(leaderboard)
+app.command()(aligned.align)
+app.command()(aligned.transform_points)
 
 
 def _version(asked: bool) -> None:
@@ -122,13 +125,20 @@ def fuse(
         Precision,
         typer.Option(help="auto: bf16 if the processor or GPU has it and a check at the start agrees with fp32."),
     ] = Precision.fp32,
+    align: Annotated[
+        Side | None, typer.Option(help="First move the images of A or of B onto the other ones; see `mmfuse align`.")
+    ] = None,
+    transform: Annotated[
+        Path | None, typer.Option(help="With --align: move them by this transform, made with `mmfuse align`.")
+    ] = None,
 ) -> None:
     """Fuse image pairs of any size, in colour: two folders matched by file name, or two files."""
     from mmfuse.cli.own_images import fuse_folders
 
     fuse_folders(
         a, b, out, weights=weights, method=method, task=task, allow_missing=allow_missing,
-        naming=naming(pattern, recursive), resize_to=resize_to, backend=backend, precision=precision,
+        naming=naming(pattern, recursive), resize_to=resize_to, backend=backend, precision=precision, align=align,
+        transform=transform,
     )  # fmt: skip
 
 
