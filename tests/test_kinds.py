@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
+import os
 import struct
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -302,3 +305,18 @@ def test_headers_with_changed_bytes_pass_or_are_refused(tmp_path, image):
                     check_kind(path)
                 except UserError as error:
                     assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_file_that_the_system_does_not_give_is_not_called_damaged(tmp_path, image, monkeypatch, number):
+    path = tmp_path / "x.png"
+    Image.fromarray(image(1, 20, 24)).save(path)
+
+    def refused(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "open", refused)
+    message = refusal(path)
+    assert os.strerror(number) in message
+    assert "Damaged" not in message
+    assert "delete" not in message

@@ -81,6 +81,10 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             fix="split it; or delete it, if it should not be that large",
         ) from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, TypeError, struct.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not Pillow's
+            raise UserError(
+                f"Cannot read the image {path}.", found=error.strerror, fix="check its permissions, and the disk"
+            ) from error
         compression = unusual_compression(path)
         if compression is not None:
             found = f"a TIFF image with the compression {compression}, or a damaged one ({error})"
