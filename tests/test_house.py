@@ -40,7 +40,7 @@ FLOORS = (
     {"methods"},
     {"study"},
     {"training", "inference", "tracking"},
-    {"pipeline", "analyses"},
+    {"pipeline", "analyses", "api"},
     {"downstream"},
     {"reporting"},
     {"stages"},

@@ -114,13 +114,19 @@ def fuse(
         Precision,
         typer.Option(help="auto: bf16 if the processor or GPU has it and a check at the start agrees with fp32."),
     ] = Precision.fp32,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Memory limit, such as 4GiB: larger images are fused in tiles. Default: the machine's."
+        ),
+    ] = None,
 ) -> None:
     """Fuse image pairs of any size, in colour: two folders matched by file name, or two files."""
     from mmfuse.cli.own_images import fuse_folders
 
     fuse_folders(
         a, b, out, weights=weights, method=method, task=task, allow_missing=allow_missing, backend=backend,
-        precision=precision,
+        precision=precision, memory=memory,
     )  # fmt: skip
 
 
