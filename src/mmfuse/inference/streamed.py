@@ -1,12 +1,8 @@
 """Layers that need numbers of the whole image, such as its mean, in a network that sees one tile of it at a time.
 
-The copy of a network runs over all tiles several times. In each pass, such a layer uses the numbers that it gathered in
-the pass before, and gathers them again, each pixel once: halos do not count. In the first pass, the layer uses what it
-finds in its input, so that one image is fused as by the network itself.
-
-The numbers of the first such layer are exact after one pass, those of the second after two passes, and so on; as a
-layer's numbers hardly depend on small errors of the others, a few passes suffice in practice
-(`mmfuse.inference.tiles` measures it).
+Such a network runs over all tiles several times. In the first pass, its first such layer gathers its numbers from all
+tiles, each pixel once: halos do not count. In the second pass, this layer uses them, so that the second one can gather
+its own, and so on. Each pass ends at the layer that gathers. The numbers are those of the whole image up to rounding.
 """
 
 from __future__ import annotations
@@ -29,13 +25,8 @@ from mmfuse.nn.stretch import Stretch
 Network = TypeVar("Network", bound=nn.Module)
 
 
-@dataclass
-class Numbers:
-    """Numbers of the whole image for one call of a layer: those in use, and those of this pass, made of some pixels."""
-
-    known: Tensor | None = None
-    new: Tensor | None = None
-    pixels: int = 0
+class Enough(Exception):  # noqa: N818 - no error
+    """A layer has gathered its numbers from the window, and nothing behind it can be computed yet."""
 
 
 @dataclass
@@ -48,23 +39,34 @@ class Tile:
         size: Height and width of the window.
         rows: First row that counts, and the one after the last.
         columns: The same for columns.
-        numbers: The numbers of all calls.
+        known: The numbers of the first calls, for the whole image.
+        gathering: Whether the first call without known numbers gathers them; otherwise each such call uses those of its
+            window, as if this were the image.
+        new: What has been gathered in this pass.
+        pixels: From how many pixels.
         place: Number of calls so far for this window.
     """
 
     size: tuple[int, int] = (0, 0)
     rows: tuple[int, int] = (0, 0)
     columns: tuple[int, int] = (0, 0)
-    numbers: list[Numbers] = field(default_factory=list)
+    known: list[Tensor] = field(default_factory=list)
+    gathering: bool = False
+    new: Tensor | None = None
+    pixels: int = 0
     place: int = 0
 
     def see(self, size: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]) -> None:
         """Set the window and the part that counts."""
         self.size, self.rows, self.columns, self.place = size, rows, columns, 0
 
-    def next_pass(self) -> None:
-        """Use from now on what has been gathered, and gather it again."""
-        self.numbers = [Numbers(one.new) for one in self.numbers]
+    def end_pass(self) -> bool:
+        """Keep what this pass has gathered; return whether it has gathered anything."""
+        if self.new is None:
+            return False
+        self.known.append(self.new)
+        self.new, self.pixels = None, 0
+        return True
 
     def own(self, x: Tensor) -> Tensor:
         """Return the part of features that counts, (B, C, h, w) of any resolution 1 / 2^n."""
@@ -75,27 +77,31 @@ class Tile:
         """Return the rows and columns of features that count."""
         return _scaled(height, self.size[0], self.rows), _scaled(width, self.size[1], self.columns)
 
-    def of_image(self, found: Tensor, pixels: int = 1, kind: str = "mean") -> Tensor:
-        """Add what this tile found, and return the numbers of the image from the pass before, or else what was found.
+    def of_image(self, find: Callable[[], Tensor], pixels: int = 1, kind: str = "mean") -> Tensor:
+        """Return numbers of the whole image, in double precision.
 
         Args:
-            found: Numbers of the part that counts, of any shape.
-            pixels: The number of pixels that a mean was made of.
+            find: Returns those of the part that counts, of any shape.
+            pixels: The number of pixels that a mean is made of.
             kind: mean, max or min.
+
+        Raises:
+            Enough: they are not known yet.
         """
-        if self.place == len(self.numbers):
-            self.numbers.append(Numbers())
-        one = self.numbers[self.place]
         self.place += 1
-        exact = found.double()
-        one.pixels += pixels
-        if one.new is None:
-            one.new = exact
+        if self.place <= len(self.known):
+            return self.known[self.place - 1]
+        found = find().double()
+        if not self.gathering:
+            return found
+        self.pixels += pixels
+        if self.new is None:
+            self.new = found
         elif kind == "mean":
-            one.new = one.new + (exact - one.new) * (pixels / one.pixels)
+            self.new = self.new + (found - self.new) * (pixels / self.pixels)
         else:
-            one.new = (torch.maximum if kind == "max" else torch.minimum)(one.new, exact)
-        return exact if one.known is None else one.known
+            self.new = (torch.maximum if kind == "max" else torch.minimum)(self.new, found)
+        raise Enough
 
 
 def _scaled(length: int, window: int, part: tuple[int, int]) -> slice:
@@ -116,9 +122,12 @@ class StreamedNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised features."""
         own = self.tile.own(x)
-        variance, mean = (one.double() for one in torch.var_mean(own, dim=(2, 3), correction=0))  # (B, C)
-        found = torch.stack([mean, variance + mean.square()])
-        moments = self.tile.of_image(found, own.shape[2] * own.shape[3])
+
+        def find() -> Tensor:
+            variance, mean = (one.double() for one in torch.var_mean(own, dim=(2, 3), correction=0))  # (B, C)
+            return torch.stack([mean, variance + mean.square()])
+
+        moments = self.tile.of_image(find, own.shape[2] * own.shape[3])
         mean, square = moments.unflatten(2, (self.groups, -1)).mean(dim=3)  # (B, G)
         scale = (square - mean.square()).clamp_min(0).add(self.eps).rsqrt()
         each = x.shape[1] // self.groups
@@ -139,8 +148,9 @@ class StreamedPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the pooled features."""
         own = self.tile.own(x)
-        found = (torch.mean if self.kind == "mean" else torch.amax)(own, dim=(2, 3), keepdim=True)
-        return self.tile.of_image(found, own.shape[2] * own.shape[3], self.kind).to(x.dtype)
+        pool = torch.mean if self.kind == "mean" else torch.amax
+        pixels = own.shape[2] * own.shape[3]
+        return self.tile.of_image(lambda: pool(own, dim=(2, 3), keepdim=True), pixels, self.kind).to(x.dtype)
 
 
 class StreamedExcite(nn.Module):
@@ -177,8 +187,8 @@ class StreamedStretch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the stretched images."""
         own = self.tile.own(x)
-        low = self.tile.of_image(own.amin(dim=(1, 2, 3), keepdim=True), kind="min")
-        high = self.tile.of_image(own.amax(dim=(1, 2, 3), keepdim=True), kind="max")
+        low = self.tile.of_image(lambda: own.amin(dim=(1, 2, 3), keepdim=True), kind="min")
+        high = self.tile.of_image(lambda: own.amax(dim=(1, 2, 3), keepdim=True), kind="max")
         return Stretch.stretched(x, low.to(x.dtype), high.to(x.dtype))
 
 
@@ -200,8 +210,9 @@ class StreamedBandedBlock(BandedTransformerBlock):
     def of_image(self, products: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sums over the image, divided by its pixels: only their ratio matters."""
         pixels, self.pixels = self.pixels, 0
-        first, second = (self.tile.of_image(sums / pixels, pixels).to(sums.dtype) for sums in (products, squares))
-        return first, second
+        sums = torch.cat([products.flatten(), squares]) / pixels
+        means = self.tile.of_image(lambda: sums, pixels).to(sums.dtype)
+        return means[: products.numel()].view_as(products), means[products.numel() :]
 
 
 def _attention(tile: Tile) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
@@ -209,9 +220,12 @@ def _attention(tile: Tile) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
     def attend(query: Tensor, key: Tensor, value: Tensor, temperature: Tensor) -> Tensor:
         q, k = (by_head(tile.own(x), temperature) for x in (query, key))
-        squares = (x.square().sum(dim=-1, keepdim=True) for x in (q, k))
-        sums = torch.cat([q @ k.transpose(-2, -1), *squares], dim=-1)  # (B, heads, c / heads, c / heads + 2)
-        sums = tile.of_image(sums / q.shape[-1], q.shape[-1]).to(value.dtype)
+
+        def find() -> Tensor:
+            squares = (x.square().sum(dim=-1, keepdim=True) for x in (q, k))
+            return torch.cat([q @ k.transpose(-2, -1), *squares], dim=-1) / q.shape[-1]
+
+        sums = tile.of_image(find, q.shape[-1]).to(value.dtype)  # (B, heads, c / heads, c / heads + 2)
         query_length, key_length = (sums[..., place].sqrt() for place in (-2, -1))
         return mixed(value, sums[..., :-2], query_length, key_length, temperature)
 

@@ -1,13 +1,12 @@
 """Fusion of images that are too large for the memory: tile by tile, with as much around each tile as its pixels see.
 
 What a network computes from the whole image (means of norms, attention between channels) is gathered from all tiles,
-pass by pass (`mmfuse.inference.streamed`), beginning with the numbers of a reduced image. The passes end when the
-result changes by at most `TOLERANCE`. All tiles use the same numbers, so that no seam can be seen.
+in one pass over them for each layer that needs it (`mmfuse.inference.streamed`).
 """
 
 from __future__ import annotations
 
-import math
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -15,20 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmfuse.errors import UserError
 from mmfuse.inference.half_precision import Fuse
 from mmfuse.inference.memory import Limit, Need, as_text, need
-from mmfuse.inference.streamed import Tile, streamed
+from mmfuse.inference.streamed import Enough, Tile, streamed
 from mmfuse.methods.base import FusionMethod
 from mmfuse.progress import progress
 
 # no network needs more bytes for a pixel: images that fit anyway are not measured
 _LARGEST_NEED = 2**15
 _SMALLEST = 16  # pixels that every network takes
-TOLERANCE = 3e-5  # change from one pass to the next, in [0, 1]
-MOST_PASSES = 12
 
 Part = tuple[slice, slice]
 Source = Callable[[slice, slice], Tensor]  # rows and columns to luminance in [0, 1], (1, 1, h, w)
@@ -187,50 +183,22 @@ def fuse_in_tiles(network: FusionMethod, a: Source, b: Source, grid: Grid) -> ND
 
     Returns:
         (H, W) in [0, 1].
-
-    Raises:
-        UserError: the numbers of the whole image do not settle.
     """
     made, tile = streamed(network)
+    small = min(64, grid.down.length), min(64, grid.across.length)
+    part = slice(0, small[0]), slice(0, small[1])
+    _fuse_one(made, tile, a, b, part, part)
+    passes = tile.place + 1  # one for each layer that needs numbers of the whole image, and the last one
+    tile.gathering = True
     fused = np.zeros((grid.down.length, grid.across.length), np.float32)
-    _start(made, tile, a, b, grid)
-    needs_passes, change = bool(tile.numbers), math.inf
-    for number in range(1, MOST_PASSES + 1):
-        tile.next_pass()
-        change = 0.0
-        for own, window in progress(grid, f"pass {number} over the tiles", total=grid.count, unit="tiles"):
-            new = _fuse_one(made, tile, a, b, own, window)
-            old = fused[own]
-            change = max(change, float(np.abs(new - old).max())) if number > 1 else math.inf
-            fused[own] = new
-        if not needs_passes or change <= TOLERANCE or not np.isfinite(fused).all():
-            return fused
-    raise UserError(
-        "This network cannot fuse the images in tiles.",
-        expected=f"a result that settles within {MOST_PASSES} passes",
-        found=f"a change of {change:.1g} in the last pass",
-        fix="give it more memory, so that the image is fused as a whole; or reduce the image",
-    )
-
-
-def _start(network: FusionMethod, tile: Tile, a: Source, b: Source, grid: Grid) -> None:
-    """Gather first numbers of the whole image from a reduced one, no larger than a window."""
-    height, width = grid.down.length, grid.across.length
-    room = grid.down.window * grid.across.window
-    factor = max(1, math.ceil(math.sqrt(height * width / room)))
-    small = [_reduced(source, grid, factor) for source in (a, b)]
-    rows, columns = small[0].shape[2:]
-    tile.see((rows, columns), (0, rows), (0, columns))
-    network(*small)
-
-
-def _reduced(source: Source, grid: Grid, factor: int) -> Tensor:
-    """Return an image with each side divided by a factor: means of squares, without the rows and columns left over."""
-    step = max(1, grid.down.window // factor) * factor
-    last = grid.down.length // factor * factor
-    everything = slice(0, grid.across.length)
-    bands = [source(slice(top, min(last, top + step)), everything) for top in range(0, last, step)]
-    return torch.cat([F.avg_pool2d(band, factor) for band in bands], dim=2)
+    with progress(what="fuse in tiles", total=passes * grid.count, unit="tiles") as bar:
+        while True:
+            for own, window in grid:
+                with contextlib.suppress(Enough):
+                    fused[own] = _fuse_one(made, tile, a, b, own, window)
+                bar.update()
+            if not tile.end_pass():
+                return fused
 
 
 def _fuse_one(network: FusionMethod, tile: Tile, a: Source, b: Source, own: Part, window: Part) -> NDArray[np.float32]:
