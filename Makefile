@@ -8,6 +8,9 @@ TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
+# Snakemake does not start without a cache that it can write to
+export XDG_CACHE_HOME := $(or $(XDG_CACHE_HOME),$(shell mkdir -p "$$HOME/.cache/snakemake" 2> /dev/null && \
+	test -w "$$HOME/.cache/snakemake" && echo "$$HOME/.cache" || echo "$(CURDIR)/.mmfuse/cache"))
 
 .PHONY: run test test-all test-slurm test-services test-faults slurm services check env ui lock clean
 
@@ -70,7 +73,7 @@ env: $(VENV)/.installed
 # two steps: first what builds source packages, then everything; every file has a checksum, and pip resolves nothing
 $(VENV)/.installed: envs/requirements.lock envs/build.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { echo "error: the locked\
- environment needs Python 3.11, and $(PYTHON) is not: install it, or name it with 'make env PYTHON=/path/to/python3.11'" >&2; exit 2; }
+ environment needs Python 3.11, and $(PYTHON) is missing or another version: install it, or name it with 'make env PYTHON=/path/to/python3.11'" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	pip install --quiet --no-deps --require-hashes -r envs/build.lock
 	pip install --quiet --no-deps --no-build-isolation --require-hashes -r envs/requirements.lock
@@ -82,7 +85,7 @@ ui: env
 	@case "$$MLFLOW_TRACKING_URI" in http*) \
 		echo "the runs are on the server in MLFLOW_TRACKING_URI: open its address in a browser" >&2; exit 2;; esac
 	@mmfuse list studies
-	MLFLOW_BACKEND_STORE_URI=$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} mlflow ui --host 127.0.0.1 --port 5000
+	@MLFLOW_BACKEND_STORE_URI=$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} mlflow ui --host 127.0.0.1 --port 5000
 
 # needs uv; the platform is the oldest Debian and glibc on which the study is tested
 lock:

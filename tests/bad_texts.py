@@ -233,7 +233,7 @@ def labels() -> Iterator[Bad]:
     for what, content, says in (
         ("nothing", b"", "Damaged or unreadable image"),
         ("cut", whole[: len(whole) // 2], "Damaged or unreadable image"),
-        ("gif", saved(Image.fromarray(ids), "GIF"), "Damaged or unreadable image"),
+        ("gif", saved(Image.fromarray(ids), "GIF"), "This kind of file is not read(.|\n)*GIF"),
         ("huge", png_bytes(60000, 60000, data=b""), "is too large"),
         ("other size", saved(Image.fromarray(ids[1:]), "PNG"), "differs in size from its images"),
         ("16 bits", saved(Image.fromarray(ids.astype(np.uint16) + 261), "PNG"), "not class ids(.|\n)*261"),
@@ -298,7 +298,7 @@ def tables() -> Iterator[Bad]:
     for what, table, says in (
         ("nothing", "", "without name"), ("cut in a row", CSV[:-5], "1 in row 2"),
         ("cut in a number", "name,EN\nx,1.0\ny,", "disagree on EN"),
-        ("cut after a row", "name,EN\nx,1.0\n", "1 images"),
+        ("cut after a row", "name,EN\nx,1.0\n", "1 image"),
         ("other number", CSV.replace("3.0", "3.1"), "disagree on EN"),
         ("nan", CSV.replace("3.0", "nan"), "disagree on EN"), ("infinite", CSV.replace("3.0", "inf"), "disagree on EN"),
         ("text", CSV.replace("3.0", "high"), "not a number"), ("no names", CSV.replace("name", "id"), "without name"),

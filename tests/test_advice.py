@@ -104,7 +104,7 @@ def test_an_engine_that_fails_is_quoted(tmp_path, call, words):
 
 
 def test_incomplete_files_are_named(tmp_path):
-    assert sync.incomplete(tmp_path) == []
+    assert sync.incomplete(tmp_path, ["data/raw/tno"]) == []
     names = ["data/raw/tno", "reports/index.html", "data/ä b/x?.png", f"data/{'n' * 400}/x", "data/?>~.csv"]
     for name in names:
         text = base64.urlsafe_b64encode(name.encode()).decode()
@@ -112,7 +112,21 @@ def test_incomplete_files_are_named(tmp_path):
         path = Path(tmp_path, ".snakemake/incomplete", *(f"@{part}" for part in parts[:-1]), parts[-1])
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
-    assert sync.incomplete(tmp_path) == sorted(names)
+    for other in ("migration_underway", ".nfs01", "ä", "_w=="):  # Snakemake's own, and what no name stands for
+        Path(tmp_path, ".snakemake/incomplete", other).write_text("")
+    assert sync.incomplete(tmp_path, [*names, "data/raw/whole"]) == sorted(names)
+    assert sync.incomplete(tmp_path, names[:1]) == names[:1], "the study has no other job any more"
+
+
+def test_a_linked_dvc_yaml_is_written_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(sync, "declared_jobs", lambda _: [])
+    kept = tmp_path / "elsewhere/dvc.yaml"
+    kept.parent.mkdir()
+    (tmp_path / "dvc.yaml").symlink_to(kept)
+    for made in (True, False):
+        assert sync.write_dvc(tmp_path) is made
+        assert (tmp_path / "dvc.yaml").is_symlink()
+        assert kept.read_text(encoding="utf-8") == sync.dvc_yaml([])
 
 
 def test_a_locked_folder_is_said_before_anything_is_done(tmp_path):

@@ -195,6 +195,26 @@ def test_a_compiled_method_gives_the_same_image():
     assert record["backend"] == "compile"
 
 
+def test_each_of_many_sizes_is_compiled_once(monkeypatch, capsys):
+    """Torch compiles a function for 8 sizes by default, and then runs it uncompiled."""
+    from torch._dynamo.testing import CompileCounter
+
+    counter, compile_ = CompileCounter(), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network, **options: compile_(network, backend=counter, **options))
+    torch.compiler.reset()
+    network = untrained("average")
+    fuse, _ = backends.prepared(network, CPU, backend="compile")
+    for number in range(20):
+        images = noise_pair(32 + number, 48)
+        for _ in range(2):
+            assert torch.equal(fuse(*images), network(*images))
+        assert counter.frame_count == number + 1
+    said = capsys.readouterr().err
+    assert said.count("note: compile prepares the network for each image size") == 1
+    assert "recompile_limit" not in said
+    torch.compiler.reset()
+
+
 def test_few_sizes_are_kept(monkeypatch):
     prepared = []
     monkeypatch.setattr(backends, "_compiled", lambda network, a, _b: prepared.append(tuple(a.shape[2:])) or network)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from mmfuse.cli import doctor
 from mmfuse.data.images import image_files, luminance, read_image, write_image
 from mmfuse.data.packs import Pack, write_pack
 from mmfuse.inference.fusing import fuse_pair
+from mmfuse.study import plan
+from mmfuse.study.parameters import load_parameters
 from mmfuse.study.stages import STAGES
 from mmfuse.training.checkpoints import WeightsCard, build, read_weights, save_weights, weights_of
 
@@ -104,6 +107,7 @@ def test_help_fits_80_columns_and_has_a_short_option(names):
     assert said[0].output == said[1].output
     assert "Usage:" in said[0].output
     assert max(map(len, said[0].output.splitlines())) <= 80
+    assert "…" not in said[0].output, "a word of the help is cut off"
 
 
 @pytest.mark.usefixtures("project")
@@ -201,6 +205,27 @@ def test_fuse_and_evaluate_end_to_end(mmfuse, folders, tmp_path):
         assert word in out
 
 
+@pytest.mark.parametrize("systems", [1, 2])
+@pytest.mark.parametrize(
+    ("metrics", "beside", "names"),
+    [
+        ("EN,Qcb.mma_unet", "", ["EN", "Qcb.mma_unet"]),
+        ("EN,EN.vifb,Qcb.vifb", "", ["EN", "EN.vifb", "Qcb.vifb"]),
+        ("SD,Qcb.mma_unet", "cddfuse", ["SD", "SD.cddfuse", "Qcb.mma_unet"]),
+    ],
+)
+def test_evaluate_a_single_metric_of_another_convention(mmfuse, folders, tmp_path, metrics, beside, names, systems):
+    a, b = folders
+    fused = [f"--fused={name}{a}" for name in ([""] if systems == 1 else ["one=", "two="])]
+    said = mmfuse(
+        "evaluate", "--a", a, "--b", b, *fused, "--out", tmp_path / "s.csv", "--metrics", metrics, "--beside", beside
+    )
+    assert said[0] == 0, said[2]
+    assert set(names) <= set(said[1].split()) or systems == 2
+    scores = tmp_path / ("s.csv" if systems == 1 else "s.one.csv")
+    assert sorted(pd.read_csv(scores).columns) == sorted(["name", *names])
+
+
 def test_evaluate_by_two_conventions(mmfuse, folders, tmp_path):
     a, b = folders
     code, out, err = mmfuse(
@@ -292,7 +317,8 @@ def test_wrong_methods_and_weights(refused, folders, tmp_path):
 def test_folders_that_are_not_there(refused, tmp_path, folders):
     assert "Folder not found" in refused("fuse", tmp_path / "none", folders[1], tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    assert "no images" in refused("fuse", tmp_path / "empty", tmp_path / "empty", tmp_path / "out")
+    (tmp_path / "void").mkdir()
+    assert "no images" in refused("fuse", tmp_path / "empty", tmp_path / "void", tmp_path / "out")
     assert "Missing argument" in refused("fuse", folders[0])
 
 
@@ -459,6 +485,34 @@ def test_training_again_gives_the_same_bytes(mmfuse, prepared):
     assert contents[0] == contents[1]
     assert set(contents[0]) == {"vi_unet.safetensors", "vi_unet.last.safetensors", "vi_unet.history.csv",
                                 "vi_unet.run.json"}  # fmt: skip
+
+
+@pytest.mark.usefixtures("database", "prepared")
+@pytest.mark.parametrize("named", ["once", "for each task"])
+def test_one_network_is_trained_on_both_tasks(mmfuse, named):
+    """Also if the study tests only one of them."""
+    study = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    both = {"task": "both", "train": ["synthetic_road", "synthetic_brain"], "val": ["synthetic_road"]}
+    scans = {"task": "mif", "train": ["synthetic_brain"], "val": ["synthetic_brain"]}
+    study |= {"analyse": {}, "downstream": {}}
+    study["study"]["training_sets"] = {"all": both, "scans": scans}
+    study["methods"]["mma_unet"]["trained_on"] = "all" if named == "once" else {"ivif": "all", "mif": "all"}
+    study["methods"]["mma_unet"]["variants"] |= {"scans": {"trained_on": "scans"}}
+    if named == "once":
+        del study["study"]["tasks"]["mif"]
+    study["study"]["systems"] = [
+        {"method": "mma_unet", "variant": variant, "tasks": [*study["study"]["tasks"]]} for variant in ("base", "scans")
+    ]
+    Path("params.yaml").write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
+    wanted = {"all", "scans"}
+    for training in plan.trainings(load_parameters(Path("params.yaml"))):
+        if training.trained_on in wanted and training.part == "vi_unet":
+            key = {name.replace("_", "-"): str(value) for name, value in asdict(training).items()}
+            words = [word for name, value in key.items() for word in (f"--{name}", value)]
+            code, _, err = mmfuse("stage", "train", *words)
+            assert code == 0, err
+            wanted.remove(training.trained_on)
+    assert not wanted
 
 
 def test_mistakes_in_stages(refused, monkeypatch, prepared):

@@ -67,7 +67,7 @@ def test_every_palette_is_noticed(capsys, image, palette):
     dark = (image(3) // 4).astype(np.uint8)
     for grey in (image(1), image(2), dark):
         (line,) = warnings(capsys, GREY, (in_palette(grey, palette), image(9, colour=True)))
-        assert "in 1 of 1 pairs, image a (infrared) has colours (p0): if they are a palette" in line
+        assert "in 1 of 1 pair, image a (infrared) has colours (p0): if they are a palette" in line
     # where both should be grey, nothing says which of them was exchanged
     (line,) = warnings(capsys, {"a": "CT", "b": "MRI"}, (image(1), in_palette(image(2), palette)))
     assert "image b (MRI) has colours (p0): if they are a palette" in line
@@ -102,13 +102,20 @@ def folders(tmp_path: Path, image, *, exchanged: bool, palette: bool) -> tuple[P
 @pytest.mark.parametrize(
     ("wrong", "expected"), [(None, ""), ("exchanged", "in the other order"), ("palette", "a palette")]
 )
-def test_fuse_and_prepare_warn_and_go_on(tmp_path, image, mmfuse, capfd, wrong, expected):
+def test_fuse_evaluate_and_prepare_warn_and_go_on(tmp_path, image, mmfuse, capfd, wrong, expected):
     a, b = folders(tmp_path, image, exchanged=wrong == "exchanged", palette=wrong == "palette")
     code, said, err = mmfuse("fuse", a, b, tmp_path / "out", "--method", "average")
     assert code == 0
     assert "3 fused images" in said
     assert ("warning: fuse: in 3 of 3 pairs, image a" in err) == bool(wrong)
     assert expected in err
+    for fused in (["out"], ["x=out", "y=out"]):
+        words = [word for text in fused for word in ("--fused", text.replace("out", str(tmp_path / "out")))]
+        scores = ("--out", tmp_path / f"{len(fused)}.csv", "--metrics", "EN")
+        code, _, err = mmfuse("evaluate", "--a", a, "--b", b, *words, *scores)
+        assert code == 0
+        assert err.count("warning: evaluate: in 3 of 3 pairs, image a") == bool(wrong)
+        assert expected in err
     entry = load_catalog()["vifb"]
     layout = replace(entry.layout, a=f"{a.name}/{{name}}.jpg", b=f"{b.name}/{{name}}.jpg")
     entry = replace(entry, layout=layout)

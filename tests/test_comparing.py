@@ -125,6 +125,27 @@ def test_a_changed_weight_and_what_it_did(make):
     assert float(table[3]["mean"]) == found.rows[3].mean
 
 
+def test_the_comparison_fits_the_terminal(make, monkeypatch):
+    old = scores(1)
+    runs = [make("first", {"mma_unet.base.s0": old, "smfnet.base.s0": old})]
+    for n in (1, 2):
+        new = {**old, "SSIM": old["SSIM"] - 0.1 * n, "MI": old["MI"] + np.tile([0.1, -0.1], IMAGES // 2)}
+        systems = {"mma_unet.base.s0": new, "smfnet.base.s0": new}
+        runs.append(make(f"a_run_whose_name_is_long_and_has_the_number_{n}", systems, detail=n))
+    found = comparing.compare(runs)
+    whole = output.lines(found)
+    table = [line.split() for line in whole if "SSIM" in line]
+    assert [line[3] for line in table] == ["2", "2", "3", "3"], "runs are named by their numbers"
+    assert max(map(len, whole)) > 120
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = output.lines(found)
+    tables = [line for line in narrow if not line.startswith("  equal")]
+    assert max(map(len, tables)) <= 80
+    for row in (row for row in found.rows if row.verdict != "equal"):
+        for number in (row.mean, row.difference_low, row.difference_high):
+            assert f"{number:.4g}".lstrip("+-") in " ".join(narrow)
+
+
 def test_several_runs_are_corrected_together(make):
     old = scores(1)
     runs = [make("first", {"mma_unet.base.s0": old})]

@@ -186,10 +186,11 @@ def test_their_means_stand_with_the_means_of_the_study(make, parameters):
     found = means.study_means(
         parameters | {"study": parameters["study"] | {"external": {}}},
         first,
+        {},
     )["downstream"]
     assert set(found) == {"road_boxes", "road_masks"}
     assert list(found["road_boxes"]) == parameters["downstream"]["road_boxes"]["sets"]
     own = seen(first, "road_boxes", "b", "detect")
     assert found["road_boxes"]["b"] == pytest.approx({key: own.values(key).mean() for key in ("mAP50", "mAP50_95")})
     assert set(found["road_masks"]["average.base"]) == {"mIoU", "mAcc"}
-    assert "downstream" not in means.study_means({"study": {"tasks": {}, "systems": []}}, first)
+    assert "downstream" not in means.study_means({"study": {"tasks": {}, "systems": []}}, first, {})

@@ -14,6 +14,7 @@ import threading
 import types
 import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -548,6 +549,33 @@ def test_what_a_broken_download_left_is_resumed_or_removed(entry, tmp_path, serv
     assert server.asked == [("/set.zip", f"bytes={size}-")]
     assert not kept.exists()
     assert [path.relative_to(room).as_posix() for path in files_below(room)] == ["another/0123456789ab-other.zip"]
+
+
+@pytest.mark.parametrize("unlocked", [False, True])
+def test_several_processes_that_download_the_same_at_once(entry, tmp_path, server, monkeypatch, capsys, unlocked):
+    """Clones may share data/raw; the locks of jobs are those of one clone."""
+    noise = {**FILES, "ir/noise.bin": os.urandom(3_000_000)}
+    server.files["/set.zip"] = pack(tmp_path / "set.zip", noise).read_bytes()
+    at = dataclasses.replace(entry, manifest=None, sources=(source("https", server.url("/set.zip")),))
+    transfer = downloads._transfer
+    together = threading.Barrier(2)
+    met = []
+
+    def slow(*arguments):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            met.append(together.wait(timeout=60 if unlocked else 0.5))  # without a lock, two begin at once
+        transfer(*arguments)
+
+    monkeypatch.setattr(downloads, "_transfer", slow)
+    if unlocked:
+        monkeypatch.setattr("mmfuse.stages.download._lock", lambda *_: None)
+    with ThreadPoolExecutor(3) as pool:
+        results = [pool.submit(take, at, tmp_path) for _ in range(3)]
+    assert bool(met) == unlocked
+    if not unlocked:
+        assert all(content(result.result()) == noise for result in results)
+        assert [path.name for path in (tmp_path / "raw").iterdir()] == ["tiny"]
+        assert "another process is downloading it; this one waits" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("tag", "cut"), [(None, 100_000), ('"one"', 0)])

@@ -164,7 +164,7 @@ def test_a_wrong_box_is_one_clear_error(tmp_path, box, words):
     with pytest.raises(UserError, match=words) as error:
         labels.check_labels(ROAD, "detect", Pack(tmp_path / "pack"), ["good", "wrong"])
     assert "wrong: box 2" in str(error.value)
-    assert "1 labels" in str(error.value)
+    assert "1 label " in str(error.value)
     labels.check_labels(ROAD, "detect", Pack(tmp_path / "pack"), ["good"])  # other pairs do not matter
 
 

@@ -106,3 +106,35 @@ def test_a_refused_job_cancels_those_before_it(tmp_path, monkeypatch, answer):
     assert "--dependency" not in first and "--qos=low" in first
     assert "--dependency=afterok:1 --kill-on-invalid-dep=yes" in second
     assert second.endswith("--wrap=dvc --wait-for-lock repro --single-item train-x")
+
+
+@pytest.mark.parametrize(
+    ("programs", "message"),
+    [
+        ({}, "Slurm's programs are not here"),
+        ({"sbatch": "", "scancel": ""}, "no squeue"),
+        (
+            {"sbatch": "", "scancel": "", "squeue": "echo 'Unable to contact slurm controller' >&2; exit 1"},
+            "Unable to c",
+        ),
+    ],
+)
+def test_without_slurm_there_is_one_message_and_a_dry_run(tmp_path, monkeypatch, capsys, programs, message):
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(dvc_slurm, "check_dvc", lambda _: None)
+    monkeypatch.setattr(dvc_slurm, "outdated", lambda _: {"download-x": frozenset(), "train-x": {"download-x"}})
+    monkeypatch.setattr(sys, "argv", ["dvc_slurm.py"])
+    with pytest.raises(SystemExit) as ended:
+        dvc_slurm.main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["dvc_slurm.py", "--dry-run"])
+    dvc_slurm.main()
+    assert capsys.readouterr().out.splitlines() == [
+        "here: dvc repro --single-item download-x",
+        "job: dvc --wait-for-lock repro --single-item train-x",
+        "1 job for 1 stage",
+    ]

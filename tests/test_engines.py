@@ -259,7 +259,7 @@ def test_every_flipped_bit_of_a_result_is_noticed(by_snakemake, tmp_path, monkey
             file.write_bytes(content)
             os.utime(file, ns=times)
             if expected:
-                with pytest.raises(UserError, match="1 results of this study are not what its records say"):
+                with pytest.raises(UserError, match="Not what the records of this study say: 1 result"):
                     check_outputs(folder, parameters)
     check_outputs(folder, parameters)
     pack = folder / "data/prepared/synthetic_road/train.safetensors"

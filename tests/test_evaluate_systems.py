@@ -123,7 +123,7 @@ def test_missing_images_are_named_with_their_system(mmfuse, words, tmp_path):
     (tmp_path / "noisy/n5.png").unlink()
     code, _, err = mmfuse(*common, *given(systems), "--out", tmp_path / "s.csv")
     assert code == 2
-    assert "2 of 3 systems lack fused images" in err
+    assert "Fused images of 2 of 3 systems are missing" in err
     assert f"first ({tmp_path}/first) lacks n3\n" in err
     assert f"noisy ({tmp_path}/noisy) lacks n0, n5\n" in err
     assert "mean (" not in err
@@ -176,3 +176,21 @@ def test_other_files_are_not_replaced(mmfuse, words, tmp_path, name):
     assert f"{name}: this file exists and contains no scores" in err
     assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
     assert [path.name for path in tmp_path.glob("[st].*")] == [name]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_system_that_cannot_be_measured_leaves_no_files_or_the_earlier_ones(mmfuse, words, tmp_path, image, before):
+    common, systems = words
+    out = tmp_path / "new/s.csv"
+    command = [*common, *given(systems), "--out", out, "--latex", out.with_suffix(".tex")]
+    if before:
+        assert mmfuse(*command)[0] == 0
+    kept = {path: path.read_bytes() for path in out.parent.glob("*")}
+    assert len(kept) == (9 if before else 0)
+    write_image(tmp_path / "mean/n0.png", image(99, 44, 52))  # the earlier systems have other scores now
+    last = tmp_path / "noisy/n6.png"
+    last.write_bytes(last.read_bytes()[:-300])
+    code, _, err = mmfuse(*command)
+    assert code == 2
+    assert "n6.png" in err
+    assert {path: path.read_bytes() for path in out.parent.glob("*")} == kept

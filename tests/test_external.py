@@ -44,7 +44,7 @@ def test_pixels_stay_as_they_are(place):
 def test_a_missing_image_is_named_and_nothing_written(place):
     tmp_path, pack = place
     (tmp_path / "theirs/p1.bmp").unlink()
-    with pytest.raises(UserError, match=r"1 of 2 test pairs have no image") as error:
+    with pytest.raises(UserError, match=r"lacks the images of 1 of 2 test pairs") as error:
         take_over(tmp_path, pack)
     assert "p1" in str(error.value)
     assert "study.external" in str(error.value)

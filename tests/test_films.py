@@ -151,7 +151,7 @@ def test_a_film_that_is_cut_off(raw, tmp_path, front):
     path = film(raw / "vi/early.mp4", 12, options={"movflags": "faststart"} if front else None)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     said = refused(entry(tmp_path), raw)
-    assert said.startswith("1 pairs of madeup cannot be used.")
+    assert said.startswith("1 pair of madeup cannot be used.")
     assert str(path) in said
     assert ("is cut off. (" if front else "contains no film.") in said
     assert list((tmp_path / "prepared").iterdir()) == []

@@ -33,7 +33,7 @@ ROOMS = (
 )
 # what may be imported: a module's own floor and the floors below it
 FLOORS = (
-    {"errors", "progress"},
+    {"errors", "progress", "terminal", "words"},
     {"files", "scenes"},
     {"fastconv", "weights", "data"},
     {"nn", "metrics"},

@@ -175,6 +175,96 @@ def test_a_wrong_value_changes_nothing(mmfuse, tiny, change, words):
     assert [path.name for path in tiny.parent.glob("*params*")] + [*tiny.parent.glob(".*params*")] == ["params.yaml"]
 
 
+@pytest.fixture
+def overridden(mmfuse, tiny):
+    """The tiny study with variants of MMA-UNet that change its options themselves, and two with given weights."""
+    (tiny.parent / "given.safetensors").write_bytes(b"")
+    variants = {
+        "base": {},
+        "wide": {"network": {"width": 4}, "parts": {"fusion": {"learning_rate": 0.5}}},
+        "kernel": {"parts": {"vi_unet": {"network": {"output": "tanh"}}}},
+        "given": {"weights": "given.safetensors"},
+        "unused": {},
+    }
+    code, _, err = mmfuse(
+        "params", "set", f"methods.mma_unet.variants={json.dumps(variants)}",
+        "study.systems=" + json.dumps(
+            [{"method": "mma_unet", "variant": name, "tasks": ["ivif"]} for name in variants if name != "unused"]
+        ),
+    )  # fmt: skip
+    assert code == 0, err
+    return tiny
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "instead"),
+    [
+        # a part sets the option
+        ("network.last_kernel", 1, "parts.fusion.network.last_kernel"),
+        ("network.pairing", [[1, 2], [2, 3], [3, 4], [4, 5]], "parts.fusion.network.pairing"),
+        ("network.guidance", False, "parts.ir_unet.network.guidance"),
+        ("variants.base.network.last_kernel", 1, "parts.fusion.network.last_kernel"),
+        ("variants.base.network", {"width": 2, "attention": "pooled"}, "parts.fusion.network.attention"),
+        ("variants.kernel.network.output", "tanh", "variants.kernel.parts.vi_unet.network.output"),
+        ("variants.fresh", {"network": {"attention": "pooled"}}, "parts.fusion.network.attention"),
+        # the variant has given weights
+        ("variants.given.network.width", 4, "variants.given.weights"),
+        ("variants.given.parts.fusion.steps", 4, "variants.given.weights"),
+        ("variants.given.trained_on", "ivif", "variants.given.weights"),
+    ],
+)
+def test_a_value_that_another_key_sets_is_refused(mmfuse, overridden, key, value, instead):
+    before = overridden.read_bytes()
+    code, out, err = mmfuse("params", "set", "train.log_every=6", f"methods.mma_unet.{key}={json.dumps(value)}")
+    assert code == 2
+    assert out == ""
+    assert f"methods.mma_unet.{key}" in err
+    assert "would have no effect" in err
+    assert f"expected: methods.mma_unet.{instead}\n" in err
+    assert overridden.read_bytes() == before
+    if not isinstance(value, dict):
+        words = (f"methods.mma_unet.{instead}={json.dumps('given.safetensors' if 'weights' in instead else value)}",)
+        code, _, err = mmfuse("params", "set", *words)
+        assert code == 0, f"the key that the message names is not refused: {err}"
+
+
+@pytest.mark.usefixtures("overridden")
+def test_a_value_that_each_measured_variant_sets_itself_is_refused(mmfuse):
+    systems = [{"method": "mma_unet", "variant": "wide", "tasks": ["ivif"]}]
+    mmfuse("params", "set", f"study.systems={json.dumps(systems)}")
+    code, _, err = mmfuse("params", "set", "methods.mma_unet.network.width=8")
+    assert code == 2
+    assert "expected: methods.mma_unet.variants.wide.network.width\n" in err
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "where", "instead"),
+    [
+        ("network.width", 8, "wide", "variants.wide.network.width"),
+        ("parts.fusion.learning_rate", 0.1, "wide", "variants.wide.parts.fusion.learning_rate"),
+        ("network.output", "linear", "kernel", "variants.kernel.parts.vi_unet.network.output"),
+        ("parts.fusion.steps", 5, None, None),
+        ("parts.fusion.network.last_kernel", 1, None, None),
+        ("variants.wide.network.width", 8, None, None),
+        ("variants.unused.network.width", 8, "study.systems lacks mma_unet.unused, so its parameters", ""),
+    ],
+)
+@pytest.mark.usefixtures("overridden")
+def test_a_value_that_some_variants_set_themselves_brings_a_warning(mmfuse, key, value, where, instead):
+    code, out, err = mmfuse("params", "set", f"methods.mma_unet.{key}={json.dumps(value)}")
+    assert code == 0, err
+    assert f"methods.mma_unet.{key}: " in out
+    if where is None:
+        assert err == ""
+    elif not instead:
+        assert err == f"warning: {where} have no effect yet\n"
+    else:
+        assert err == (
+            f"warning: methods.mma_unet.{key} has no effect in mma_unet.{where}, where methods.mma_unet.{instead} "
+            "sets it\n"
+        )
+
+
 @pytest.mark.parametrize(
     ("file", "change", "other"),
     [
@@ -193,6 +283,23 @@ def test_a_value_that_an_alias_repeats_is_left_alone(mmfuse, project, file, chan
     assert "would change other values" in err
     assert other in err
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("change", [["set", "train.log_every=6"], ["sweep", "mma_unet", "network.width=[2]"]])
+def test_a_linked_file_is_changed_where_it_is(mmfuse, tiny, tmp_path, change):
+    kept = tmp_path / "elsewhere/study.yaml"
+    kept.parent.mkdir()
+    tiny.rename(kept)
+    tiny.symlink_to("../elsewhere/study.yaml")
+    before = kept.read_bytes()
+    assert mmfuse("params", change[0], *change[1:], "train.sedes=1")[0] == 2
+    assert kept.read_bytes() == before
+    code, _, err = mmfuse("params", *change)
+    assert code == 0, err
+    assert tiny.is_symlink()
+    assert kept.read_bytes() != before
+    assert load_parameters(tiny)
+    assert [path.name for path in kept.parent.iterdir()] == ["study.yaml"]
 
 
 def test_a_sweep_makes_the_systems_of_a_grid(mmfuse, tiny):
@@ -247,6 +354,7 @@ def test_a_sweep_of_a_method_without_variants(mmfuse, tiny):
         (["mma_unet", "network.width=[4,wide]"], "mma_unet"),
         (["mma_unet", "network.last_kernel=[1,3]"], "expected: parts.fusion.network.last_kernel"),
         (["mma_unet", "parts.fusion.learning_rate=[-1]"], "learning_rate is not valid"),
+        (["mma_unet", "network.attention=[pooled,mixed]"], "expected: parts.fusion.network.attention"),
         (["mma", "network.width=[4]"], "Unknown method"),
         (["lkc_funet", "network.width=[4]"], "does not measure lkc_funet.base"),
     ],

@@ -356,7 +356,7 @@ def test_one_common_size_where_the_catalog_names_one(dataset, raw, image):
     large = image(1, 48, 61, colour=True)
     write_image(raw / "vi/n03.png", large)
     splits = {"by": "all", "to": "test"}
-    with pytest.raises(UserError, match="1 pairs of madeup"):
+    with pytest.raises(UserError, match="1 pair of madeup"):
         run(dataset(splits=splits), raw)
     packs, _ = run(dataset(splits=splits, common_size="a"), raw)
     assert np.array_equal(packs["test"][3]["b"], resize(large, 24, 30))
@@ -390,7 +390,7 @@ def test_masks_keep_their_class_ids(dataset, raw):
     assert np.array_equal(packs["train"][1]["mask"], ids)
     assert "mask" not in packs["train"][2]
     Image.fromarray(ids[:-1]).save(raw / "mask/n02.png")
-    with pytest.raises(UserError, match=r"1 pairs[^$]*mask/n02\.png differs in size"):
+    with pytest.raises(UserError, match=r"1 pair[^$]*mask/n02\.png differs in size"):
         run(labelled(dataset), raw)
 
 
@@ -445,7 +445,7 @@ def test_boxes_that_may_not_be_read_are_named(dataset, raw, monkeypatch):
 
     write_text(raw / "boxes/n05.txt", "1 0.5 0.25 0.1 0.2\n")
     entry = labelled(dataset)
-    monkeypatch.setattr(Path, "read_text", refused)
+    monkeypatch.setattr(Path, "read_bytes", refused)
     with pytest.raises(UserError, match=r"Unreadable boxes: .*n05\.txt.*Permission denied"):
         run(entry, raw)
 

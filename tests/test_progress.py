@@ -118,6 +118,33 @@ def test_a_bar_is_shown_on_real_terminals_also_on_those_without_a_size(rows, col
         os.close(other)
 
 
+METER = {
+    "prefix": "fusion: ", "ascii": None, "unit": " steps", "unit_scale": False, "unit_divisor": 1000, "initial": 0,
+    "colour": None, "nrows": 24, "bar_format": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["fusion: ", "reconstruction: "])
+@pytest.mark.parametrize(("count", "elapsed"), [(10, 6.2), (400, 6000.0), (100_000, 400_000.0)])
+@pytest.mark.parametrize("postfix", ["loss=2.727, validation=2.274", "loss=0.002727, validation=1.234e-05"])
+@pytest.mark.parametrize("columns", [40, 60, 79, 120, 200])
+def test_a_bar_shows_whole_values_or_none(prefix, count, elapsed, postfix, columns):
+    meter = METER | {"prefix": prefix, "n": count, "total": count, "elapsed": elapsed, "rate": count / elapsed}
+    shown = module._Bar.format_meter(**meter, postfix=postfix, ncols=columns)
+    assert len(shown) <= columns or "loss" not in shown
+    assert set(re.findall(r"\w+=[^],]*", shown)) <= set(postfix.split(", "))
+    assert "100%" in shown
+    if columns >= 120:
+        assert "loss" in shown
+        assert "validation" in shown
+
+
+def test_a_slow_rate_has_no_blank_before_its_unit():
+    meter = METER | {"n": 4, "total": 8, "rate": None, "postfix": "", "ncols": 79}
+    assert "2.00s/steps" in module._Bar.format_meter(**meter, elapsed=8.0)
+    assert "2.00 steps/s" in module._Bar.format_meter(**meter, elapsed=2.0)
+
+
 def test_nothing_else_in_the_package_makes_bars_of_its_own():
     files = [path for folder in ("src", "workflow") for path in (ROOT / folder).rglob("*.py")]
     assert len(files) > 100
@@ -158,8 +185,9 @@ def test_fuse_and_evaluate(shown, folders, tmp_path):
 
 
 def test_fuse_that_has_to_find_the_task(shown, folders):
-    pairs = own_images.match_folders(allow_missing=False, a=folders[0], b=folders[1])
-    own_images._shipped(pairs, None, None)
+    pairs = own_images.matched_images({"a": folders[0], "b": folders[1]}, allow_missing=False)
+    shown.clear()
+    own_images._shipped(pairs, None, None, None)
     assert shown == ["determine the task"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ from mmfuse.data.images import write_image
 from mmfuse.data.packs import Sample, write_pack
 from mmfuse.errors import UserError
 from mmfuse.reporting import style
+from mmfuse.reporting.means import score_means
 from mmfuse.stages import report
 from mmfuse.study import plan
 from mmfuse.study.plan import System
@@ -405,6 +407,49 @@ def test_changed_score_changes_the_page(project):
     _scores(project / "reports/scores/road", "road", system, {**VALUES["average"], "EN": [5.5, 5.0, 6.0, 6.0]})
     renew_record(project)
     assert _run(project) != before
+
+
+def test_the_figures_of_an_unchanged_dataset_are_not_drawn_again(project, monkeypatch):
+    drawn = []
+    quick = style._files
+    monkeypatch.setattr(style, "_files", lambda paint, *size: drawn.append(paint.func.__name__) or quick(paint, *size))
+    before = _run(project)
+    count = len(drawn)
+    assert count == len(list((project / ".mmfuse/figures").iterdir()))
+    assert _run(project) == before
+    assert len(drawn) == count
+    _scores(
+        project / "reports/scores/road",
+        "road",
+        System("average", "base", "ivif", 0),
+        {**VALUES["average"], "EN": [5.5, 5.0, 6.0, 6.0]},
+    )
+    renew_record(project)
+    _run(project)
+    assert sorted(drawn[count:]) == ["_boxes", "_ranks"], "the radar shows the same shares, and brain the same scores"
+    assert count == len(list((project / ".mmfuse/figures").iterdir())), "only those of the last report are kept"
+
+
+def test_means_are_those_of_the_tables(project):
+    groups = report.run(
+        parameters=PARAMETERS,
+        root=project,
+        out=project / "out",
+        catalog=project / "catalog.yaml",
+        printed=project / "published.csv",
+    )
+    found = score_means(groups)
+    assert {dataset: list(of) for dataset, of in found.items()} == {
+        "road": ["average.base", "maximum.base", "net.base"],
+        "brain": ["average.base", "maximum.base"],
+    }
+    for dataset, of in found.items():
+        for name, means in of.items():
+            summary = json.loads((project / f"reports/scores/{dataset}/{name}.s0.json").read_text())["metrics"]
+            expected = {metric: summary[metric]["mean"] for metric in METRICS}
+            assert means == {
+                metric: pytest.approx(value or math.nan, nan_ok=True) for metric, value in expected.items()
+            }
 
 
 def test_html_in_names_is_escaped(project):

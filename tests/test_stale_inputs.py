@@ -1,6 +1,7 @@
 """Both engines see what a person changes in data/manual and data/external, in a study on a dataset fetched by hand."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -58,26 +59,39 @@ def made(template, name):  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def study(template):  # noqa: F811
-    return made(template, "byhand")
-
-
-def test_data_by_hand_are_inputs_of_both_engines(study):
-    place = study / "data/manual/vifb"
-    whole = (place / "VI/p1.jpg").read_bytes()
-    (place / "VI/p1.jpg").write_bytes(whole[:-200])
-    assert "p1.jpg" in run(study, SNAKEMAKE, good=(1,))[1]
+def repaired(template):  # noqa: F811
+    """A study whose first run met a damaged image, which was then repaired; what both runs did; both engines agree."""
+    folder = made(template, "byhand")
+    place = folder / "data/manual/vifb/VI"
+    whole = (place / "p1.jpg").read_bytes()
+    (place / "p1.jpg").write_bytes(whole[:-200])
+    runs = [run(folder, SNAKEMAKE, good=(1,))]
     # repaired, with the time of an archive
-    (place / "VI/whole").write_bytes(whole)
-    os.utime(place / "VI/whole", (1e9, 1e9))
-    (place / "VI/whole").replace(place / "VI/p1.jpg")
-    assert run(study, SNAKEMAKE)[0] == ALL
-    assert len(rows(study)) == 3
-    call(study, "mmfuse", "sync")
-    assert run(study, DVC)[0] == set()
+    (place / "whole").write_bytes(whole)
+    os.utime(place / "whole", (1e9, 1e9))
+    (place / "whole").replace(place / "p1.jpg")
+    runs.append(run(folder, SNAKEMAKE))
+    call(folder, "mmfuse", "sync")
+    return folder, runs
 
-    # a pair added: by DVC
-    add(place, "p3", 3)
+
+@pytest.fixture
+def study(repaired, request):
+    """A copy of the repaired study, of its own for each test."""
+    folder = repaired[0].with_name(re.sub(r"\W", "-", request.node.name))
+    shutil.copytree(repaired[0], folder, symlinks=True)
+    return folder
+
+
+def test_a_repaired_image_is_seen(repaired):
+    folder, ((_, said), (ran, _)) = repaired
+    assert "p1.jpg" in said
+    assert ran == ALL
+    assert len(rows(folder)) == 3
+
+
+def test_an_added_pair_is_seen_by_dvc(study):
+    add(study / "data/manual/vifb", "p3", 3)
     assert "Neither engine" in call(study, "mmfuse", "sync", good=(2,))
     assert not plans_nothing(study)
     assert run(study, DVC)[0] == ALL
@@ -85,20 +99,21 @@ def test_data_by_hand_are_inputs_of_both_engines(study):
     call(study, "mmfuse", "sync")
     assert plans_nothing(study)
 
-    # two images swapped, nothing newer than before: by Snakemake, then two others by DVC
-    for one, two, engine, other in (("p0", "p1", SNAKEMAKE, DVC), ("p2", "p3", DVC, SNAKEMAKE)):
-        before = {row.partition(",")[0]: row for row in rows(study)}
-        (place / f"IR/{one}.jpg").rename(place / "between")
-        (place / f"IR/{two}.jpg").rename(place / f"IR/{one}.jpg")
-        (place / "between").rename(place / f"IR/{two}.jpg")
-        assert run(study, engine)[0] == ALL
-        assert {row.partition(",")[0] for row in rows(study) if row not in before.values()} == {one, two}
-        call(study, "mmfuse", "sync")
-        assert run(study, other)[0] == set()
+
+@pytest.mark.parametrize(("engine", "other"), [(SNAKEMAKE, DVC), (DVC, SNAKEMAKE)])
+def test_swapped_images_are_seen_though_nothing_is_newer(study, engine, other):
+    place = study / "data/manual/vifb/IR"
+    before = {row.partition(",")[0]: row for row in rows(study)}
+    (place / "p0.jpg").rename(place / "between")
+    (place / "p1.jpg").rename(place / "p0.jpg")
+    (place / "between").rename(place / "p1.jpg")
+    assert run(study, engine)[0] == ALL
+    assert {row.partition(",")[0] for row in rows(study) if row not in before.values()} == {"p0", "p1"}
+    call(study, "mmfuse", "sync")
+    assert run(study, other)[0] == set()
 
 
 def test_data_raw_is_made_again_without_its_record_and_kept_without_its_source(study):
-    """Goes on from the test before."""
     before = rows(study)
     shutil.rmtree(study / "data/raw/vifb")
     said = call(study, *SNAKEMAKE)
@@ -133,7 +148,8 @@ def test_data_raw_is_made_again_without_its_record_and_kept_without_its_source(s
 
 
 def test_a_clone_without_the_images_fused_elsewhere_keeps_their_jobs(study):
-    """`mmfuse sync` refuses; with `dvc add`, DVC carries the images. Goes on from the test before."""
+    """`mmfuse sync` refuses; with `dvc add`, DVC carries the images."""
+    shutil.rmtree(study / "data/manual/vifb")  # the clone will not have it either
     parameters = yaml.safe_load((study / "params.yaml").read_text())
     parameters["study"]["external"] = {"u2": ["vifb"], "u3": ["vifb"]}
     write(study, parameters)

@@ -178,6 +178,38 @@ def test_average_ranks_by_hand():
     assert average_ranks(values, -1).tolist() == [(1 + 3.5) / 2, (3.5 + 3.5) / 2, (3.5 + 2) / 2, (2 + 1) / 2]
 
 
+@pytest.mark.parametrize("kind", ["apart", "tied", "close", "one image tied", "large"])
+def test_places_count_the_methods_that_are_better_and_half_of_the_equal_ones(random, kind):
+    values = random.normal(5, 1, (6, 80))
+    if kind == "tied":
+        values = values.round(1)
+    elif kind == "close":  # differences around the one that counts as equal
+        values = 5 * (1 + random.integers(-3, 4, values.shape) * 5e-10) + random.normal(0, 1e-12, values.shape)
+    elif kind == "one image tied":
+        values[1, 3] = values[4, 3]
+    elif kind == "large":
+        values *= -1e12
+    for sign in (1, -1):
+        ahead = sign * statistics.difference(values[:, None], values[None])
+        expected = 1.0 + (ahead < 0).sum(1) + 0.5 * ((ahead == 0).sum(1) - 1)
+        assert (statistics.places(values, sign) == expected).all()
+
+
+def test_differences_are_exact_unless_they_are_round_off(random):
+    first = random.normal(5, 1, (4, 30))
+    second = random.normal(5, 1, (4, 30))
+    assert (statistics.difference(first, second) == first - second).all()
+    second[2, 7] = first[2, 7] * (1 + 1e-12)
+    second[1, 0], first[3, 3] = math.nan, math.inf
+    found = statistics.difference(first, second)
+    assert found[2, 7] == 0
+    assert np.isnan(found[1, 0])
+    assert found[3, 3] == math.inf
+    rest = np.ones_like(first, dtype=bool)
+    rest[[2, 1, 3], [7, 0, 3]] = False
+    assert (found[rest] == (first - second)[rest]).all()
+
+
 def test_average_ranks_agree_with_scipy(random):
     values = random.integers(0, 5, size=(6, 40)).astype(float)
     np.testing.assert_allclose(average_ranks(values, -1), stats.rankdata(values, axis=0).mean(1))

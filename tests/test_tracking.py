@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import mlflow
@@ -20,6 +21,7 @@ from mlflow import MlflowClient
 from mmfuse.errors import UserError
 from mmfuse.files.writing import checksum, sha256, write_text
 from mmfuse.nn.pair import PairModel
+from mmfuse.pipeline import jobs
 from mmfuse.pipeline.jobs import Job, Running, execute
 from mmfuse.tracking import STUDY, SYSTEM, Parent, Tracker
 from mmfuse.tracking.models import register
@@ -103,13 +105,15 @@ def test_pages_of_a_server_are_its_own_and_show_no_login(tmp_path, monkeypatch):
     assert not (tmp_path / "none.db").exists()
 
 
-def test_a_registered_model_returns_plain_arrays_and_tensors(database, tmp_path):
+def test_a_registered_model_returns_plain_arrays_and_tensors(database, tmp_path, capfd):
     weights = tmp_path / "fusion.safetensors"
     weights.write_bytes(b"weights")
     network = build("mma_unet", {"width": 4})  # with gradients, in training mode
     pair = np.random.default_rng(0).random((2, 2, 40, 50), dtype=np.float32)
     with tracker(tmp_path, tags={"stage": "register"}) as run:
+        capfd.readouterr()
         register(run, PairModel(network), name="best", example=pair[:1], weights=weights, tags={})
+        assert capfd.readouterr() == ("", ""), "the command says it"
     mlflow.set_tracking_uri(database)
     general = mlflow.pyfunc.load_model("models:/best@best")
     fused = general.predict(pair)
@@ -605,6 +609,18 @@ def test_a_record_says_which_instructions_computed_a_number(limit):
     assert found.keys() == {"numpy", "torch"}
     if limit:
         assert found["torch"] == "DEFAULT" or found["numpy"].startswith("baseline")
+
+
+@pytest.mark.parametrize(
+    "found", [None, {}, {"exp": {}}, {"exp": {"dd": {}}}, {"exp": {"dd": None}}, {"exp": {"dd": {"current": "X"}}}]
+)
+def test_another_version_of_numpy_may_not_tell_its_instructions(monkeypatch, found):
+    module = types.ModuleType("introspect")
+    if found is not None:
+        module.opt_func_info = lambda **_: found
+    monkeypatch.setitem(sys.modules, "numpy.lib.introspect", module)
+    known = "X" if found and found["exp"].get("dd") else "unknown"
+    assert jobs._machine()["capability"].startswith(f"numpy {known}, torch ")
 
 
 def test_the_fingerprint_tells_jobs_apart(job, monkeypatch):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, TypeVar, cast
 
 _SHOWN = 4000  # characters of a value in a message
+_LISTED = 10  # problems in one message
 
 
 class MmfuseError(Exception):
@@ -72,6 +73,17 @@ def together(what: str, errors: Sequence[UserError]) -> UserError:
         return errors[0]
     every = "\n".join(str(error) for error in errors)
     return UserError(f"{what}: {len(errors)} mistakes.\n{every}", fix="correct each of them")
+
+
+def short(error: UserError) -> str:
+    """Return an error in one line, for a list of problems."""
+    return error.problem + (f" ({error.found})" if error.found is not None else "")
+
+
+def first_of(problems: Sequence[str], shown: int = _LISTED) -> str:
+    """Return the first problems of a long list, one per line, for `found` in a message."""
+    more = [f"and {len(problems) - shown} more"] if len(problems) > shown else []
+    return "\n            ".join([*problems[:shown], *more])
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

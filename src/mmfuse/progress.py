@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 _FIRST, _LAST = 10.0, 300.0  # seconds between lines, at first and at most
+_SHORTEST = 9  # columns by which tqdm may shorten its bar of ten
 
 
 def progress(
@@ -39,7 +40,7 @@ def progress(
     if sys.stderr.isatty():
         width, height = shutil.get_terminal_size()  # some terminals have no size, for which tqdm would show nothing
         options |= {"ncols": width - 1, "nrows": height}
-        return tqdm(items, unit=f" {unit}", delay=0 if always else 1, **options)
+        return _Bar(items, unit=f" {unit}", delay=0 if always else 1, **options)
     return _Lines(items, unit=f" {unit}" if unit else "", always=always, **options)
 
 
@@ -60,6 +61,26 @@ def steps(what: str, count: int) -> Iterator[Callable[[str], None]]:
 
         yield begin
         bar.update()
+
+
+class _Bar(tqdm):
+    """A bar that fits the terminal: it leaves out whole values, where tqdm cuts the last digits of a number."""
+
+    @staticmethod
+    def format_meter(**shown: Any) -> str:  # type: ignore[override]
+        """Return the bar; with values (losses) it has no rate, and as many of the values as fit."""
+        seconds = shown["elapsed"] / max(1, shown["n"] - shown["initial"])
+        if shown["total"] and seconds > 1:  # the rate is then 2.00s/images
+            shown["unit"] = shown["unit"].strip()
+        values = shown["postfix"].split(", ") if shown["postfix"] else []
+        if not values:
+            return tqdm.format_meter(**shown)
+        for kept in range(len(values), -1, -1):
+            text = ", ".join(["{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}", *values[:kept]]) + "]"
+            shown |= {"bar_format": text, "postfix": ""}
+            if len(tqdm.format_meter(**shown | {"ncols": None})) - _SHORTEST <= shown["ncols"]:
+                break
+        return tqdm.format_meter(**shown)
 
 
 class _Lines(tqdm):

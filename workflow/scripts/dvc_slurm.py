@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -22,11 +23,13 @@ from sync import check_dvc
 from mmfuse.errors import MmfuseError, UserError
 from mmfuse.files.reading import read_yaml
 from mmfuse.study.parameters import load_parameters
+from mmfuse.words import number_of
 
 PROFILE = Path("profiles/slurm/config.yaml")
 LOGS = Path("logs/slurm")
 HERE = "download"  # nodes often have no network
 _DIGEST = ("dvc", "repro", "--quiet", "--single-item", "code")
+_SLURM = ("sbatch", "squeue", "scancel")
 _POLL = 2.0  # seconds
 
 
@@ -159,9 +162,24 @@ def _mark(root: Path) -> str:
 
 
 def queued(root: Path) -> list[str]:
-    """Return the ids of this study's pending and running jobs."""
+    """Return the ids of this study's pending and running jobs.
+
+    Raises:
+        UserError: Slurm's programs are missing, or its server does not answer.
+    """
     asked = ["squeue", "--noheader", "--states=PENDING,RUNNING,CONFIGURING,COMPLETING,SUSPENDED", "--format=%i|%k"]
-    run = subprocess.run(asked, capture_output=True, text=True, check=True)
+    missing = [program for program in _SLURM if shutil.which(program) is None]
+    if missing:
+        raise UserError(
+            "Slurm's programs are not here.", expected=f"{', '.join(_SLURM)} on the path", found=f"no {missing[0]}",
+            fix="call the script on a login node of the cluster; `dvc repro` runs the stages without Slurm",
+        )  # fmt: skip
+    run = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise UserError(
+            "Slurm does not answer.", expected="`squeue` to list the jobs in the queue", found=run.stderr.strip(),
+            fix="call the script again when `squeue` works; `dvc repro` runs the stages without Slurm",
+        )  # fmt: skip
     lines = [line.partition("|") for line in run.stdout.splitlines()]
     return [number.strip() for number, _, comment in lines if comment.strip() == _mark(root)]
 
@@ -170,12 +188,13 @@ def study(root: Path, *, together: Mapping[str, int], extra: Sequence[str], wait
     """Run the stages that are out of date.
 
     Raises:
-        UserError: jobs of this study are already in the queue, or dvc.yaml belongs to another study.
+        UserError: jobs of this study are already in the queue, dvc.yaml belongs to another study, or Slurm is missing
+            or does not answer.
         MmfuseError: a download or the submission failed; or with `wait`, some stages are not up to date at the end.
     """
     check_dvc(root)
-    waiting = queued(root)
-    if waiting and not dry:
+    waiting = [] if dry else queued(root)
+    if waiting:
         raise UserError(
             "Jobs of this study are already in the queue.",
             expected="none, so that no stage runs twice at the same time",
@@ -191,14 +210,21 @@ def study(root: Path, *, together: Mapping[str, int], extra: Sequence[str], wait
     for stage in here if dry else ():
         print(f"here: dvc repro --single-item {stage}")
     for task in tasks if dry else ():
-        print(f"job: {command(task)}" + (f"  # after {len(task.after)} other stages" if task.after else ""))
+        print(
+            f"job: {command(task)}" + (f"  # after {number_of(len(task.after), 'other stage')}" if task.after else "")
+        )
     if dry or not runs:
-        print("nothing is out of date" if not runs else f"{len(tasks)} jobs for {len(runs) - len(here)} stages")
+        print(
+            "nothing is out of date"
+            if not runs
+            else f"{number_of(len(tasks), 'job')} for {number_of(len(runs) - len(here), 'stage')}"
+        )
         return
     if here and subprocess.run(["dvc", "repro", "--single-item", *here], cwd=root, check=False).returncode:
         raise MmfuseError(f"A download failed: {', '.join(here)}.")
     numbers = submit(root, tasks, extra)
-    print(f"submitted {len(tasks)} jobs for {len(numbers)} stages: {' '.join(dict.fromkeys(numbers.values()))}")
+    of = f"{number_of(len(tasks), 'job')} for {number_of(len(numbers), 'stage')}"
+    print(f"submitted {of}: {' '.join(dict.fromkeys(numbers.values()))}")
     if wait:
         while queued(root):
             time.sleep(_POLL)

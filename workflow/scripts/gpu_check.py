@@ -193,7 +193,7 @@ def run(args: argparse.Namespace) -> None:
     if "trainings" in args.only:
         train_all(this, check, args.steps, fast=False)
     this.save()
-    print(f"check: {len(this.results['errors'])} steps failed; the report is {args.out / 'report.md'}")
+    print(f"check: steps that failed: {len(this.results['errors'])}; the report is {args.out / 'report.md'}")
     sys.exit(1 if this.results["errors"] or (this.results.get("tests") or {}).get("failed") else 0)
 
 

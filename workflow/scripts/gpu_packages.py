@@ -99,7 +99,7 @@ def how_to_carry(names: set[str], lock: Path, python: str) -> list[str]:
 def advice(lacking: dict[str, str], lock: Path) -> str:
     """Return one message with every missing package, and how to bring them to this machine."""
     versions, needed_by = read_lock(lock)
-    lines = [f"{len(lacking)} packages are missing on this machine:"]
+    lines = [f"packages that are missing on this machine: {len(lacking)}"]
     lines += [f"  {name}=={versions.get(name, '?')}  ({reason})" for name, reason in lacking.items()]
     if lacking.keys() & TOO_LARGE:
         lines.append("torch must be installed on the machine itself: its wheels are too large to copy.")

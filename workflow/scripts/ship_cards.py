@@ -10,6 +10,7 @@ from mmfuse.reporting.dataset_cards import TASKS
 from mmfuse.reporting.scores import Column
 from mmfuse.reporting.tables import decimals, printed
 from mmfuse.weights.shipped import Shipped
+from mmfuse.words import number_of
 
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 PICTURES = "Pictures of difficult pairs are in `docs/difficult-cases.md` in the project's repository."
@@ -120,7 +121,7 @@ def _said(one: Shipped, scored: Sequence[Scored]) -> list[str]:
 
 def _table(scored: Scored) -> list[str]:
     names = list(scored.systems)
-    lines = [f"### {scored.dataset}, {scored.pairs} test pairs", "", f"| metric | {' | '.join(names)} |"]
+    lines = [f"### {scored.dataset}, {number_of(scored.pairs, 'test pair')}", "", f"| metric | {' | '.join(names)} |"]
     lines.append("|---" * (len(names) + 1) + "|")
     for number, metric in enumerate(scored.metrics):
         found = [scored.systems[name][number] for name in names]

@@ -27,7 +27,7 @@ from mmfuse.data.packs import Pack
 from mmfuse.errors import MmfuseError, UserError, check_choices, closest
 from mmfuse.files.reading import read_table, read_yaml
 from mmfuse.files.records import read_record
-from mmfuse.files.writing import sha256, whole_file, write_text
+from mmfuse.files.writing import behind_link, sha256, whole_file, write_text
 from mmfuse.inference.fast_copy import for_inference
 from mmfuse.inference.fusing import best_device, fuse_pair
 from mmfuse.progress import progress
@@ -303,7 +303,7 @@ def _write_entry(entry: shipped.Shipped, default: Sequence[str], out: Path) -> N
         "defaults": dict(sorted((kept | dict.fromkeys(default, entry.name)).items())),
         "weights": dict(sorted((old["weights"] | {entry.name: values}).items())),
     }
-    write_text(path, HEADER + yaml.safe_dump(content, sort_keys=False, width=120, allow_unicode=True))
+    write_text(behind_link(path), HEADER + yaml.safe_dump(content, sort_keys=False, width=120, allow_unicode=True))
 
 
 def main() -> None:

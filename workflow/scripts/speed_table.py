@@ -19,7 +19,7 @@ import torch
 
 from mmfuse.benchmarks import backends
 from mmfuse.benchmarks.network import Case
-from mmfuse.files.writing import write_json, write_text
+from mmfuse.files.writing import behind_link, write_json, write_text
 
 DOCS = Path("docs/speed.md")
 BEGIN, END = "<!-- tables of speed_table.py -->\n", "<!-- end of the tables -->\n"
@@ -144,7 +144,7 @@ def write(measured: Path, docs: Path = DOCS) -> None:
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     new = tables(json.loads(measured.read_text(encoding="utf-8")))
-    write_text(docs, f"{before}{BEGIN}\n{new}\n{END}{after}")
+    write_text(behind_link(docs), f"{before}{BEGIN}\n{new}\n{END}{after}")
 
 
 def main() -> None:

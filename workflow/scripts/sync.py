@@ -12,7 +12,7 @@ import csv
 import io
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,14 @@ from jobs import (
 
 from mmfuse.data.origins import MANUAL
 from mmfuse.errors import MmfuseError, UserError
-from mmfuse.files.writing import write_manifest, write_text
+from mmfuse.files.writing import behind_link, write_manifest, write_text
 from mmfuse.progress import steps
 from mmfuse.study.code_lists import check_running_code
 from mmfuse.study.integrity import check_present, check_study
 from mmfuse.study.parameters import load_parameters
 from mmfuse.study.plan import check_external
 from mmfuse.study.types import Parameters
+from mmfuse.words import number_of
 
 METRICS = "reports/metrics.json"  # what `dvc metrics diff` compares
 _SHOWN = 5  # names in a message
@@ -105,8 +106,8 @@ def write_dvc(root: Path) -> bool:
     path, text = root / "dvc.yaml", dvc_yaml(jobs)
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return False
-    write_text(path, text)
-    print(f"wrote dvc.yaml: {len(jobs)} jobs of {PARAMS}")
+    write_text(behind_link(path), text)
+    print(f"wrote dvc.yaml: {number_of(len(jobs), 'job')} of {PARAMS}")
     return True
 
 
@@ -151,7 +152,7 @@ def sync(root: Path) -> None:
         print(f"{done} is up to date; the other engine's records now say the same.")
         return
     check_present(root, parameters)  # a damaged file may be the reason
-    half = incomplete(root)
+    half = incomplete(root, {path for job in declared_jobs(root) for path in job.outputs})
     listed = ", ".join(half[:_SHOWN]) + (f" and {len(half) - _SHOWN} more" if len(half) > _SHOWN else "")
     raise UserError(
         "Neither engine is up to date, so there is no state to copy.",
@@ -199,11 +200,15 @@ def check_unlocked(root: Path) -> None:
         )
 
 
-def incomplete(root: Path) -> list[str]:
-    """Return the files that Snakemake has marked as incomplete: a stopped run did not finish their jobs."""
+def incomplete(root: Path, outputs: Collection[str]) -> list[str]:
+    """Return the outputs of a study that Snakemake has marked as incomplete: a stopped run did not finish their jobs.
+
+    The folder may also have marks of jobs that the study no longer has, and files that mark nothing.
+    """
     marks = root / ".snakemake/incomplete"
     names = ["".join(p.removeprefix("@") for p in f.relative_to(marks).parts) for f in marks.rglob("*") if f.is_file()]
-    return sorted(base64.urlsafe_b64decode(name).decode() for name in names)
+    marked = {base64.urlsafe_b64encode(path.encode()).decode(): path for path in outputs}
+    return sorted(marked[name] for name in names if name in marked)
 
 
 def _finished(root: Path) -> bool:

@@ -23,6 +23,7 @@ from mmfuse.nn.cka import SMALLEST_BATCH, Alignment, Array, best_pairing, centre
 from mmfuse.progress import progress
 from mmfuse.study.plan import System
 from mmfuse.training.seeding import derived_seed
+from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,7 +98,7 @@ def analyse(
         raise UserError(
             "CKA cannot be computed with these options.",
             expected=f"{SMALLEST_BATCH} images or more in total and per minibatch; height and width divisible by 16",
-            found=f"{len(order)} images, batch {batch}, {height} x {width} pixels",
+            found=f"{number_of(len(order), 'image')}, batch {batch}, {height} x {width} pixels",
             fix="correct analyse.cka.options in params.yaml",
         )
     names = layer_names()
@@ -269,7 +270,8 @@ def _onset_words(found: list[dict[str, Any]]) -> str:
     again = f", in {100 * first['pairing_share']:.0f} % of the resamples" if first["batches"] > 1 else ""
     shift = f"{', '.join(map(str, shifts))} {_interval(found, 'visible', 'infrared')}"
     return (
-        f"{first['images']} images, minibatches: {first['batches']}. Dashed lines: onsets of deep semantics in the "
+        f"{number_of(first['images'], 'image')}, minibatches: {first['batches']}. "
+        "Dashed lines: onsets of deep semantics in the "
         "paper's count of 51 layers. One number per seed, 95 % in brackets; contrast: mean similarity within minus "
         f"between the two blocks. VI-UNet: {_onset(found, 'visible')}; IR-UNet: {_onset(found, 'infrared')}; "
         f"IR-UNet minus VI-UNet: {shift}. Most similar levels (visible-infrared), in order: {pairs}{again}."

@@ -21,6 +21,7 @@ from mmfuse.data.packs import Pack
 from mmfuse.errors import UserError
 from mmfuse.progress import progress
 from mmfuse.study.plan import System
+from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -152,7 +153,7 @@ def draw(results: Mapping[System, dict[str, Any]]) -> list[Drawing]:
             told.append(f"{KINDS[kind]} {series.mean():.3f} [{low:.3f}, {high:.3f}]")
         numbers.append(f"{variant}: {', '.join(told)}")
     images = len(some["values"]["all"])
-    caption = f"Mean over {images} test images with its 95 % interval. {'; '.join(numbers)}."
+    caption = f"Mean over {number_of(images, 'test image')} with its 95 % interval. {'; '.join(numbers)}."
     return [
         Drawing("Maps of the consistency", words, 2.2 * (2 + len(first)) + 0.6, 2.5, partial(_maps, first)),
         Drawing("Consistency of plain and structured chunks", caption, 6.0, 1.2 + 0.5 * len(values),

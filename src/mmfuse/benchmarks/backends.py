@@ -37,6 +37,7 @@ from mmfuse.progress import progress
 from mmfuse.training.checkpoints import build, load_method
 from mmfuse.training.seeding import seed_everything
 from mmfuse.weights import shipped
+from mmfuse.words import number_of
 
 OURS = ("readable", "copy", "bf16")
 ALL = (*OURS, "onnxruntime", "openvino", "compile")
@@ -162,7 +163,8 @@ def run(case: Case, names: Sequence[str], *, limit: float) -> dict[str, Any]:
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
     """Yield the result of `run` as readable lines."""
-    yield f"{result['method']}, {result['height']} x {result['width']}, {result['threads']} threads, {result['device']}"
+    threads = number_of(result["threads"], "thread")
+    yield f"{result['method']}, {result['height']} x {result['width']}, {threads}, {result['device']}"
     for name, seconds in result["seconds"].items():
         yield (
             f"  {name:<12} {seconds:8.3f} s (CPU: {result['processor_seconds'][name]:.3f} s), peak "

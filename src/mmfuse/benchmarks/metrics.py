@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from mmfuse.errors import UserError
 from mmfuse.progress import progress
+from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -215,7 +216,7 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
         yield _times(f"all of {' and '.join(total['conventions'])}", total)
     all_of_them = result["all"]
     yield (
-        f"all {all_of_them['definitions']} definitions, {all_of_them['threads']} images at once: "
+        f"all {all_of_them['definitions']} definitions, {number_of(all_of_them['threads'], 'image')} at once: "
         f"{all_of_them['seconds_per_triple']:.3f} seconds per triple, "
         f"{all_of_them['processor_seconds_per_triple']:.3f} seconds of CPU time, of which:"
     )

@@ -31,6 +31,7 @@ from mmfuse.methods.base import FusionMethod
 from mmfuse.progress import progress
 from mmfuse.training.checkpoints import build
 from mmfuse.training.seeding import seed_everything
+from mmfuse.words import number_of
 
 WAYS = ("direct", "ours")
 # the first call creates the buffers, the second the kept spectra
@@ -116,7 +117,7 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
     """Yield the result of `run` as readable lines."""
     what = "training step" if result["train"] else "inference"
     size = f"{result['batch']} x {result['height']} x {result['width']}"
-    yield f"{result['method']}, {what}, {size}, {result['threads']} threads, {result['device']}"
+    yield f"{result['method']}, {what}, {size}, {number_of(result['threads'], 'thread')}, {result['device']}"
     yield f"  {result['parameters']:,} parameters, {result['multiply_adds'] / 1e9:,.2f} billion multiply-adds"
     for way in WAYS:
         yield (

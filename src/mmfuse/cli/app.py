@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
+import os
 import signal
 import subprocess
 import sys
-import textwrap
 import traceback
 from enum import StrEnum
 from pathlib import Path
@@ -19,8 +18,10 @@ import typer
 from mmfuse import __version__
 from mmfuse.cli import benchmarks, params, stages
 from mmfuse.cli.limits import outer_limit
-from mmfuse.errors import MmfuseError, UserError
+from mmfuse.data.names import Naming
+from mmfuse.errors import MmfuseError, UserError, causes
 from mmfuse.leaderboard.command import leaderboard
+from mmfuse.terminal import show_all_signs, stop_writing, wrapped
 
 _PARAMS = Path("params.yaml")
 
@@ -47,6 +48,23 @@ class Precision(StrEnum):
     fp32 = "fp32"
     bf16 = "bf16"
     auto = "auto"
+
+
+class Side(StrEnum):
+    """One of the two images of a pair."""
+
+    a = "a"
+    b = "b"
+
+
+_Pattern = Annotated[
+    tuple[str, str] | None,
+    typer.Option(metavar="A B", help="Names of the images in A and in B, such as '{name}_ir.png' '{name}_vis.png'."),
+]
+_Recursive = Annotated[bool, typer.Option("--recursive", help="Also read subfolders.")]
+_ResizeTo = Annotated[
+    Side | None, typer.Option(help="Resize the other image of each pair to the size of this one (same field of view).")
+]
 
 
 app = typer.Typer(
@@ -94,9 +112,11 @@ def _common(
 
 @app.command()
 def fuse(
-    a: Annotated[Path, typer.Argument(help="Folder (or file) of the first modality: infrared, MRI…")],
-    b: Annotated[Path, typer.Argument(help="Folder (or file) of the second modality: visible, CT, PET, SPECT…")],
-    out: Annotated[Path, typer.Argument(help="Folder for the fused images, NAME.png.")],
+    a: Annotated[Path, typer.Argument(help="Folder (or file) of the first modality, such as infrared or MRI.")],
+    b: Annotated[
+        Path, typer.Argument(help="Folder (or file) of the second modality, such as visible, CT, PET or SPECT.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder for the fused images, NAME.png; or a file, for two files.")],
     weights: Annotated[
         str | None,
         typer.Option(help="NAME of shipped weights (`mmfuse list weights`), or FILE with those of a trained method."),
@@ -105,7 +125,12 @@ def fuse(
         str | None, typer.Option(help="Training-free method instead of weights, such as laplacian.")
     ] = None,
     task: Annotated[Task | None, typer.Option(help="Task of the shipped weights; by default, from the images.")] = None,
-    allow_missing: Annotated[bool, typer.Option(help="Leave out images that lack a counterpart.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out images that lack a counterpart.")
+    ] = False,
+    pattern: _Pattern = None,
+    recursive: _Recursive = False,
+    resize_to: _ResizeTo = None,
     backend: Annotated[
         Backend,
         typer.Option(help="What computes the network; onnxruntime and openvino need the extra mmfuse[backends]."),
@@ -125,9 +150,15 @@ def fuse(
     from mmfuse.cli.own_images import fuse_folders
 
     fuse_folders(
-        a, b, out, weights=weights, method=method, task=task, allow_missing=allow_missing, backend=backend,
-        precision=precision, memory=memory,
+        a, b, out, weights=weights, method=method, task=task, allow_missing=allow_missing,
+        naming=_naming(pattern, recursive), resize_to=resize_to, backend=backend, precision=precision,
+        memory=memory,
     )  # fmt: skip
+
+
+def _naming(pattern: tuple[str, str] | None, recursive: bool, fused: str | None = None) -> Naming:
+    patterns = {} if pattern is None else {"a": pattern[0], "b": pattern[1]}
+    return Naming(patterns | ({} if fused is None else {"fused": fused}), recursive)
 
 
 @app.command()
@@ -162,11 +193,11 @@ def import_weights(
 
 @app.command()
 def evaluate(
-    a: Annotated[Path, typer.Option(help="Folder of the first modality.")],
-    b: Annotated[Path, typer.Option(help="Folder of the second modality.")],
+    a: Annotated[Path, typer.Option(help="Folder (or file) of the first modality.")],
+    b: Annotated[Path, typer.Option(help="Folder (or file) of the second modality.")],
     fused: Annotated[
         list[str],
-        typer.Option(metavar="DIR", help="Folder of the fused images; NAME=DIR for each of several systems."),
+        typer.Option(metavar="DIR", help="Folder (or file) of the fused images; NAME=DIR for each of several systems."),
     ],
     out: Annotated[
         Path,
@@ -184,13 +215,22 @@ def evaluate(
     beside: Annotated[
         str, typer.Option(help="Other conventions such as cddfuse,vifb; adds columns such as SSIM.cddfuse.")
     ] = "",
-    allow_missing: Annotated[bool, typer.Option(help="Leave out images that lack a counterpart.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out images that lack a counterpart.")
+    ] = False,
+    pattern: _Pattern = None,
+    fused_pattern: Annotated[
+        str | None, typer.Option(metavar="FUSED", help="Names of the fused images; by default '{name}.*'.")
+    ] = None,
+    recursive: _Recursive = False,
+    resize_to: _ResizeTo = None,
 ) -> None:
     """Measure any fused images against their sources; compare several systems in one table with paired tests."""
     from mmfuse.cli import evaluating
 
     systems = evaluating.named_folders(fused)
     how: Any = {"metrics": metrics, "convention": convention, "beside": beside, "allow_missing": allow_missing}
+    how |= {"naming": _naming(pattern, recursive, fused_pattern), "resize_to": resize_to}
     if systems:
         evaluating.evaluate_systems(a, b, systems, out, latex=latex, **how)
     elif latex is not None:
@@ -219,15 +259,8 @@ def list_(
     """List the available methods, metrics, datasets, variants, analyses or shipped weights, or the tracked studies."""
     from mmfuse.cli.own_images import listing
 
-    width = shutil.get_terminal_size((0, 0)).columns  # 0 for a pipe without COLUMNS, which gets whole lines
     for line in listing(what.value, params):
-        print(_wrapped(line, width) if width else line)
-
-
-def _wrapped(line: str, width: int) -> str:
-    """Return a line broken at blanks, the further lines indented by four more."""
-    indent = line[: len(line) - len(line.lstrip())] + "    "
-    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        print(wrapped(line))
 
 
 @app.command()
@@ -242,7 +275,7 @@ def doctor(
 
     problems = 0
     for check in examine(params, deep=deep):
-        print(check)
+        print("\n".join(map(wrapped, str(check).splitlines())))
         problems += not check.good
     if problems:
         raise UserError(f"{problems} of the checks above failed.", fix="follow the `to do` lines, then run it again")
@@ -282,7 +315,7 @@ def register(
     from mmfuse.cli import registering
 
     for line in registering.register(params, dataset=dataset, metric=metric, name=name, study=study):
-        print(line)
+        print(wrapped(line))
 
 
 @app.command()
@@ -300,11 +333,14 @@ def sync(
     After `snakemake --cores all`, it commits the results to DVC; after `dvc repro` or `dvc pull`, it renews Snakemake's
     records. It refuses if neither engine is up to date.
     """
+    from mmfuse.cli.doctor import cache_elsewhere
+
     script = Path("workflow/scripts/sync.py")
     if not script.is_file():
         raise UserError("This is not the root of an mmfuse project.", expected=str(script))
     chosen = {"--write-dvc": write, "--check": check, "--code": code}
-    run = subprocess.run([sys.executable, str(script), *(word for word, on in chosen.items() if on)], check=False)
+    words = [word for word, on in chosen.items() if on]
+    run = subprocess.run([sys.executable, str(script), *words], env={**os.environ, **cache_elsewhere()}, check=False)
     raise typer.Exit(run.returncode)
 
 
@@ -315,14 +351,32 @@ def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def main() -> None:
-    """Run the command; exit code 2 for the user's mistakes, 1 for ours, 143 after SIGTERM."""
+    """Run the command; exit code 2 for the user's mistakes, 1 for ours, 143 after SIGTERM, 141 if its reader left."""
     signal.signal(signal.SIGTERM, _stop)  # a training replaces it by its own handler, which first saves the state
+    show_all_signs()
+    try:
+        _run()
+    except BrokenPipeError:
+        stop_writing()
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _run() -> None:
+    """Run the command.
+
+    Raises:
+        BrokenPipeError: nobody reads its output any more.
+    """
     try:
         app()
     except MmfuseError as error:
-        _complain(f"error: {error}")
+        _complain(_fitting(f"error: {error}"))
         sys.exit(error.exit_code)
     except SystemExit as leaving:  # a wrong option: typer has reported it, perhaps only in the log
+        broken = next((error for error in causes(leaving) if isinstance(error, BrokenPipeError)), None)
+        if broken is not None:
+            raise broken from None
+        sys.stdout.flush()
         if leaving.code and _logs():
             print(f"error: see {sys.stderr.name}", file=sys.__stderr__)
         raise
@@ -330,8 +384,13 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         known = outer_limit(error)
-        _complain(f"error: {known}" if known else traceback.format_exc())
+        _complain(_fitting(f"error: {known}") if known else traceback.format_exc())
         sys.exit(known.exit_code if known else 1)
+
+
+def _fitting(message: str) -> str:
+    """Return a message whose lines fit the terminal; what goes elsewhere, such as to a log, keeps whole lines."""
+    return "\n".join(map(wrapped, message.splitlines())) if sys.stderr.isatty() else message
 
 
 def _complain(message: str) -> None:

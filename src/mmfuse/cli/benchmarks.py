@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mmfuse.errors import UserError
+from mmfuse.terminal import wrapped
 
 app = typer.Typer(help="Measure how fast this machine does the heavy work.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, with all digits.")]
@@ -40,7 +41,8 @@ def network(
     backends: Annotated[
         str | None,
         typer.Option(
-            help="Compare these instead: `all`, or some of readable,copy,bf16,onnxruntime,openvino,compile,direct."
+            help="Compare these instead, separated by commas: `all`, or some of readable, copy, bf16, onnxruntime, "
+            "openvino, compile, direct."
         ),
     ] = None,
     limit: Annotated[float, typer.Option(help="With --backends: seconds after which a backend is stopped.")] = 600,
@@ -148,12 +150,16 @@ def scale(
     from mmfuse.benchmarks import scale as measured
 
     largest = measured.Size(pairs, systems, datasets)
-    result = measured.run(largest=largest, count=sizes, only=only or (), say=(lambda _: None) if json else print)
+    result = measured.run(
+        largest=largest,
+        count=sizes,
+        only=only or (),
+        say=(lambda _: None) if json else lambda line: print(wrapped(line)),
+    )
     if out is not None:
         measured.write(result, out)
     _show(result, measured.lines(result), json=json)
 
 
 def _show(result: Any, lines: Iterable[str], *, json: bool) -> None:
-    for line in [dumps(result, indent=2)] if json else lines:
-        print(line)
+    print(dumps(result, indent=2) if json else "\n".join(map(wrapped, lines)))

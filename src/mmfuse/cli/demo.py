@@ -39,8 +39,8 @@ def run(out: Path) -> Iterator[str]:
     fuse_folders(out / "infrared", out / "visible", out / "fused", task="ivif")
     fused = read_image(out / "fused" / _NAME)
     write_image(out / "picture.png", strip(pair.infrared, pair.visible, fused))
-    yield f"{out / 'picture.png'}: from left to right the infrared image, the visible image and the fused image"
-    yield "next:"
-    yield "  your own images:  mmfuse fuse INFRARED/ VISIBLE/ OUT/"
-    yield "  their quality:    mmfuse evaluate --a INFRARED/ --b VISIBLE/ --fused OUT/ --out scores.csv"
-    yield "  the whole study:  make run"
+    yield f"{out / 'picture.png'}: infrared, visible and fused image, from left to right"
+    yield "next, fuse your own images, measure the fused images, or run the whole study:"
+    yield "  mmfuse fuse INFRARED/ VISIBLE/ OUT/"
+    yield "  mmfuse evaluate --a INFRARED/ --b VISIBLE/ --fused OUT/ --out scores.csv"
+    yield "  make run"

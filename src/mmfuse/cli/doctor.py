@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ from mmfuse.study.integrity import check_study
 from mmfuse.study.parameters import load_parameters, project_root
 from mmfuse.study.stages import DOWNLOAD, jobs_of
 from mmfuse.tracking import results
+from mmfuse.words import number_of
 
 LOCK = Path("envs/requirements.lock")
+_OWN_CACHE = ".mmfuse/cache"  # in the project
 _SHOWN = 10
 
 
@@ -38,6 +41,7 @@ def examine(params: Path, *, deep: bool = False) -> Iterator[Check]:
     """Yield the checks one by one; `deep` adds the results of a finished study, byte by byte."""
     yield _try("code", _code)
     yield _try("environment", _environment)
+    yield _try("caches", _caches)
     yield _try("devices", _devices)
     yield _try("parameters", lambda: _parameters(params))
     yield _try("methods", lambda: _methods(params))
@@ -51,7 +55,7 @@ def examine(params: Path, *, deep: bool = False) -> Iterator[Check]:
 
 def _results(params: Path) -> str:
     count = check_study(Path.cwd(), load_parameters(params))
-    return f"{count} files and folders as their records say"
+    return f"files and folders as their records say: {count}"
 
 
 def _states(params: Path) -> str:
@@ -61,7 +65,7 @@ def _states(params: Path) -> str:
     states = [Path(s.resume.format(**key)) for s, key in jobs_of(load_parameters(params)) if s.resume]
     found = [path for path in states if path.is_file()]
     _refuse_damaged([path for path in found if not is_whole(path.read_bytes())], "delete it: its training restarts")
-    return f"{len(found)} states of unfinished trainings are whole"
+    return f"{number_of(len(found), 'whole state')} of unfinished trainings"
 
 
 def _cached() -> str:
@@ -70,13 +74,13 @@ def _cached() -> str:
     found = sorted(path for path in folder.glob("[0-9a-f][0-9a-f]/*") if path.is_file())
     fix = "delete it, then run `dvc pull` if it was pushed, else `mmfuse sync` or the study again"
     _refuse_damaged([path for path in found if not results.is_whole(path)], fix)
-    return f"{len(found)} files in DVC's cache are as their names say"
+    return f"{number_of(len(found), 'file')} in DVC's cache with the content that the name says"
 
 
 def _refuse_damaged(paths: Sequence[Path], fix: str) -> None:
     if paths:
         raise UserError(
-            f"{len(paths)} files were damaged after they were written.", expected="their checksums",
+            f"Damaged after writing: {number_of(len(paths), 'file')}.", expected="their checksums",
             found=", ".join(map(str, paths[:_SHOWN])) + (", …" if len(paths) > _SHOWN else ""), fix=fix,
         )  # fmt: skip
 
@@ -110,18 +114,48 @@ def _environment() -> str:
         if installed.partition("+")[0] != version.partition("+")[0]:
             other.append(f"{name} {installed} (locked: {version})")
     if other:
-        raise MmfuseError(f"{len(other)} packages differ from {LOCK}: {', '.join(other[:5])}\n  to do:    make env")
+        raise MmfuseError(f"Packages that differ from {LOCK}: {', '.join(other[:5])}\n  to do:    make env")
     missing = [tool for tool in ("git", "snakemake", "dvc") if shutil.which(tool) is None]
     if missing:
         raise MmfuseError(f"not found: {', '.join(missing)}\n  to do:    put .venv/bin first on PATH, or use `make`")
-    return f"{len(pinned)} packages as locked; git, snakemake, dvc found"
+    return f"{number_of(len(pinned), 'package')} as locked; git, snakemake, dvc found"
+
+
+def _caches() -> str:
+    """Check the folder in which Snakemake keeps files, without which it does not start."""
+    folder = _cache_folder()
+    if cache_elsewhere():
+        raise UserError(
+            "Snakemake cannot write its cache.", expected="a folder that this user may write to",
+            found=f"{folder}, with HOME={os.environ.get('HOME', '')}",
+            fix=f"export XDG_CACHE_HOME={Path.cwd() / _OWN_CACHE}",
+        )  # fmt: skip
+    return f"{folder} can be written"
+
+
+def _cache_folder() -> str:
+    """Return the folder for the caches of programs, perhaps with a ~ for the home."""
+    return os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+
+
+def cache_elsewhere() -> dict[str, str]:
+    """Return a variable that moves caches into the project, if their usual folder cannot be written; else nothing."""
+    try:
+        folder = Path(_cache_folder()).expanduser() / "snakemake"
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return {}
+    except (OSError, RuntimeError):  # the latter if there is no home
+        return {"XDG_CACHE_HOME": str(Path.cwd() / _OWN_CACHE)}
 
 
 def _devices() -> str:
     import torch
 
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return f"torch {torch.__version__}, {os.cpu_count()} processor cores, " + (", ".join(names) or "no GPU")
+    return f"torch {torch.__version__}, {number_of(os.cpu_count() or 1, 'processor core')}, " + (
+        ", ".join(names) or "no GPU"
+    )
 
 
 def _parameters(params: Path) -> str:

@@ -6,17 +6,20 @@ import math
 import os
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mmfuse.cli.own_images import matched_images
-from mmfuse.data.images import image_files
-from mmfuse.data.pairs import Matched, read_triple
+from mmfuse.cli.own_images import GREY, matched_images
+from mmfuse.data.colours import Colours
+from mmfuse.data.names import ANY, Naming, find_images
+from mmfuse.data.pairs import PLAIN, Matched, read_triple
 from mmfuse.errors import UserError
 from mmfuse.files.writing import csv_text, write_text
+from mmfuse.terminal import wrapped
+from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,29 +35,47 @@ _MARKS = {"best": "*", "tied": "≈"}
 
 
 def evaluate_folders(
-    a: Path, b: Path, fused: Path, out: Path, *, metrics: str, convention: str, beside: str, allow_missing: bool
+    a: Path,
+    b: Path,
+    fused: Path,
+    out: Path,
+    *,
+    metrics: str,
+    convention: str,
+    beside: str,
+    allow_missing: bool,
+    naming: Naming = PLAIN,
+    resize_to: str | None = None,
 ) -> None:
-    """Measure fused images against their sources; write OUT (CSV) and a summary beside it (JSON).
+    """Measure fused images (or one) against their sources; write OUT (CSV) and a summary beside it (JSON).
 
-    `metrics` and `beside` are names separated by commas; `metrics` may be `all`, `beside` may be empty.
+    `metrics` and `beside` are names separated by commas; `metrics` may be `all`, `beside` may be empty. `naming` has
+    patterns for `a`, `b` and `fused`; `resize_to`, `a` or `b`, is the source to whose size the other is resized.
 
     Raises:
         UserError: images are missing, damaged or of unequal size, or a metric is unknown.
     """
+    from mmfuse.metrics.tables import write_scores
+
     _check_suffix(out, ".csv")
     _check_scores_may_be_written(out)
     meaning = _meaning(metrics, convention, beside)
-    matched = matched_images({"fused": fused, "a": a, "b": b}, allow_missing=allow_missing)
-    frame, scores = _measure(matched, "fused", meaning, convention, out)
+    matched = matched_images({"fused": fused, "a": a, "b": b}, naming, allow_missing=allow_missing, resize_to=resize_to)
+    colours = Colours(GREY)
+    frame, summary = _measure(matched, "fused", meaning, convention, colours, resize_to)
+    write_scores(frame, summary, csv=out, json=out.with_suffix(".json"))
+    scores = summary["metrics"]
     width = max(6, *map(len, scores))
     for name, value in scores.items():
         plain = name.partition(".")[0]
-        if name != plain and value["definition"] == scores[plain]["definition"]:
+        # without the plain metric if a single one of another convention was asked for, such as Qcb.mma_unet
+        if name != plain and plain in scores and value["definition"] == scores[plain]["definition"]:
             print(f"{name:>{width}} {'the same as':>12} {plain}")
             continue
         spread = f"{value['mean']:12.4f} ± {value['std']:.4f}"
-        print(f"{name:>{width}} {spread}  ({value['better']} is better; {value['definition']})")
-    print(f"{len(frame)} images, convention {convention}: {out}")
+        print(wrapped(f"{name:>{width}} {spread}  ({value['better']} is better; {value['definition']})"))
+    print(f"{number_of(len(frame), 'image')}, convention {convention}: {out}")
+    colours.warn("evaluate")
 
 
 def named_folders(texts: Sequence[str]) -> dict[str, Path]:
@@ -63,7 +84,7 @@ def named_folders(texts: Sequence[str]) -> dict[str, Path]:
     Raises:
         UserError: several folders of which one has no name, or a name that is given twice or is no valid name.
     """
-    if len(texts) == 1 and ("=" not in texts[0] or Path(texts[0]).is_dir()):
+    if len(texts) == 1 and ("=" not in texts[0] or Path(texts[0]).exists()):
         return {}
     found: dict[str, Path] = {}
     for text in texts:
@@ -92,6 +113,8 @@ def evaluate_systems(
     convention: str,
     beside: str,
     allow_missing: bool,
+    naming: Naming = PLAIN,
+    resize_to: str | None = None,
 ) -> None:
     """Measure the fused images of several systems against their sources, and compare the systems on the same images.
 
@@ -108,11 +131,14 @@ def evaluate_systems(
         convention: The meaning of the plain names.
         beside: As in `evaluate_folders`.
         allow_missing: Leave out images that a folder lacks, for all systems.
+        naming: As in `evaluate_folders`.
+        resize_to: As in `evaluate_folders`.
 
     Raises:
         UserError: images are missing, damaged or of unequal size, a metric is unknown, or a file of another kind is in
             the way.
     """
+    from mmfuse.metrics.tables import write_scores
     from mmfuse.reporting import tables
     from mmfuse.reporting.ranking import verdict
     from mmfuse.reporting.scores import Group, read_one
@@ -134,13 +160,22 @@ def evaluate_systems(
     if latex is not None:
         _check_replaceable(latex, "% needs")
     meaning = _meaning(metrics, convention, beside)
-    if not allow_missing:
-        _check_complete(systems, {*image_files(a)} & {*image_files(b)})
+    if not allow_missing and a.is_dir() and b.is_dir():
+        _check_complete(systems, {*_names(a, "a", naming)} & {*_names(b, "b", naming)}, naming)
     numbered = {str(number): folder for number, folder in enumerate(systems.values())}
-    matched = matched_images({"a": a, "b": b, **numbered}, allow_missing=allow_missing)
+    patterns = dict(naming.patterns)
+    if "fused" in patterns:
+        patterns |= dict.fromkeys(numbered, patterns.pop("fused"))
+    sources = {"a": a, "b": b, **numbered}
+    matched = matched_images(
+        sources, Naming(patterns, naming.recursive), allow_missing=allow_missing, resize_to=resize_to
+    )
+    colours = {number: Colours(GREY) for number in numbered}
+    # nothing is written before all systems have been measured
+    measured = [_measure(matched, number, meaning, convention, colours[number], resize_to) for number in numbered]
     groups = []
-    for number, (name, file) in zip(numbered, own.items(), strict=True):
-        _measure(matched, number, meaning, convention, file)
+    for (frame, summary), (name, file) in zip(measured, own.items(), strict=True):
+        write_scores(frame, summary, csv=file, json=file.with_suffix(".json"))
         scores = read_one(file, System(name, EXTERNAL, "", 0), again="run the command again")
         groups.append(Group(name, "base", (scores,), scores.values))
     table = tables.build(groups, str, lambda scores: scores.system.method)
@@ -155,6 +190,7 @@ def evaluate_systems(
     for text in (verdict(groups, table.ranking), f"Convention {convention}: {files}"):
         lines += textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
     print("\n".join(lines))
+    colours["0"].warn("evaluate")  # the sources are the same for all systems
 
 
 def _meaning(metrics: str, convention: str, beside: str) -> dict[str, Metric]:
@@ -165,24 +201,31 @@ def _meaning(metrics: str, convention: str, beside: str) -> dict[str, Metric]:
 
 
 def _measure(
-    matched: Sequence[Matched], key: str, meaning: Mapping[str, Metric], convention: str, out: Path
-) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
-    """Measure the fused images under one key; write their scores and the summary, and return both."""
-    from mmfuse.metrics.tables import score_images, summarise, write_scores
+    matched: Sequence[Matched],
+    key: str,
+    meaning: Mapping[str, Metric],
+    convention: str,
+    colours: Colours,
+    resize_to: str | None,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Measure the fused images under one key; return their scores and the summary."""
+    from mmfuse.metrics.tables import score_images, summarise
 
     def triples() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for _, paths in matched:
-            yield read_triple(paths[key], paths["a"], paths["b"])
+            yield read_triple(paths[key], paths["a"], paths["b"], colours, resize_to)
 
     cores = len(os.sched_getaffinity(0))
     frame = score_images([name for name, _ in matched], triples(), meaning, workers=cores)
     scores = summarise(frame, meaning, convention)
-    summary = {"convention": convention, "images": len(frame), "metrics": scores}
-    write_scores(frame, summary, csv=out, json=out.with_suffix(".json"))
-    return frame, scores
+    return frame, {"convention": convention, "images": len(frame), "metrics": scores}
 
 
-def _check_complete(systems: Mapping[str, Path], names: set[str]) -> None:
+def _names(folder: Path, key: str, naming: Naming) -> Iterable[str]:
+    return find_images(folder, naming.patterns.get(key, ANY), recursive=naming.recursive).files
+
+
+def _check_complete(systems: Mapping[str, Path], names: set[str], naming: Naming) -> None:
     """Check that each system has a fused image for each pair.
 
     Raises:
@@ -190,14 +233,14 @@ def _check_complete(systems: Mapping[str, Path], names: set[str]) -> None:
     """
     lacking = []
     for system, folder in systems.items():
-        missing = sorted(names - {*image_files(folder)})
+        missing = sorted(names - {*_names(folder, "fused", naming)})
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         if missing:
             lacking.append(f"{system} ({folder}) lacks {', '.join(missing[:_SHOWN])}{more}")
     if lacking:
         raise UserError(
-            f"{len(lacking)} of {len(systems)} systems lack fused images.",
-            expected=f"an image for each of the {len(names)} pairs, with the name of the pair",
+            f"Fused images of {len(lacking)} of {number_of(len(systems), 'system')} are missing.",
+            expected=f"an image for each of the {number_of(len(names), 'pair')}, with the name of the pair",
             found="\n            ".join(lacking),
             fix="add these images, or use --allow-missing, which leaves the pairs out for all systems",
         )

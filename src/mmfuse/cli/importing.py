@@ -19,6 +19,7 @@ from mmfuse.progress import progress
 from mmfuse.study.settings import merged
 from mmfuse.training.checkpoints import WeightsCard, build, save_weights
 from mmfuse.weights.foreign import Dictionary, dictionaries
+from mmfuse.words import number_of
 
 VARIANT = "as_published"  # of imported weights
 GUIDE = "docs/how-to/import-published-weights.md"
@@ -130,7 +131,7 @@ def run(
         f"options: {', '.join(f'{key}={value}' for key, value in chosen.items())}",
         *_said(name, changes or {}),
         f"task: {card.task}" + ("" if task else ", assumed; --task chooses another"),
-        f"wrote {out}: {len(weights)} tensors, {_numbers(form, weights):,} parameters",
+        f"wrote {out}: {number_of(len(weights), 'tensor')}, {_numbers(form, weights):,} parameters",
         f"apply it: mmfuse fuse A/ B/ OUT/ --weights {out}",
     ]
 
@@ -234,7 +235,8 @@ def _complaints(name: str, form: Form, match: Match, shown: int | None) -> Itera
         other = _other_method(name, dictionary)
         yield (
             f"{dictionary} fits nothing: it has {_listed(list(dictionary.tensors), 5)}; closest is {group}, of which "
-            f"it has {shared} of {len(form.groups[group])} names" + (f". These are names of {other}" if other else "")
+            f"it has {shared} of {number_of(len(form.groups[group]), 'name')}"
+            + (f". These are names of {other}" if other else "")
         )
     for group, placed in match.placed.items():
         if len(placed) > 1:
@@ -293,7 +295,7 @@ def _read(form: Form, match: Match) -> Iterator[str]:
     used = [dictionary for placed in match.placed.values() for dictionary in placed]
     for group, (dictionary, *_) in match.placed.items():
         held = {ours: form.own[ours] for ours in form.groups[group].values()}
-        yield f"{group}: {len(held)} tensors, {_numbers(form, held):,} parameters, from {dictionary}"
+        yield f"{group}: {number_of(len(held), 'tensor')}, {_numbers(form, held):,} parameters, from {dictionary}"
         ignored = [name for name in dictionary.tensors if name not in form.groups[group]]
         if ignored:
             yield f"  ignored, not part of the network: {_listed(ignored, 10)}"

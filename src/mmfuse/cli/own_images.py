@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from mmfuse.data.colours import Colours
-from mmfuse.data.images import Bytes, read_image, write_image
-from mmfuse.data.pairs import Matched, check_equal_sizes, match_folders
+from mmfuse.data.images import Bytes, write_image
+from mmfuse.data.kinds import SUFFIXES
+from mmfuse.data.names import Naming
+from mmfuse.data.pairs import PLAIN, Matched, check_all, find_own_pairs, read_pixels
 from mmfuse.errors import UserError
 from mmfuse.inference.task_rule import task_of_images
 from mmfuse.progress import progress
+from mmfuse.terminal import wrapped
 from mmfuse.weights import shipped
+from mmfuse.words import number_of
+
+# images of types that are not written
+_NOT_WRITTEN = {
+    ".avif", ".dcm", ".exr", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".npy", ".pdf", ".pgm", ".pnm", ".ppm", ".svg",
+    ".tga", ".webp",
+}  # fmt: skip
+GREY = {"a": "infrared or MRI"}  # images of the first modality should have no colours
 
 
-def matched_images(folders: dict[str, Path], *, allow_missing: bool) -> list[Matched]:
-    """Match folders by name; print which names are left out, if that is allowed."""
-    if not allow_missing:
-        return match_folders(allow_missing=False, **folders)
-    matched, missing = match_folders(allow_missing=True, **folders)
+def matched_images(
+    sources: Mapping[str, Path], naming: Naming = PLAIN, *, allow_missing: bool, resize_to: str | None = None
+) -> list[Matched]:
+    """Match folders, or take files as they are given; print what is left out.
+
+    All images are read once, so that nothing is written if one of them cannot be used.
+
+    Raises:
+        UserError: images are missing, cannot be read or differ in size.
+    """
+    matched, missing = find_own_pairs(sources, naming, allow_missing=allow_missing)
     for line in missing:
-        print(f"left out: {line}", file=sys.stderr)
+        print(wrapped(f"left out: {line}"), file=sys.stderr)
+    check_all(matched, resize_to)
     return matched
 
 
@@ -35,20 +53,24 @@ def fuse_folders(
     method: str | None = None,
     task: str | None = None,
     allow_missing: bool = False,
+    naming: Naming = PLAIN,
+    resize_to: str | None = None,
     backend: str = "torch",
     precision: str = "fp32",
     memory: str | None = None,
 ) -> None:
-    """Fuse the pairs of two folders (or two files) into OUT/NAME.png.
+    """Fuse the pairs of two folders into OUT/NAME.png; or two files, then OUT may be a file, too.
 
     Args:
         a: Images of the first modality.
         b: Images of the second modality.
-        out: Folder of the fused images.
+        out: Folder of the fused images; for two files also the file to write, with the suffix of an image.
         weights: A weights file, or the name of shipped weights.
         method: A training-free method instead of weights. Without both, the task's default weights are used.
         task: `ivif` or `mif`; determined from the images if needed and not given.
         allow_missing: Leave out images that lack a counterpart.
+        naming: How the images are named in `a` and `b`.
+        resize_to: `a` or `b`: resize the image of the other modality to the size of this one.
         backend: One of `inference.backends.BACKENDS`.
         precision: fp32, bf16 or auto; see `inference.backends.prepared`.
         memory: How much memory the command may use, such as `4 GiB`; by default, most of what the machine has. Images
@@ -66,46 +88,74 @@ def fuse_folders(
 
     room = limit(memory, lambda message: print(f"memory: {message}", file=sys.stderr))
     check_choice(weights, method, task)
-    sources = {"a": a, "b": b}
-    single = a.is_file() and b.is_file()
-    pairs = [Matched(a.stem, sources)] if single else matched_images(sources, allow_missing=allow_missing)
+    _check_out(a, b, out, naming)
+    pairs = matched_images({"a": a, "b": b}, naming, allow_missing=allow_missing, resize_to=resize_to)
+    targets = {name: out if _is_image_name(out) else out / f"{name}.png" for name, _ in pairs}
+    _check_not_overwritten(pairs, targets.values())
     given = None if weights is None else str(weights)
-    net = network(chosen(weights, method, task, lambda: _shipped(pairs, given, task)))
-    _check_not_overwritten(pairs, out)
+    net = network(chosen(weights, method, task, lambda: _shipped(pairs, given, task, resize_to)))
     device = best_device()
     if memory is None:
         keep_freed_memory()
     fuse, record = prepared(net.to(device), device, backend=backend, precision=precision)
     if precision == "auto":
         print(f"precision: {record['precision']}", file=sys.stderr)
-    colours = Colours({"a": "infrared or MRI"})
-    for name, first, second in progress(_read(pairs), "fuse", total=len(pairs), unit="pairs"):
+    colours = Colours(GREY)
+    for name, first, second in progress(_read(pairs, resize_to), "fuse", total=len(pairs), unit="pairs"):
         colours.add(name, {"a": first, "b": second})
-        write_image(out / f"{name}.png", fuse_pair(fuse, first, second, device, memory=room))
-    print(f"{len(pairs)} fused images in {out}")
+        write_image(targets[name], fuse_pair(fuse, first, second, device, memory=room))
+    print(f"fused image: {out}" if _is_image_name(out) else f"{number_of(len(pairs), 'fused image')} in {out}")
     colours.warn("fuse")
 
 
-def _read(pairs: list[Matched]) -> Iterator[tuple[str, Bytes, Bytes]]:
+def _is_image_name(out: Path) -> bool:
+    """Return whether a path is the name of an image to write, and not of a folder."""
+    return out.suffix.lower() in SUFFIXES and not out.is_dir()
+
+
+def _check_out(a: Path, b: Path, out: Path, naming: Naming) -> None:
+    """Check that the output fits the input.
+
+    Raises:
+        UserError: one file is named for the images of folders, it would have a type that is not written, or the output
+            would be found among the input the next time.
+    """
+    single = a.is_file() and b.is_file()
+    foreign = out.suffix.lower() in _NOT_WRITTEN
+    if not out.is_dir() and (foreign or (_is_image_name(out) and not single) or (out.is_file() and not single)):
+        raise UserError(
+            f"Cannot write the fused images to {out}.",
+            expected=f"a folder; or, for two files, a name ending in {', '.join(SUFFIXES)}",
+            found=f"a file of the type {out.suffix}" if foreign else "a file for the images of folders",
+            fix="choose another name for the output",
+        )
+    for folder in (a, b):
+        if naming.recursive and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                "The output is inside a folder of images that is read with its subfolders.",
+                expected=f"an output folder outside {folder}", found=out, fix="choose another output folder",
+            )  # fmt: skip
+
+
+def _read(pairs: list[Matched], resize_to: str | None) -> Iterator[tuple[str, Bytes, Bytes]]:
     """Yield the name and the images of each pair.
 
     Raises:
         UserError: an image is damaged, or two of a pair differ in size.
     """
     for name, paths in pairs:
-        first, second = read_image(paths["a"]), read_image(paths["b"])
-        check_equal_sizes((paths["a"], first), (paths["b"], second))
-        yield name, first, second
+        images = read_pixels(paths, resize_to)
+        yield name, images["a"], images["b"]
 
 
-def _shipped(pairs: list[Matched], name: str | None, task: str | None) -> shipped.Shipped:
+def _shipped(pairs: list[Matched], name: str | None, task: str | None, resize_to: str | None) -> shipped.Shipped:
     """Return the shipped weights with a name, or the task's default ones, and print which they are."""
     from mmfuse.api.choosing import shipped_weights
 
     found = []
 
     def find_task() -> str:
-        read = progress(_read(pairs), "determine the task", total=len(pairs), unit="pairs")
+        read = progress(_read(pairs, resize_to), "determine the task", total=len(pairs), unit="pairs")
         found.append(task_of_images(read))
         return found[0]
 
@@ -113,13 +163,14 @@ def _shipped(pairs: list[Matched], name: str | None, task: str | None) -> shippe
     if name is None:
         known = task or " and ".join(found or one.tasks)
         told = ", judging by the images; --task overrides it" if found else ""
-        print(f"weights: {one.name} (method {one.method}, task {known}{told})", file=sys.stderr)
+        text = f"weights: {one.name} (method {one.method}, task {known}{told})"
+        print(wrapped(text) if sys.stderr.isatty() else text, file=sys.stderr)
     return one
 
 
-def _check_not_overwritten(pairs: list[Matched], out: Path) -> None:
+def _check_not_overwritten(pairs: list[Matched], targets: Iterable[Path]) -> None:
     sources = {path.resolve() for _, paths in pairs for path in paths.values()}
-    lost = [path for path in (out / f"{name}.png" for name, _ in pairs) if path.resolve() in sources]
+    lost = [path for path in targets if path.resolve() in sources]
     if lost:
         raise UserError(
             "The fused images would overwrite their sources.", found=str(lost[0]), fix="choose another output folder"

@@ -6,7 +6,8 @@ import inspect
 import itertools
 import json
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,18 +17,20 @@ from mmfuse import methods
 from mmfuse.errors import UserError, unknown_name
 from mmfuse.files.editing import with_item, with_value
 from mmfuse.files.reading import read_yaml
-from mmfuse.files.writing import whole_file
+from mmfuse.files.writing import behind_link, whole_file
 from mmfuse.study import plan
-from mmfuse.study.parameters import flatten, load_parameters
+from mmfuse.study.parameters import flatten, load_parameters, project_root
 from mmfuse.study.settings import assigned, merged, network_options, without_adaptive
 from mmfuse.study.stages import jobs_of
 from mmfuse.study.types import Parameters
+from mmfuse.terminal import wrapped
 
 app = typer.Typer(
     help="Change the study's parameters; comments stay, and a mistake changes nothing.", no_args_is_help=True
 )
 _File = Annotated[Path, typer.Option(help="The study's parameters.")]
 _PARAMS = Path("params.yaml")
+_INSTEAD = "set the expected key instead; an option for another part goes under that part, too"
 
 
 @app.command(name="set")
@@ -123,12 +126,86 @@ def _check_known(parameters: Parameters, method: str, key: str) -> None:
     known = [*flatten(settings), *(f"network.{name}" for name in options)]
     if key not in known and not any(name.startswith(f"{key}.") for name in known):
         raise unknown_name(f"{method} has no parameter {key}.", key, known, "see docs/parameters.md")
-    own = [f"parts.{part}.{key}" for part in settings.get("parts", {}) if key.startswith("network.")]
-    if not {*own}.isdisjoint(known):
-        raise UserError(
-            f"{key} of {method} would have no effect.", expected=next(name for name in own if name in known),
-            found=f"{key}, which this part sets itself", fix="give the key of the part",
-        )  # fmt: skip
+    sets = _set_elsewhere(parameters, method, "base", key, own=True)
+    if sets is not None:
+        problem = f"{key} of {method} would have no effect, because another key decides."
+        raise UserError(problem, expected=sets, found=key, fix=_INSTEAD)
+
+
+def _check_effect(parameters: Parameters, changed: Sequence[str]) -> list[str]:
+    """Check that each changed key of a method reaches the networks of the study; return warnings.
+
+    Args:
+        parameters: The changed parameters.
+        changed: The dotted keys with a new value.
+
+    Raises:
+        UserError: in each variant that the study measures, another key sets the same option.
+    """
+    warnings = []
+    for key in changed:
+        top, _, below = key.partition(".")
+        method, *rest = below.split(".")
+        own = rest[:1] == ["variants"]
+        option = ".".join(rest[2 * own :])
+        if top != "methods" or not option:
+            continue
+        measured = [e["variant"] for e in parameters["study"]["systems"] if e["method"] == method]
+        variants = [rest[1]] if own else list(dict.fromkeys(measured))
+        if not {*variants} & {*measured}:
+            named = ".".join([method, *variants])
+            warnings.append(f"study.systems lacks {named}, so its parameters have no effect yet")
+        sets = {v: _set_elsewhere(parameters, method, v, option, own=own) for v in variants}
+        others = {v: f"methods.{method}.{other}" for v, other in sets.items() if other is not None}
+        # that given weights do not change is as everybody expects
+        here = {v: other for v, other in others.items() if not other.endswith(".weights")}
+        if others and len(others) == len(variants):
+            listed = ", ".join(dict.fromkeys((here or others).values()))
+            problem = f"{key} would have no effect, because another key decides."
+            raise UserError(problem, expected=listed, found=key, fix=_INSTEAD)
+        warnings += [f"{key} has no effect in {method}.{v}, where {other} sets it" for v, other in here.items()]
+    return list(dict.fromkeys(warnings))
+
+
+def _set_elsewhere(parameters: Parameters, method: str, variant: str, option: str, *, own: bool) -> str | None:
+    """Return the key that sets an option of a variant in place of the method's block; None if none does.
+
+    Args:
+        parameters: The study's parameters.
+        method: The method.
+        variant: Its variant.
+        option: Dotted key in the method's block, or in the variant's changes of it, such as `network.width`.
+        own: Whether it is in the variant's changes.
+
+    Returns:
+        The dotted key in the method's block: given weights, a change of the variant, or the option of a part.
+    """
+    changes = parameters["methods"].get(method, {}).get("variants", {}).get(variant, {})
+    settings = plan.settings_of(parameters, method, variant)
+    steps = option.split(".")
+
+    def above(*keys: str) -> str:
+        """Return a key, which may be one of the variant's changes."""
+        return ".".join([*(["variants", variant] if _reaches(changes, keys) else []), *keys])
+
+    if settings.get("weights") is not None and steps[0] != "weights":
+        return above("weights")
+    if not own and _reaches(changes, steps):
+        return above(*steps)
+    parts = settings.get("parts", {}) if steps[0] == "network" and steps[1:] else {}
+    last = [part for part, block in parts.items() if steps[1] in block.get("network", {})][-1:]
+    return above("parts", last[0], *steps[:2]) if last else None
+
+
+def _reaches(block: Any, steps: Sequence[str]) -> bool:
+    """Whether a block has a key, or a value in place of the blocks above it."""
+    for step in steps:
+        if not isinstance(block, Mapping):
+            return True
+        if step not in block:
+            return False
+        block = block[step]
+    return True
 
 
 def _word(value: Any) -> str:
@@ -165,11 +242,14 @@ def _write(params: Path, text: str, expected: Any) -> None:
         UserError: they are not valid, or the edit would change more than it should; the file is unchanged.
     """
     before = load_parameters(params)
-    with whole_file(params) as temporary:
+    with whole_file(behind_link(params)) as temporary:
         temporary.write_bytes(text.encode("utf-8"))
         try:
-            after = load_parameters(temporary)
+            after = load_parameters(temporary, project_root(params.parent))
             _check_networks(after)
+            old, new = flatten(before), flatten(after)
+            changed = [key for key in {**old, **new} if key not in old or key not in new or old[key] != new[key]]
+            warnings = _check_effect(after, [key for key in changed if key in new])
         except UserError as error:
             raise UserError(f"{params} is unchanged. {error}".replace(str(temporary), str(params))) from error
         if after != expected:
@@ -181,15 +261,16 @@ def _write(params: Path, text: str, expected: Any) -> None:
                 found=", ".join(others),
                 fix="edit the file by hand",
             )
-    old, new = flatten(before), flatten(after)
-    for key in [key for key in {**old, **new} if key not in old or key not in new or old[key] != new[key]]:
+    for key in changed:
         first, second = old.get(key, "none"), new.get(key, "none")
         if isinstance(first, list) and isinstance(second, list) and isinstance([*first, *second][0], Mapping):
-            print("\n".join(f"{key}: added {item}" for item in second if item not in first))
+            print("\n".join(wrapped(f"{key}: added {item}") for item in second if item not in first))
         else:
-            print(f"{key}: {first} -> {second}")
+            print(wrapped(f"{key}: {first} -> {second}"))
     if jobs_of(before) != jobs_of(after):
         print("the study has other jobs now: run `mmfuse sync --write-dvc` before `dvc repro`")
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _check_networks(parameters: Parameters) -> None:

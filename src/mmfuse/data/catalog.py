@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
+from mmfuse.data.names import normal
 from mmfuse.errors import UserError, closest
-from mmfuse.files.reading import read_yaml
+from mmfuse.files.reading import read_lines, read_yaml
 
 CATALOG = Path("data/catalog.yaml")
 _SECRET = re.compile("pass|pwd|secret|token|key|sig|cred|auth", re.IGNORECASE)  # in names of an address's query
@@ -84,7 +85,8 @@ class Splits:
             raise ValueError("these splits are by folder: take the split from the path")
         if self.by == "all":
             return {name: cast(str, self.to) for name in names}
-        listed = self.listed(folder)
+        names = list(names)
+        listed = self.listed(folder, set(names))
         if self.by == "every":
             return self._by_number(names, listed)
         assigned = {name: listed.get(name, self.rest) for name in names}
@@ -117,23 +119,37 @@ class Splits:
             )
         return int(found[1]), int(found[2]) if self.apart else 0
 
-    def listed(self, folder: Path) -> dict[str, str]:
+    def listed(self, folder: Path, names: Collection[str] = ()) -> dict[str, str]:
         """Read the list files below a dataset's folder: name without suffix to split.
 
+        A line is one name, which may contain blanks, or several of the given names with blanks between them.
+
         Raises:
-            UserError: a list file is missing, or lists a name in two splits.
+            UserError: a list file is missing, is not text, or lists a name in two splits.
         """
         listed: dict[str, str] = {}
         for split, file in self.lists.items():
             path = folder / file
             if not path.is_file():
                 raise UserError(f"The list of names is missing: {path}", fix="download the dataset again")
-            for line in path.read_text(encoding="utf-8").split():
-                # lists contain `00001D` or `FLIR_1.jpg`; only image suffixes are cut, because names may contain dots
-                name = re.sub(r"\.(png|jpe?g|bmp|tiff?)$", "", line, flags=re.IGNORECASE)
-                if listed.setdefault(name, split) != split:
-                    raise UserError(f"{path} lists {name}, which is already in the split {listed[name]}.")
+            try:
+                lines = read_lines(path)
+            except ValueError as error:
+                raise UserError(
+                    f"The list of names is not a text file: {path}", expected="UTF-8, with one name in a line",
+                    found=error, fix="save it as UTF-8",
+                ) from error  # fmt: skip
+            for line in filter(None, map(str.strip, lines)):
+                whole, parts = _listed_name(line), [_listed_name(part) for part in line.split()]
+                for name in parts if whole not in names and all(part in names for part in parts) else [whole]:
+                    if listed.setdefault(name, split) != split:
+                        raise UserError(f"{path} lists {name}, which is already in the split {listed[name]}.")
         return listed
+
+
+def _listed_name(text: str) -> str:
+    """Return a name of a list without the suffix of an image; other suffixes stay, because names may contain dots."""
+    return re.sub(r"\.(png|jpe?g|bmp|tiff?)$", "", normal(text), flags=re.IGNORECASE)
 
 
 @dataclass(frozen=True)

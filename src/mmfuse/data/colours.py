@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mmfuse.data.images import Bytes
+from mmfuse.words import number_of
 
 COLOURED = 6.0  # grey levels
 _SHOWN = 3  # names in a warning
@@ -72,4 +73,7 @@ class Colours:
     def _warn(self, what: str, names: list[str], found: str, fix: str) -> None:
         if names:
             listed = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-            print(f"warning: {what}: in {len(names)} of {self.pairs} pairs, {found} ({listed}): {fix}", file=sys.stderr)
+            print(
+                f"warning: {what}: in {len(names)} of {number_of(self.pairs, 'pair')}, {found} ({listed}): {fix}",
+                file=sys.stderr,
+            )

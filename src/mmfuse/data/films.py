@@ -17,6 +17,7 @@ import numpy as np
 from mmfuse.data.catalog import FILMS
 from mmfuse.data.images import Bytes
 from mmfuse.errors import UserError
+from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -58,7 +59,9 @@ def count_frames(path: Path) -> int:
         stated = film.streams.video[0].frames  # zero if the file does not contain it
         count = sum(1 for packet in film.demux(video=0) if packet.size and not packet.is_corrupt)
     if stated and count != stated:
-        raise UserError(f"The film {path} is cut off.", expected=f"{stated} frames", found=count, fix=_AGAIN)
+        raise UserError(
+            f"The film {path} is cut off.", expected=f"{number_of(stated, 'frame')}", found=count, fix=_AGAIN
+        )
     if not count:
         raise UserError(f"The film {path} is empty.", expected="at least one frame", found="none", fix=_AGAIN)
     return count
@@ -129,7 +132,7 @@ class _Film:
             raise UserError(
                 f"The film {self.path} is cut off.",
                 expected=f"a frame {number}",
-                found=f"{self.next} frames",
+                found=f"{number_of(self.next, 'frame')}",
                 fix=_AGAIN,
             )
         except UserError as error:

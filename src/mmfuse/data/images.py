@@ -16,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
+from mmfuse.data.kinds import SUFFIXES, check_kind, not_8_bits, not_grey_or_rgb, not_read, unusual_compression
+from mmfuse.data.names import find_images
 from mmfuse.errors import UserError
-from mmfuse.files.writing import check_file_name, whole_file
+from mmfuse.files.writing import whole_file
 
 Bytes = NDArray[np.uint8]
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 # read by content, regardless of their names; Pillow's other readers are disabled for untrusted files, because one of
 # them starts a program
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF")
@@ -30,23 +31,35 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _BAND = 2**21  # pixels
 LUMA = np.array([0.299, 0.587, 0.114])
 _MODES = {"L": "L", "1": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "RGBX": "RGB", "P": "RGB", "CMYK": "RGB"}
+_TURNS = dict(enumerate(
+    (
+        Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
+        Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90,
+    ), start=2,
+))  # fmt: skip
 
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """Open one still image of a known format, with one clear error for all reading failures.
+    """Open one still image of a known format as a viewer shows it, with one clear error for all reading failures.
+
+    If EXIF data say that the image is turned or mirrored, it is turned back.
 
     Raises:
-        UserError: the file is missing, damaged, empty, of another format, too large, or contains several images.
+        UserError: the file is missing, damaged, empty, of another kind, too large, has colours of more than 8 bits per
+            channel, or contains several images.
     """
     if not path.is_file():
-        raise UserError(f"Image not found: {path}", fix="check the name and the folder")
+        found = "a folder" if path.is_dir() else None
+        raise UserError(f"Image not found: {path}", found=found, fix="check the name and the folder")
     try:
+        check_kind(path)
         with path.open("rb") as stream:
             if stream.read(8) == _PNG:
                 with Image.open(path, formats=("PNG",)) as image:
                     image.verify()  # the checksums of all chunks: decoding alone overlooks some flipped bits
-        with Image.open(path, formats=_FORMATS) as image:
+        # not by its name, because Pillow would map the file into memory, and garble a TIFF image that lies on its side
+        with path.open("rb") as stream, Image.open(stream, formats=_FORMATS) as image:
             # a photo's preview (MPO) does not count as a second image; counting a scan's pages may take minutes
             if image.format != "MPO" and getattr(image, "is_animated", False):
                 raise UserError(
@@ -55,7 +68,10 @@ def open_image(path: Path) -> Iterator[Image.Image]:
                     found="several images in one file, as in an animation or a scan of several pages",
                     fix="save each of them as a separate file",
                 )
-            yield image
+            depth = _depth(image) if image.mode in _MODES else None
+            if depth is not None:
+                raise not_8_bits(path, f"pixel format {depth!r}")
+            yield _upright(image)
     except Image.DecompressionBombError as error:
         raise UserError(
             f"The image {path} is too large.",
@@ -64,12 +80,28 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             fix="split it; or delete it, if it should not be that large",
         ) from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, TypeError, struct.error) as error:
+        compression = unusual_compression(path)
+        if compression is not None:
+            found = f"a TIFF image with the compression {compression}, or a damaged one ({error})"
+            raise not_read(path, found, "convert it with another program, or download it again") from error
+        unknown = isinstance(error, UnidentifiedImageError)
+        words = "its content is not an image" if unknown else f"{type(error).__name__}: {error}"
         raise UserError(
             f"Damaged or unreadable image: {path}",
             expected="a complete PNG, JPEG, BMP or TIFF file",
-            found=f"{type(error).__name__}: {error} ({path.stat().st_size} bytes)",
+            found=f"{words} ({path.stat().st_size} bytes)",
             fix="delete it and download it again",
         ) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return an image turned and mirrored as its EXIF data say; damaged EXIF data have no effect, as in viewers."""
+    image.load()  # Pillow itself turns TIFF images here; a PNG image may have its EXIF data after its pixels
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # EXIF data can be damaged in many ways, while the pixels are whole
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _depth(image: Image.Image) -> str | None:
@@ -80,7 +112,7 @@ def _depth(image: Image.Image) -> str | None:
 
 
 def read_image(path: Path, *, colour: bool | None = None) -> Bytes:
-    """Read an 8-bit image; an alpha channel is dropped, a palette is resolved.
+    """Read an 8-bit image as a viewer shows it; an alpha channel is dropped, a palette is resolved.
 
     Args:
         path: A PNG, JPEG, BMP or TIFF file.
@@ -90,17 +122,13 @@ def read_image(path: Path, *, colour: bool | None = None) -> Bytes:
         (H, W) grey or (H, W, 3) RGB, uint8.
 
     Raises:
-        UserError: the file is missing, damaged, empty, too large, not one image, or not 8 bits per channel.
+        UserError: the file is missing, damaged, empty, of another kind, too large, not one image, or not 8 bits per
+            channel.
     """
     with open_image(path) as image:
-        mode = image.mode if image.mode not in _MODES else _depth(image)
-        if mode is not None:
-            raise UserError(
-                f"Cannot use the image {path}.",
-                expected="8 bits per channel, grey or colour",
-                found=f"pixel format {mode!r}",
-                fix="convert it to 8 bits first; the scaling of its values is up to you",
-            )
+        if image.mode not in _MODES:
+            deep = image.mode.startswith(("I", "F"))
+            raise (not_8_bits if deep else not_grey_or_rgb)(path, f"pixel format {image.mode!r}")
         pixels = np.asarray(image.convert(_MODES[image.mode]), dtype=np.uint8)
     if colour is True and pixels.ndim == 2:
         return np.repeat(pixels[..., None], 3, axis=2)
@@ -183,19 +211,4 @@ def image_files(folder: Path) -> dict[str, Path]:
     Raises:
         UserError: the folder is missing, two files share a stem, or a name cannot be used.
     """
-    if not folder.is_dir():
-        raise UserError(f"Folder not found: {folder}", expected="a folder of images")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-            continue
-        check_file_name(path)
-        if path.stem in found:
-            raise UserError(
-                f"Two images with the same name in {folder}.",
-                expected="one file for each name",
-                found=f"{found[path.stem].name} and {path.name}",
-                fix="remove or rename one of them",
-            )
-        found[path.stem] = path
-    return found
+    return dict(find_images(folder).files)

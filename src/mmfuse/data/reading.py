@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,20 +13,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfuse.data.catalog import Dataset
+from mmfuse.data.catalog import Dataset, Layout
 from mmfuse.data.colours import Colours
 from mmfuse.data.films import FilmReader, count_frames, frame_name, pyav
-from mmfuse.data.images import SUFFIXES, Bytes, luminance, open_image, read_image, resize
+from mmfuse.data.images import Bytes, luminance, open_image, read_image
+from mmfuse.data.kinds import SUFFIXES
+from mmfuse.data.names import compiled, matching, may_be_image, normal, some
 from mmfuse.data.packs import Sample
-from mmfuse.data.pairs import check_equal_sizes
-from mmfuse.errors import UserError
-from mmfuse.files.writing import check_file_name
+from mmfuse.data.pairs import check_equal_sizes, common_size
+from mmfuse.errors import UserError, short
+from mmfuse.files.reading import read_lines
+from mmfuse.files.writing import check_file_name, files_below
 from mmfuse.progress import progress
+from mmfuse.words import number_of
 
 SIDES = ("a", "b")
 _GREY = {"grey", "grey_as_colour"}
-_SHOWN = 10  # problems in one message
 _LARGEST = 1e9  # far beyond any pixel
+_MOST_CLASSES = 1e7
+_YOLO = "yolo format: a line for each box: class, centre x, centre y, width and height, with blanks between them"
+_VOC = "voc format: an XML file with an object for each box: name, and bndbox with xmin, ymin, xmax, ymax"
 
 
 @dataclass(frozen=True)
@@ -42,10 +50,16 @@ class Files:
 
 @dataclass
 class Found:
-    """The complete pairs of a dataset, and one line for each problem."""
+    """The complete pairs of a dataset, one line for each problem, and what differs from the catalog."""
 
     pairs: list[Files] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+
+    def warn(self, name: str) -> None:
+        """Print a warning about each difference from the catalog."""
+        for line in self.differences:
+            print(f"warning: {name}: {line}", file=sys.stderr)
 
 
 def find_pairs(dataset: Dataset, folder: Path) -> Found:
@@ -67,33 +81,69 @@ def find_pairs(dataset: Dataset, folder: Path) -> Found:
         named = _by_name(dataset, folder, "")
         for name, split in sorted(dataset.splits.assign(named, folder).items()):
             _add(found, dataset, Files(name, split, named[name]))
+        listed = dataset.splits.listed(folder, named) if dataset.splits.by == "list" else {}
+        absent = [name for name in listed if name not in named]
+        if absent:
+            lists = " and ".join(dataset.splits.lists.values())
+            found.differences.append(f"no files for {len(absent)} of {len(listed)} names in {lists} ({some(absent)})")
     if not found.pairs and not found.problems:
         raise UserError(
             f"No image pair of {dataset.name} in {folder}.",
             expected=f"files like {dataset.layout.a} and {dataset.layout.b}",
+            found="; ".join(found.differences) or None,
             fix="run the stage `download` again, or correct `layout` in data/catalog.yaml",
         )
+    _compare(found, dataset, folder)
     return found
+
+
+def _compare(found: Found, dataset: Dataset, folder: Path) -> None:
+    """Note the files beside the images that match no pattern, and numbers of pairs that differ from the catalog's."""
+    layout = dataset.layout
+    used = {path for files in found.pairs for path in files.paths.values()}
+    tops = {pattern.partition("{")[0].rpartition("/")[0] for pattern in (layout.a, layout.b)}
+    places = {folder / top for top in tops} if dataset.splits.by != "folder" else {path.parent for path in used}
+    texts = dataset.splits.folders.values() if dataset.splits.by == "folder" else [""]
+    patterns = [
+        (pattern, compiled(pattern.replace("{split}", text)))
+        for pattern in _patterns(layout).values()
+        for text in texts
+    ]
+    others = sorted(
+        relative
+        for relative in {p.relative_to(folder) for place in places for p in files_below(place) if may_be_image(p)}
+        if layout.every is None and not any(_fits(relative, *one) for one in patterns)
+    )
+    if others:
+        names = some(path.as_posix() for path in others)
+        found.differences.append(f"{number_of(len(others), 'file')} that no pattern of `layout` matches ({names})")
+    counts = Counter(files.split for files in found.pairs)
+    for split, count in dataset.pairs.items():
+        if counts[split] != count and layout.every is None:
+            found.differences.append(f"{number_of(counts[split], 'pair')} in {split}, where the catalog says {count}")
+
+
+def _patterns(layout: Layout) -> dict[str, str]:
+    patterns = {"a": layout.a, "b": layout.b, "mask": layout.mask, "boxes": layout.boxes}
+    return {key: pattern for key, pattern in patterns.items() if pattern is not None}
+
+
+def _fits(path: Path, pattern: str, match: re.Pattern[str]) -> bool:
+    """Return whether a path matches a pattern, and has the type of an image if the pattern leaves the type open."""
+    any_type = pattern.endswith(".*")
+    return bool(match.fullmatch(normal(path.as_posix()))) and (not any_type or path.suffix.lower() in SUFFIXES)
 
 
 def _by_name(dataset: Dataset, folder: Path, split: str) -> dict[str, dict[str, Path]]:
     """Map each name to its files under the layout's patterns."""
-    layout = dataset.layout
-    patterns = {"a": layout.a, "b": layout.b, "mask": layout.mask, "boxes": layout.boxes}
     names: dict[str, dict[str, Path]] = {}
-    for key, pattern in patterns.items():
-        if pattern is None:
-            continue
-        filled = pattern.replace("{split}", split)
-        match = re.compile(re.escape(filled).replace(re.escape("{name}"), "(.+)").replace(re.escape(".*"), r"\.[^.]+"))
-        for path in sorted(folder.glob(filled.replace("{name}", "*"))):
-            hit = match.fullmatch(path.relative_to(folder).as_posix())
-            any_type = pattern.endswith(".*") and key != "boxes"
-            other = any_type and path.suffix.lower() not in SUFFIXES  # such as Thumbs.db
-            if hit is None or other or path.name.startswith(".") or not path.is_file():
+    for key, pattern in _patterns(dataset.layout).items():
+        any_type = pattern.endswith(".*") and key != "boxes"
+        for name, path in matching(folder, pattern.replace("{split}", split)):
+            if any_type and path.suffix.lower() not in SUFFIXES:  # such as Thumbs.db
                 continue
             check_file_name(path)
-            first = names.setdefault(hit[1], {}).setdefault(key, path)
+            first = names.setdefault(name, {}).setdefault(key, path)
             if first != path:
                 raise UserError(
                     f"Two images with the same name in {path.parent}.",
@@ -119,7 +169,7 @@ def _frames(found: Found, films: Files, every: int) -> list[Files]:
     try:
         counts = {side: count_frames(films.paths[side]) for side in SIDES}
     except UserError as error:
-        found.problems.append(_line(error))
+        found.problems.append(short(error))
         return []
     if counts["a"] != counts["b"]:
         a, b = (f"{counts[side]} in {films.paths[side]}" for side in SIDES)
@@ -152,9 +202,7 @@ def read_pair(
     if colours is not None:
         colours.add(files.name, images)
     images = {side: _as_described(dataset.colour[side], pixels) for side, pixels in images.items()}
-    if dataset.common_size in SIDES:
-        height, width = images[dataset.common_size].shape[:2]
-        images = {side: resize(image, height, width) for side, image in images.items()}
+    images = common_size(images, dataset.common_size if dataset.common_size in SIDES else None)
     check_equal_sizes(*((files.paths[side], images[side]) for side in SIDES))
     sample: Sample = {"name": files.name, **images}  # type: ignore[typeddict-item]
     if "mask" in files.paths:
@@ -178,20 +226,10 @@ def read_pairs(
             try:
                 sample = read_pair(dataset, files, films, colours)
             except UserError as error:
-                problems.append(_line(error) if files.frame is None else f"{files.name}: {_line(error)}")
+                problems.append(short(error) if files.frame is None else f"{files.name}: {short(error)}")
             else:
                 yield files, sample
     colours.warn(f"{dataset.name} {what}")
-
-
-def _line(error: UserError) -> str:
-    return f"{error.problem} ({error.found})"
-
-
-def first_of(problems: Sequence[str]) -> str:
-    """Return the first problems of a long list, one per line, for a message."""
-    more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-    return "\n            ".join([*problems[:_SHOWN], *more])
 
 
 def _pixels(dataset: Dataset, files: Files, side: str, films: FilmReader) -> Bytes:
@@ -228,7 +266,7 @@ def _channels(path: Path, channels: tuple[int, ...]) -> Bytes:
 def _mask(path: Path, shape: tuple[int, ...]) -> Bytes:
     """Read class ids as stored: a palette's indices, not its colours."""
     with open_image(path) as image:
-        single = image.mode in {"P", "L", "I", "I;16"}
+        single = image.mode in {"P", "L", "I", "I;16", "I;16B"}
         if not single and np.ptp(np.asarray(image.convert("RGB")), axis=2).any():
             raise UserError(
                 f"The mask {path} contains colours.",
@@ -257,19 +295,26 @@ def _boxes(dataset: Dataset, path: Path, shape: tuple[int, ...]) -> NDArray[np.f
     except (OSError, ValueError, ArithmeticError, ET.ParseError, KeyError, AttributeError, TypeError) as error:
         raise UserError(
             f"Unreadable boxes: {path}",
-            expected=f"{labels.format} format",
+            expected=_VOC if labels.format == "voc" else _YOLO,
             found=error,
-            fix="check its permissions, or download it again",
+            fix="check its permissions, or download it again" if isinstance(error, OSError) else "correct the file",
         ) from error
     return np.array(rows, np.float32).reshape(-1, 5)
 
 
 def _yolo(path: Path) -> Iterator[tuple[float, ...]]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.strip():
-            kind, *sides = line.split()
-            x, y, width, height = map(_number, sides)
-            yield _class(kind), x, y, width, height
+    for number, line in enumerate(read_lines(path), start=1):
+        try:
+            if line.strip():
+                kind, *sides = line.split()
+                if "," in line:
+                    raise ValueError(f"there are commas in {line.strip()!r}")
+                if len(sides) != 4:
+                    raise ValueError(f"{len(sides) + 1} values")
+                x, y, width, height = map(_number, sides)
+                yield _class(kind), x, y, width, height
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
 
 
 def _number(text: str) -> float:
@@ -280,20 +325,31 @@ def _number(text: str) -> float:
 
 
 def _class(text: str) -> float:
-    """Return a class id, which a pack keeps in single precision."""
-    if not re.fullmatch("[-+]?[0-9]{1,7}", text):
+    """Return a class id, which a pack keeps in single precision; programs write it as 1, 1.0 or 1.000e+00."""
+    number = _number(text)
+    if not number.is_integer() or abs(number) >= _MOST_CLASSES:
         raise ValueError(f"{text!r} is not a class id")
-    return float(text)
+    return number
 
 
 def _voc(path: Path, classes: Mapping[int, str], shape: tuple[int, ...]) -> Iterator[tuple[float, ...]]:
     ids = {name.lower(): number for number, name in classes.items()}
-    for item in ET.fromstring(path.read_text(encoding="utf-8")).iter("object"):  # noqa: S314 - expat limits expansion
-        box = item.find("bndbox")
-        left, top, right, bottom = (_number(box.findtext(k).strip()) for k in ("xmin", "ymin", "xmax", "ymax"))  # type: ignore[union-attr]
+    objects = ET.fromstring(path.read_bytes()).iter("object")  # noqa: S314 - expat limits expansion
+    for count, item in enumerate(objects, start=1):
+        name = item.findtext("name", "").strip().lower()
+        if name not in ids:
+            raise ValueError(f"object {count}: the catalog has no class {name!r}")
+        texts = {side: item.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")}
+        lacking = [side for side, text in texts.items() if text is None]
+        if lacking:
+            raise ValueError(f"object {count}: no {' and no '.join(lacking)} in a bndbox")
+        try:
+            left, top, right, bottom = (_number(str(text).strip()) for text in texts.values())
+        except ValueError as error:
+            raise ValueError(f"object {count}: {error}") from error
         height, width = shape
         yield (
-            float(ids[item.findtext("name", "").lower()]),
+            float(ids[name]),
             (left + right) / 2 / width,
             (top + bottom) / 2 / height,
             (right - left) / width,

@@ -14,6 +14,7 @@ from typing import Any
 
 from mmfuse.errors import UserError
 from mmfuse.files.reading import damaged, read_table
+from mmfuse.words import number_of
 
 FOLDS = ("train", "val", "test")
 
@@ -61,7 +62,8 @@ def divide(names: Mapping[str, str], division: Mapping[str, Any]) -> dict[str, t
         raise UserError(
             "These labelled pairs cannot be divided.",
             expected="pairs for training and pairs for testing",
-            found=f"{len(names)} pairs in {len(set(scenes.values()))} scenes: {', '.join(sorted(used)) or 'no fold'}",
+            found=f"{number_of(len(names), 'pair')} in {number_of(len(set(scenes.values())), 'scene')}: "
+            + (", ".join(sorted(used)) or "no fold"),
             fix="use more splits of the catalog, other shares, or a finer rule for scenes",
         )
     _check_disjoint(folds)

@@ -9,6 +9,7 @@ import numpy as np
 from mmfuse.data.catalog import Dataset
 from mmfuse.data.packs import Pack, Sample
 from mmfuse.errors import UserError
+from mmfuse.words import number_of
 
 KINDS = {"detect": "boxes", "segment": "mask"}  # the labels that a goal needs
 # ASSUME: annotators exceed the border by up to a hundredth of the image; more is a wrong label
@@ -57,7 +58,7 @@ def check_labels(dataset: Dataset, goal: str, pack: Pack, names: Sequence[str]) 
     if problems:
         more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
         raise UserError(
-            f"{len(problems)} labels of {dataset.name} cannot be used for {goal}.",
+            f"{number_of(len(problems), 'label')} of {dataset.name} cannot be used for {goal}.",
             expected=f"a {'box file' if goal == 'detect' else 'mask'} for each pair, with the classes "
             + ", ".join(f"{identity} {name}" for identity, name in known.items())
             + (", and boxes with non-zero area inside the image" if goal == "detect" else ""),

@@ -5,6 +5,7 @@ A file that is truncated, repeats a key or is built to exhaust the reader gives 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import io
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 import yaml
 
 from mmfuse.errors import UserError
+from mmfuse.words import number_of
 
 _LARGEST = 16 << 20  # bytes of YAML, far more than the largest catalog
 _UNFOLDED = 1_000_000  # values in a YAML file with its aliases expanded
@@ -128,6 +130,17 @@ def _unfolded(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
     return total
 
 
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file, in UTF-8 with or without a byte-order mark, or in UTF-16 with one.
+
+    Raises:
+        ValueError: it is in another encoding.
+    """
+    content = path.read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if wide else "utf-8-sig").splitlines()
+
+
 def read_json(path: Path, *, fix: str) -> dict[str, Any]:
     """Read a JSON file that holds an object, in which no key occurs twice and each number is finite.
 
@@ -171,7 +184,7 @@ def read_table(path: Path, columns: Sequence[str] = (), *, fix: str) -> list[dic
         raise damaged(path, f"the columns {', '.join(columns)}" if missing else "each column once", found, fix)
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header) and row:
-            raise damaged(path, f"{len(header)} cells in each row", f"{len(row)} in row {number}", fix)
+            raise damaged(path, f"{number_of(len(header), 'cell')} in each row", f"{len(row)} in row {number}", fix)
     return [dict(zip(header, row, strict=True)) for row in rows if row]
 
 

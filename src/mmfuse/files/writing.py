@@ -210,6 +210,14 @@ def whole_folder(target: Path) -> contextlib.AbstractContextManager[Path]:
     return _whole(target, folder=True)
 
 
+def behind_link(path: Path) -> Path:
+    """Return the file that a link points to, or the path itself: for files that people keep and commands edit.
+
+    Results replace links instead, because these may point into DVC's cache.
+    """
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def write_text(target: Path, text: str) -> None:
     """Write a text file (UTF-8), completely or not at all."""
     with whole_file(target) as temporary:

@@ -121,15 +121,32 @@ class _PerSize:
         self.network = _renamed(plain(copy.deepcopy(network))).eval().requires_grad_(False).cpu()
         self.backend, self.prepare = backend, prepare
         self.ready: dict[tuple[int, ...], Fuse] = {}
+        self.told = False
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         a, b = a.cpu(), b.cpu()
         size = tuple(a.shape)
         if size not in self.ready:
             if len(self.ready) == _SIZES:
-                del self.ready[next(iter(self.ready))]
+                self._forget()
             self.ready[size] = self._prepared(a, b)
         return self.ready[size](a, b)
+
+    def _forget(self) -> None:
+        """Make room for another size, and say once that each one takes time."""
+        if self.backend == "compile":
+            # torch keeps what it has compiled, and after some sizes would run the network uncompiled
+            self.ready.clear()
+            torch.compiler.reset()
+        else:
+            del self.ready[next(iter(self.ready))]
+        if not self.told:
+            print(
+                f"note: {self.backend} prepares the network for each image size and keeps {_SIZES} of them; with many "
+                "sizes, the backend torch, which needs no preparation, may be faster",
+                file=sys.stderr,
+            )
+            self.told = True
 
     def _prepared(self, a: Tensor, b: Tensor) -> Fuse:
         try:
@@ -172,9 +189,13 @@ def _quiet() -> Iterator[None]:
 
 def _compiled(network: FusionMethod, a: Tensor, b: Tensor) -> Fuse:
     compiled: Fuse = torch.compile(network, dynamic=False)
-    with torch.inference_mode():
-        compiled(a, b)  # compiles; fails here, not later, if there is no compiler
-    return compiled
+
+    @torch.inference_mode()  # in another mode, torch would compile it again
+    def fuse(a: Tensor, b: Tensor) -> Tensor:
+        return compiled(a, b)
+
+    fuse(a, b)  # compiles; fails here, not later, if there is no compiler
+    return fuse
 
 
 def _onnx(network: FusionMethod, a: Tensor, b: Tensor) -> Fuse:

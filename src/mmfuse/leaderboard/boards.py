@@ -14,6 +14,7 @@ from mmfuse.files.reading import damaged, read_table, read_yaml
 from mmfuse.files.schema import check_against_schema
 from mmfuse.metrics import resolve
 from mmfuse.reporting.scores import Array, Column, Scores
+from mmfuse.words import number_of
 
 SCHEMA = Path("workflow/schemas/leaderboard.schema.yaml")
 DIGITS = 6  # significant digits of every score used, as in the stored files
@@ -181,7 +182,7 @@ def images_of(boards: Boards, dataset: str) -> tuple[str, ...]:
         if missing or more:
             raise UserError(
                 f"The stored scores on {dataset} are not of the same images.",
-                expected=f"the {len(names)} images of {boards.file(dataset, first)}",
+                expected=f"the {number_of(len(names), 'image')} of {boards.file(dataset, first)}",
                 found=f"{boards.file(dataset, other)}: lacks {listed(missing)}; also has {listed(more)}",
                 fix="measure the same images",
             )

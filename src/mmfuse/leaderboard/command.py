@@ -10,6 +10,8 @@ import typer
 
 from mmfuse.errors import UserError
 from mmfuse.files.writing import whole_file, write_text
+from mmfuse.terminal import wrapped
+from mmfuse.words import number_of
 
 BOARDS, OUT = Path("data/leaderboard/boards.yaml"), Path("docs/leaderboard.md")
 
@@ -27,7 +29,8 @@ def leaderboard(
     boards: Annotated[Path, typer.Option(help="File of the boards and stored scores.")] = BOARDS,
     out: Annotated[Path, typer.Option(help="Page to write (Markdown); CSV and SVG go into a folder beside it.")] = OUT,
     allow_missing: Annotated[
-        bool, typer.Option(help="Leave out rows that lack some of a board's images, and list them.")
+        bool,
+        typer.Option("--allow-missing", help="Leave out rows that lack some of a board's images, and list them."),
     ] = False,
 ) -> None:
     """Rank a study's systems, or any scores, against fused images that others published."""
@@ -50,5 +53,5 @@ def leaderboard(
         with whole_file(out.parent / name) as temporary:
             temporary.write_bytes(content)
     for line in make.lines(results):
-        print(line)
-    print(f"{len(results)} boards: {out}")
+        print(wrapped(line))
+    print(f"{number_of(len(results), 'board')}: {out}")

@@ -10,6 +10,7 @@ from mmfuse.leaderboard.rows import BASELINE, PUBLISHED, SYSTEM
 from mmfuse.reporting.pictures import PALETTE
 from mmfuse.reporting.style import Album
 from mmfuse.study.plan import EXTERNAL
+from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,5 +56,6 @@ def _ranks(found: Result, figure: Figure) -> None:
             )
     axes.set_yticks(range(len(found.rows)), [row.name for row in found.rows])
     axes.invert_yaxis()
-    axes.set(xlabel=f"mean rank among {len(found.rows)} rows, {len(found.images)} images (1 is best)")
+    among = f"{number_of(len(found.rows), 'row')}, {number_of(len(found.images), 'image')}"
+    axes.set(xlabel=f"mean rank among {among} (1 is best)")
     figure.legend(loc="outside upper left", ncols=len(_LOOKS), fontsize=8)

@@ -14,6 +14,7 @@ from mmfuse.leaderboard.ranking import Result, result
 from mmfuse.leaderboard.rows import Groups, collect, read_given
 from mmfuse.progress import progress
 from mmfuse.tracking import results as runs
+from mmfuse.words import number_of
 
 
 def results(
@@ -78,7 +79,7 @@ def lines(found: Sequence[Result]) -> list[str]:
     """Return what the command prints: the ranking of each board, and what was left out."""
     said = []
     for one in found:
-        said.append(f"{one.board.name}: {len(one.images)} images, {len(one.rows)} rows")
+        said.append(f"{one.board.name}: {number_of(len(one.images), 'image')}, {number_of(len(one.rows), 'row')}")
         ends = zip(one.rows, one.ranks, one.intervals, strict=True)
         said += [f"  {rank:6.2f} [{low:.2f}, {high:.2f}]  {row.name} ({row.kind})" for row, rank, (low, high) in ends]
         said += [f"  note: {note}" for note in one.notes]

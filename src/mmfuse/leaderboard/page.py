@@ -15,6 +15,7 @@ from mmfuse.leaderboard.rows import PUBLISHED
 from mmfuse.reporting import statistics
 from mmfuse.reporting.figures import arrow
 from mmfuse.reporting.tables import decimals, printed, printed_p
+from mmfuse.words import number_of
 
 _WHY, _HOW = Path("docs/decisions/0011-statistics.md"), Path("docs/how-to/add-a-row.md")
 _MARKS = {"best": "**{}**", "tied": "≈ {}"}
@@ -30,9 +31,10 @@ _READING = """\
   of the ranks on each image, with Holm's correction over all pairs of rows, at level {level}.
 - **Means**: the best mean is bold; ≈ marks means that are not significantly worse by the paired test of that metric
   (with Holm's correction over all pairs). ↑ larger is better, ↓ smaller is better.
-- **Tests of one row**: the best row of this project is tested against each other row, with Holm's correction over the
-  rows. The table gives the difference of the mean ranks with its interval and p, and the metrics by which the two rows
-  differ significantly. The row is selected by these same scores, which favours it, more so with more systems.
+- **Tests of one row**: the best system of a study (without any, the best row that was fused elsewhere, otherwise the
+  best baseline) is tested against each other row, with Holm's correction over the rows. The table gives the difference
+  of the mean ranks with its interval and p, and the metrics by which the two rows differ significantly. The row is
+  selected by these same scores, which favours it, more so with more systems.
 - Images are assumed to be independent. Frames of one video and slices of one head are not, so there the intervals are
   too narrow and the p-values too small. [How and why]({why}).
 - All scores are rounded to {digits} significant digits."""
@@ -69,7 +71,7 @@ def text(found: Sequence[Result], boards: Boards, *, command: str, out: Path) ->
 
 
 def _overview(found: Sequence[Result]) -> str:
-    head = ["board", "pairs", "rows", "first", "best of this project"]
+    head = ["board", "pairs", "rows", "first", "tested row"]
     lines = []
     for one in found:
         held = one.held
@@ -98,7 +100,8 @@ def _board(one: Result, room: str) -> list[str]:
         images += " So few pairs cannot show a difference between so many rows after the correction over all pairs."
     parts = [
         f'## <a id="{name}"></a>{one.board.title}',
-        f"Datasets: {', '.join(f'`{dataset}`' for dataset in one.board.datasets)}; {len(one.images)} pairs. {images} "
+        f"Datasets: {', '.join(f'`{dataset}`' for dataset in one.board.datasets)}; "
+        f"{number_of(len(one.images), 'pair')}. {images} "
         f"All digits: {links}.",
         *([one.board.note] if one.board.note else []),
         _scores(one),

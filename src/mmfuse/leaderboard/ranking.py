@@ -50,7 +50,7 @@ class Result:
         intervals: 95 % intervals of the mean ranks, (rows, 2).
         p: p of the paired tests of `places`, adjusted over all pairs; (rows, rows).
         ahead: Whether the row of the array is significantly ahead of the column; (rows, rows).
-        held: The best row of this project compared with the others; None without any.
+        held: The row of `best_of_ours` compared with the others; None without any.
         notes: What was left out.
     """
 

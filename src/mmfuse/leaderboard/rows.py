@@ -12,6 +12,7 @@ from mmfuse.errors import UserError
 from mmfuse.leaderboard.boards import Board, Boards, differing, finite, images_of, listed, picked, read_stored
 from mmfuse.reporting.scores import Array, Group, Scores, read_one
 from mmfuse.study.plan import EXTERNAL, System
+from mmfuse.words import number_of
 
 Groups = Mapping[str, Mapping[str, Group]]  # by dataset and name
 SYSTEM, BASELINE, PUBLISHED = "system", "baseline", "published"
@@ -115,13 +116,14 @@ def _lacks(
         missing = differing(images[dataset], group.members[0].images)[0] if group else []
         if missing and not allow_missing:
             raise UserError(
-                f"{board.name}: {name} lacks {len(missing)} of the board's {len(images[dataset])} images of {dataset}.",
+                f"{board.name}: {name} lacks {len(missing)} of the board's "
+                f"{number_of(len(images[dataset]), 'image')} of {dataset}.",
                 expected="scores of all of them, with the same names",
                 found=f"nothing for {listed(missing)}",
                 fix="fuse and measure these pairs, too, or leave out such rows with --allow-missing",
             )
         if missing:
-            return f"without {len(missing)} of the {len(images[dataset])} images of {dataset}"
+            return f"without {len(missing)} of the {number_of(len(images[dataset]), 'image')} of {dataset}"
     return ""
 
 
@@ -140,7 +142,7 @@ def _joined(
         raise UserError(
             f"{board.name}: {name} does not have the same seeds on all datasets of the board.",
             expected="scores of each seed on each dataset",
-            found=", ".join(f"{dataset}: {count} seeds" for dataset, count in counts.items()),
+            found=", ".join(f"{dataset}: {number_of(count, 'seed')}" for dataset, count in counts.items()),
             fix="run the stage `evaluate` for the whole study",
         )
     seeds = []

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from numpy.lib.introspect import opt_func_info
 
 from mmfuse.data import catalog
 from mmfuse.errors import UserError
@@ -165,7 +165,7 @@ def run(stage: Stage, key: Key, params: Path, work: Callable[[Work], None]) -> N
         parameters=pick_all(parameters, stage.watched(parameters, key)),
         tags=stage.tags(parameters, key),
         study=parameters["study"]["name"],
-        parents=parents(parameters, stage.system(parameters, key)),
+        parents=parents(parameters, stage.system(parameters, key), key.get("trained_on")),
     )
 
     read = {path: path.read_bytes() for path in (params, catalog.CATALOG) if path.is_file()}
@@ -250,12 +250,20 @@ def execute(job: Job, work: Callable[[Running], None]) -> None:
 
 def rank() -> int:
     """Return this process's number in a training on several devices, as set by torchrun, Slurm or Fabric."""
-    env = os.environ
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
+    texts = {name: os.environ[name] for name in names if os.environ.get(name)}  # an empty one counts as unset
+    wrong = [f"{name}={text}" for name, text in texts.items() if not re.fullmatch("[0-9]{1,9}", text)]
+    if wrong:
+        raise UserError(
+            "The number of this process is not a number.", expected="RANK and the like as torchrun or Slurm set them",
+            found=", ".join(wrong), fix="unset it",
+        )  # fmt: skip
+    env = {name: int(text) for name, text in texts.items()}
     if "RANK" in env:
-        return int(env["RANK"])
+        return env["RANK"]
     if "SLURM_PROCID" in env and "LOCAL_RANK" not in env:
-        return int(env["SLURM_PROCID"])
-    return int(env.get("LOCAL_RANK", "0")) + int(env.get("NODE_RANK", "0"))
+        return env["SLURM_PROCID"]
+    return env.get("LOCAL_RANK", 0) + env.get("NODE_RANK", 0)
 
 
 def _data(inputs: Mapping[str, str]) -> dict[str, str]:
@@ -338,9 +346,18 @@ def _capability() -> str:
 
     They follow from the processor, unless variables such as ATEN_CPU_CAPABILITY restrict them.
     """
-    exp = opt_func_info(func_name="^exp$", signature="float64")["exp"].values()
-    used = {"numpy": next(iter(exp))["current"]}
+    used = {"numpy": _numpy_capability()}
     torch = sys.modules.get("torch")
     if torch is not None:
         used["torch"] = torch.backends.cpu.get_cpu_capability()
     return ", ".join(f"{name} {instructions}" for name, instructions in used.items())
+
+
+def _numpy_capability() -> str:
+    """Return the vector instructions of numpy's exponential function; `unknown` in versions that do not tell."""
+    try:
+        from numpy.lib.introspect import opt_func_info
+
+        return str(next(iter(opt_func_info(func_name="^exp$", signature="float64")["exp"].values()))["current"])
+    except (ImportError, LookupError, StopIteration, TypeError, AttributeError):
+        return "unknown"

@@ -17,6 +17,7 @@ from mmfuse.study import plan
 from mmfuse.study.code_lists import PACKAGE, PLUMBING
 from mmfuse.study.parameters import pick_all
 from mmfuse.study.settings import merged
+from mmfuse.study.training_sets import BOTH
 from mmfuse.study.types import Parameters
 from mmfuse.tracking import STUDY, SYSTEM, Parent
 
@@ -25,8 +26,14 @@ _UNSEEN = {"download", "report"}
 _PRESENTATION = {"reporting", "benchmarks", "leaderboard", "stages/report"}
 
 
-def parents(parameters: Parameters, system: plan.System | None = None) -> list[Parent]:
-    """Return the runs that a job belongs to: the study, and below it the system, if the job has a single one."""
+def parents(parameters: Parameters, system: plan.System | None = None, trained_on: str | None = None) -> list[Parent]:
+    """Return the runs that a job belongs to: the study, and below it the system, if the job has a single one.
+
+    Args:
+        parameters: The parameters of the study.
+        system: The system; the task of a training is that of its training set.
+        trained_on: The training set of a training; by default the one that the system's variant chooses for its task.
+    """
     settings = {key: value for key, value in parameters.items() if key not in _UNSEEN}
     entries = pick_all(parameters, [f"data/catalog.yaml:datasets.{name}" for name in plan.datasets_of(parameters)])
     state = _digest([settings, entries, _code()])
@@ -35,13 +42,14 @@ def parents(parameters: Parameters, system: plan.System | None = None) -> list[P
     if system is not None:
         tags = {"task": system.task, "method": system.method, "variant": system.variant, "seed": system.seed}
         if plan.is_trained(parameters, system):
-            tags["trained_on"] = plan.trained_on(parameters, system.method, system.variant, system.task)
+            trained_on = trained_on or plan.trained_on(parameters, system.method, system.variant, system.task)
+            tags["trained_on"] = trained_on
         label = f"{system.label} {system.task}"
-        found.append(Parent(SYSTEM, _digest([state, label]), label, tags, _settings(parameters, system)))
+        found.append(Parent(SYSTEM, _digest([state, label]), label, tags, _settings(parameters, system, trained_on)))
     return found
 
 
-def _settings(parameters: Parameters, system: plan.System) -> dict[str, Any]:
+def _settings(parameters: Parameters, system: plan.System, trained_on: str | None) -> dict[str, Any]:
     """Return the parameters that one system's scores depend on, under the names that they have in the study."""
     names = {
         "prepare": ("val_fraction", "val_pairs", "skip_broken", "subset", "patches"),
@@ -49,11 +57,12 @@ def _settings(parameters: Parameters, system: plan.System) -> dict[str, Any]:
     }
     every: Mapping[str, Any] = {**parameters}
     chosen = {block: {k: every[block][k] for k in keys if k in every[block]} for block, keys in names.items()}
-    study: dict[str, Any] = {"tasks": {system.task: parameters["study"]["tasks"][system.task]}}
-    if plan.is_trained(parameters, system):
-        name = plan.trained_on(parameters, system.method, system.variant, system.task)
-        block = "tasks" if name in parameters["study"]["tasks"] else "training_sets"
-        study = merged(study, {block: {name: every["study"][block][name]}})
+    # a training set may be for both tasks, or for one that the study does not test
+    tasks = {name: task for name, task in every["study"]["tasks"].items() if system.task in {name, BOTH}}
+    study: dict[str, Any] = {"tasks": tasks}
+    if trained_on is not None:
+        block = "tasks" if trained_on in every["study"]["tasks"] else "training_sets"
+        study = merged(study, {block: {trained_on: every["study"][block][trained_on]}})
     task = {"study": study}
     if system.variant == plan.EXTERNAL:
         return {**task, **chosen}

@@ -22,6 +22,7 @@ from mmfuse.reporting.study import Study
 from mmfuse.study.plan import System
 from mmfuse.study.stages import FUSE, key_of
 from mmfuse.study.types import Parameters
+from mmfuse.words import number_of
 
 Key = tuple[str, str]  # method and variant
 Groups = Mapping[Key, Group]
@@ -242,6 +243,7 @@ def _latex(task: str, found: Board, choice: Choice) -> str:
         number = choice.order[place]
         ranks = [f"{found.ranks[i, number]:.2f}" for i in systems]
         rows.append([latex.escape(text) for text in (title, *found.images[number], *ranks)])
-    caption = f"Best, typical and worst of {len(found.images)} test images by the mean rank of "
-    caption += f"{found.label(choice.shown)} among {len(found.systems)} systems, over {len(found.metrics)} metrics."
+    caption = f"Best, typical and worst of {number_of(len(found.images), 'test image')} by the mean rank of "
+    caption += f"{found.label(choice.shown)} among {number_of(len(found.systems), 'system')}, "
+    caption += f"over {number_of(len(found.metrics), 'metric')}."
     return latex.table(caption, f"tab:cases-{task}", [heads], rows, left=3)

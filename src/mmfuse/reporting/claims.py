@@ -21,6 +21,7 @@ from mmfuse.reporting.latex import Head
 from mmfuse.reporting.scores import Array, Group
 from mmfuse.reporting.statistics import Crossed
 from mmfuse.reporting.tables import UNDEFINED, digits, printed
+from mmfuse.words import number_of
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "undecided"
 WINS = "metrics won"  # the column of all metrics together
@@ -132,7 +133,7 @@ def words(one: Decided) -> tuple[str, ...]:
         lines = [one.verdict, printed(ours.mean, 3), f"[{printed(ours.low, 3)}, {printed(ours.high, 3)}]"]
         lines.append(f"paper {printed(one.claimed, 3)}")
     if one.verdict == UNDECIDED and not math.isnan(ours.seeds):
-        lines.append(f"{one.seeds} seeds" if one.seeds else "more images")
+        lines.append(number_of(one.seeds, "seed") if one.seeds else "more images")
     return tuple(lines)
 
 

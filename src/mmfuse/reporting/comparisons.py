@@ -18,6 +18,7 @@ from mmfuse.reporting.scores import Array, Column, Group, average
 from mmfuse.reporting.style import LINES, MARKERS, Album, Shown
 from mmfuse.study.settings import place
 from mmfuse.study.types import Parameters
+from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +53,10 @@ def modalities(album: Album, dataset: str, samples: Iterable[Sample], roles: tup
     pairs = list(samples)
     found = {f"{role} ({key})": greys(pairs, key) for role, key in zip(roles, "ab", strict=True)}
     told = [f"{name} {g.deviations.mean():.1f} ± {g.deviations.std():.1f}" for name, g in found.items()]
-    words = f"Luminance of all pixels of the {len(pairs)} test pairs, {_BIN} grey levels per bar, log scale. Standard "
+    words = (
+        f"Luminance of all pixels of the {number_of(len(pairs), 'test pair')}, {_BIN} grey levels per bar, log scale. "
+    )
+    words += "Standard "
     words += f"deviation within an image (SD), mean ± standard deviation over the images: {'; '.join(told)}."
     return album.draw(dataset, "grey_levels", "Grey levels", words, (6.4, 2.6), partial(_modalities, found))
 

@@ -18,6 +18,7 @@ from mmfuse.reporting.ranking import Ranking
 from mmfuse.reporting.scores import Array, Group
 from mmfuse.reporting.study import Page, Study
 from mmfuse.reporting.style import INK, MARKERS, Album, Shown, seconds
+from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,9 +146,9 @@ def histogram(
 
     Source: after LKC-FUNet, Figure 7.
     """
-    words = f"Left: number of the {len(ranked.counted)} metrics on which a system is first, second, third, fourth or "
-    words += "behind, by its average rank over the images; systems are in the order of the mean rank. Right: seconds "
-    words += "per image, where measured."
+    words = f"Left: number of the {number_of(len(ranked.counted), 'metric')} on which a system is first, second, "
+    words += "third, fourth or behind, by its average rank over the images; systems are in the order of the mean rank. "
+    words += "Right: seconds per image, where measured."
     size = (8.4, 1.3 + 0.34 * len(groups))
     title = f"Places on the metrics, and time, {dataset}"
     return album.draw(dataset, "places", title, words, size, partial(_histogram, groups, ranked, costs))

@@ -17,6 +17,7 @@ from mmfuse.reporting.latex import Head
 from mmfuse.reporting.study import Study
 from mmfuse.study import plan
 from mmfuse.weights.shipped import Shipped
+from mmfuse.words import number_of
 
 _UNKNOWN = "With weights from elsewhere, whose training pairs are unknown to the study"
 _SEEN = {
@@ -97,7 +98,7 @@ def on_dataset(found: Sequence[Given], task: str, dataset: str) -> str:
 def _pairs(one: Given) -> list[tuple[str, str]]:
     """Return the pairs used for shipped weights in words, each with the licence of its dataset."""
     return [
-        (f"{data.pairs} pairs of {data.dataset} ({data.split}, {data.use})", data.licence)
+        (f"{number_of(data.pairs, 'pair')} of {data.dataset} ({data.split}, {data.use})", data.licence)
         for data in (one.shipped.data if one.shipped else ())
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,37 +11,40 @@ import numpy as np
 
 from mmfuse.files.reading import read_json
 from mmfuse.reporting.downstream_scores import MEANS, mean, numbers, set_name, summaries
-from mmfuse.reporting.scores import average, existing, read_scores
+from mmfuse.reporting.scores import Group, average, existing
 from mmfuse.study import plan
 from mmfuse.study.types import Parameters
 
 Means = dict[str, dict[str, dict[str, float]]]
 
 
-def study_means(parameters: Parameters, root: Path) -> dict[str, Any]:
+def study_means(parameters: Parameters, root: Path, groups: Mapping[str, Sequence[Group]]) -> dict[str, Any]:
     """Return the means of all systems, by dataset, and under `downstream` those of all image sets, by protocol.
+
+    Args:
+        parameters: The study's parameters.
+        root: The project's folder.
+        groups: The scores, by dataset.
 
     Raises:
         UserError: a result is missing or damaged.
     """
-    found: dict[str, Any] = dict(score_means(parameters, root))
+    found: dict[str, Any] = dict(score_means(groups))
     return found | ({"downstream": protocol_means(parameters, root)} if plan.protocols(parameters) else {})
 
 
-def score_means(parameters: Parameters, root: Path) -> Means:
+def score_means(groups: Mapping[str, Sequence[Group]]) -> Means:
     """Return the mean of each metric of the main convention over images and seeds, by dataset and METHOD.VARIANT."""
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for dataset, system in plan.scored_pairs(parameters):
-        scores = read_scores(root, dataset, system)
-        means = found.setdefault(dataset, {}).setdefault(f"{system.method}.{system.variant}", {})
-        for metric, values in zip(scores.metrics, scores.values, strict=True):
-            if metric.name == metric.plain:
-                means.setdefault(metric.name, []).append(average(values))
     return {
         dataset: {
-            name: {metric: float(np.mean(values)) for metric, values in means.items()} for name, means in of.items()
+            f"{group.method}.{group.variant}": {
+                metric.name: float(np.mean([average(member.values[number]) for member in group.members]))
+                for number, metric in enumerate(group.members[0].metrics)
+                if metric.name == metric.plain
+            }
+            for group in found
         }
-        for dataset, of in found.items()
+        for dataset, found in groups.items()
     }
 
 

@@ -13,6 +13,7 @@ from mmfuse.reporting.latex import Head
 from mmfuse.reporting.ranking import Ranking
 from mmfuse.reporting.study import Page, Study, representatives
 from mmfuse.study import plan
+from mmfuse.words import number_of
 
 
 def page(study: Study, others: Sequence[Page]) -> Page:
@@ -75,7 +76,7 @@ def _row(study: Study, dataset: str) -> dict[str, Any]:
         row[place].append((groups[number].label, f"{ranked.ranks[number]:.2f}"))
     best = int(np.argmin(ranked.ranks))
     row["critical"] = f"{ranked.critical:.2f}"
-    row["wins"] = f"best mean on {ranked.firsts[best]} of {len(ranked.counted)} metrics"
+    row["wins"] = f"best mean on {ranked.firsts[best]} of {number_of(len(ranked.counted), 'metric')}"
     row["wins"] += f", on {ranked.alone[best]} significantly" if ranked.firsts[best] else ""
     return row
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from mmfuse.reporting import claims, given_weights, published, published_sets, training_data
 from mmfuse.reporting.study import Page, Study
 from mmfuse.study import plan
+from mmfuse.words import number_of
 
 _CLAIMS = (
     "The claims of this table. Each difference is the whole method minus the row, positive where the whole method is "
@@ -60,8 +61,9 @@ def _caption(study: Study, table: published.Beside, systems: Sequence[training_d
     parts = []
     for name in table.datasets:
         count = study.groups[name][0].values.shape[1]
-        whole = study.catalog[name].pairs.get("test")
-        parts.append(f"{count}{f' of the {whole}' if whole and whole != count else ''} test pairs of {name}")
+        whole = study.catalog[name].pairs.get("test") or count
+        of = f"{count} of the " if whole != count else ""
+        parts.append(f"{of}{number_of(whole, 'test pair')} of {name}")
     seeds = f", mean over {table.seeds} training seeds" if table.seeds > 1 else ", one training seed"
     task = plan.task_of(study.parameters, table.datasets[0])
     rows = {line.name: line.system for line in table.lines}

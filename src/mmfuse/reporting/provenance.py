@@ -14,6 +14,7 @@ from mmfuse.files.records import read_record
 from mmfuse.reporting.scores import existing
 from mmfuse.study.stages import STAGES
 from mmfuse.study.types import Parameters
+from mmfuse.words import number_of
 
 _ORDER = tuple(STAGES)
 _SHOWN = 40  # ASSUME: longer lists of files are truncated in the page; run.json has all
@@ -102,7 +103,7 @@ def commit_of(run: RecordedJob) -> str:
 def machine_of(run: RecordedJob) -> str:
     """Return a run's machine in one line."""
     machine = run.record["machine"]
-    cores = f"{machine['cores']} cores" if machine.get("cores") else ""
+    cores = f"{number_of(machine['cores'], 'core')}" if machine.get("cores") else ""
     known = [machine.get("system"), machine.get("processor"), cores, machine.get("device")]
     return ", ".join(str(item) for item in known if item) or "not recorded"
 
@@ -110,7 +111,7 @@ def machine_of(run: RecordedJob) -> str:
 def _computing(run: RecordedJob) -> str:
     """Return the vector instructions and the threads of a run, on which the last digits of its results depend."""
     machine = run.record["machine"]
-    threads = f"{machine['threads']} threads" if machine.get("threads") else ""
+    threads = f"{number_of(machine['threads'], 'thread')}" if machine.get("threads") else ""
     return "".join(f", {item}" for item in (machine.get("capability"), threads) if item)
 
 

@@ -18,6 +18,7 @@ from mmfuse.reporting.study import Study
 from mmfuse.reporting.training_data import Trained, behind
 from mmfuse.study import plan
 from mmfuse.study.types import Parameters
+from mmfuse.words import number_of
 
 # a column of a paper -> the measure by class; the class follows after a space
 _BY_CLASS = {"AP50": "AP50", "AP50-95": "AP50_95", "IoU": "IoU"}
@@ -125,8 +126,8 @@ def caption(study: Study, protocol: str, table: Beside, systems: Sequence[Traine
     text = f"{table.title}. Paper: as printed there{',' if unit else ''}{unit}. Measured{unit}: by the protocol "
     text += f"{protocol} of this study, {summary['model']} trained separately on each image set of {block['dataset']} "
     text += (
-        f"({folds['train']} pairs for training, {folds['val']} for validation) and tested on {table.images} others; "
-        f"{seeds}"
+        f"({number_of(folds['train'], 'pair')} for training, {folds['val']} for validation) and "
+        f"tested on {table.images} others; {seeds}"
     )
     rows = {line.name: line.system for line in table.lines}
     task = plan.task_of(study.parameters, block["dataset"])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mmfuse.reporting import statistics
 from mmfuse.reporting.scores import Array, Column, Group, average, spread
+from mmfuse.words import number_of
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def ranking(groups: Sequence[Group], standings: Sequence[Standing]) -> Ranking |
 
 def verdict(groups: Sequence[Group], ranked: Ranking | None) -> str:
     """Say in words which method ranks first on one dataset, and how certain that is."""
-    images = f"{len(groups[0].members[0].images)} test images"
+    images = f"{number_of(len(groups[0].members[0].images), 'test image')}"
     if ranked is None:
         return f"{images}; nothing to rank (fewer than two systems, or no metric with values for all on all images)."
     order = [int(i) for i in np.argsort(ranked.ranks, kind="stable")]
@@ -123,7 +124,7 @@ def verdict(groups: Sequence[Group], ranked: Ranking | None) -> str:
     shares = "share" if len(best) > 1 else "has"
     text = (
         f"{images}: {_named(groups, best)} {shares} the lowest mean rank {over} "
-        f"({ranked.ranks[best[0]]:.2f} among {len(groups)} systems)"
+        f"({ranked.ranks[best[0]]:.2f} among {number_of(len(groups), 'system')})"
     )
     if near:
         near_ranks = ", ".join(f"{ranked.ranks[i]:.2f}" for i in near)
@@ -140,7 +141,7 @@ def verdict(groups: Sequence[Group], ranked: Ranking | None) -> str:
         text += "."
     if len(best) == 1:
         firsts, alone = ranked.firsts[best[0]], ranked.alone[best[0]]
-        text += f" It has the best mean on {firsts} of {count} metrics"
+        text += f" It has the best mean on {firsts} of {number_of(count, 'metric')}"
         text += f", on {alone} of them significantly better than every other system." if firsts else "."
     return text
 

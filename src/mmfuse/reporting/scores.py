@@ -18,6 +18,7 @@ from mmfuse.files.writing import checksum
 from mmfuse.study.integrity import check_made
 from mmfuse.study.plan import System
 from mmfuse.study.stages import EVALUATE, key_of
+from mmfuse.words import number_of
 
 Array = NDArray[np.float64]
 
@@ -87,6 +88,13 @@ def existing(path: Path, stage: str) -> Path:
     return path
 
 
+def _numbers(texts: Sequence[str], path: Path) -> list[float]:
+    try:
+        return list(map(float, texts))
+    except ValueError:  # an empty cell, or a mistake
+        return [_number(text, path) for text in texts]
+
+
 def _number(text: str, path: Path) -> float:
     try:
         return float(text) if text.strip() else math.nan
@@ -138,8 +146,8 @@ def read_one(table: Path, system: System, *, again: str) -> Scores:
     if missing or len(rows) != summary["images"]:
         raise UserError(
             f"{table} does not belong to {summary_file.name}.",
-            expected=f"{summary['images']} images with {', '.join(summary['metrics'])}",
-            found=f"{len(rows)} images" + (f", without {', '.join(missing)}" if missing else ""),
+            expected=f"{number_of(summary['images'], 'image')} with {', '.join(summary['metrics'])}",
+            found=f"{number_of(len(rows), 'image')}" + (f", without {', '.join(missing)}" if missing else ""),
             fix=again,
         )
     names = [row["name"] for row in rows]
@@ -151,7 +159,7 @@ def read_one(table: Path, system: System, *, again: str) -> Scores:
         Column(name, *(str(card[key]) for key in ("definition", "better", "convention")))
         for name, card in cards.items()
     )
-    values = np.array([[_number(row[m.name], table) for row in rows] for m in metrics], dtype=np.float64)
+    values = np.array([_numbers([row[m.name] for row in rows], table) for m in metrics], dtype=np.float64)
     for metric, series in zip(metrics, values, strict=True):
         stated, mean = cards[metric.name]["mean"], average(series)
         if stated is not None and not math.isclose(stated, mean, rel_tol=1e-6, abs_tol=1e-9):

@@ -11,6 +11,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ LEVEL = 0.05
 _RESAMPLES, _SEED = 10_000, 0
 _EXACT = 50  # images; above this number, scipy also uses the normal distribution
 _AT_ONCE = 4_000_000  # numbers in memory, whatever the number of images: 32 MB of double precision
+# ASSUME: 1e-9 of the value is far below the effect of a changed pixel and far above that of the order of a sum
+_RELATIVE, _ABSOLUTE = 1e-9, 1e-12
 _COPIES = 16  # arrays of the size of the differences that scipy has in memory during a test
 
 
@@ -144,8 +147,15 @@ def seeds_to_decide(found: Crossed, images: int, most: int = 1000) -> int | None
 
 def difference(first: Array, second: Array) -> Array:
     """Return first - second, and exactly 0 where they differ only by round-off."""
-    # ASSUME: 1e-9 of the value is far below the effect of a changed pixel and far above that of the order of a sum
-    return np.where(np.isclose(first, second, rtol=1e-9, atol=1e-12), 0.0, first - second)
+    found = first - second
+    if np.abs(found).min(initial=math.inf) > _tolerance(np.abs(second).max(initial=0.0)):
+        return found  # no two values are close, and this check of all of them is faster than `isclose`
+    return np.where(np.isclose(first, second, rtol=_RELATIVE, atol=_ABSOLUTE), 0.0, found)
+
+
+def _tolerance(size: Any) -> Any:
+    """Return a difference above which values of this size are not equal; twice the limit, because of round-off."""
+    return 2 * (_ABSOLUTE + _RELATIVE * size)
 
 
 def signed_rank(differences: Array) -> tuple[float, int]:
@@ -180,12 +190,29 @@ def signed_ranks(differences: Array) -> tuple[Array, NDArray[np.int64]]:
     at_once = np.isfinite(differences).all(1) & (np.count_nonzero(differences, axis=1) > _EXACT)
     many = np.flatnonzero(at_once)
     for rows in _blocks(many.size, _COPIES * differences.shape[1]):
-        # one-sided, because the two-sided test of scipy does not return the sign of z
-        z = stats.wilcoxon(differences[many[rows]], method="asymptotic", alternative="greater", axis=1).zstatistic
+        z = _z(differences[many[rows]])
         p[many[rows]], signs[many[rows]] = 2 * special.ndtr(-np.abs(z)), np.sign(z)
     for row in np.flatnonzero(~at_once):
         p[row], signs[row] = signed_rank(differences[row])
     return p, signs
+
+
+def _z(differences: Array) -> Array:
+    """Return the statistic of `signed_rank` by the normal distribution for each row.
+
+    Without zeros and ties, the ranks are the places in the order; they are found in about a third of scipy's time.
+    """
+    count = differences.shape[1]
+    ordered = np.take_along_axis(differences, np.abs(differences).argsort(axis=1), axis=1)
+    steps = np.diff(np.abs(ordered), axis=1, prepend=0.0)
+    up = (ordered > 0) @ np.arange(1.0, count + 1)
+    z = (up - count * (count + 1) / 4) / math.sqrt(count * (count + 1) * (2 * count + 1) / 24)
+    tied = (steps == 0).any(1)
+    if tied.any():
+        # one-sided, because the two-sided test of scipy does not return the sign of z
+        told: dict[str, Any] = {"method": "asymptotic", "alternative": "greater", "axis": 1}
+        z[tied] = stats.wilcoxon(differences[tied], **told).zstatistic
+    return np.asarray(z)
 
 
 def _exact_p(ranks: Array, larger: float) -> float:
@@ -261,11 +288,17 @@ def places(values: Array, sign: int) -> Array:
         sign: 1 where larger is better, -1 where smaller is better.
     """
     count, images = values.shape
+    order = np.argsort(-sign * values, axis=0)
+    ordered = np.take_along_axis(values, order, axis=0)
+    sizes = np.abs(ordered)
+    apart = np.abs(np.diff(ordered, axis=0)) > _tolerance(np.maximum(sizes[1:], sizes[:-1]))
     found = np.empty((count, images))
-    for some in _blocks(images, count**2):
-        part = values[:, some]
+    np.put_along_axis(found, order, np.arange(1.0, count + 1)[:, None], axis=0)
+    close = np.flatnonzero(~apart.all(0))  # images on which methods may be equal
+    for some in _blocks(close.size, count**2):
+        part = values[:, close[some]]
         ahead = sign * difference(part[:, None], part[None])  # (methods, others, images)
-        found[:, some] = 1.0 + (ahead < 0).sum(1) + 0.5 * ((ahead == 0).sum(1) - 1)
+        found[:, close[some]] = 1.0 + (ahead < 0).sum(1) + 0.5 * ((ahead == 0).sum(1) - 1)
     return found
 
 

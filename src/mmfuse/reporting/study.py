@@ -11,6 +11,7 @@ from mmfuse.data.catalog import Dataset
 from mmfuse.data.packs import Pack
 from mmfuse.reporting import provenance
 from mmfuse.reporting.downstream_scores import Seen, read_sets
+from mmfuse.reporting.kept_figures import FOLDER, KeptFigures
 from mmfuse.reporting.provenance import RecordedJob
 from mmfuse.reporting.scores import Group, existing, grouped, read_scores
 from mmfuse.reporting.style import Album
@@ -106,7 +107,8 @@ def read_study(parameters: Parameters, root: Path, catalog: Mapping[str, Dataset
     """
     groups = read_groups(parameters, root)
     boards = {dataset: _board(dataset, found) for dataset, found in groups.items()}
-    return Study(parameters, root, catalog, printed, groups, boards, _runs(parameters, root))
+    album = Album(KeptFigures(root / FOLDER))
+    return Study(parameters, root, catalog, printed, groups, boards, _runs(parameters, root), album)
 
 
 def read_groups(parameters: Parameters, root: Path) -> dict[str, list[Group]]:

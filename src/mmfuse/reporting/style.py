@@ -12,8 +12,12 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmfuse.files.writing import sha256
+from mmfuse.reporting.kept_figures import KeptFigures
 from mmfuse.reporting.pictures import PALETTE
 from mmfuse.reporting.scores import Group
 
@@ -53,10 +57,25 @@ _ENDINGS: dict[str, dict[str, Any]] = {
 Paint = Callable[["Figure"], None]
 
 
-def _files(paint: Paint, width: float, height: float) -> dict[str, bytes]:
-    """Paint a figure in the report's style; return its files by suffix."""
+def _matplotlib() -> Any:
     os.environ["MPLBACKEND"] = "Agg"  # matplotlib refuses to start with an unknown one
     import matplotlib as mpl
+
+    return mpl
+
+
+def _fonts() -> list[str]:
+    """Return the checksums of the files of the fonts, which may be another version than that of matplotlib."""
+    _matplotlib()
+    from matplotlib.font_manager import FontProperties, findfont
+
+    family = _STYLE["font.family"]
+    return [sha256(Path(findfont(FontProperties(family=family, weight=weight)))) for weight in ("normal", "bold")]
+
+
+def _files(paint: Paint, width: float, height: float) -> dict[str, bytes]:
+    """Paint a figure in the report's style; return its files by suffix."""
+    mpl = _matplotlib()
     from matplotlib.figure import Figure
 
     # the user's matplotlibrc changes nothing
@@ -64,14 +83,26 @@ def _files(paint: Paint, width: float, height: float) -> dict[str, bytes]:
     with mpl.rc_context(defaults | _STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         paint(figure)
+        _lay_out(figure)
         found = {}
         for ending, options in _ENDINGS.items():
             stream = io.BytesIO()
             figure.savefig(stream, format=ending, **options)
             found[ending] = stream.getvalue()
-            figure.set_layout_engine(None)  # all files have the same layout, computed once
         figure.clear()  # its parts refer to each other, so that their memory would be freed much later
     return found
+
+
+def _lay_out(figure: Figure) -> None:
+    """Compute the layout of all files with the text widths of SVG; `savefig` would draw everything once more for it."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    dpi, engine = figure.dpi, figure.get_layout_engine()
+    FigureCanvasSVG(figure)
+    if figure.axes and engine is not None:
+        engine.execute(figure)
+    figure.set_layout_engine(None)
+    figure.dpi = dpi  # SVG has its own
 
 
 def seconds(axes: Axes, values: Sequence[float]) -> None:
@@ -106,10 +137,14 @@ class Shown:
 
 
 class Album:
-    """The figures of one report; `files` has their content by path relative to the report's folder."""
+    """The figures of one report; `files` has their content by path relative to the report's folder.
 
-    def __init__(self) -> None:
+    With `kept`, figures of the last report are used again where nothing that they depend on has changed.
+    """
+
+    def __init__(self, kept: KeptFigures | None = None) -> None:
         self.files: dict[str, bytes] = {}
+        self.kept = kept
 
     def draw(
         self, group: str, name: str, title: str, words: str, size: tuple[float, float], paint: Paint, alt: str = ""
@@ -126,7 +161,8 @@ class Album:
             alt: Alternative text; by default, the heading and a reference to the caption.
         """
         file = f"figures/{group}/{name}"
-        found = _files(paint, *size)
+        draw = partial(_files, paint, *size)
+        found = self.kept.files(paint, (size, _STYLE, _ENDINGS, _fonts()), draw) if self.kept else draw()
         self.files |= {f"{file}.{ending}": content for ending, content in found.items()}
         code = base64.b64encode(found["svg"]).decode("ascii")
         return Shown(title, f"data:image/svg+xml;base64,{code}", words, alt or f"{title}; described below", file)

@@ -16,6 +16,7 @@ from mmfuse.reporting import latex
 from mmfuse.reporting.latex import Head as LatexHead
 from mmfuse.reporting.ranking import Ranking, Standing, ranking, stand
 from mmfuse.reporting.scores import Array, Column, Group, Scores, average, spread
+from mmfuse.words import number_of
 
 UNDEFINED = "n/a"
 WORDS = {"best": ", best", "tied": ", not significantly worse than the best", "second": ", best of the rest"}
@@ -117,7 +118,8 @@ def _cell(label: str, series: Array, standing: Standing, number: int | None) -> 
         below.append(f"[{low}, {high}]")
         if math.isfinite(standing.seeds[number]):
             below.append(f"seeds ± {printed(standing.seeds[number], places)}")
-    title = f"{label}, {column.name} ({column.definition}){WORDS.get(mark, '')}: {count} of {series.size} images"
+    title = f"{label}, {column.name} ({column.definition}){WORDS.get(mark, '')}: "
+    title += f"{count} of {number_of(series.size, 'image')}"
     return Cell(printed(average(series), places), tuple(below), mark, 0 < count < series.size, title)
 
 
@@ -231,9 +233,10 @@ def as_latex(dataset: str, images: int, table: Table) -> str:
         rows.append([latex.escape(name), *(latex.marked(c.mean, c.mark) for c in (*ranked, *cells))])
         intervals = [next((line for line in c.below if line.startswith("[")), "") for c in cells]
         rows.append(["", *("" for _ in ranked), *(latex.marked(text, "small") for text in intervals)])
-    caption = f"Scores on {images} test images of {dataset}: mean and, below, its 95 % bootstrap interval over the "
+    caption = f"Scores on {number_of(images, 'test image')} of {dataset}: mean and, below, its 95 % bootstrap "
     caption += (
-        "images. Bold: best mean of the column; ≈: not significantly worse than it; underlined: best of the rest."
+        "interval over the images. Bold: best mean of the column; ≈: not significantly worse than it; underlined: best "
+        "of the rest."
     )
     return latex.table(caption, f"tab:{dataset}", [first, second], rows, left=2 if table.ranking else 1)
 

@@ -16,6 +16,7 @@ from mmfuse.reporting.study import Study
 from mmfuse.study import plan
 from mmfuse.study.stages import PREPARE
 from mmfuse.study.training_sets import training_set
+from mmfuse.words import number_of
 
 Pairs = tuple[tuple[str, int], ...]  # datasets, and how many of their pairs
 
@@ -79,7 +80,7 @@ def _one(
 
 def words(pairs: Pairs) -> str:
     """Say how many pairs of which datasets: `4200 pairs of m3fd and 1083 of msrs`."""
-    first, *others = [f"{count} pairs of {name}" for name, count in pairs] or ["no pair"]
+    first, *others = [f"{number_of(count, 'pair')} of {name}" for name, count in pairs] or ["no pair"]
     rest = [text.replace(" pairs of ", " of ") for text in others]
     return f"{', '.join([first, *rest[:-1]])} and {rest[-1]}" if rest else first
 

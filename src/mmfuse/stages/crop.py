@@ -14,6 +14,7 @@ from mmfuse.data.packs import Pack, Sample, pack_writer, patch_name
 from mmfuse.errors import UserError
 from mmfuse.pipeline.jobs import Work
 from mmfuse.progress import progress
+from mmfuse.words import number_of
 
 
 def work(job: Work) -> None:
@@ -46,10 +47,13 @@ def run(*, pack: Path, out: Path, patches: Mapping[str, Any]) -> None:
             raise UserError(
                 f"The patch set leaves no patches from {pack}.",
                 expected=f"images of at least {patches['height']} x {patches['width']} with some contrast",
-                found=f"{len(source)} pairs, the first of size {source[0]['a'].shape}",
+                found=f"{number_of(len(source), 'pair')}, the first of size {source[0]['a'].shape}",
                 fix="lower height and width, or loosen low_contrast, under prepare.patches",
             )
-    print(f"{count} patches of {patches['height']} x {patches['width']} from {len(source)} pairs")
+    print(
+        f"{number_of(count, 'patch', 'patches')} of {patches['height']} x {patches['width']} "
+        f"from {number_of(len(source), 'pair')}"
+    )
 
 
 def _cut(sample: Sample, patches: Mapping[str, Any]) -> Iterator[Sample]:

@@ -17,6 +17,7 @@ from mmfuse.downstream.labels import check_labels
 from mmfuse.files.reading import read_table
 from mmfuse.files.writing import csv_text, write_text
 from mmfuse.pipeline.jobs import Work
+from mmfuse.words import number_of
 
 
 def work(job: Work) -> None:
@@ -60,7 +61,11 @@ def run(
     write_text(out, csv_text([["name", "scene", "fold", "sha256"], *lines]))
     counts = {fold: sum(one == fold for _, one in folds.values()) for fold in FOLDS}
     scenes = len({scene for scene, _ in folds.values()})
-    print(f"{dataset.name}: " + ", ".join(f"{count} {fold}" for fold, count in counts.items()) + f", {scenes} scenes")
+    print(
+        f"{dataset.name}: "
+        + ", ".join(f"{count} {fold}" for fold, count in counts.items())
+        + f", {number_of(scenes, 'scene')}"
+    )
 
 
 def _checksum(sample: Mapping[str, Any]) -> str:

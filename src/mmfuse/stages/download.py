@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib
+import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ from mmfuse.data.archives import extract, is_archive
 from mmfuse.data.catalog import CATALOG, Dataset, Source
 from mmfuse.data.catalog import dataset as catalog_entry
 from mmfuse.data.downloads import clone, discard, download, partial_files
+from mmfuse.data.names import matching
 from mmfuse.data.origins import MANUAL, by_hand, mirror_of, mirrored
 from mmfuse.errors import UserError
 from mmfuse.files.writing import files_below, read_manifest, remove, sha256, whole_folder, write_text
 from mmfuse.pipeline.jobs import Work
 from mmfuse.progress import progress
+from mmfuse.words import number_of
 
 _SHOWN = 5
 
@@ -83,7 +87,9 @@ def obtain(
         elif entry.sources[0].kind == "manual":
             raise _ask_for(entry, manual / entry.name, mirror)
         else:
-            _fetch(entry, folder, out.parent / ".downloads" / entry.name)
+            downloads = out.parent / ".downloads" / entry.name
+            with _alone(entry, downloads):
+                _fetch(entry, folder, downloads)
         _refuse_other_layout(entry, folder)
 
 
@@ -146,7 +152,44 @@ def _fetch(entry: Dataset, folder: Path, downloads: Path) -> None:
             discard(archive)
         with contextlib.suppress(OSError):
             downloads.rmdir()  # only if it contains no partial files
-            downloads.parent.rmdir()
+
+
+@contextlib.contextmanager
+def _alone(entry: Dataset, downloads: Path) -> Iterator[None]:
+    """Hold a lock on the folder of partial files: a process in another clone may share data/raw, and waits.
+
+    The lock file is removed at the end, so a process that waited for it looks whether it is still the one in place.
+    """
+    path = downloads.with_name(f"{downloads.name}.lock")
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # another process has just removed the empty folder
+            continue
+        try:
+            _lock(entry, handle)
+            if not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(handle)
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()  # only if it is empty
+
+
+def _lock(entry: Dataset, handle: int) -> None:
+    """Lock an open file, waiting if another process holds it; some file systems have no locks, and get none."""
+    with contextlib.suppress(OSError):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(entry, "another process is downloading it; this one waits")
+            fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def _clear(entry: Dataset, downloads: Path) -> None:
@@ -262,26 +305,26 @@ def _finish(entry: Dataset, folder: Path, *, origin: Path, complete: bool) -> No
     if wrong or (complete and absent):
         more = f"\n    ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise UserError(
-            f"{entry.name}: {len(wrong)} damaged and {len(absent)} missing of {len(listed)} files.",
+            f"{entry.name}: {len(wrong)} damaged and {len(absent)} missing of {number_of(len(listed), 'file')}.",
             expected=f"the checksums of {entry.manifest}",
             found="".join(f"\n    {problem}" for problem in problems[:_SHOWN]) + more,
             fix=f"get these files again, or remove them from {origin} and download without it",
         )
     others = len(files_below(folder)) - (len(listed) - len(absent))
-    absence = f", {len(absent)} listed files are absent" if absent else ""
-    _say(entry, f"{len(listed) - len(absent)} files verified by checksum, {others} not verified{absence}")
+    absence = f", without {number_of(len(absent), 'listed file')}" if absent else ""
+    _say(entry, f"{number_of(len(listed) - len(absent), 'file')} verified by checksum, {others} not verified{absence}")
 
 
 def _refuse_other_layout(entry: Dataset, folder: Path) -> None:
     """Stop if no file has the layout of the catalog, so that no later stage fails without a clear reason."""
     splits = list(entry.splits.folders.values()) or [""]
     for side, pattern in {"a": entry.layout.a, "b": entry.layout.b}.items():
-        filled = [pattern.replace("{split}", split).replace("{name}", "*") for split in splits]
-        if not any(path.is_file() for glob in filled for path in folder.glob(glob)):
+        filled = [pattern.replace("{split}", split) for split in splits]
+        if not any(True for one in filled for _ in matching(folder, one)):
             top = ", ".join(sorted(path.name for path in folder.iterdir())[:_SHOWN])
             raise UserError(
                 f"{entry.name}: no file of image {side} ({entry.roles[side]}) matches the catalog's layout.",
-                expected=f"files like {' or '.join(filled)}",
+                expected=f"files like {' or '.join(filled).replace('{name}', '*')}",
                 found=f"at the top level: {top or 'nothing'}",
                 fix="the source has another layout: move the files, or correct the entry in data/catalog.yaml",
             )

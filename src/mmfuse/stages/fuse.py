@@ -27,6 +27,7 @@ from mmfuse.progress import progress
 from mmfuse.study.plan import external_images
 from mmfuse.study.settings import network_options, settings_of
 from mmfuse.training.checkpoints import build, load_method
+from mmfuse.words import number_of
 
 
 def work(job: Work) -> None:
@@ -131,7 +132,7 @@ def take_over(external: Path, *, test: Path, out: Path, pictures: int, running: 
     missing = [name for name in pack.names if name not in files]
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(pack)} test pairs have no image in {external}.",
+            f"{external} lacks the images of {len(missing)} of {number_of(len(pack), 'test pair')}.",
             expected="a fused image for each test pair, by its name in data/prepared/DATASET/pairs.csv",
             found=f"none for {', '.join(missing[:10])}{', …' if len(missing) > 10 else ''}",
             fix="add or rename the images, or remove the dataset from the method's list in study.external",

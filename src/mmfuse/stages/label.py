@@ -11,11 +11,12 @@ import pandas as pd
 from mmfuse.data.catalog import Dataset
 from mmfuse.data.catalog import dataset as catalog_entry
 from mmfuse.data.packs import pack_writer
-from mmfuse.data.reading import find_pairs, first_of, read_pairs
-from mmfuse.errors import UserError
+from mmfuse.data.reading import find_pairs, read_pairs
+from mmfuse.errors import UserError, first_of
 from mmfuse.files.writing import write_text
 from mmfuse.pipeline.jobs import Work
 from mmfuse.study.plan import protocols
+from mmfuse.words import number_of
 
 
 def work(job: Work) -> None:
@@ -46,6 +47,7 @@ def run(dataset: Dataset, *, raw: Path, out: Path, splits: Collection[str], skip
         UserError: a pair lacks an image or a file is damaged, unless `skip_broken`; or there are no pairs.
     """
     found = find_pairs(dataset, raw)
+    found.warn(dataset.name)
     pairs = [files for files in found.pairs if files.split in splits]
     often, problems = Counter(files.name for files in pairs), list(found.problems)
     rows: list[dict[str, str]] = []
@@ -63,4 +65,4 @@ def run(dataset: Dataset, *, raw: Path, out: Path, splits: Collection[str], skip
                 "set prepare.skip_broken to true to leave them out",
             )
     write_text(out.with_suffix(".csv"), pd.DataFrame(rows).to_csv(index=False))
-    print(f"{dataset.name}: {len(rows)} labelled pairs, {len(problems)} left out")
+    print(f"{dataset.name}: {number_of(len(rows), 'labelled pair')}, {len(problems)} left out")

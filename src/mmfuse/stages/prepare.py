@@ -15,10 +15,11 @@ from mmfuse.data.catalog import Dataset
 from mmfuse.data.catalog import dataset as catalog_entry
 from mmfuse.data.images import luminance
 from mmfuse.data.packs import Sample, pack_writer, spread
-from mmfuse.data.reading import Files, find_pairs, first_of, read_pairs
-from mmfuse.errors import UserError
+from mmfuse.data.reading import Files, find_pairs, read_pairs
+from mmfuse.errors import UserError, first_of
 from mmfuse.files.writing import write_text
 from mmfuse.pipeline.jobs import Work
+from mmfuse.words import number_of
 
 SPLITS = ("train", "val", "test")
 
@@ -68,6 +69,7 @@ def run(
             has fewer pairs than `subset` or `val_pairs` requires.
     """
     found = find_pairs(dataset, raw)
+    found.warn(dataset.name)
     problems = list(found.problems)
     by_split: dict[str, list[Files]] = {split: [] for split in SPLITS}
     held = _held_back(found.pairs, dataset, val_fraction, val_pairs)
@@ -84,7 +86,7 @@ def run(
                 add(sample)
         if problems and not skip_broken:
             raise UserError(
-                f"{len(problems)} pairs of {dataset.name} cannot be used.",
+                f"{number_of(len(problems), 'pair')} of {dataset.name} cannot be used.",
                 expected="both images of each pair, readable and of one size",
                 found=first_of(problems),
                 fix=f"replace them in data/manual/{dataset.name}, or at their source and delete {raw}; or "
@@ -110,7 +112,7 @@ def _held_back(pairs: Sequence[Files], dataset: Dataset, share: float, count: in
         return set() if own else {name for name in names if _unit(name) < share}
     if own or count > len(names):
         raise UserError(
-            f"prepare.val_pairs cannot hold back {count} pairs of {dataset.name}.",
+            f"prepare.val_pairs cannot hold back {number_of(count, 'pair')} of {dataset.name}.",
             expected="a dataset without its own validation split" if own else f"at most {len(names)}",
             found="a validation split in the catalog" if own else count,
             fix="remove it; `val` of a training set sets whether its pairs are used" if own else "lower the number",
@@ -125,7 +127,7 @@ def _subset(dataset: Dataset, raw: Path, split: str, pairs: Sequence[Files], cou
         UserError: there are fewer pairs.
     """
     what, asked = f"{dataset.name}, split {split}", "prepare.subset"
-    exceptions = dataset.splits.listed(raw) if dataset.splits.by == "every" else {}
+    exceptions = dataset.splits.listed(raw, {files.name for files in pairs}) if dataset.splits.by == "every" else {}
     first = [files for files in pairs if files.name in exceptions]
     if count > len(pairs) or not first:
         return spread(pairs, count, what, asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmfuse.data.catalog import load_catalog
@@ -10,6 +11,7 @@ from mmfuse.pipeline.jobs import Work
 from mmfuse.reporting import viewer
 from mmfuse.reporting.means import study_means
 from mmfuse.reporting.pages import pages, render
+from mmfuse.reporting.scores import Group
 from mmfuse.reporting.study import read_study
 from mmfuse.study.integrity import check_records
 from mmfuse.study.parameters import flatten
@@ -23,8 +25,10 @@ def work(job: Work) -> None:
     parameters, out = job.parameters, job.outputs["page"].parent
     check_records(Path(), parameters)
     check_fused(parameters)
-    run(parameters=parameters, root=Path(), out=out, catalog=Path("data/catalog.yaml"), printed=job.read("printed"))
-    means = study_means(parameters, Path())
+    groups = run(
+        parameters=parameters, root=Path(), out=out, catalog=Path("data/catalog.yaml"), printed=job.read("printed")
+    )
+    means = study_means(parameters, Path(), groups)
     write_json(job.outputs["means"], means)  # compared by `dvc metrics diff`
     tracker = job.running.tracker
     tracker.log_above(STUDY, flatten(means, separator="/"))
@@ -39,7 +43,7 @@ def run(
     out: Path,
     catalog: Path,
     printed: Path,
-) -> None:
+) -> Mapping[str, Sequence[Group]]:
     """Write `index.html`, `tables/` (CSV, LaTeX), `figures/` (SVG, PDF, PNG), `viewer.html` and `viewer/` into `out`.
 
     Nothing is written until everything is ready, and the page comes last, so that its tables are from the same run.
@@ -50,6 +54,9 @@ def run(
         out: The folder of the report.
         catalog: The catalog of datasets.
         printed: The tables printed in the papers.
+
+    Returns:
+        The scores, by dataset.
 
     Raises:
         UserError: something that the study names is missing (the message names the stage that creates it), or scores
@@ -68,3 +75,6 @@ def run(
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
     write_text(out / "index.html", page)
+    if study.album.kept:
+        study.album.kept.remove_others()
+    return study.groups

@@ -17,7 +17,7 @@ from mmfuse.errors import UserError
 PACKAGE = Path(__file__).parents[1]
 SOURCE = Path("src/mmfuse")
 # how a job is announced, recorded and tracked does not change its result
-PLUMBING = {"errors", "files", "study", "weights", "pipeline", "tracking", "comparing", "cli"}
+PLUMBING = {"errors", "terminal", "words", "files", "study", "weights", "pipeline", "tracking", "comparing", "cli"}
 
 _IMPORT = re.compile(r"^[ \t]*from mmfuse(?:\.([\w.]+))? import (\([^)]*\)|[^\n]*)", re.MULTILINE)
 _MENTION = re.compile(r"\bfrom[\s\\]+mmfuse\b")

@@ -21,6 +21,7 @@ from mmfuse.study.parameters import pick_all
 from mmfuse.study.stage import KEYS, Key, Stage
 from mmfuse.study.stages import STAGES, jobs_of
 from mmfuse.study.types import Parameters
+from mmfuse.words import number_of
 
 _SHOWN = 10
 _AGAIN = "restore it, or delete it and run the study again"
@@ -163,7 +164,7 @@ def _refuse(wrong: Iterable[str], expected: str, fix: str = _AGAIN) -> None:
     if listed:
         more = f"\n  … and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
         raise UserError(
-            f"{len(listed)} results of this study are not what its records say.",
+            f"Not what the records of this study say: {number_of(len(listed), 'result')}.",
             expected=expected,
             found="; ".join(listed[:_SHOWN]) + more,
             fix=fix,

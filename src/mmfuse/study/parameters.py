@@ -40,20 +40,25 @@ def project_root(start: Path) -> Path:
     )
 
 
-def load_parameters(path: Path) -> Parameters:
+def load_parameters(path: Path, root: Path | None = None) -> Parameters:
     """Read and check the study's parameters.
+
+    Args:
+        path: The file.
+        root: The project's root; by default, the one at or above the file.
 
     Raises:
         UserError: a key is unknown, missing or of the wrong kind, or the study names something that does not exist.
     """
     values = read_yaml(path)
-    schema = read_yaml(project_root(path.parent) / SCHEMA)
+    root = root or project_root(path.parent)
+    schema = read_yaml(root / SCHEMA)
     _check_keys(values, path)
     check_against_schema(values, schema, str(path), path)
     _check_methods(values, schema, path)
     _check_study(values, path)
-    check_sets(values, path, project_root(path.parent))
-    check_weights(values, path, project_root(path.parent))
+    check_sets(values, path, root)
+    check_weights(values, path, root)
     _check_evaluated(values, path)
     _check_prepared(values, path)
     _check_analyses(values, path)

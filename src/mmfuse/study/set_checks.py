@@ -12,6 +12,7 @@ from mmfuse.study import plan, stages
 from mmfuse.study.training_sets import BOTH, TrainingSet, training_sets
 from mmfuse.study.types import Parameters
 from mmfuse.weights import shipped
+from mmfuse.words import number_of
 
 
 def check_sets(values: Parameters, path: Path, root: Path) -> None:
@@ -89,7 +90,7 @@ def _check_unseen(values: Parameters, one: shipped.Shipped, system: plan.System,
         raise UserError(
             f"{key}: the shipped weights {one.name} have seen the test pairs of {seen.dataset}.",
             expected=f"test datasets that were not used for their {seen.use}",
-            found=f"{seen.pairs} pairs of {seen.dataset}, split {seen.split}",
+            found=f"{number_of(seen.pairs, 'pair')} of {seen.dataset}, split {seen.split}",
             fix=f"remove {seen.dataset} from study.tasks.{system.task}.test, or choose other weights",
         )
 

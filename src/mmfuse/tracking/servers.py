@@ -37,8 +37,23 @@ _DATABASES = {"postgresql", "mysql", "mssql"}  # MLflow's databases that are ser
 
 
 def default_uri(root: Path) -> str:
-    """Return the address for tracking: `MLFLOW_TRACKING_URI`, else a sqlite file in the project's root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve()}/mlflow.db"
+    """Return the address for tracking: `MLFLOW_TRACKING_URI`, else a sqlite file in the project's root.
+
+    Raises:
+        UserError: the path of the project cannot be part of an address.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    if given:
+        return given
+    path = f"{root.resolve()}/mlflow.db"
+    if "?" in path:  # in an address, a query begins there
+        path = os.path.relpath(path)
+    if "?" in path:
+        raise UserError(
+            "The tracking database cannot be in this folder.", expected="a path without a question mark", found=path,
+            fix="run the command in the project's root, rename the folder, or set MLFLOW_TRACKING_URI",
+        )  # fmt: skip
+    return f"sqlite:///{path}"
 
 
 def shown_uri(uri: str, root: Path) -> str:

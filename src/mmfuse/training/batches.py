@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from mmfuse.data.packs import Pack, pair_of, spread
 from mmfuse.errors import UserError
 from mmfuse.training.seeding import derived_seed
+from mmfuse.words import number_of
 
 Batch = tuple[Tensor, ...]  # a, b (B, 1, h, w) in [0, 1]; then, if requested, mask (B, h, w) int64
 _ORDER = 0  # random stream of the order of the pairs, separate from that of the training steps
@@ -126,7 +127,7 @@ def pairs_of_an_epoch(settings: Mapping[str, Any], pairs: int) -> int:
     if pairs < settings["batch"]:
         raise UserError(
             "There are too few training pairs for one batch, and drop_last drops incomplete batches.",
-            expected=f"at least {settings['batch']} training pairs",
+            expected=f"at least {number_of(settings['batch'], 'training pair')}",
             found=pairs,
             fix="lower batch, or remove drop_last",
         )

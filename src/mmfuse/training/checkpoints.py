@@ -23,6 +23,7 @@ from mmfuse import methods
 from mmfuse.errors import UserError
 from mmfuse.files.writing import remove_leftovers, whole_file
 from mmfuse.methods.base import FusionMethod
+from mmfuse.words import number_of
 
 _DIGEST = 32  # bytes of a SHA-256
 _MOMENTS = "optimiser."  # prefix of the optimiser's tensors in a weights file
@@ -194,7 +195,7 @@ def load_method(path: Path) -> tuple[FusionMethod, WeightsCard]:
         raise UserError(
             f"The weights in {path} do not fit this network.",
             expected=f"also {min(lacking)}",
-            found=f"{len(weights)} tensors, {len(lacking)} too few",
+            found=f"{number_of(len(weights), 'tensor')}, {len(lacking)} too few",
             fix="train again: the file was written by another version of the method",
         )
     load_into(method, path)
