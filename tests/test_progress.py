@@ -181,7 +181,7 @@ def test_fuse_and_evaluate(shown, folders, tmp_path):
     own_images.fuse_folders(a, b, tmp_path / "out", method="average")
     options = {"convention": "lkc_funet", "beside": "", "allow_missing": False}
     evaluating.evaluate_folders(a, b, fused, tmp_path / "scores.csv", metrics="EN", **options)
-    assert shown == ["fuse", "measure"]
+    assert shown == ["check", "fuse", "check", "measure"]
 
 
 def test_fuse_that_has_to_find_the_task(shown, folders):

@@ -268,6 +268,13 @@ def test_an_image_beyond_the_limit_is_fused_in_tiles(mmfuse, tmp_path, colour):
     assert np.array_equal(read_image(tmp_path / "out/a.png"), whole), "what fits is the same, bit for bit"
 
 
+def test_other_backends_take_no_limit(mmfuse, folders, tmp_path):
+    words = (*folders, tmp_path / "out", "--method", "average", "--memory", "4GiB", "--backend", "onnxruntime")
+    code, _, err = mmfuse("fuse", *words)
+    assert code == 2
+    assert "The memory of the backend onnxruntime cannot be limited" in err
+
+
 @pytest.mark.usefixtures("limited")
 def test_too_little_memory_for_a_tile_is_said(mmfuse, folders, tmp_path):
     code, _, err = mmfuse("fuse", *folders, tmp_path / "out", "--method", "laplacian", "--memory", "20kB")

@@ -87,6 +87,11 @@ def fuse_folders(
     from mmfuse.inference.memory import limit
 
     room = limit(memory, lambda message: print(f"memory: {message}", file=sys.stderr))
+    if memory is not None and backend != "torch":
+        raise UserError(
+            f"The memory of the backend {backend} cannot be limited.", expected="--memory with the backend torch",
+            found=f"--memory {memory} --backend {backend}", fix="leave one of them out",
+        )  # fmt: skip
     check_choice(weights, method, task)
     _check_out(a, b, out, naming)
     pairs = matched_images({"a": a, "b": b}, naming, allow_missing=allow_missing, resize_to=resize_to)

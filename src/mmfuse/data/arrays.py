@@ -230,7 +230,7 @@ def unit_luminance(
 
     Shape: (H, W) or (H, W, 3) to (H, W).
     """
-    if _is_bytes(pixels, value_range):
+    if is_bytes(pixels, value_range):
         return luminance(pixels).astype(dtype) / dtype(255)
     grey = np.empty(pixels.shape[:2], dtype)
     for rows in bands(*grey.shape):
@@ -268,10 +268,11 @@ def _from_luminance(
 
 def as_bytes(pixels: NDArray[Any], value_range: Range) -> NDArray[np.uint8]:
     """Return an image of any range with 8 bits."""
-    return pixels if _is_bytes(pixels, value_range) else to_bytes(_unit(pixels, value_range))
+    return pixels if is_bytes(pixels, value_range) else to_bytes(_unit(pixels, value_range))
 
 
-def _is_bytes(pixels: NDArray[Any], value_range: Range) -> bool:
+def is_bytes(pixels: NDArray[Any], value_range: Range) -> bool:
+    """Say whether an image has the 8 bits and the range of an image file."""
     return pixels.dtype == np.uint8 and value_range == BYTES
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from mmfuse.data.arrays import BYTES, Range, from_luminance, unit_luminance
-from mmfuse.data.images import Bytes
+from mmfuse.data.arrays import BYTES, Range, from_luminance, is_bytes, unit_luminance
+from mmfuse.data.images import Bytes, luminance
 from mmfuse.errors import UserError
 from mmfuse.inference.half_precision import Fuse
 from mmfuse.inference.memory import Limit
@@ -52,7 +53,7 @@ def fuse_pair(
     """
 
     def source(image: NDArray[Any]) -> Source:
-        return lambda *part: torch.from_numpy(unit_luminance(image[part], value_range))[None, None].to(device)
+        return lambda *part: _luminance(image[part], value_range, device)
 
     first, second = source(a), source(b)
     height, width = a.shape[:2]
@@ -79,6 +80,13 @@ def fuse_pair(
     # grey stored as three equal channels is not colour
     coloured = next((image for image in (b, a) if image.ndim == 3 and np.ptp(image, axis=2).any()), None)
     return from_luminance(fused, coloured, a.dtype, value_range)
+
+
+def _luminance(pixels: NDArray[Any], value_range: Range, device: torch.device) -> Tensor:
+    """Return luminance in [0, 1], (1, 1, H, W), in single precision."""
+    if not is_bytes(pixels, value_range):
+        return torch.from_numpy(unit_luminance(pixels, value_range))[None, None].to(device)
+    return torch.from_numpy(luminance(pixels).copy())[None, None].float().to(device) / 255
 
 
 def strip(*images: Bytes) -> Bytes:
