@@ -167,7 +167,8 @@ def test_tiles_cover_each_pixel_once_and_windows_fit():
         grid = best_grid(height, width, reach=reach, multiple=multiple, pixels=pixels)
         if grid is None:
             none += 1
-            side = 2 * (reach + multiple) + max(multiple, 16)
+            halo = max(reach, 16) + multiple if reach else 0  # a window has at least 16 pixels
+            side = 2 * halo + max(multiple, 16)
             assert pixels < (min(side, height) + 2 * multiple) * (min(side, width) + 2 * multiple)
             continue
         count = np.zeros((height, width), np.uint8)
