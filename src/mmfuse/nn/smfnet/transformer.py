@@ -21,8 +21,7 @@ def channel_attention(query: Tensor, key: Tensor, value: Tensor, temperature: Te
     Source: Zamir et al. 2022 (Restormer), eq. 1, multi-Dconv transposed attention.
     """
     q, k = by_head(query, temperature), by_head(key, temperature)
-    lengths = [x.norm(dim=-1) for x in (q, k)]  # (B, heads, c / heads)
-    return mixed(value, q @ k.transpose(-2, -1), *lengths, temperature)
+    return mixed(value, q @ k.transpose(-2, -1), q.norm(dim=-1), k.norm(dim=-1), temperature)
 
 
 def by_head(x: Tensor, temperature: Tensor) -> Tensor:
