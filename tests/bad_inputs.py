@@ -243,8 +243,9 @@ def images() -> Iterator[Bad]:
             says = rf"{damaged}\.{suffix}(.|\n)*{int(len(whole) * share)} bytes"
             yield Bad(f"{suffix} cut at {share}", pair(f"bad.{suffix}", whole[: int(len(whole) * share)]), says)
         yield Bad(f"noise named {suffix}", pair(f"bad.{suffix}", random.Random(2).randbytes(999)), damaged)
+    foreign = r"This kind of file is not read: .*bad\.png"
     for form in ("GIF", "WEBP", "PPM", "TGA", "ICO", "EPS", "PDF", "PCX", "SGI"):
-        yield Bad(f"{form} named png", pair("bad.png", saved(colour, form)), damaged)
+        yield Bad(f"{form} named png", pair("bad.png", saved(colour, form)), foreign)
     yield Bad("a page named jpg", pair("bad.jpg", b"<html>not found</html>"), damaged)
     yield Bad("a program named png", pair("bad.png", b"\x7fELF" + bytes(400)), damaged)
     for what, number in {"grey": 0, "colour": 2, "grey and alpha": 4, "colour and alpha": 6}.items():

@@ -40,6 +40,7 @@ FLOORS = (
     {"methods"},
     {"study"},
     {"training", "inference", "tracking"},
+    {"alignment"},
     {"pipeline", "analyses", "api"},
     {"downstream"},
     {"reporting"},

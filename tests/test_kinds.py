@@ -228,7 +228,9 @@ def npy() -> bytes:
 FOREIGN = {
     "GIF": with_pillow("GIF"), "WebP": with_pillow("WEBP"), "JPEG 2000": with_pillow("JPEG2000"),
     "JPEG 2000 ": with_pillow("JPEG2000", no_jp2=True), "Netpbm": with_pillow("PPM"), "icon": with_pillow("ICO"),
-    "PDF": with_pillow("PDF"), "AVIF": b"\0\0\0\x20ftypavif" + bytes(40), "HEIC": b"\0\0\0\x18ftypheic" + bytes(40),
+    "PDF": with_pillow("PDF"), "PCX": with_pillow("PCX"), "SGI": with_pillow("SGI"), "TGA": with_pillow("TGA"),
+    "PostScript": with_pillow("EPS"),
+    "AVIF": b"\0\0\0\x20ftypavif" + bytes(40), "HEIC": b"\0\0\0\x18ftypheic" + bytes(40),
     "film": b"\0\0\0\x20ftypisom" + bytes(40), "JPEG XL": b"\xff\x0a" + bytes(40), "Photoshop": b"8BPS\0\1" + bytes(40),
     "DICOM": bytes(128) + b"DICM" + bytes(40), "NIfTI": struct.pack("<I", 348) + bytes(340) + b"n+1\0" + bytes(8),
     "NIfTI ": struct.pack(">I", 348) + bytes(340) + b"ni1\0",

@@ -187,7 +187,7 @@ def test_fuse_and_evaluate(shown, folders, tmp_path):
 def test_fuse_that_has_to_find_the_task(shown, folders):
     pairs = own_images.matched_images({"a": folders[0], "b": folders[1]}, allow_missing=False)
     shown.clear()
-    own_images._shipped(pairs, None, None, None)
+    own_images._shipped(pairs, None, None, own_images._reader(None, None))
     assert shown == ["determine the task"]
 
 

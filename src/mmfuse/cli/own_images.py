@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmfuse.data.colours import Colours
 from mmfuse.data.images import Bytes, write_image
@@ -19,16 +20,25 @@ from mmfuse.terminal import wrapped
 from mmfuse.weights import shipped
 from mmfuse.words import number_of
 
+if TYPE_CHECKING:
+    from mmfuse.cli.aligning import Aligner
+
 # images of types that are not written
 _NOT_WRITTEN = {
     ".avif", ".dcm", ".exr", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".npy", ".pdf", ".pgm", ".pnm", ".ppm", ".svg",
     ".tga", ".webp",
 }  # fmt: skip
+_Reader = Callable[[Matched], "tuple[Bytes, Bytes] | None"]  # both images of a pair
 GREY = {"a": "infrared or MRI"}  # images of the first modality should have no colours
 
 
 def matched_images(
-    sources: Mapping[str, Path], naming: Naming = PLAIN, *, allow_missing: bool, resize_to: str | None = None
+    sources: Mapping[str, Path],
+    naming: Naming = PLAIN,
+    *,
+    allow_missing: bool,
+    resize_to: str | None = None,
+    equal: bool = True,
 ) -> list[Matched]:
     """Match folders, or take files as they are given; print what is left out.
 
@@ -40,7 +50,7 @@ def matched_images(
     matched, missing = find_own_pairs(sources, naming, allow_missing=allow_missing)
     for line in missing:
         print(wrapped(f"left out: {line}"), file=sys.stderr)
-    check_all(matched, resize_to)
+    check_all(matched, resize_to, equal=equal)
     return matched
 
 
@@ -58,6 +68,8 @@ def fuse_folders(
     backend: str = "torch",
     precision: str = "fp32",
     memory: str | None = None,
+    align: str | None = None,
+    transform: Path | None = None,
 ) -> None:
     """Fuse the pairs of two folders into OUT/NAME.png; or two files, then OUT may be a file, too.
 
@@ -75,6 +87,8 @@ def fuse_folders(
         precision: fp32, bf16 or auto; see `inference.backends.prepared`.
         memory: How much memory the command may use, such as `4 GiB`; by default, most of what the machine has. Images
             that do not fit are fused in tiles.
+        align: `a` or `b`: move these images onto the other ones first.
+        transform: With `align`, the transform to use for all pairs.
 
     Raises:
         UserError: images are missing, damaged or of unequal size, the weights cannot be used, the task is not clear, a
@@ -93,12 +107,16 @@ def fuse_folders(
             found=f"--memory {memory} --backend {backend}", fix="leave one of them out",
         )  # fmt: skip
     check_choice(weights, method, task)
-    _check_out(a, b, out, naming)
-    pairs = matched_images({"a": a, "b": b}, naming, allow_missing=allow_missing, resize_to=resize_to)
-    targets = {name: out if _is_image_name(out) else out / f"{name}.png" for name, _ in pairs}
-    _check_not_overwritten(pairs, targets.values())
+    aligner = _aligner(align, transform, resize_to)
+    check_out(a, b, out, naming)
+    pairs = matched_images(
+        {"a": a, "b": b}, naming, allow_missing=allow_missing, resize_to=resize_to, equal=aligner is None
+    )
+    targets = {name: out if is_image_name(out) else out / f"{name}.png" for name, _ in pairs}
+    check_not_overwritten(pairs, targets.values())
+    read = _reader(resize_to, aligner)
     given = None if weights is None else str(weights)
-    net = network(chosen(weights, method, task, lambda: _shipped(pairs, given, task, resize_to)))
+    net = network(chosen(weights, method, task, lambda: _shipped(pairs, given, task, read)))
     device = best_device()
     if memory is None:
         keep_freed_memory()
@@ -106,19 +124,23 @@ def fuse_folders(
     if precision == "auto":
         print(f"precision: {record['precision']}", file=sys.stderr)
     colours = Colours(GREY)
-    for name, first, second in progress(_read(pairs, resize_to), "fuse", total=len(pairs), unit="pairs"):
+    fused = 0
+    for name, first, second in progress(_read(pairs, read), "fuse", total=len(pairs), unit="pairs"):
+        fused += 1
         colours.add(name, {"a": first, "b": second})
         write_image(targets[name], fuse_pair(fuse, first, second, device, memory=room))
-    print(f"fused image: {out}" if _is_image_name(out) else f"{number_of(len(pairs), 'fused image')} in {out}")
+    print(f"fused image: {out}" if is_image_name(out) and fused else f"{number_of(fused, 'fused image')} in {out}")
     colours.warn("fuse")
+    if aligner is not None:
+        aligner.check_all_aligned("they are not fused")
 
 
-def _is_image_name(out: Path) -> bool:
+def is_image_name(out: Path) -> bool:
     """Return whether a path is the name of an image to write, and not of a folder."""
     return out.suffix.lower() in SUFFIXES and not out.is_dir()
 
 
-def _check_out(a: Path, b: Path, out: Path, naming: Naming) -> None:
+def check_out(a: Path, b: Path, out: Path, naming: Naming) -> None:
     """Check that the output fits the input.
 
     Raises:
@@ -127,9 +149,9 @@ def _check_out(a: Path, b: Path, out: Path, naming: Naming) -> None:
     """
     single = a.is_file() and b.is_file()
     foreign = out.suffix.lower() in _NOT_WRITTEN
-    if not out.is_dir() and (foreign or (_is_image_name(out) and not single) or (out.is_file() and not single)):
+    if not out.is_dir() and (foreign or (is_image_name(out) and not single) or (out.is_file() and not single)):
         raise UserError(
-            f"Cannot write the fused images to {out}.",
+            f"Cannot write the images to {out}.",
             expected=f"a folder; or, for two files, a name ending in {', '.join(SUFFIXES)}",
             found=f"a file of the type {out.suffix}" if foreign else "a file for the images of folders",
             fix="choose another name for the output",
@@ -142,26 +164,57 @@ def _check_out(a: Path, b: Path, out: Path, naming: Naming) -> None:
             )  # fmt: skip
 
 
-def _read(pairs: list[Matched], resize_to: str | None) -> Iterator[tuple[str, Bytes, Bytes]]:
-    """Yield the name and the images of each pair.
+def _aligner(moving: str | None, transform: Path | None, resize_to: str | None) -> Aligner | None:
+    """Return what aligns each pair, None if nothing does.
+
+    Raises:
+        UserError: the options do not go together, or the transform cannot be used.
+    """
+    if moving is None:
+        if transform is not None:
+            raise UserError("--transform has no effect without --align.", fix="add --align a or --align b")
+        return None
+    if resize_to is not None:
+        raise UserError("--align and --resize-to exclude each other: an alignment also makes the sizes equal.",
+                        fix="leave --resize-to out")  # fmt: skip
+    from mmfuse.cli.aligning import Aligner
+
+    return Aligner(moving=moving, transform=transform)
+
+
+def _reader(resize_to: str | None, aligner: Aligner | None) -> _Reader:
+    """Return what reads both images of a pair, of one size; it returns None for a pair that cannot be aligned."""
+    if aligner is not None:
+        return aligner.read
+
+    def read(pair: Matched) -> tuple[Bytes, Bytes]:
+        images = read_pixels(pair.paths, resize_to)
+        return images["a"], images["b"]
+
+    return read
+
+
+def _read(pairs: list[Matched], read: _Reader) -> Iterator[tuple[str, Bytes, Bytes]]:
+    """Yield the name and the images of each pair; pairs that cannot be aligned are left out.
 
     Raises:
         UserError: an image is damaged, or two of a pair differ in size.
     """
     for name, paths in pairs:
-        images = read_pixels(paths, resize_to)
-        yield name, images["a"], images["b"]
+        images = read(Matched(name, paths))
+        if images is not None:
+            yield name, *images
 
 
-def _shipped(pairs: list[Matched], name: str | None, task: str | None, resize_to: str | None) -> shipped.Shipped:
+def _shipped(pairs: list[Matched], name: str | None, task: str | None, read: _Reader) -> shipped.Shipped:
     """Return the shipped weights with a name, or the task's default ones, and print which they are."""
     from mmfuse.api.choosing import shipped_weights
 
     found = []
 
     def find_task() -> str:
-        read = progress(_read(pairs, resize_to), "determine the task", total=len(pairs), unit="pairs")
-        found.append(task_of_images(read))
+        images = progress(_read(pairs, read), "determine the task", total=len(pairs), unit="pairs")
+        found.append(task_of_images(images))
         return found[0]
 
     one = shipped_weights(name, task, find_task)
@@ -173,12 +226,17 @@ def _shipped(pairs: list[Matched], name: str | None, task: str | None, resize_to
     return one
 
 
-def _check_not_overwritten(pairs: list[Matched], targets: Iterable[Path]) -> None:
+def check_not_overwritten(pairs: list[Matched], targets: Iterable[Path]) -> None:
+    """Check that no image to write is one of the sources.
+
+    Raises:
+        UserError: one is.
+    """
     sources = {path.resolve() for _, paths in pairs for path in paths.values()}
     lost = [path for path in targets if path.resolve() in sources]
     if lost:
         raise UserError(
-            "The fused images would overwrite their sources.", found=str(lost[0]), fix="choose another output folder"
+            "The images would overwrite their sources.", found=str(lost[0]), fix="choose another output folder"
         )
 
 

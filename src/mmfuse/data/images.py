@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
+from mmfuse.data.completeness import SIGNATURE, check_png, check_tiff
 from mmfuse.data.kinds import SUFFIXES, check_kind, not_8_bits, not_grey_or_rgb, not_read, unusual_compression
 from mmfuse.data.names import find_images
 from mmfuse.errors import UserError
@@ -27,7 +29,6 @@ Bytes = NDArray[np.uint8]
 # read by content, regardless of their names; Pillow's other readers are disabled for untrusted files, because one of
 # them starts a program
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF")
-_PNG = b"\x89PNG\r\n\x1a\n"
 _BAND = 2**21  # pixels
 LUMA = np.array([0.299, 0.587, 0.114])
 _MODES = {"L": "L", "1": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "RGBX": "RGB", "P": "RGB", "CMYK": "RGB"}
@@ -55,9 +56,8 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     try:
         check_kind(path)
         with path.open("rb") as stream:
-            if stream.read(8) == _PNG:
-                with Image.open(path, formats=("PNG",)) as image:
-                    image.verify()  # the checksums of all chunks: decoding alone overlooks some flipped bits
+            if stream.read(len(SIGNATURE)) == SIGNATURE:
+                check_png(path)
         # not by its name, because Pillow would map the file into memory, and garble a TIFF image that lies on its side
         with path.open("rb") as stream, Image.open(stream, formats=_FORMATS) as image:
             # a photo's preview (MPO) does not count as a second image; counting a scan's pages may take minutes
@@ -68,6 +68,8 @@ def open_image(path: Path) -> Iterator[Image.Image]:
                     found="several images in one file, as in an animation or a scan of several pages",
                     fix="save each of them as a separate file",
                 )
+            if isinstance(image, TiffImageFile):
+                check_tiff(image.tag_v2)
             depth = _depth(image) if image.mode in _MODES else None
             if depth is not None:
                 raise not_8_bits(path, f"pixel format {depth!r}")

@@ -31,7 +31,8 @@ SIDES = ("a", "b")
 _GREY = {"grey", "grey_as_colour"}
 _LARGEST = 1e9  # far beyond any pixel
 _MOST_CLASSES = 1e7
-_YOLO = "yolo format: a line for each box: class, centre x, centre y, width and height, with blanks between them"
+_YOLO_VALUES = "class, centre x, centre y, width and height"
+_YOLO = f"yolo format: a line for each box: {_YOLO_VALUES}, with blanks between them"
 _VOC = "voc format: an XML file with an object for each box: name, and bndbox with xmin, ymin, xmax, ymax"
 
 
@@ -308,9 +309,9 @@ def _yolo(path: Path) -> Iterator[tuple[float, ...]]:
             if line.strip():
                 kind, *sides = line.split()
                 if "," in line:
-                    raise ValueError(f"there are commas in {line.strip()!r}")
+                    raise ValueError(f"there are commas in {line.strip()!r}, where blanks separate {_YOLO_VALUES}")
                 if len(sides) != 4:
-                    raise ValueError(f"{len(sides) + 1} values")
+                    raise ValueError(f"{len(sides) + 1} values, where it has {_YOLO_VALUES}")
                 x, y, width, height = map(_number, sides)
                 yield _class(kind), x, y, width, height
         except ValueError as error:
