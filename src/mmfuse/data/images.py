@@ -29,7 +29,8 @@ Bytes = NDArray[np.uint8]
 # read by content, regardless of their names; Pillow's other readers are disabled for untrusted files, because one of
 # them starts a program
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF")
-_LUMA = np.array([0.299, 0.587, 0.114])
+_BAND = 2**21  # pixels
+LUMA = np.array([0.299, 0.587, 0.114])
 _MODES = {"L": "L", "1": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "RGBX": "RGB", "P": "RGB", "CMYK": "RGB"}
 _TURNS = dict(enumerate(
     (
@@ -146,9 +147,18 @@ def luminance(pixels: Bytes) -> Bytes:
     """Return the 8-bit luminance of an (H, W) or (H, W, 3) image, rounded half to even."""
     if pixels.ndim == 2:
         return pixels
-    # integer thousandths are exact, so that halves really round to even
-    thousandths = pixels.astype(np.int64) @ np.array([299, 587, 114])
-    return np.rint(thousandths / 1000).astype(np.uint8)
+    grey = np.empty(pixels.shape[:2], np.uint8)
+    for rows in bands(*grey.shape):
+        # integer thousandths are exact, so that halves really round to even
+        thousandths = pixels[rows].astype(np.int64) @ np.array([299, 587, 114])
+        grey[rows] = np.rint(thousandths / 1000)
+    return grey
+
+
+def bands(height: int, width: int) -> Iterator[slice]:
+    """Yield the rows of an image in bands, so that what is computed from each pixel needs little memory."""
+    step = max(1, _BAND // width)
+    return (slice(top, top + step) for top in range(0, height, step))
 
 
 def with_luminance(rgb: Bytes, y: NDArray[np.floating]) -> Bytes:
@@ -157,7 +167,7 @@ def with_luminance(rgb: Bytes, y: NDArray[np.floating]) -> Bytes:
     Shape: rgb (H, W, 3) uint8, y (H, W) in [0, 1]; returns (H, W, 3) uint8.
     """
     values = rgb.astype(np.float64)
-    old = values @ _LUMA
+    old = values @ LUMA
     # R = Y + 1.402 Cr etc. is linear in Y: a new luminance shifts the three channels by the same amount
     return np.rint(np.clip(values + (255.0 * y - old)[..., None], 0, 255)).astype(np.uint8)
 
