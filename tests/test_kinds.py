@@ -15,6 +15,7 @@ import pytest
 import tifffile
 from PIL import ExifTags, Image
 
+from bad_inputs import png_bytes, tiff_bytes
 from mmfuse.data.images import read_image
 from mmfuse.data.kinds import check_kind
 from mmfuse.data.reading import _mask
@@ -85,6 +86,22 @@ def test_masks_are_turned_like_images(tmp_path, form, mode):
             picture.putpalette(np.random.default_rng(1).integers(0, 256, 768, dtype=np.uint8).tobytes())
         picture.save(path, exif=exif(number), **FORMATS[form])
         assert np.array_equal(_mask(path, shown(ids).shape), shown(ids)), number
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("form", ["png", "tif"])
+@pytest.mark.parametrize("width", [1, 7, 8, 30])
+def test_masks_of_few_bits_keep_their_ids(tmp_path, bits, form, width):
+    ids = np.random.default_rng(width).integers(0, 2**bits, (24, width), dtype=np.uint8)
+    ids.flat[:2] = 0, 2**bits - 1
+    rows = [np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - bits :]).tobytes() for row in ids]
+    path = tmp_path / f"x.{form}"
+    if form == "png":
+        path.write_bytes(png_bytes(24, width, depth=bits, data=b"".join(b"\0" + row for row in rows)))
+    else:
+        path.write_bytes(tiff_bytes(24, width, [b"".join(rows)], t258=bits))
+    assert np.array_equal(_mask(path, ids.shape), ids)
+    assert np.array_equal(read_image(path), ids * (255 // (2**bits - 1)))
 
 
 @pytest.mark.parametrize("value", [0, 9, 255, 65535])

@@ -31,6 +31,7 @@ Bytes = NDArray[np.uint8]
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF")
 _BAND = 2**21  # pixels
 LUMA = np.array([0.299, 0.587, 0.114])
+SCALE = "mmfuse_scale"  # key of a number in Pillow's `info`
 _MODES = {"L": "L", "1": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "RGBX": "RGB", "P": "RGB", "CMYK": "RGB"}
 _TURNS = dict(enumerate(
     (
@@ -44,7 +45,8 @@ _TURNS = dict(enumerate(
 def open_image(path: Path) -> Iterator[Image.Image]:
     """Open one still image of a known format as a viewer shows it, with one clear error for all reading failures.
 
-    If EXIF data say that the image is turned or mirrored, it is turned back.
+    If EXIF data say that the image is turned or mirrored, it is turned back. Grey values of 1, 2 or 4 bits are
+    stretched to 0 to 255, by the factor `info[SCALE]`.
 
     Raises:
         UserError: the file is missing, damaged, empty, of another kind, too large, has colours of more than 8 bits per
@@ -73,7 +75,10 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             depth = _depth(image) if image.mode in _MODES else None
             if depth is not None:
                 raise not_8_bits(path, f"pixel format {depth!r}")
-            yield _upright(image)
+            scale = _scale(image)
+            upright = _upright(image)
+            upright.info[SCALE] = scale
+            yield upright
     except Image.DecompressionBombError as error:
         raise UserError(
             f"The image {path} is too large.",
@@ -110,10 +115,21 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def _scale(image: Image.Image) -> int:
+    """Return the factor by which Pillow stretches grey values of 1, 2 or 4 bits to 0 to 255."""
+    found = next((re.match(r"(1)|L;([24])", mode) for mode in _raw_modes(image)), None)
+    return 255 // (2 ** int(found[1] or found[2]) - 1) if found and image.mode in {"1", "L"} else 1
+
+
+def _raw_modes(image: Image.Image) -> list[str]:
+    """Return the pixel formats in the file, by Pillow's names."""
+    tiles = [tile for tile in getattr(image, "tile", ()) if tile.args]
+    return [tile.args if isinstance(tile.args, str) else str(tile.args[0]) for tile in tiles]
+
+
 def _depth(image: Image.Image) -> str | None:
     """Return the pixel format of an image with more than 8 bits per channel, which Pillow would truncate; else None."""
-    tiles = [tile for tile in getattr(image, "tile", ()) if tile.args]
-    modes = [tile.args if isinstance(tile.args, str) else str(tile.args[0]) for tile in tiles]
+    modes = _raw_modes(image)
     return next((mode for mode in modes if image.format != "BMP" and re.search(r";(12|16|32)[A-Z]*$", mode)), None)
 
 
@@ -148,7 +164,7 @@ def luminance(pixels: Bytes) -> Bytes:
     if pixels.ndim == 2:
         return pixels
     grey = np.empty(pixels.shape[:2], np.uint8)
-    for rows in bands(*grey.shape):
+    for rows in bands(*pixels.shape[:2]):
         # integer thousandths are exact, so that halves really round to even
         thousandths = pixels[rows].astype(np.int64) @ np.array([299, 587, 114])
         grey[rows] = np.rint(thousandths / 1000)
