@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -219,10 +222,13 @@ def test_other_limits_are_refused(text, mmfuse, folders, tmp_path):
 
 def test_the_machine_has_memory():
     assert 2**28 < memory.of_machine() < 2**50
-    before = memory.in_use()
-    kept = np.ones(2**24)
-    assert memory.in_use() - before > kept.nbytes / 2
     assert not memory.limit(None).asked
+    # in a process of its own, because this one may give memory back at any time
+    code = (
+        "from mmfuse.inference.memory import in_use; before = in_use(); kept = b'x' * 2**27; print(in_use() - before)"
+    )
+    grown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 2**26 < int(grown) < 2**29
 
 
 def test_the_need_grows_with_the_pixels():

@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -68,8 +68,8 @@ def fuse(
     device = form.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def find_task() -> str:
-        images = ((as_bytes(x, form.value_range), as_bytes(y, form.value_range)) for x, y in pairs)
-        return task_of_images((f"pair {number}", *images) for number, images in enumerate(images))
+        levels = ([as_bytes(image, form.value_range) for image in pair] for pair in pairs)
+        return task_of_images((f"pair {number}", a, b) for number, (a, b) in enumerate(levels))
 
     if isinstance(method, nn.Module):
         ready = for_inference(_checked(method, weights, task).to(device))
@@ -135,7 +135,7 @@ def _checked(method: nn.Module, weights: str | Path | None, task: str | None) ->
 @contextlib.contextmanager
 def _exact_products() -> Iterator[None]:
     """Disable TF32, as the command does, and restore the program's own setting."""
-    switches = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    switches: list[Any] = [torch.backends.cudnn, torch.backends.cuda.matmul]
     before = [switch.allow_tf32 for switch in switches]
     try:
         for switch in switches:

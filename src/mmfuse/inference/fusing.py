@@ -15,6 +15,7 @@ from mmfuse.errors import UserError
 from mmfuse.inference.half_precision import Fuse
 from mmfuse.inference.memory import Limit
 from mmfuse.inference.tiles import Source, fuse_in_tiles, grid_for
+from mmfuse.methods.base import FusionMethod
 
 
 def best_device() -> torch.device:
@@ -64,6 +65,7 @@ def fuse_pair(
         room = memory.room(a.nbytes + b.nbytes, held)
         grid = grid_for(fuse, height, width, room=room, limit=memory, device=device)
     if grid is not None:
+        assert isinstance(fuse, FusionMethod)  # only these are tiled
         fused = fuse_in_tiles(fuse, first, second, grid)
     else:
         everything = slice(None), slice(None)

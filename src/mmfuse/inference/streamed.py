@@ -262,5 +262,5 @@ def _replace(network: nn.Module, tile: Tile) -> None:
             setattr(network, name, LAYERS[type(module)](module, tile))
         else:
             if isinstance(module, ChannelSelfAttention | CrossAttention):
-                module.attend = _attention(tile)  # type: ignore[method-assign]
+                module.attend = _attention(tile)  # type: ignore[assignment]
             _replace(module, tile)
