@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bad_inputs import chunk, png_bytes
+from bad_inputs import chunk, png_bytes, tiff_bytes
 from mmfuse.data.completeness import check_png
 from mmfuse.data.images import read_image
 from mmfuse.errors import UserError
@@ -81,29 +81,6 @@ def test_pixels_in_many_chunks_and_more_than_needed(tmp_path):
     assert np.array_equal(read_image(path), pixels)
 
 
-def tiff(height: int, width: int, strips: list[bytes], **tags: int) -> bytes:
-    """A grey TIFF image by hand, without compression."""
-    body, places = b"", []
-    for strip in strips:
-        places.append(8 + len(body))
-        body += strip
-    lists, values = (
-        b"",
-        {256: width, 257: height, 258: 8, 259: 1, 262: 1, 277: 1}
-        | {int(name[1:]): value for name, value in tags.items()},
-    )
-    starts, counts = (324, 325) if 322 in values else (273, 279)
-    for tag, numbers in ((starts, places), (counts, [len(strip) for strip in strips])):
-        values[tag] = numbers[0] if len(numbers) == 1 else 8 + len(body) + len(lists)
-        lists += struct.pack(f"<{len(numbers)}I", *numbers) if len(numbers) > 1 else b""
-    entries = [
-        struct.pack("<HHII", tag, 4, len(strips) if tag in {starts, counts} else 1, value)
-        for tag, value in sorted(values.items())
-    ]
-    start = struct.pack("<I", 8 + len(body) + len(lists))
-    return b"II*\0" + start + body + lists + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
-
-
 @pytest.mark.parametrize("rows", [1, 3, 10, 40])
 @pytest.mark.parametrize("fault", ["none", "strip missing", "strip short", "last strip short"])
 def test_strips_without_compression(tmp_path, rows, fault):
@@ -115,7 +92,7 @@ def test_strips_without_compression(tmp_path, rows, fault):
         which = 0 if fault == "strip short" else -1
         strips[which] = strips[which][:-1]
     path = tmp_path / "x.tif"
-    path.write_bytes(tiff(40, 30, strips, t278=rows))
+    path.write_bytes(tiff_bytes(40, 30, strips, t278=rows))
     if fault == "none":
         assert np.array_equal(read_image(path), pixels)
     else:
@@ -128,7 +105,7 @@ def test_tiles_without_compression(tmp_path, missing):
     pixels = np.random.default_rng(0).integers(1, 256, (48, 32), dtype=np.uint8)
     tiles = [pixels[y : y + 16, x : x + 16].tobytes() for y in (0, 16, 32) for x in (0, 16)]
     path = tmp_path / "x.tif"
-    path.write_bytes(tiff(48, 32, tiles[: 6 - missing], t322=16, t323=16))
+    path.write_bytes(tiff_bytes(48, 32, tiles[: 6 - missing], t322=16, t323=16))
     if missing:
         with pytest.raises(UserError, match="1 of its 6 strips or tiles"):
             read_image(path)

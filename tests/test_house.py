@@ -41,7 +41,7 @@ FLOORS = (
     {"study"},
     {"training", "inference", "tracking"},
     {"alignment"},
-    {"pipeline", "analyses"},
+    {"pipeline", "analyses", "api"},
     {"downstream"},
     {"reporting"},
     {"stages"},

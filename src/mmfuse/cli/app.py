@@ -125,6 +125,12 @@ def fuse(
         Precision,
         typer.Option(help="auto: bf16 if the processor or GPU has it and a check at the start agrees with fp32."),
     ] = Precision.fp32,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Memory limit, such as 4GiB: larger images are fused in tiles. Default: the machine's."
+        ),
+    ] = None,
     align: Annotated[
         Side | None, typer.Option(help="First move the images of A or of B onto the other ones; see `mmfuse align`.")
     ] = None,
@@ -138,7 +144,7 @@ def fuse(
     fuse_folders(
         a, b, out, weights=weights, method=method, task=task, allow_missing=allow_missing,
         naming=naming(pattern, recursive), resize_to=resize_to, backend=backend, precision=precision, align=align,
-        transform=transform,
+        transform=transform, memory=memory,
     )  # fmt: skip
 
 

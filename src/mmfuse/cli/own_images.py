@@ -23,7 +23,6 @@ from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from mmfuse.cli.aligning import Aligner
-    from mmfuse.methods.base import FusionMethod
 
 # images of types that are not written
 _NOT_WRITTEN = {
@@ -69,6 +68,7 @@ def fuse_folders(
     resize_to: str | None = None,
     backend: str = "torch",
     precision: str = "fp32",
+    memory: str | None = None,
     align: str | None = None,
     transform: Path | None = None,
 ) -> None:
@@ -86,18 +86,28 @@ def fuse_folders(
         resize_to: `a` or `b`: resize the image of the other modality to the size of this one.
         backend: One of `inference.backends.BACKENDS`.
         precision: fp32, bf16 or auto; see `inference.backends.prepared`.
+        memory: How much memory the command may use, such as `4 GiB`; by default, most of what the machine has. Images
+            that do not fit are fused in tiles.
         align: `a` or `b`: move these images onto the other ones first.
         transform: With `align`, the transform to use for all pairs.
 
     Raises:
         UserError: images are missing, damaged or of unequal size, the weights cannot be used, the task is not clear, a
-            source would be overwritten, or the backend cannot be used.
+            source would be overwritten, the backend cannot be used, or the memory is too small.
     """
+    from mmfuse.api.choosing import check_choice, chosen, network
     from mmfuse.fastconv.workspace import keep_freed_memory
     from mmfuse.inference.backends import prepared
     from mmfuse.inference.fusing import best_device, fuse_pair
+    from mmfuse.inference.memory import limit
 
-    _check_choice(weights, method, task)
+    room = limit(memory, lambda message: print(f"memory: {message}", file=sys.stderr))
+    if memory is not None and backend != "torch":
+        raise UserError(
+            f"The memory of the backend {backend} cannot be limited.", expected="--memory with the backend torch",
+            found=f"--memory {memory} --backend {backend}", fix="leave one of them out",
+        )  # fmt: skip
+    check_choice(weights, method, task)
     aligner = _aligner(align, transform, resize_to)
     check_out(a, b, out, naming)
     pairs = matched_images(
@@ -111,16 +121,18 @@ def fuse_folders(
     check_not_overwritten(pairs, targets.values())
     pairs = pairs if aligner is None else aligner.aligned(pairs)
     read = partial(_read, pairs, resize_to, aligner)
-    net = _network(read, len(pairs), weights, method, task)
+    given = None if weights is None else str(weights)
+    net = network(chosen(weights, method, task, lambda: _shipped(read, len(pairs), given, task)))
     device = best_device()
-    keep_freed_memory()
+    if memory is None:
+        keep_freed_memory()
     fuse, record = prepared(net.to(device), device, backend=backend, precision=precision)
     if precision == "auto":
         print(f"precision: {record['precision']}", file=sys.stderr)
     colours = Colours(GREY)
     for name, first, second in progress(read(), "fuse", total=len(pairs), unit="pairs"):
         colours.add(name, {"a": first, "b": second})
-        write_image(targets[name], fuse_pair(fuse, first, second, device))
+        write_image(targets[name], fuse_pair(fuse, first, second, device, memory=room))
     print(f"fused image: {out}" if is_image_name(out) else f"{number_of(len(pairs), 'fused image')} in {out}")
     colours.warn("fuse")
     if aligner is not None:
@@ -188,70 +200,23 @@ def _read(pairs: list[Matched], resize_to: str | None, aligner: Aligner | None) 
             yield pair.name, *moved
 
 
-def _check_choice(weights: str | Path | None, method: str | None, task: str | None) -> None:
-    """Check that every choice has an effect."""
-    if weights is not None and method is not None:
-        raise UserError(
-            "Both weights and a method are given.",
-            expected="only --weights, which include the method, or only --method, for a training-free one",
-            found=f"--weights {weights} and --method {method}",
-            fix="leave one of them out",
-        )
-    if task is not None and (method is not None or (weights is not None and _is_file(weights))):
-        raise UserError(
-            "The task has no effect here.",
-            expected="--task with shipped weights, among which it chooses",
-            found=f"--task {task} and " + (f"--method {method}" if method else f"--weights {weights}"),
-            fix="leave --task out",
-        )
-
-
-def _is_file(weights: str | Path) -> bool:
-    """Return whether weights are given as a file, not as the name of shipped weights."""
-    path = Path(weights)
-    return isinstance(weights, Path) or path.suffix != "" or len(path.parts) != 1 or path.is_file()
-
-
-def _network(
-    read: _Images, count: int, weights: str | Path | None, method: str | None, task: str | None
-) -> FusionMethod:
-    """Return the network or training-free method that the user chose."""
-    from mmfuse.training.checkpoints import build, load_method
-
-    if method is not None:
-        net = build(method, {}).eval()
-        if net.parts:
-            raise UserError(
-                f"{method} needs trained weights.",
-                expected="--weights FILE, or a name from `mmfuse list weights`",
-                fix=f"give its {net.last_part()}.safetensors below data/checkpoints, or choose a training-free method",
-            )
-        return net
-    if weights is not None and _is_file(weights):
-        return load_method(Path(weights))[0]
-    one = _shipped(read, count, None if weights is None else str(weights), task)
-    return load_method(shipped.verified(one))[0]
-
-
 def _shipped(read: _Images, count: int, name: str | None, task: str | None) -> shipped.Shipped:
     """Return the shipped weights with a name, or the task's default ones, and print which they are."""
-    if name is not None:
-        one = shipped.named(name)
-        if task is not None and task not in one.tasks:
-            raise UserError(
-                f"The shipped weights {name} are not for this task.", expected=" or ".join(one.tasks), found=task,
-                fix="leave --task or --weights out",
-            )  # fmt: skip
-        return one
-    defaults = shipped.read_index().defaults
-    one_for_all = len(defaults) == len(shipped.TASKS) and len(set(defaults.values())) == 1
-    told = ""
-    if task is None and defaults and not one_for_all:
+    from mmfuse.api.choosing import shipped_weights
+
+    found = []
+
+    def find_task() -> str:
         images = progress(read(), "determine the task", total=count, unit="pairs")
-        task, told = task_of_images(images), ", judging by the images; --task overrides it"
-    one = shipped.default(task or shipped.TASKS[0])
-    text = f"weights: {one.name} (method {one.method}, task {task or ' and '.join(one.tasks)}{told})"
-    print(wrapped(text) if sys.stderr.isatty() else text, file=sys.stderr)
+        found.append(task_of_images(images))
+        return found[0]
+
+    one = shipped_weights(name, task, find_task)
+    if name is None:
+        known = task or " and ".join(found or one.tasks)
+        told = ", judging by the images; --task overrides it" if found else ""
+        text = f"weights: {one.name} (method {one.method}, task {known}{told})"
+        print(wrapped(text) if sys.stderr.isatty() else text, file=sys.stderr)
     return one
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mmfuse.data.catalog import Dataset, Layout
 from mmfuse.data.colours import Colours
 from mmfuse.data.films import FilmReader, count_frames, frame_name, pyav
-from mmfuse.data.images import Bytes, luminance, open_image, read_image
+from mmfuse.data.images import SCALE, Bytes, luminance, open_image, read_image
 from mmfuse.data.kinds import SUFFIXES
 from mmfuse.data.names import compiled, matching, may_be_image, normal, some
 from mmfuse.data.packs import Sample
@@ -265,7 +265,7 @@ def _channels(path: Path, channels: tuple[int, ...]) -> Bytes:
 
 
 def _mask(path: Path, shape: tuple[int, ...]) -> Bytes:
-    """Read class ids as stored: a palette's indices, not its colours."""
+    """Read class ids as stored: a palette's indices, not its colours, and grey values of 1, 2 or 4 bits unstretched."""
     with open_image(path) as image:
         single = image.mode in {"P", "L", "I", "I;16", "I;16B"}
         if not single and np.ptp(np.asarray(image.convert("RGB")), axis=2).any():
@@ -275,7 +275,7 @@ def _mask(path: Path, shape: tuple[int, ...]) -> Bytes:
                 found=f"pixel format {image.mode!r}",
                 fix="convert the colours to the ids in data/catalog.yaml",
             )
-        ids = np.asarray(image if single else image.convert("L"))
+        ids = np.asarray(image if single else image.convert("L")) // image.info[SCALE]
     if ids.min(initial=0) < 0 or ids.max(initial=0) > 255:
         raise UserError(
             f"The mask {path} contains values that are not class ids.",
