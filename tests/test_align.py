@@ -314,6 +314,9 @@ def test_pairs_that_are_not_aligned_are_reported_and_not_written(folders):
     with pytest.raises(UserError, match="not fused"):
         fuse_folders(root / "ir", root / "vis", root / "fused", method="average", align="a")
     assert {path.stem for path in (root / "fused").iterdir()} == {"one", "two", "three"}
+    with pytest.raises(UserError, match="Of 1 pair, 1 cannot be aligned; nothing is written"):
+        fuse_folders(root / "ir/wrong.png", root / "vis/wrong.png", root / "none", align="b")
+    assert not (root / "none").exists()
 
 
 def test_a_fixed_rig_has_one_transform_that_can_be_used_again(folders):
@@ -327,8 +330,16 @@ def test_a_fixed_rig_has_one_transform_that_can_be_used_again(folders):
     with pytest.raises(UserError, match="no effect"):
         align_folders(root / "ir", root / "vis", root / "no", transform=root / "out/transform.json", fixed_rig=True)
     write_image(root / "ir/one.png", read_image(root / "ir/one.png")[:100])
-    with pytest.raises(UserError, match="does not fit the transform"):
+    with pytest.raises(UserError, match=r"one\.png does not fit the transform"):
         align_folders(root / "ir", root / "vis", root / "no", transform=root / "out/transform.json")
+    with pytest.raises(UserError, match="differ in size"):
+        align_folders(root / "ir", root / "vis", root / "no", fixed_rig=True)
+    write_image(root / "ir/two.png", read_image(root / "ir/two.png")[:20])
+    with pytest.raises(UserError, match="Of 3 pairs, 2 cannot be used"):
+        align_folders(root / "ir", root / "vis", root / "no", transform=root / "out/transform.json")
+    with pytest.raises(UserError, match=r"two\.png is too small to be aligned"):
+        align_folders(root / "ir", root / "vis", root / "no")
+    assert not (root / "no").exists()
 
 
 @pytest.mark.parametrize("side", ["a", "b"])

@@ -31,13 +31,12 @@ _RIVAL_APART = 0.08  # of the longer side: how far another map must be to questi
 _APART = 0.02  # of the longer side: how far apart two refined candidates are
 
 
-def prepared(image: NDArray[Any], what: str) -> Level:
-    """Return the luminance and the mask of an image, made smaller if it is large.
+def check_image(pixels: NDArray[Any], what: str) -> None:
+    """Check the dimensions of an image.
 
     Raises:
-        UserError: it is not an image, too small, or has values that are not finite; `what` names it.
+        UserError: it is not an image, or too small; `what` names it.
     """
-    pixels = np.asarray(image)
     if pixels.ndim not in {2, 3} or (pixels.ndim == 3 and pixels.shape[2] not in {3, 4}):
         raise UserError(f"{what} is not an image.", expected="(H, W) or (H, W, 3)", found=pixels.shape)
     if min(pixels.shape[:2]) < SMALLEST:
@@ -45,6 +44,16 @@ def prepared(image: NDArray[Any], what: str) -> Level:
             f"{what} is too small to be aligned.", expected=f"at least {SMALLEST}x{SMALLEST} pixels",
             found=f"{pixels.shape[0]}x{pixels.shape[1]}",
         )  # fmt: skip
+
+
+def prepared(image: NDArray[Any], what: str) -> Level:
+    """Return the luminance and the mask of an image, made smaller if it is large.
+
+    Raises:
+        UserError: it is not an image, too small, or has values that are not finite; `what` names it.
+    """
+    pixels = np.asarray(image)
+    check_image(pixels, what)
     values = grey(pixels)
     if not np.isfinite(values).all():
         raise UserError(f"{what} has values that are not finite.", fix="replace them first")

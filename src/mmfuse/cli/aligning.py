@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmfuse.alignment.registration import align, align_frames, check_image
 from mmfuse.alignment.transform import Transform, read_transform, write_transform
 from mmfuse.cli.own_images import check_not_overwritten, check_out, is_image_name, matched_images
 from mmfuse.data.images import Bytes, read_image, write_image
@@ -32,10 +33,11 @@ class Aligner:
     """Moves one image of each pair onto the other, and remembers which pairs it could not align.
 
     Args:
-        moving: Key of the images that are moved, in the paths of a pair that `aligned` gets.
+        moving: Key of the images that are moved, `a` or `b`.
         model: See `mmfuse.alignment.registration.align`.
         deformable: Also bend the image.
-        transform: A transform, or its file, to use for all pairs instead of looking for one.
+        transform: The file of a transform to use for all pairs instead of looking for one.
+        one_size: Whether all images of a modality must have one size.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -47,46 +49,67 @@ class Aligner:
         moving: str = "a",
         model: str = "auto",
         deformable: bool = False,
-        transform: Transform | Path | None = None,
+        transform: Path | None = None,
+        one_size: bool = False,
     ) -> None:
         self.moving, self.model, self.deformable = moving, model, deformable
-        self.given = read_transform(transform) if isinstance(transform, Path) else transform
+        self.given = None if transform is None else read_transform(transform)
+        self.one_size, self.sizes = one_size, dict[str, tuple[Path, tuple[int, ...]]]()
         self.found: dict[str, Transform] = {}
 
-    def read(self, pair: Matched) -> tuple[Bytes, Bytes] | None:
-        """Read both images of a pair and align them, see `aligned`.
+    def check(self, paths: Mapping[str, Path]) -> None:
+        """Check that the images of a pair can be read, and aligned as far as their sizes tell.
 
         Raises:
-            UserError: an image cannot be read or aligned, or does not fit the given transform.
+            UserError: they cannot.
         """
-        return self.aligned(pair.name, pair.paths, read_image(pair.paths["a"]), read_image(pair.paths["b"]))
+        for key, path in paths.items():
+            image = read_image(path)
+            check_image(image, str(path))
+            if self.given is not None:
+                self.given.check_size(image.shape, str(path), fixed=key != self.moving)
+            first, shape = self.sizes.setdefault(key, (path, image.shape[:2]))
+            if self.one_size and image.shape[:2] != shape:
+                raise UserError(
+                    "The images of one camera differ in size.",
+                    expected=f"{shape[0]}x{shape[1]} (height x width), like {first}",
+                    found=f"{image.shape[0]}x{image.shape[1]} in {path}", fix="leave --fixed-rig out",
+                )  # fmt: skip
 
-    def aligned(self, name: str, paths: Mapping[str, Path], a: Bytes, b: Bytes) -> tuple[Bytes, Bytes] | None:
+    def transform_of(self, name: str, moving: Bytes, fixed: Bytes) -> Transform:
+        """Return the transform of a pair, which is searched once; it may not be aligned."""
+        if self.given is not None:
+            return self.given
+        if name not in self.found:
+            self.found[name] = align(moving, fixed, model=self.model, deformable=self.deformable)
+        return self.found[name]
+
+    def aligned(self, pairs: list[Matched]) -> list[Matched]:
+        """Find the transforms of all pairs, and return the pairs that are aligned.
+
+        Raises:
+            UserError: none is.
+        """
+        if self.given is not None:
+            return pairs
+        found = [pair for pair in progress(pairs, "align", total=len(pairs), unit="pairs") if self.read(pair)]
+        if not found:
+            self.check_all_aligned("nothing is written")
+        return found
+
+    def read(self, pair: Matched) -> tuple[Bytes, Bytes] | None:
         """Return both images of a pair with one of them moved onto the other, None if they cannot be aligned.
 
-        Args:
-            name: The pair's name.
-            paths: Its files, with the keys a and b.
-            a: The first image.
-            b: The second one.
-
         Raises:
-            UserError: an image cannot be aligned or does not fit the given transform.
+            UserError: an image cannot be read.
         """
+        images = {key: read_image(path) for key, path in pair.paths.items()}
         other = "b" if self.moving == "a" else "a"
-        moving, fixed = (a, b) if self.moving == "a" else (b, a)
-        transform = self.given or self.found.get(name)
-        if transform is None:
-            from mmfuse.alignment.registration import align
-
-            transform = align(moving, fixed, model=self.model, deformable=self.deformable)
-            self.found[name] = transform
-        transform.check_size(moving.shape, str(paths[self.moving]))
-        transform.check_size(fixed.shape, str(paths[other]), fixed=True)
+        transform = self.transform_of(pair.name, images[self.moving], images[other])
         if not transform.aligned:
             return None
-        moved = transform.warp(moving)
-        return (moved, fixed) if self.moving == "a" else (fixed, moved)
+        images[self.moving] = transform.warp(images[self.moving])
+        return images["a"], images["b"]
 
     def check_all_aligned(self, what: str) -> None:
         """Report the pairs that could not be aligned.
@@ -138,25 +161,24 @@ def align_folders(
             fix="leave them out, or --transform",
         )
     check_out(moving, fixed, out, naming)
-    pairs = matched_images({"a": moving, "b": fixed}, naming, allow_missing=allow_missing, equal=False)
+    aligner = Aligner(model=model, deformable=deformable, transform=transform, one_size=fixed_rig)
+    pairs = matched_images({"a": moving, "b": fixed}, naming, allow_missing=allow_missing, check=aligner.check)
     targets = {name: out if is_image_name(out) else out / f"{name}.png" for name, _ in pairs}
     check_not_overwritten(pairs, targets.values())
-    given = read_transform(transform) if transform is not None else None
     if fixed_rig:
-        given = _of_rig(pairs, model=model, deformable=deformable)
-        write_transform(out.with_suffix(".json") if is_image_name(out) else out / _RIG, given)
-    aligner = Aligner(model=model, deformable=deformable, transform=given)
+        aligner.given = _of_rig(pairs, model=model, deformable=deformable)
+        write_transform(out.with_suffix(".json") if is_image_name(out) else out / _RIG, aligner.given)
     written = 0
     for pair in progress(pairs, "align", total=len(pairs), unit="pairs"):
         images = aligner.read(pair)
         if images is None:
             continue
         write_image(targets[pair.name], images[0])
-        if given is None:
+        if aligner.given is None:
             write_transform(targets[pair.name].with_suffix(".json"), aligner.found[pair.name])
         written += 1
     if written:
-        used = [given] if given is not None else aligner.found.values()
+        used = aligner.found.values() if aligner.given is None else [aligner.given]
         sure = [one.confidence for one in used if one.aligned]
         print(f"{number_of(written, 'aligned image')} in {out} (confidence {min(sure):.2f} to {max(sure):.2f})")
     aligner.check_all_aligned("nothing is written for them")
@@ -168,8 +190,6 @@ def _of_rig(pairs: list[Matched], *, model: str, deformable: bool) -> Transform:
     Raises:
         UserError: the images of a camera differ in size, or no transform is found.
     """
-    from mmfuse.alignment.registration import align_frames
-
     chosen = np.unique(np.linspace(0, len(pairs) - 1, min(_FRAMES, len(pairs))).round().astype(int))
     frames = [(read_image(pairs[number].paths["a"]), read_image(pairs[number].paths["b"])) for number in chosen]
     found = align_frames(frames, model=model, deformable=deformable)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ _NOT_WRITTEN = {
     ".avif", ".dcm", ".exr", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".npy", ".pdf", ".pgm", ".pnm", ".ppm", ".svg",
     ".tga", ".webp",
 }  # fmt: skip
-_Reader = Callable[[Matched], "tuple[Bytes, Bytes] | None"]  # both images of a pair
+_Images = Callable[[], "Iterator[tuple[str, Bytes, Bytes]]"]  # yields the name and both images of each pair
 GREY = {"a": "infrared or MRI"}  # images of the first modality should have no colours
 
 
@@ -38,11 +39,11 @@ def matched_images(
     *,
     allow_missing: bool,
     resize_to: str | None = None,
-    equal: bool = True,
+    check: Callable[[Mapping[str, Path]], object] | None = None,
 ) -> list[Matched]:
     """Match folders, or take files as they are given; print what is left out.
 
-    All images are read once, so that nothing is written if one of them cannot be used.
+    All images are read once, so that nothing is written if one of them cannot be used; `check` does it in another way.
 
     Raises:
         UserError: images are missing, cannot be read or differ in size.
@@ -50,7 +51,7 @@ def matched_images(
     matched, missing = find_own_pairs(sources, naming, allow_missing=allow_missing)
     for line in missing:
         print(wrapped(f"left out: {line}"), file=sys.stderr)
-    check_all(matched, resize_to, equal=equal)
+    check_all(matched, resize_to, check=check)
     return matched
 
 
@@ -110,13 +111,18 @@ def fuse_folders(
     aligner = _aligner(align, transform, resize_to)
     check_out(a, b, out, naming)
     pairs = matched_images(
-        {"a": a, "b": b}, naming, allow_missing=allow_missing, resize_to=resize_to, equal=aligner is None
+        {"a": a, "b": b},
+        naming,
+        allow_missing=allow_missing,
+        resize_to=resize_to,
+        check=None if aligner is None else aligner.check,
     )
     targets = {name: out if is_image_name(out) else out / f"{name}.png" for name, _ in pairs}
     check_not_overwritten(pairs, targets.values())
-    read = _reader(resize_to, aligner)
+    pairs = pairs if aligner is None else aligner.aligned(pairs)
+    read = partial(_read, pairs, resize_to, aligner)
     given = None if weights is None else str(weights)
-    net = network(chosen(weights, method, task, lambda: _shipped(pairs, given, task, read)))
+    net = network(chosen(weights, method, task, lambda: _shipped(read, len(pairs), given, task)))
     device = best_device()
     if memory is None:
         keep_freed_memory()
@@ -124,12 +130,10 @@ def fuse_folders(
     if precision == "auto":
         print(f"precision: {record['precision']}", file=sys.stderr)
     colours = Colours(GREY)
-    fused = 0
-    for name, first, second in progress(_read(pairs, read), "fuse", total=len(pairs), unit="pairs"):
-        fused += 1
+    for name, first, second in progress(read(), "fuse", total=len(pairs), unit="pairs"):
         colours.add(name, {"a": first, "b": second})
         write_image(targets[name], fuse_pair(fuse, first, second, device, memory=room))
-    print(f"fused image: {out}" if is_image_name(out) and fused else f"{number_of(fused, 'fused image')} in {out}")
+    print(f"fused image: {out}" if is_image_name(out) else f"{number_of(len(pairs), 'fused image')} in {out}")
     colours.warn("fuse")
     if aligner is not None:
         aligner.check_all_aligned("they are not fused")
@@ -182,38 +186,28 @@ def _aligner(moving: str | None, transform: Path | None, resize_to: str | None) 
     return Aligner(moving=moving, transform=transform)
 
 
-def _reader(resize_to: str | None, aligner: Aligner | None) -> _Reader:
-    """Return what reads both images of a pair, of one size; it returns None for a pair that cannot be aligned."""
-    if aligner is not None:
-        return aligner.read
-
-    def read(pair: Matched) -> tuple[Bytes, Bytes]:
-        images = read_pixels(pair.paths, resize_to)
-        return images["a"], images["b"]
-
-    return read
-
-
-def _read(pairs: list[Matched], read: _Reader) -> Iterator[tuple[str, Bytes, Bytes]]:
-    """Yield the name and the images of each pair; pairs that cannot be aligned are left out.
+def _read(pairs: list[Matched], resize_to: str | None, aligner: Aligner | None) -> Iterator[tuple[str, Bytes, Bytes]]:
+    """Yield the name and the images of each pair; those that cannot be aligned are left out.
 
     Raises:
         UserError: an image is damaged, or two of a pair differ in size.
     """
-    for name, paths in pairs:
-        images = read(Matched(name, paths))
-        if images is not None:
-            yield name, *images
+    for pair in pairs:
+        if aligner is None:
+            images = read_pixels(pair.paths, resize_to)
+            yield pair.name, images["a"], images["b"]
+        elif (moved := aligner.read(pair)) is not None:
+            yield pair.name, *moved
 
 
-def _shipped(pairs: list[Matched], name: str | None, task: str | None, read: _Reader) -> shipped.Shipped:
+def _shipped(read: _Images, count: int, name: str | None, task: str | None) -> shipped.Shipped:
     """Return the shipped weights with a name, or the task's default ones, and print which they are."""
     from mmfuse.api.choosing import shipped_weights
 
     found = []
 
     def find_task() -> str:
-        images = progress(_read(pairs, read), "determine the task", total=len(pairs), unit="pairs")
+        images = progress(read(), "determine the task", total=count, unit="pairs")
         found.append(task_of_images(images))
         return found[0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
@@ -179,13 +179,18 @@ def common_size(images: Mapping[str, Bytes], to: str | None) -> dict[str, Bytes]
     return {key: resize(image, height, width) for key, image in images.items()}
 
 
-def check_all(pairs: Sequence[Matched], resize_to: str | None = None, *, equal: bool = True) -> None:
+def check_all(
+    pairs: Sequence[Matched],
+    resize_to: str | None = None,
+    *,
+    check: Callable[[Mapping[str, Path]], object] | None = None,
+) -> None:
     """Read all images once, before anything is written.
 
     Args:
         pairs: The images.
         resize_to: See `read_pixels`.
-        equal: Whether those of one pair must have one size.
+        check: What to do with the files of a pair instead of `read_pixels`, which requires one size.
 
     Raises:
         UserError: images cannot be read or differ in size; all of them are listed.
@@ -193,10 +198,7 @@ def check_all(pairs: Sequence[Matched], resize_to: str | None = None, *, equal: 
     errors: dict[str, UserError] = {}
     for _, paths in progress(pairs, "check", total=len(pairs), unit="pairs"):
         try:
-            if equal:
-                read_pixels(paths, resize_to)
-            for path in () if equal else paths.values():
-                read_image(path)
+            read_pixels(paths, resize_to) if check is None else check(paths)
         except UserError as error:
             errors[str(error)] = error
     if len(errors) == 1:
@@ -205,7 +207,7 @@ def check_all(pairs: Sequence[Matched], resize_to: str | None = None, *, equal: 
         fixes = {error.fix: None for error in errors.values() if error.fix}
         raise UserError(
             f"Of {number_of(len(pairs), 'pair')}, {len(errors)} cannot be used; nothing was written.",
-            expected="readable images" + (", those of one pair of one size" if equal else ""),
+            expected="readable images" + (", those of one pair of one size" if check is None else ""),
             found=first_of([short(error) for error in errors.values()], shown=_LISTED),
             fix="; ".join(fixes),
         )
