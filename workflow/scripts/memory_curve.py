@@ -75,7 +75,7 @@ def draw(folder: Path, size: str) -> None:
 
 def run(folder: Path, system: str, limit: str) -> dict[str, Any]:
     """Fuse the pair in a process of its own, and return its peak memory, its processor time and the tiles."""
-    words = [sys.executable, "-m", "mmfuse", "fuse", *(str(folder / f"{n}.png") for n in ("infrared", "visible"))]
+    words = [sys.executable, "-m", "mmfuse", "fuse", *(str(folder / f"{n}.bmp") for n in ("infrared", "visible"))]
     words += [str(folder / "out"), *(("--weights", system) if "_" in system else ("--method", system))]
     words += ["--memory", limit] if limit != "none" else []
     with tempfile.TemporaryFile("w+") as log:
