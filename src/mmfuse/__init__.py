@@ -1,7 +1,8 @@
 """mmfuse: a reproducible benchmark of multimodal image fusion.
 
-From Python, `fuse` fuses two images, `load` returns a network, and `metrics.evaluate` measures fused images;
-docs/how-to/use-from-python.md shows how. They are imported when they are first used, because they need torch.
+From Python, `align` aligns two images, `fuse` fuses them, `load` returns a network, and `metrics.evaluate` measures
+fused images; docs/how-to/use-from-python.md shows how. They are imported when they are first used, because most need
+torch.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from mmfuse.errors import UserError
 
 if TYPE_CHECKING:
     from mmfuse import metrics
+    from mmfuse.alignment.registration import align
     from mmfuse.api import fuse, load
 
 __version__ = "0.1.0"
 
-__all__ = ["UserError", "__version__", "fuse", "load", "metrics"]
+__all__ = ["UserError", "__version__", "align", "fuse", "load", "metrics"]
 
-_MODULES = {"fuse": "mmfuse.api", "load": "mmfuse.api"}  # of names that are no modules themselves
+# of names that are no modules themselves
+_MODULES = {"align": "mmfuse.alignment.registration", "fuse": "mmfuse.api", "load": "mmfuse.api"}
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ from mmfuse.alignment.refine import Surfaces, fitted, surfaces
 from mmfuse.alignment.start import Candidate, Level, at_size, candidates, different, level_factor
 from mmfuse.alignment.transform import MODELS, Transform
 from mmfuse.alignment.transform import Floats as Matrix
-from mmfuse.errors import UserError, unknown_name
+from mmfuse.errors import UserError, python_errors, unknown_name
 from mmfuse.inference.task_rule import shared_black
 
 SMALLEST = 32  # pixels of the shorter side
@@ -109,6 +109,7 @@ def refine(
     return Candidate(score, np.linalg.inv(to_level) @ np.linalg.inv(step) @ to_level @ matrix)
 
 
+@python_errors
 def align(moving: NDArray[Any], fixed: NDArray[Any], *, model: str = "auto", deformable: bool = False) -> Transform:
     """Find where the content of a moving image lies in a fixed image.
 
@@ -123,7 +124,7 @@ def align(moving: NDArray[Any], fixed: NDArray[Any], *, model: str = "auto", def
         The transform. Its `aligned` is False if the images do not agree under it; then do not use it.
 
     Raises:
-        UserError: an image cannot be used, or the model is unknown.
+        UserError: an image cannot be used, or the model is unknown; also a ValueError.
     """
     return align_frames([(moving, fixed)], model=model, deformable=deformable)
 
