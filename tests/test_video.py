@@ -281,7 +281,7 @@ def wrong_inputs(folder):
     (folder / "empty.mkv").write_bytes(b"")
     for suffix, options in ((".mp4", None), (".mov", {"movflags": "faststart"}), (".mkv", None), (".avi", None)):
         whole = film(folder / f"whole{suffix}", 40, codec="mpeg4", options=options)
-        for part in (3, 60, 95):
+        for part in (3, 60, 85 if suffix == ".avi" else 95):  # at its end, an AVI film has an index, which it can lack
             (folder / f"cut{part}{suffix}").write_bytes(whole.read_bytes()[: whole.stat().st_size * part // 100])
             yield folder / f"cut{part}{suffix}", whole, "out.mp4", "film"
             yield whole, folder / f"cut{part}{suffix}", "out.mp4", "film"

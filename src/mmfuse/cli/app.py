@@ -16,9 +16,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mmfuse import __version__
+from mmfuse.cli import align as aligned
 from mmfuse.cli import benchmarks, params, stages
 from mmfuse.cli.limits import outer_limit
-from mmfuse.data.names import Naming
+from mmfuse.cli.pair_options import Pattern, Recursive, ResizeTo, Side, naming
 from mmfuse.errors import MmfuseError, UserError, causes
 from mmfuse.leaderboard.command import leaderboard
 from mmfuse.terminal import show_all_signs, stop_writing, wrapped
@@ -58,23 +59,6 @@ class Quality(StrEnum):
     lossless = "lossless"
 
 
-class Side(StrEnum):
-    """One of the two images of a pair."""
-
-    a = "a"
-    b = "b"
-
-
-_Pattern = Annotated[
-    tuple[str, str] | None,
-    typer.Option(metavar="A B", help="Names of the images in A and in B, such as '{name}_ir.png' '{name}_vis.png'."),
-]
-_Recursive = Annotated[bool, typer.Option("--recursive", help="Also read subfolders.")]
-_ResizeTo = Annotated[
-    Side | None, typer.Option(help="Resize the other image of each pair to the size of this one (same field of view).")
-]
-
-
 app = typer.Typer(
     help="A reproducible benchmark of multimodal image fusion.",
     no_args_is_help=True,
@@ -85,6 +69,8 @@ app.add_typer(stages.app, name="stage")
 app.add_typer(benchmarks.app, name="benchmark")
 app.add_typer(params.app, name="params")
 app.command()(leaderboard)
+app.command()(aligned.align)
+app.command()(aligned.transform_points)
 
 
 def _version(asked: bool) -> None:
@@ -138,9 +124,9 @@ def fuse(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out images that lack a counterpart.")
     ] = False,
-    pattern: _Pattern = None,
-    recursive: _Recursive = False,
-    resize_to: _ResizeTo = None,
+    pattern: Pattern = None,
+    recursive: Recursive = False,
+    resize_to: ResizeTo = None,
     backend: Annotated[
         Backend,
         typer.Option(help="What computes the network; onnxruntime and openvino need the extra mmfuse[backends]."),
@@ -149,6 +135,18 @@ def fuse(
         Precision,
         typer.Option(help="auto: bf16 if the processor or GPU has it and a check at the start agrees with fp32."),
     ] = Precision.fp32,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Memory limit, such as 4GiB: larger images are fused in tiles. Default: the machine's."
+        ),
+    ] = None,
+    align: Annotated[
+        Side | None, typer.Option(help="First move the images of A or of B onto the other ones; see `mmfuse align`.")
+    ] = None,
+    transform: Annotated[
+        Path | None, typer.Option(help="With --align: move them by this transform, made with `mmfuse align`.")
+    ] = None,
     quality: Annotated[Quality | None, typer.Option(help="Of a fused film; high by default.")] = None,
     frames: Annotated[
         int | None, typer.Option(min=2, help="Fuse only so many frames of films, from the first.")
@@ -160,21 +158,19 @@ def fuse(
 
     options: dict[str, Any] = {
         "weights": weights, "method": method, "task": task, "allow_missing": allow_missing,
-        "naming": _naming(pattern, recursive), "resize_to": resize_to, "backend": backend, "precision": precision,
+        "naming": naming(pattern, recursive), "resize_to": resize_to, "backend": backend, "precision": precision,
+        "memory": memory,
     }  # fmt: skip
     if are_films(a, b, out):
+        if align is not None or transform is not None:
+            raise UserError("Films are not aligned.", expected="aligned films", fix="leave out --align and --transform")
         fuse_own_films(a, b, out, quality=(quality or Quality.high).value, frames=frames, **options)
     elif quality is not None or frames is not None:
         raise UserError(
             "--quality and --frames have no effect on images.", expected="two films", found=a, fix="leave them out"
         )
     else:
-        fuse_folders(a, b, out, **options)
-
-
-def _naming(pattern: tuple[str, str] | None, recursive: bool, fused: str | None = None) -> Naming:
-    patterns = {} if pattern is None else {"a": pattern[0], "b": pattern[1]}
-    return Naming(patterns | ({} if fused is None else {"fused": fused}), recursive)
+        fuse_folders(a, b, out, align=align, transform=transform, **options)
 
 
 @app.command()
@@ -234,12 +230,12 @@ def evaluate(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out images that lack a counterpart.")
     ] = False,
-    pattern: _Pattern = None,
+    pattern: Pattern = None,
     fused_pattern: Annotated[
         str | None, typer.Option(metavar="FUSED", help="Names of the fused images; by default '{name}.*'.")
     ] = None,
-    recursive: _Recursive = False,
-    resize_to: _ResizeTo = None,
+    recursive: Recursive = False,
+    resize_to: ResizeTo = None,
     flow_side: Annotated[
         int | None,
         typer.Option(min=16, help="For films: reduce larger frames to so many pixels to find motion; 640 by default."),
@@ -248,6 +244,7 @@ def evaluate(
     """Measure any fused images or films against their sources; compare several systems in one table."""
     from mmfuse.cli import evaluating, film_scores
     from mmfuse.cli.own_films import are_films
+    from mmfuse.data.pairs import PLAIN
 
     systems = evaluating.named_folders(fused)
     if are_films(a, b, *(systems.values() if systems else [Path(fused[0])])):
@@ -255,7 +252,7 @@ def evaluate(
             latex is not None
             or beside
             or convention != "lkc_funet"
-            or _naming(pattern, recursive, fused_pattern) != Naming()
+            or naming(pattern, recursive, fused_pattern) != PLAIN
         ):
             raise UserError(
                 "Some of these options have no effect on films.",
@@ -270,7 +267,7 @@ def evaluate(
     if flow_side is not None:
         raise UserError("--flow-side has no effect on images.", expected="films", found=a, fix="leave it out")
     how: Any = {"metrics": metrics, "convention": convention, "beside": beside, "allow_missing": allow_missing}
-    how |= {"naming": _naming(pattern, recursive, fused_pattern), "resize_to": resize_to}
+    how |= {"naming": naming(pattern, recursive, fused_pattern), "resize_to": resize_to}
     if systems:
         evaluating.evaluate_systems(a, b, systems, out, latex=latex, **how)
     elif latex is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmfuse import __version__
-from mmfuse.cli.own_images import GREY, check_choice, chosen_network
+from mmfuse.cli.own_images import GREY, memory_limit, shipped_choice
 from mmfuse.data.catalog import FILMS
 from mmfuse.data.colours import Colours
+from mmfuse.data.images import Bytes
 from mmfuse.data.names import Naming
 from mmfuse.data.pairs import PLAIN, check_equal_sizes, common_size
 from mmfuse.errors import UserError
@@ -37,6 +39,7 @@ def fuse_own_films(
     resize_to: str | None = None,
     backend: str = "torch",
     precision: str = "fp32",
+    memory: str | None = None,
     quality: Quality = "high",
     frames: int | None = None,
 ) -> None:
@@ -54,33 +57,42 @@ def fuse_own_films(
         resize_to: `a` or `b`.
         backend: One of `inference.backends.BACKENDS`.
         precision: fp32, bf16 or auto.
+        memory: As for images; larger frames are fused in tiles.
         quality: small, high or lossless.
         frames: Fuse only so many frames, from the first.
 
     Raises:
         UserError: a file is no film or damaged, the films differ in their times or sizes, or as for images.
     """
+    from mmfuse.api.choosing import check_choice, chosen, network
     from mmfuse.fastconv.workspace import keep_freed_memory
     from mmfuse.inference.backends import prepared
     from mmfuse.inference.fusing import best_device, fuse_pair
 
+    room = memory_limit(memory, backend)
     check_choice(weights, method, task)
     if naming != PLAIN:
         raise UserError("A pattern and --recursive have no effect on films.", fix="leave them out")
     codec_of(out, quality)
     first, second, matched = _films(a, b, out, allow_missing=allow_missing, resize_to=resize_to)
     matched = matched.first(frames)
-    images = (("the first frames", one, two) for _, one, two in pairs_of(first, second, matched.first(1), resize_to))
-    net = chosen_network(images, 1, weights, method, task)
+
+    def start() -> Iterator[tuple[str, Bytes, Bytes]]:
+        for _, one, two in pairs_of(first, second, matched.first(1), resize_to):
+            yield "the first frames", one, two
+
+    given = None if weights is None else str(weights)
+    net = network(chosen(weights, method, task, lambda: shipped_choice(start, 1, given, task)))
     kind = type(net).__module__.rpartition(".")[2]
     device = best_device()
-    keep_freed_memory()
+    if memory is None:
+        keep_freed_memory()
     fuse, record = prepared(net.to(device), device, backend=backend, precision=precision)
     if precision == "auto":
         print(f"precision: {record['precision']}", file=sys.stderr)
     colours = Colours(GREY)
     fuse_films(
-        first, second, matched, out, lambda one, two: fuse_pair(fuse, one, two, device),
+        first, second, matched, out, lambda one, two: fuse_pair(fuse, one, two, device, memory=room),
         quality=quality, resize_to=resize_to, comment=f"fused by mmfuse {__version__} ({kind})",
         look=lambda one, two: colours.add(f"frame {colours.pairs}", {"a": one, "b": two}),
     )  # fmt: skip

@@ -7,11 +7,11 @@ FFmpeg's exact routines convert the colours.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
@@ -140,7 +140,7 @@ def _check_sounds(target: Path, film: Film, out: OutputContainer) -> None:
 def _stream(out: OutputContainer, codec: Codec, like: Film, shape: tuple[int, int]) -> VideoStream:
     height, width = shape
     rate = Fraction(1 / like.interval).limit_denominator(1001)
-    stream = out.add_stream(codec.name, rate=rate, options=codec.options)
+    stream = cast("VideoStream", out.add_stream(codec.name, rate=rate, options=codec.options))
     stream.width, stream.height = width, height
     stream.pix_fmt = codec.even if height % 2 == width % 2 == 0 else codec.odd
     context = stream.codec_context
@@ -175,7 +175,7 @@ def _time(packet: Packet) -> float:
     return float((packet.dts if packet.dts is not None else packet.pts or 0) * packet.time_base)
 
 
-def _sound(source: Film, like: Film, out: OutputContainer) -> Iterator[Packet]:
+def _sound(source: Film, like: Film, out: OutputContainer) -> Generator[Packet]:
     """Yield the packets of a film's sound as they are, shifted so that both films begin together."""
     if not source.sounds:
         return
