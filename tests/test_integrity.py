@@ -121,7 +121,7 @@ def empty_the_record(root):
 def test_what_does_not_belong_to_its_record_is_named(scored, change):
     integrity.check_made(scored, found(scored))
     change(scored)
-    with pytest.raises(UserError, match=r"not what its records say(.|\n)*average\.base\.s0") as error:
+    with pytest.raises(UserError, match=r"(?i)not what the records of this study say(.|\n)*average\.base\.s0") as error:
         integrity.check_made(scored, found(scored))
     assert error.value.exit_code == 2
 

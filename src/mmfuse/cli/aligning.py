@@ -193,7 +193,10 @@ def _of_rig(pairs: list[Matched], *, model: str, deformable: bool) -> Transform:
     chosen = np.unique(np.linspace(0, len(pairs) - 1, min(_FRAMES, len(pairs))).round().astype(int))
     frames = [(read_image(pairs[number].paths["a"]), read_image(pairs[number].paths["b"])) for number in chosen]
     found = align_frames(frames, model=model, deformable=deformable)
-    print(f"one transform from {len(frames)} of {len(pairs)} pairs, confidence {found.confidence:.2f}", file=sys.stderr)
+    print(
+        f"one transform from {len(frames)} of {number_of(len(pairs), 'pair')}, confidence {found.confidence:.2f}",
+        file=sys.stderr,
+    )
     if not found.aligned:
         raise UserError(
             "The pairs are not aligned; nothing is written.", found=f"confidence {found.confidence:.2f}",

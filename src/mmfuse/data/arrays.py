@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mmfuse.data.images import LUMA, bands, luminance, to_bytes, with_luminance
 from mmfuse.errors import UserTypeError, UserValueError
+from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -167,9 +168,8 @@ def _size(batch: Sequence[NDArray[Any]]) -> tuple[int, int, int]:
 
 def _as_text(size: tuple[int, int, int]) -> str:
     count, height, width = size
-    return (
-        f"{height}x{width} (height x width)" if count == 1 else f"{count} images of {height}x{width} (height x width)"
-    )
+    of = "" if count == 1 else f"{number_of(count, 'image')} of "
+    return f"{of}{height}x{width} (height x width)"
 
 
 def _limits(dtype: str, value_range: Range | None) -> Range:

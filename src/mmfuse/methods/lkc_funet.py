@@ -302,12 +302,9 @@ class LKCFUNet(FusionMethod):
 
     def reach(self) -> int | None:
         """See `FusionMethod.reach`: the kernels of the longest path, each at the scale of its level."""
-        net, levels = self.net, len(self.net.encoder)
+        net = self.net
         total = spread(net.init) + spread(net.last) + spread(net.out) + spread(net.bottleneck) * self.multiple
-        for level in range(levels):
-            total += (spread(net.encoder[level]) + spread(net.decoder[levels - 1 - level])) * 2**level
-        for step in range(levels - 1):
-            total += (spread(net.downs[step]) + spread(net.ups[levels - 2 - step])) * 2**step
+        total += sum(spread(levels, scale=2) for levels in (net.encoder, net.decoder[::-1], net.downs, net.ups[::-1]))
         return total + self.multiple - 1  # upsampling repeats pixels
 
     def stacked(self, a: Tensor, b: Tensor) -> Tensor:

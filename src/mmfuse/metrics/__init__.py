@@ -19,6 +19,7 @@ from mmfuse.errors import MmfuseError, UserError, UserValueError, closest, pytho
 from mmfuse.metrics.card import Metric, MetricCard
 from mmfuse.metrics.conventions import CONVENTIONS
 from mmfuse.metrics.sharing import sharing
+from mmfuse.words import number_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -200,7 +201,7 @@ def evaluate(
     batches, form = alike({"fused": fused, "a": a, "b": b}, value_range)
     if len(batches[0]) != 1:
         raise UserValueError(
-            "Only one image can be measured at a time.", expected="a batch of one", found=f"{len(batches[0])} images",
+            "Only one image can be measured at a time.", expected="a batch of one", found=number_of(len(batches[0]), "image"),
             fix="measure them one by one",
         )  # fmt: skip
     planes = [unit_luminance(image, form.value_range, np.float64) for (image,) in batches]
