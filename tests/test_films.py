@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import sys
 import tracemalloc
 from fractions import Fraction
@@ -274,3 +275,23 @@ def test_the_real_films(tmp_path):
     greys = [sample["b"].mean(axis=2) for sample in packs["test"]]
     differences = [np.abs(one - two).mean() for one, two in zip(greys[1:], greys[:-1], strict=True)]
     assert np.median(differences) > 3
+
+
+TURNS = {0: (1, 0, 0, 1), 1: (0, -1, 1, 0), 2: (-1, 0, 0, -1), 3: (0, 1, -1, 0)}  # quarters to the left: a, b, c, d
+
+
+@pytest.mark.parametrize("quarters", TURNS)
+def test_films_are_read_as_they_are_displayed(tmp_path, quarters):
+    """The matrix in a track's header maps a stored place (x, y) to the shown one, (ax + cy, bx + dy)."""
+    path = film(tmp_path / "x.mp4", 3)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"tkhd") + 4 + 40
+    a, b, c, d = (number << 16 for number in TURNS[quarters])
+    content[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    with FilmReader() as reader:
+        shown = reader.frame("a", path, 1)
+    path = film(tmp_path / "y.mp4", 3)
+    with FilmReader() as reader:
+        stored = reader.frame("a", path, 1)
+    assert np.array_equal(shown, np.rot90(stored, quarters))

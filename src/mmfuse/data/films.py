@@ -175,7 +175,7 @@ def _opened(path: Path) -> Iterator[InputContainer]:
 
 
 def _pixels(path: Path, frame: VideoFrame) -> Bytes:
-    """Return a frame as (H, W, 3) RGB."""
+    """Return a frame as (H, W, 3) RGB, turned as the film says: telephones turn films only for display."""
     depth = max(component.bits for component in frame.format.components)
     if depth > 8:
         raise UserError(
@@ -186,4 +186,6 @@ def _pixels(path: Path, frame: VideoFrame) -> Bytes:
         )
     kind = pyav().video.reformatter.Interpolation
     exact = kind.BILINEAR | kind.ACCURATE_RND | kind.BITEXACT | kind.FULL_CHR_H_INT
-    return np.asarray(frame.to_ndarray(format="rgb24", interpolation=exact, threads=1), np.uint8)
+    pixels = np.asarray(frame.to_ndarray(format="rgb24", interpolation=exact, threads=1), np.uint8)
+    quarters = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(pixels, quarters)) if quarters else pixels
