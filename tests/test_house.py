@@ -40,6 +40,7 @@ FLOORS = (
     {"methods"},
     {"study"},
     {"training", "inference", "tracking"},
+    {"volumes"},
     {"pipeline", "analyses"},
     {"downstream"},
     {"reporting"},

@@ -50,6 +50,14 @@ class Precision(StrEnum):
     auto = "auto"
 
 
+class Plane(StrEnum):
+    """Plane of the slices of a volume."""
+
+    axial = "axial"
+    coronal = "coronal"
+    sagittal = "sagittal"
+
+
 class Side(StrEnum):
     """One of the two images of a pair."""
 
@@ -112,11 +120,16 @@ def _common(
 
 @app.command()
 def fuse(
-    a: Annotated[Path, typer.Argument(help="Folder (or file) of the first modality, such as infrared or MRI.")],
+    a: Annotated[
+        Path, typer.Argument(help="Folder (or file) of the first modality, such as infrared or MRI; or a volume.")
+    ],
     b: Annotated[
         Path, typer.Argument(help="Folder (or file) of the second modality, such as visible, CT, PET or SPECT.")
     ],
-    out: Annotated[Path, typer.Argument(help="Folder for the fused images, NAME.png; or a file, for two files.")],
+    out: Annotated[
+        Path,
+        typer.Argument(help="Folder for the fused images, NAME.png; a file, for two files; .nii.gz, for two volumes."),
+    ],
     weights: Annotated[
         str | None,
         typer.Option(help="NAME of shipped weights (`mmfuse list weights`), or FILE with those of a trained method."),
@@ -139,10 +152,32 @@ def fuse(
         Precision,
         typer.Option(help="auto: bf16 if the processor or GPU has it and a check at the start agrees with fp32."),
     ] = Precision.fp32,
-) -> None:
-    """Fuse image pairs of any size, in colour: two folders matched by file name, or two files."""
+    axis: Annotated[Plane | None, typer.Option(help="Plane of the slices of volumes; by default axial.")] = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            "--range", metavar="RANGE",
+            help="Values of volumes that become black and white: auto (default), full, LO:HI or percentile:P; two with "
+            "a comma, if A and B need different ones.",
+        ),
+    ] = None,
+) -> None:  # fmt: skip
+    """Fuse image pairs of any size, in colour: two folders matched by file name, or two files.
+
+    Or two volumes, slice by slice (NIfTI files or folders of DICOM series; needs the extra mmfuse[medical]). Fused
+    volumes are not for diagnosis.
+    """
+    from mmfuse.cli import own_volumes
     from mmfuse.cli.own_images import fuse_folders
 
+    if own_volumes.are_volumes(a, b, out):
+        own_volumes.check_unused(pattern=pattern, recursive=recursive, allow_missing=allow_missing)
+        own_volumes.fuse(
+            a, b, out, weights=weights, method=method, task=task, axis=axis, value_range=value_range,
+            resize_to=resize_to, backend=backend, precision=precision,
+        )  # fmt: skip
+        return
+    own_volumes.check_unused(axis=axis, range=value_range)
     fuse_folders(
         a, b, out, weights=weights, method=method, task=task, allow_missing=allow_missing,
         naming=_naming(pattern, recursive), resize_to=resize_to, backend=backend, precision=precision,

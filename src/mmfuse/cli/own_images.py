@@ -85,12 +85,12 @@ def fuse_folders(
     from mmfuse.inference.backends import prepared
     from mmfuse.inference.fusing import best_device, fuse_pair
 
-    _check_choice(weights, method, task)
+    check_choice(weights, method, task)
     _check_out(a, b, out, naming)
     pairs = matched_images({"a": a, "b": b}, naming, allow_missing=allow_missing, resize_to=resize_to)
     targets = {name: out if _is_image_name(out) else out / f"{name}.png" for name, _ in pairs}
     _check_not_overwritten(pairs, targets.values())
-    net = _network(pairs, weights, method, task, resize_to)
+    net = network(pairs, weights, method, task, resize_to)
     device = best_device()
     keep_freed_memory()
     fuse, record = prepared(net.to(device), device, backend=backend, precision=precision)
@@ -144,7 +144,7 @@ def _read(pairs: list[Matched], resize_to: str | None) -> Iterator[tuple[str, By
         yield name, images["a"], images["b"]
 
 
-def _check_choice(weights: str | Path | None, method: str | None, task: str | None) -> None:
+def check_choice(weights: str | Path | None, method: str | None, task: str | None) -> None:
     """Check that every choice has an effect."""
     if weights is not None and method is not None:
         raise UserError(
@@ -168,7 +168,7 @@ def _is_file(weights: str | Path) -> bool:
     return isinstance(weights, Path) or path.suffix != "" or len(path.parts) != 1 or path.is_file()
 
 
-def _network(
+def network(
     pairs: list[Matched], weights: str | Path | None, method: str | None, task: str | None, resize_to: str | None
 ) -> FusionMethod:
     """Return the network or training-free method that the user chose."""
