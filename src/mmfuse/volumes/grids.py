@@ -75,7 +75,7 @@ def resampled_slices(volume: Volume, target: Volume, layout: Layout) -> Slice:
     steps = np.linalg.norm(between[:3, :3], axis=1)  # voxels of the volume between two of the grid
     sigmas = np.maximum(0, (steps - 1) / 2)
     if sigmas.any():
-        image = sitk.DiscreteGaussian(image, [float(s**2) for s in sigmas], 32, 0.01, useImageSpacing=False)
+        image = _smoothed(image, sigmas)
     matrix = between @ layout.to_grid(target.shape)
     rows, columns = (target.shape[axis] for axis in layout.axes[1:])
     outside = float("nan")
@@ -92,3 +92,13 @@ def resampled_slices(volume: Volume, target: Volume, layout: Layout) -> Slice:
         return volume.scaled(sitk.GetArrayFromImage(plane)[0])
 
     return one
+
+
+def _smoothed(image: Any, sigmas: Values) -> Any:
+    """Return an image smoothed by a Gaussian; sigmas along its axes in voxels."""
+    import SimpleITK as sitk  # noqa: N813 - as its users call it
+
+    channels = image.GetNumberOfComponentsPerPixel()
+    if channels > 1:
+        return sitk.Compose([_smoothed(sitk.VectorIndexSelectionCast(image, n), sigmas) for n in range(channels)])
+    return sitk.DiscreteGaussian(image, [float(s**2) for s in sigmas], 32, 0.01, useImageSpacing=False)

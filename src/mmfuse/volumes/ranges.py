@@ -126,12 +126,9 @@ def _extremes(volume: Volume) -> tuple[float, float]:
     low, high, strange = np.inf, -np.inf, 0
     for block in volume.blocks():
         good = np.isfinite(block)
-        strange += block.size - np.count_nonzero(good)
-        if good.any():
-            low, high = (
-                min(low, float(block.min(where=good, initial=np.inf))),
-                max(high, float(block.max(where=good, initial=-np.inf))),
-            )
+        strange += block.size - int(np.count_nonzero(good))
+        low = min(low, float(block.min(where=good, initial=np.inf)))
+        high = max(high, float(block.max(where=good, initial=-np.inf)))
     if not low < high:
         raise UserError(
             f"The volume {volume.name} shows nothing.",
