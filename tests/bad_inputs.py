@@ -191,6 +191,29 @@ def png_bytes(height: int, width: int, *, depth: int = 8, colour: int = 0, data:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
+def tiff_bytes(height: int, width: int, strips: list[bytes], **tags: int) -> bytes:
+    """A grey TIFF image by hand, without compression."""
+    body, places = b"", []
+    for strip in strips:
+        places.append(8 + len(body))
+        body += strip
+    lists, values = (
+        b"",
+        {256: width, 257: height, 258: 8, 259: 1, 262: 1, 277: 1}
+        | {int(name[1:]): value for name, value in tags.items()},
+    )
+    starts, counts = (324, 325) if 322 in values else (273, 279)
+    for tag, numbers in ((starts, places), (counts, [len(strip) for strip in strips])):
+        values[tag] = numbers[0] if len(numbers) == 1 else 8 + len(body) + len(lists)
+        lists += struct.pack(f"<{len(numbers)}I", *numbers) if len(numbers) > 1 else b""
+    entries = [
+        struct.pack("<HHII", tag, 4, len(strips) if tag in {starts, counts} else 1, value)
+        for tag, value in sorted(values.items())
+    ]
+    start = struct.pack("<I", 8 + len(body) + len(lists))
+    return b"II*\0" + start + body + lists + struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+
+
 def pixels(height: int = 24, width: int = 30, *, channels: int = 1) -> np.ndarray:
     values = np.random.default_rng(channels).integers(0, 256, (height, width, channels), dtype=np.uint8)
     return values[..., 0] if channels == 1 else values
@@ -243,8 +266,9 @@ def images() -> Iterator[Bad]:
             says = rf"{damaged}\.{suffix}(.|\n)*{int(len(whole) * share)} bytes"
             yield Bad(f"{suffix} cut at {share}", pair(f"bad.{suffix}", whole[: int(len(whole) * share)]), says)
         yield Bad(f"noise named {suffix}", pair(f"bad.{suffix}", random.Random(2).randbytes(999)), damaged)
+    foreign = r"This kind of file is not read: .*bad\.png"
     for form in ("GIF", "WEBP", "PPM", "TGA", "ICO", "EPS", "PDF", "PCX", "SGI"):
-        yield Bad(f"{form} named png", pair("bad.png", saved(colour, form)), damaged)
+        yield Bad(f"{form} named png", pair("bad.png", saved(colour, form)), foreign)
     yield Bad("a page named jpg", pair("bad.jpg", b"<html>not found</html>"), damaged)
     yield Bad("a program named png", pair("bad.png", b"\x7fELF" + bytes(400)), damaged)
     for what, number in {"grey": 0, "colour": 2, "grey and alpha": 4, "colour and alpha": 6}.items():

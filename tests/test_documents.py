@@ -10,9 +10,11 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 import yaml
+from scipy import ndimage
 
 from conftest import ROOT, draw_image
 from mmfuse.cli import app as cli
@@ -255,6 +257,12 @@ NOT_RUN = {
 }
 
 
+def same_view(seed):
+    """An image that can be aligned with itself only in one way."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(0, 1, (96, 112)), 2)
+    return np.clip(128 + 200 * noise, 0, 255).astype(np.uint8)
+
+
 @pytest.mark.parametrize("command", RUN, ids=str)
 def test_a_command_for_own_images_runs(mmfuse, tmp_path, monkeypatch, command):
     """Each in a folder with all the images that the pages name."""
@@ -269,7 +277,10 @@ def test_a_command_for_own_images_runs(mmfuse, tmp_path, monkeypatch, command):
     for number, folder in enumerate(folders if command.words[1] != "list" else []):
         if f"{folder}/" in used and (folder != "OUT" or command.words[1] == "evaluate"):
             for image in range(3):
-                write_image(tmp_path / folder / f"n{image}.png", draw_image(number + 10 * image, 48, 56))
+                drawn = same_view(image) if "--align" in used else draw_image(number + 10 * image, 48, 56)
+                write_image(tmp_path / folder / f"n{image}.png", drawn)
+    for number, name in enumerate(("n1_ir.png", "n1_vis.jpg", "n2_ir.png", "n2_vis.jpg") if "BOTH/" in used else ()):
+        write_image(tmp_path / "BOTH" / name, draw_image(number, 48, 56))
     for number, name in enumerate(("infrared.png", "visible.png")):
         write_image(tmp_path / name, draw_image(number, 48, 56))
     name = next(iter(shipped.read_index().weights))

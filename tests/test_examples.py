@@ -71,10 +71,23 @@ def check(folder, *words):
 
 
 def test_every_python_block_is_used_here():
-    used = {"add-a-method.md": 2, "add-a-metric.md": 1, "add-an-analysis.md": 1}
+    used = {"add-a-method.md": 2, "add-a-metric.md": 1, "add-an-analysis.md": 1, "use-from-python.md": 6}
     elsewhere = {"compare-runs.md": 1}  # tests/test_engines.py runs it on a registered model
     found = {path.name: len(blocks(path.name, "python")) for path in HOW_TO.glob("*.md")}
     assert {name: count for name, count in found.items() if count} == used | elsewhere
+
+
+def test_use_from_python(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("infrared", "visible")):
+        write_image(tmp_path / f"{name}.png", draw_image(number, 48, 56, colour=name == "visible"))
+    names: dict[str, object] = {}
+    for code in blocks("use-from-python.md", "python"):
+        exec(compile(code, "use-from-python.md", "exec"), names)  # noqa: S102 - the page's own programs, in their order
+    said = capsys.readouterr().out
+    assert re.match(r"0\.\d+\n", said), "the SSIM"
+    assert "differ in size" in said, "the error"
+    assert names["fused"].shape == (48, 56, 3)
 
 
 def test_add_a_method(copy):

@@ -102,7 +102,7 @@ def test_the_published_networks_in_single_precision(device):
 def test_as_many_parameters_as_published():
     method = MMAUNet(**MMAUNet.published_options[0])
     counts = {name: sum(p.numel() for p in module.parameters()) for name, module in method.named_children()}
-    assert counts == {"vi_unet": 31_037_763, "ir_unet": 31_212_355, "fusion": 36_397_263}
+    assert counts == {"vi_unet": 31_037_763, "ir_unet": 31_212_355, "fusion": 36_397_263, "to_full_range": 0}
     named = [ours for names in method.published_names().values() for ours in names.values()]
     assert sorted(named) == sorted(method.state_dict())
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
+import os
 import struct
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import ExifTags, Image
 
+from bad_inputs import png_bytes, tiff_bytes
 from mmfuse.data.images import read_image
 from mmfuse.data.kinds import check_kind
 from mmfuse.data.reading import _mask
@@ -82,6 +86,22 @@ def test_masks_are_turned_like_images(tmp_path, form, mode):
             picture.putpalette(np.random.default_rng(1).integers(0, 256, 768, dtype=np.uint8).tobytes())
         picture.save(path, exif=exif(number), **FORMATS[form])
         assert np.array_equal(_mask(path, shown(ids).shape), shown(ids)), number
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("form", ["png", "tif"])
+@pytest.mark.parametrize("width", [1, 7, 8, 30])
+def test_masks_of_few_bits_keep_their_ids(tmp_path, bits, form, width):
+    ids = np.random.default_rng(width).integers(0, 2**bits, (24, width), dtype=np.uint8)
+    ids.flat[:2] = 0, 2**bits - 1
+    rows = [np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - bits :]).tobytes() for row in ids]
+    path = tmp_path / f"x.{form}"
+    if form == "png":
+        path.write_bytes(png_bytes(24, width, depth=bits, data=b"".join(b"\0" + row for row in rows)))
+    else:
+        path.write_bytes(tiff_bytes(24, width, [b"".join(rows)], t258=bits))
+    assert np.array_equal(_mask(path, ids.shape), ids)
+    assert np.array_equal(read_image(path), ids * (255 // (2**bits - 1)))
 
 
 @pytest.mark.parametrize("value", [0, 9, 255, 65535])
@@ -228,7 +248,9 @@ def npy() -> bytes:
 FOREIGN = {
     "GIF": with_pillow("GIF"), "WebP": with_pillow("WEBP"), "JPEG 2000": with_pillow("JPEG2000"),
     "JPEG 2000 ": with_pillow("JPEG2000", no_jp2=True), "Netpbm": with_pillow("PPM"), "icon": with_pillow("ICO"),
-    "PDF": with_pillow("PDF"), "AVIF": b"\0\0\0\x20ftypavif" + bytes(40), "HEIC": b"\0\0\0\x18ftypheic" + bytes(40),
+    "PDF": with_pillow("PDF"), "PCX": with_pillow("PCX"), "SGI": with_pillow("SGI"), "TGA": with_pillow("TGA"),
+    "PostScript": with_pillow("EPS"),
+    "AVIF": b"\0\0\0\x20ftypavif" + bytes(40), "HEIC": b"\0\0\0\x18ftypheic" + bytes(40),
     "film": b"\0\0\0\x20ftypisom" + bytes(40), "JPEG XL": b"\xff\x0a" + bytes(40), "Photoshop": b"8BPS\0\1" + bytes(40),
     "DICOM": bytes(128) + b"DICM" + bytes(40), "NIfTI": struct.pack("<I", 348) + bytes(340) + b"n+1\0" + bytes(8),
     "NIfTI ": struct.pack(">I", 348) + bytes(340) + b"ni1\0",
@@ -300,3 +322,18 @@ def test_headers_with_changed_bytes_pass_or_are_refused(tmp_path, image):
                     check_kind(path)
                 except UserError as error:
                     assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_file_that_the_system_does_not_give_is_not_called_damaged(tmp_path, image, monkeypatch, number):
+    path = tmp_path / "x.png"
+    Image.fromarray(image(1, 20, 24)).save(path)
+
+    def refused(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "open", refused)
+    message = refusal(path)
+    assert os.strerror(number) in message
+    assert "Damaged" not in message
+    assert "delete" not in message

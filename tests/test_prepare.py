@@ -440,8 +440,12 @@ def test_unreadable_boxes_are_named(dataset, raw, form, text):
 
 
 def test_boxes_that_may_not_be_read_are_named(dataset, raw, monkeypatch):
-    def refused(*_, **__):
-        raise PermissionError(13, "Permission denied")
+    read = Path.read_bytes
+
+    def refused(path):
+        if path.suffix == ".txt":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
 
     write_text(raw / "boxes/n05.txt", "1 0.5 0.25 0.1 0.2\n")
     entry = labelled(dataset)

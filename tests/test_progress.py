@@ -181,12 +181,13 @@ def test_fuse_and_evaluate(shown, folders, tmp_path):
     own_images.fuse_folders(a, b, tmp_path / "out", method="average")
     options = {"convention": "lkc_funet", "beside": "", "allow_missing": False}
     evaluating.evaluate_folders(a, b, fused, tmp_path / "scores.csv", metrics="EN", **options)
-    assert shown == ["fuse", "measure"]
+    assert shown == ["check", "fuse", "check", "measure"]
 
 
 def test_fuse_that_has_to_find_the_task(shown, folders):
-    pairs = own_images.match_folders(allow_missing=False, a=folders[0], b=folders[1])
-    own_images._shipped(pairs, None, None)
+    pairs = own_images.matched_images({"a": folders[0], "b": folders[1]}, allow_missing=False)
+    shown.clear()
+    own_images._shipped(pairs, None, None, own_images._reader(None, None))
     assert shown == ["determine the task"]
 
 

@@ -6,7 +6,9 @@ Exit codes of the command line: 2 for the user's mistakes (`UserError`), 1 for o
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 _SHOWN = 4000  # characters of a value in a message
 _LISTED = 10  # problems in one message
@@ -37,6 +39,32 @@ class UserError(MmfuseError):
         lines += [f"  found:    {_shortened(found)}"] if found is not None else []
         lines += [f"  to do:    {fix}"] if fix is not None else []
         super().__init__("\n".join(lines))
+
+
+class UserValueError(UserError, ValueError):
+    """A `UserError` for Python programs: an argument has a wrong value."""
+
+
+class UserTypeError(UserError, TypeError):
+    """A `UserError` for Python programs: an argument has a wrong type."""
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def python_errors(function: Function) -> Function:
+    """Let a function of the Python interface raise each `UserError` as one that is also a ValueError or a TypeError."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            if isinstance(error, ValueError | TypeError):
+                raise
+            raise UserValueError(error.problem, expected=error.expected, found=error.found, fix=error.fix) from error
+
+    return cast(Function, call)
 
 
 def together(what: str, errors: Sequence[UserError]) -> UserError:

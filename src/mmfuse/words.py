@@ -11,4 +11,4 @@ def number_of(number: int, noun: str, plural: str = "") -> str:
         noun: One of them, such as `image` or `test image`.
         plural: Several of them; by default, the noun with an s.
     """
-    return f"{number:d} {noun if number == 1 else plural or f'{noun}s'}"
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"

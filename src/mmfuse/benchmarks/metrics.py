@@ -105,7 +105,7 @@ def _against_plain(images: Images, repeats: int) -> dict[str, Any]:
     """Measure the metrics of `SET`, individually and together, and their plain implementations, on one thread."""
     from mmfuse.benchmarks.reference_metrics import PLAIN
     from mmfuse.metrics import CONVENTIONS, definitions
-    from mmfuse.metrics.tables import one_thread
+    from mmfuse.metrics.sharing import one_thread
 
     names: dict[str, list[str]] = {}
     for convention in SET:
@@ -181,7 +181,7 @@ def _all_together(images: Images, repeats: int, threads: int) -> dict[str, Any]:
 def _shares(images: Images, repeats: int) -> dict[str, float]:
     """Return the seconds of each definition when all are measured together; shared work counts for the first."""
     from mmfuse.metrics import Metric, definitions, score
-    from mmfuse.metrics.tables import one_thread
+    from mmfuse.metrics.sharing import one_thread
 
     times: dict[str, list[float]] = {}
 

@@ -16,9 +16,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mmfuse import __version__
+from mmfuse.cli import align as aligned
 from mmfuse.cli import benchmarks, params, stages
 from mmfuse.cli.limits import outer_limit
-from mmfuse.data.names import Naming
+from mmfuse.cli.pair_options import Pattern, Recursive, ResizeTo, Side, naming
 from mmfuse.errors import MmfuseError, UserError, causes
 from mmfuse.leaderboard.command import leaderboard
 from mmfuse.terminal import show_all_signs, stop_writing, wrapped
@@ -58,23 +59,6 @@ class Plane(StrEnum):
     sagittal = "sagittal"
 
 
-class Side(StrEnum):
-    """One of the two images of a pair."""
-
-    a = "a"
-    b = "b"
-
-
-_Pattern = Annotated[
-    tuple[str, str] | None,
-    typer.Option(metavar="A B", help="Names of the images in A and in B, such as '{name}_ir.png' '{name}_vis.png'."),
-]
-_Recursive = Annotated[bool, typer.Option("--recursive", help="Also read subfolders.")]
-_ResizeTo = Annotated[
-    Side | None, typer.Option(help="Resize the other image of each pair to the size of this one (same field of view).")
-]
-
-
 app = typer.Typer(
     help="A reproducible benchmark of multimodal image fusion.",
     no_args_is_help=True,
@@ -85,6 +69,8 @@ app.add_typer(stages.app, name="stage")
 app.add_typer(benchmarks.app, name="benchmark")
 app.add_typer(params.app, name="params")
 app.command()(leaderboard)
+app.command()(aligned.align)
+app.command()(aligned.transform_points)
 
 
 def _version(asked: bool) -> None:
@@ -141,9 +127,9 @@ def fuse(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out images that lack a counterpart.")
     ] = False,
-    pattern: _Pattern = None,
-    recursive: _Recursive = False,
-    resize_to: _ResizeTo = None,
+    pattern: Pattern = None,
+    recursive: Recursive = False,
+    resize_to: ResizeTo = None,
     backend: Annotated[
         Backend,
         typer.Option(help="What computes the network; onnxruntime and openvino need the extra mmfuse[backends]."),
@@ -152,6 +138,18 @@ def fuse(
         Precision,
         typer.Option(help="auto: bf16 if the processor or GPU has it and a check at the start agrees with fp32."),
     ] = Precision.fp32,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Memory limit, such as 4GiB: larger images are fused in tiles. Default: the machine's."
+        ),
+    ] = None,
+    align: Annotated[
+        Side | None, typer.Option(help="First move the images of A or of B onto the other ones; see `mmfuse align`.")
+    ] = None,
+    transform: Annotated[
+        Path | None, typer.Option(help="With --align: move them by this transform, made with `mmfuse align`.")
+    ] = None,
     axis: Annotated[Plane | None, typer.Option(help="Plane of the slices of volumes; by default axial.")] = None,
     value_range: Annotated[
         str | None,
@@ -171,7 +169,10 @@ def fuse(
     from mmfuse.cli.own_images import fuse_folders
 
     if own_volumes.are_volumes(a, b, out):
-        own_volumes.check_unused(pattern=pattern, recursive=recursive, allow_missing=allow_missing)
+        own_volumes.check_unused(
+            pattern=pattern, recursive=recursive, allow_missing=allow_missing, memory=memory, align=align,
+            transform=transform,
+        )  # fmt: skip
         own_volumes.fuse(
             a, b, out, weights=weights, method=method, task=task, axis=axis, value_range=value_range,
             resize_to=resize_to, backend=backend, precision=precision,
@@ -180,13 +181,9 @@ def fuse(
     own_volumes.check_unused(axis=axis, range=value_range)
     fuse_folders(
         a, b, out, weights=weights, method=method, task=task, allow_missing=allow_missing,
-        naming=_naming(pattern, recursive), resize_to=resize_to, backend=backend, precision=precision,
+        naming=naming(pattern, recursive), resize_to=resize_to, backend=backend, precision=precision, align=align,
+        transform=transform, memory=memory,
     )  # fmt: skip
-
-
-def _naming(pattern: tuple[str, str] | None, recursive: bool, fused: str | None = None) -> Naming:
-    patterns = {} if pattern is None else {"a": pattern[0], "b": pattern[1]}
-    return Naming(patterns | ({} if fused is None else {"fused": fused}), recursive)
 
 
 @app.command()
@@ -246,19 +243,19 @@ def evaluate(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out images that lack a counterpart.")
     ] = False,
-    pattern: _Pattern = None,
+    pattern: Pattern = None,
     fused_pattern: Annotated[
         str | None, typer.Option(metavar="FUSED", help="Names of the fused images; by default '{name}.*'.")
     ] = None,
-    recursive: _Recursive = False,
-    resize_to: _ResizeTo = None,
+    recursive: Recursive = False,
+    resize_to: ResizeTo = None,
 ) -> None:
     """Measure any fused images against their sources; compare several systems in one table with paired tests."""
     from mmfuse.cli import evaluating
 
     systems = evaluating.named_folders(fused)
     how: Any = {"metrics": metrics, "convention": convention, "beside": beside, "allow_missing": allow_missing}
-    how |= {"naming": _naming(pattern, recursive, fused_pattern), "resize_to": resize_to}
+    how |= {"naming": naming(pattern, recursive, fused_pattern), "resize_to": resize_to}
     if systems:
         evaluating.evaluate_systems(a, b, systems, out, latex=latex, **how)
     elif latex is not None:

@@ -120,6 +120,20 @@ def variants(
 
 
 @app.command()
+def align(
+    pairs: Annotated[Path, typer.Argument(help="Folder of pairs with known positions; see docs/how-to/align.md.")],
+    model: Annotated[str, typer.Option(help="auto, rigid, similarity or affine.")] = "auto",
+    deformable: Annotated[bool, typer.Option("--deformable", help="Also bend the images.")] = False,
+    json: Json = False,
+) -> None:
+    """Measure how far known positions are from their true places before and after an alignment."""
+    from mmfuse.benchmarks import align as measured
+
+    result = measured.run(pairs, model=model, deformable=deformable)
+    _show(result, measured.lines(result), json=json)
+
+
+@app.command()
 def cka(
     images: Annotated[list[int] | None, typer.Option(help="Numbers of images; by default 32, 64, 128 and 256.")] = None,
     height: Annotated[int, typer.Option(help="Height of the images, a multiple of 16.")] = 96,

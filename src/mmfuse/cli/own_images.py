@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,22 +22,28 @@ from mmfuse.weights import shipped
 from mmfuse.words import number_of
 
 if TYPE_CHECKING:
-    from mmfuse.methods.base import FusionMethod
+    from mmfuse.cli.aligning import Aligner
 
 # images of types that are not written
 _NOT_WRITTEN = {
     ".avif", ".dcm", ".exr", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".npy", ".pdf", ".pgm", ".pnm", ".ppm", ".svg",
     ".tga", ".webp",
 }  # fmt: skip
+_Images = Callable[[], "Iterator[tuple[str, Bytes, Bytes]]"]  # yields the name and both images of each pair
 GREY = {"a": "infrared or MRI"}  # images of the first modality should have no colours
 
 
 def matched_images(
-    sources: Mapping[str, Path], naming: Naming = PLAIN, *, allow_missing: bool, resize_to: str | None = None
+    sources: Mapping[str, Path],
+    naming: Naming = PLAIN,
+    *,
+    allow_missing: bool,
+    resize_to: str | None = None,
+    check: Callable[[Mapping[str, Path]], object] | None = None,
 ) -> list[Matched]:
     """Match folders, or take files as they are given; print what is left out.
 
-    All images are read once, so that nothing is written if one of them cannot be used.
+    All images are read once, so that nothing is written if one of them cannot be used; `check` does it in another way.
 
     Raises:
         UserError: images are missing, cannot be read or differ in size.
@@ -44,7 +51,7 @@ def matched_images(
     matched, missing = find_own_pairs(sources, naming, allow_missing=allow_missing)
     for line in missing:
         print(wrapped(f"left out: {line}"), file=sys.stderr)
-    check_all(matched, resize_to)
+    check_all(matched, resize_to, check=check)
     return matched
 
 
@@ -61,6 +68,9 @@ def fuse_folders(
     resize_to: str | None = None,
     backend: str = "torch",
     precision: str = "fp32",
+    memory: str | None = None,
+    align: str | None = None,
+    transform: Path | None = None,
 ) -> None:
     """Fuse the pairs of two folders into OUT/NAME.png; or two files, then OUT may be a file, too.
 
@@ -76,40 +86,65 @@ def fuse_folders(
         resize_to: `a` or `b`: resize the image of the other modality to the size of this one.
         backend: One of `inference.backends.BACKENDS`.
         precision: fp32, bf16 or auto; see `inference.backends.prepared`.
+        memory: How much memory the command may use, such as `4 GiB`; by default, most of what the machine has. Images
+            that do not fit are fused in tiles.
+        align: `a` or `b`: move these images onto the other ones first.
+        transform: With `align`, the transform to use for all pairs.
 
     Raises:
         UserError: images are missing, damaged or of unequal size, the weights cannot be used, the task is not clear, a
-            source would be overwritten, or the backend cannot be used.
+            source would be overwritten, the backend cannot be used, or the memory is too small.
     """
+    from mmfuse.api.choosing import check_choice, chosen, network
     from mmfuse.fastconv.workspace import keep_freed_memory
     from mmfuse.inference.backends import prepared
     from mmfuse.inference.fusing import best_device, fuse_pair
+    from mmfuse.inference.memory import limit
 
+    room = limit(memory, lambda message: print(f"memory: {message}", file=sys.stderr))
+    if memory is not None and backend != "torch":
+        raise UserError(
+            f"The memory of the backend {backend} cannot be limited.", expected="--memory with the backend torch",
+            found=f"--memory {memory} --backend {backend}", fix="leave one of them out",
+        )  # fmt: skip
     check_choice(weights, method, task)
-    _check_out(a, b, out, naming)
-    pairs = matched_images({"a": a, "b": b}, naming, allow_missing=allow_missing, resize_to=resize_to)
-    targets = {name: out if _is_image_name(out) else out / f"{name}.png" for name, _ in pairs}
-    _check_not_overwritten(pairs, targets.values())
-    net = network(pairs, weights, method, task, resize_to)
+    aligner = _aligner(align, transform, resize_to)
+    check_out(a, b, out, naming)
+    pairs = matched_images(
+        {"a": a, "b": b},
+        naming,
+        allow_missing=allow_missing,
+        resize_to=resize_to,
+        check=None if aligner is None else aligner.check,
+    )
+    targets = {name: out if is_image_name(out) else out / f"{name}.png" for name, _ in pairs}
+    check_not_overwritten(pairs, targets.values())
+    pairs = pairs if aligner is None else aligner.aligned(pairs)
+    read = partial(_read, pairs, resize_to, aligner)
+    given = None if weights is None else str(weights)
+    net = network(chosen(weights, method, task, lambda: _shipped(read, len(pairs), given, task)))
     device = best_device()
-    keep_freed_memory()
+    if memory is None:
+        keep_freed_memory()
     fuse, record = prepared(net.to(device), device, backend=backend, precision=precision)
     if precision == "auto":
         print(f"precision: {record['precision']}", file=sys.stderr)
     colours = Colours(GREY)
-    for name, first, second in progress(_read(pairs, resize_to), "fuse", total=len(pairs), unit="pairs"):
+    for name, first, second in progress(read(), "fuse", total=len(pairs), unit="pairs"):
         colours.add(name, {"a": first, "b": second})
-        write_image(targets[name], fuse_pair(fuse, first, second, device))
-    print(f"fused image: {out}" if _is_image_name(out) else f"{number_of(len(pairs), 'fused image')} in {out}")
+        write_image(targets[name], fuse_pair(fuse, first, second, device, memory=room))
+    print(f"fused image: {out}" if is_image_name(out) else f"{number_of(len(pairs), 'fused image')} in {out}")
     colours.warn("fuse")
+    if aligner is not None:
+        aligner.check_all_aligned("they are not fused")
 
 
-def _is_image_name(out: Path) -> bool:
+def is_image_name(out: Path) -> bool:
     """Return whether a path is the name of an image to write, and not of a folder."""
     return out.suffix.lower() in SUFFIXES and not out.is_dir()
 
 
-def _check_out(a: Path, b: Path, out: Path, naming: Naming) -> None:
+def check_out(a: Path, b: Path, out: Path, naming: Naming) -> None:
     """Check that the output fits the input.
 
     Raises:
@@ -118,9 +153,9 @@ def _check_out(a: Path, b: Path, out: Path, naming: Naming) -> None:
     """
     single = a.is_file() and b.is_file()
     foreign = out.suffix.lower() in _NOT_WRITTEN
-    if not out.is_dir() and (foreign or (_is_image_name(out) and not single) or (out.is_file() and not single)):
+    if not out.is_dir() and (foreign or (is_image_name(out) and not single) or (out.is_file() and not single)):
         raise UserError(
-            f"Cannot write the fused images to {out}.",
+            f"Cannot write the images to {out}.",
             expected=f"a folder; or, for two files, a name ending in {', '.join(SUFFIXES)}",
             found=f"a file of the type {out.suffix}" if foreign else "a file for the images of folders",
             fix="choose another name for the output",
@@ -133,90 +168,69 @@ def _check_out(a: Path, b: Path, out: Path, naming: Naming) -> None:
             )  # fmt: skip
 
 
-def _read(pairs: list[Matched], resize_to: str | None) -> Iterator[tuple[str, Bytes, Bytes]]:
-    """Yield the name and the images of each pair.
+def _aligner(moving: str | None, transform: Path | None, resize_to: str | None) -> Aligner | None:
+    """Return what aligns each pair, None if nothing does.
+
+    Raises:
+        UserError: the options do not go together, or the transform cannot be used.
+    """
+    if moving is None:
+        if transform is not None:
+            raise UserError("--transform has no effect without --align.", fix="add --align a or --align b")
+        return None
+    if resize_to is not None:
+        raise UserError("--align and --resize-to exclude each other: an alignment also makes the sizes equal.",
+                        fix="leave --resize-to out")  # fmt: skip
+    from mmfuse.cli.aligning import Aligner
+
+    return Aligner(moving=moving, transform=transform)
+
+
+def _read(pairs: list[Matched], resize_to: str | None, aligner: Aligner | None) -> Iterator[tuple[str, Bytes, Bytes]]:
+    """Yield the name and the images of each pair; those that cannot be aligned are left out.
 
     Raises:
         UserError: an image is damaged, or two of a pair differ in size.
     """
-    for name, paths in pairs:
-        images = read_pixels(paths, resize_to)
-        yield name, images["a"], images["b"]
+    for pair in pairs:
+        if aligner is None:
+            images = read_pixels(pair.paths, resize_to)
+            yield pair.name, images["a"], images["b"]
+        elif (moved := aligner.read(pair)) is not None:
+            yield pair.name, *moved
 
 
-def check_choice(weights: str | Path | None, method: str | None, task: str | None) -> None:
-    """Check that every choice has an effect."""
-    if weights is not None and method is not None:
-        raise UserError(
-            "Both weights and a method are given.",
-            expected="only --weights, which include the method, or only --method, for a training-free one",
-            found=f"--weights {weights} and --method {method}",
-            fix="leave one of them out",
-        )
-    if task is not None and (method is not None or (weights is not None and _is_file(weights))):
-        raise UserError(
-            "The task has no effect here.",
-            expected="--task with shipped weights, among which it chooses",
-            found=f"--task {task} and " + (f"--method {method}" if method else f"--weights {weights}"),
-            fix="leave --task out",
-        )
-
-
-def _is_file(weights: str | Path) -> bool:
-    """Return whether weights are given as a file, not as the name of shipped weights."""
-    path = Path(weights)
-    return isinstance(weights, Path) or path.suffix != "" or len(path.parts) != 1 or path.is_file()
-
-
-def network(
-    pairs: list[Matched], weights: str | Path | None, method: str | None, task: str | None, resize_to: str | None
-) -> FusionMethod:
-    """Return the network or training-free method that the user chose."""
-    from mmfuse.training.checkpoints import build, load_method
-
-    if method is not None:
-        net = build(method, {}).eval()
-        if net.parts:
-            raise UserError(
-                f"{method} needs trained weights.",
-                expected="--weights FILE, or a name from `mmfuse list weights`",
-                fix=f"give its {net.last_part()}.safetensors below data/checkpoints, or choose a training-free method",
-            )
-        return net
-    if weights is not None and _is_file(weights):
-        return load_method(Path(weights))[0]
-    one = _shipped(pairs, None if weights is None else str(weights), task, resize_to)
-    return load_method(shipped.verified(one))[0]
-
-
-def _shipped(pairs: list[Matched], name: str | None, task: str | None, resize_to: str | None) -> shipped.Shipped:
+def _shipped(read: _Images, count: int, name: str | None, task: str | None) -> shipped.Shipped:
     """Return the shipped weights with a name, or the task's default ones, and print which they are."""
-    if name is not None:
-        one = shipped.named(name)
-        if task is not None and task not in one.tasks:
-            raise UserError(
-                f"The shipped weights {name} are not for this task.", expected=" or ".join(one.tasks), found=task,
-                fix="leave --task or --weights out",
-            )  # fmt: skip
-        return one
-    defaults = shipped.read_index().defaults
-    one_for_all = len(defaults) == len(shipped.TASKS) and len(set(defaults.values())) == 1
-    told = ""
-    if task is None and defaults and not one_for_all:
-        read = progress(_read(pairs, resize_to), "determine the task", total=len(pairs), unit="pairs")
-        task, told = task_of_images(read), ", judging by the images; --task overrides it"
-    one = shipped.default(task or shipped.TASKS[0])
-    text = f"weights: {one.name} (method {one.method}, task {task or ' and '.join(one.tasks)}{told})"
-    print(wrapped(text) if sys.stderr.isatty() else text, file=sys.stderr)
+    from mmfuse.api.choosing import shipped_weights
+
+    found = []
+
+    def find_task() -> str:
+        images = progress(read(), "determine the task", total=count, unit="pairs")
+        found.append(task_of_images(images))
+        return found[0]
+
+    one = shipped_weights(name, task, find_task)
+    if name is None:
+        known = task or " and ".join(found or one.tasks)
+        told = ", judging by the images; --task overrides it" if found else ""
+        text = f"weights: {one.name} (method {one.method}, task {known}{told})"
+        print(wrapped(text) if sys.stderr.isatty() else text, file=sys.stderr)
     return one
 
 
-def _check_not_overwritten(pairs: list[Matched], targets: Iterable[Path]) -> None:
+def check_not_overwritten(pairs: list[Matched], targets: Iterable[Path]) -> None:
+    """Check that no image to write is one of the sources.
+
+    Raises:
+        UserError: one is.
+    """
     sources = {path.resolve() for _, paths in pairs for path in paths.values()}
     lost = [path for path in targets if path.resolve() in sources]
     if lost:
         raise UserError(
-            "The fused images would overwrite their sources.", found=str(lost[0]), fix="choose another output folder"
+            "The images would overwrite their sources.", found=str(lost[0]), fix="choose another output folder"
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmfuse.files.reading import read_json, read_yaml
+from mmfuse.files.reading import damaged, read_json, read_yaml
 from mmfuse.reporting.downstream_scores import Seen
 from mmfuse.reporting.scores import Group, grouped, read_scores
 from mmfuse.study import plan
@@ -102,9 +102,17 @@ def scored(place: Place) -> dict[str, dict[str, Group]]:
 
 
 def _named(summary: Path) -> tuple[str, System]:
-    """Return the dataset and system of a summary of scores."""
+    """Return the dataset and system of a summary of scores.
+
+    Raises:
+        UserError: the summary is damaged, or does not name its system.
+    """
     value = read_json(summary, fix=AGAIN)
-    return summary.parent.name, System(value["method"], value["variant"], value["task"], value["seed"])
+    kinds = {"method": str, "variant": str, "task": str, "seed": int}
+    wrong = [name for name, kind in kinds.items() if not isinstance(value.get(name), kind)]
+    if wrong:
+        raise damaged(summary, "method, variant, task and seed of a system", f"no such {', '.join(wrong)}", AGAIN)
+    return summary.parent.name, System(*(value[name] for name in kinds))
 
 
 def pairs(first: Mapping[str, One], other: Mapping[str, One]) -> Iterator[tuple[One, One]]:

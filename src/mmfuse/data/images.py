@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
+from mmfuse.data.completeness import SIGNATURE, check_png, check_tiff
 from mmfuse.data.kinds import SUFFIXES, check_kind, not_8_bits, not_grey_or_rgb, not_read, unusual_compression
 from mmfuse.data.names import find_images
 from mmfuse.errors import UserError
@@ -27,8 +29,9 @@ Bytes = NDArray[np.uint8]
 # read by content, regardless of their names; Pillow's other readers are disabled for untrusted files, because one of
 # them starts a program
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF")
-_PNG = b"\x89PNG\r\n\x1a\n"
-_LUMA = np.array([0.299, 0.587, 0.114])
+_BAND = 2**21  # pixels
+LUMA = np.array([0.299, 0.587, 0.114])
+SCALE = "mmfuse_scale"  # key of a number in Pillow's `info`
 _MODES = {"L": "L", "1": "L", "LA": "L", "RGB": "RGB", "RGBA": "RGB", "RGBX": "RGB", "P": "RGB", "CMYK": "RGB"}
 _TURNS = dict(enumerate(
     (
@@ -42,7 +45,8 @@ _TURNS = dict(enumerate(
 def open_image(path: Path) -> Iterator[Image.Image]:
     """Open one still image of a known format as a viewer shows it, with one clear error for all reading failures.
 
-    If EXIF data say that the image is turned or mirrored, it is turned back.
+    If EXIF data say that the image is turned or mirrored, it is turned back. Grey values of 1, 2 or 4 bits are
+    stretched to 0 to 255, by the factor `info[SCALE]`.
 
     Raises:
         UserError: the file is missing, damaged, empty, of another kind, too large, has colours of more than 8 bits per
@@ -54,9 +58,8 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     try:
         check_kind(path)
         with path.open("rb") as stream:
-            if stream.read(8) == _PNG:
-                with Image.open(path, formats=("PNG",)) as image:
-                    image.verify()  # the checksums of all chunks: decoding alone overlooks some flipped bits
+            if stream.read(len(SIGNATURE)) == SIGNATURE:
+                check_png(path)
         # not by its name, because Pillow would map the file into memory, and garble a TIFF image that lies on its side
         with path.open("rb") as stream, Image.open(stream, formats=_FORMATS) as image:
             # a photo's preview (MPO) does not count as a second image; counting a scan's pages may take minutes
@@ -67,10 +70,15 @@ def open_image(path: Path) -> Iterator[Image.Image]:
                     found="several images in one file, as in an animation or a scan of several pages",
                     fix="save each of them as a separate file",
                 )
+            if isinstance(image, TiffImageFile):
+                check_tiff(image.tag_v2)
             depth = _depth(image) if image.mode in _MODES else None
             if depth is not None:
                 raise not_8_bits(path, f"pixel format {depth!r}")
-            yield _upright(image)
+            scale = _scale(image)
+            upright = _upright(image)
+            upright.info[SCALE] = scale
+            yield upright
     except Image.DecompressionBombError as error:
         raise UserError(
             f"The image {path} is too large.",
@@ -79,6 +87,10 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             fix="split it; or delete it, if it should not be that large",
         ) from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, TypeError, struct.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not Pillow's
+            raise UserError(
+                f"Cannot read the image {path}.", found=error.strerror, fix="check its permissions, and the disk"
+            ) from error
         compression = unusual_compression(path)
         if compression is not None:
             found = f"a TIFF image with the compression {compression}, or a damaged one ({error})"
@@ -103,10 +115,21 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def _scale(image: Image.Image) -> int:
+    """Return the factor by which Pillow stretches grey values of 1, 2 or 4 bits to 0 to 255."""
+    found = next((re.match(r"(1)|L;([24])", mode) for mode in _raw_modes(image)), None)
+    return 255 // (2 ** int(found[1] or found[2]) - 1) if found and image.mode in {"1", "L"} else 1
+
+
+def _raw_modes(image: Image.Image) -> list[str]:
+    """Return the pixel formats in the file, by Pillow's names."""
+    tiles = [tile for tile in getattr(image, "tile", ()) if tile.args]
+    return [tile.args if isinstance(tile.args, str) else str(tile.args[0]) for tile in tiles]
+
+
 def _depth(image: Image.Image) -> str | None:
     """Return the pixel format of an image with more than 8 bits per channel, which Pillow would truncate; else None."""
-    tiles = [tile for tile in getattr(image, "tile", ()) if tile.args]
-    modes = [tile.args if isinstance(tile.args, str) else str(tile.args[0]) for tile in tiles]
+    modes = _raw_modes(image)
     return next((mode for mode in modes if image.format != "BMP" and re.search(r";(12|16|32)[A-Z]*$", mode)), None)
 
 
@@ -140,9 +163,18 @@ def luminance(pixels: Bytes) -> Bytes:
     """Return the 8-bit luminance of an (H, W) or (H, W, 3) image, rounded half to even."""
     if pixels.ndim == 2:
         return pixels
-    # integer thousandths are exact, so that halves really round to even
-    thousandths = pixels.astype(np.int64) @ np.array([299, 587, 114])
-    return np.rint(thousandths / 1000).astype(np.uint8)
+    grey = np.empty(pixels.shape[:2], np.uint8)
+    for rows in bands(*pixels.shape[:2]):
+        # integer thousandths are exact, so that halves really round to even
+        thousandths = pixels[rows].astype(np.int64) @ np.array([299, 587, 114])
+        grey[rows] = np.rint(thousandths / 1000)
+    return grey
+
+
+def bands(height: int, width: int) -> Iterator[slice]:
+    """Yield the rows of an image in bands, so that what is computed from each pixel needs little memory."""
+    step = max(1, _BAND // width)
+    return (slice(top, top + step) for top in range(0, height, step))
 
 
 def with_luminance(rgb: Bytes, y: NDArray[np.floating]) -> Bytes:
@@ -151,7 +183,7 @@ def with_luminance(rgb: Bytes, y: NDArray[np.floating]) -> Bytes:
     Shape: rgb (H, W, 3) uint8, y (H, W) in [0, 1]; returns (H, W, 3) uint8.
     """
     values = rgb.astype(np.float64)
-    old = values @ _LUMA
+    old = values @ LUMA
     # R = Y + 1.402 Cr etc. is linear in Y: a new luminance shifts the three channels by the same amount
     return np.rint(np.clip(values + (255.0 * y - old)[..., None], 0, 255)).astype(np.uint8)
 

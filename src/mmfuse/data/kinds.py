@@ -43,6 +43,7 @@ _FOREIGN = [
     (rb"#\?(RADIANCE|RGBE)", "a Radiance image", _CONVERT),
     (rb"SIMPLE  =", "a FITS image", _CONVERT),
     (rb"DDS |qoif|icns|\x00\x00[\x01\x02]\x00[^\x00]\x00|\x59\xa6\x6a\x95", "a DDS, QOI, icon or Sun image", _CONVERT),
+    (rb"\x0a[\x00-\x05]\x01[\x01\x02\x04\x08]|\x01\xda[\x00\x01][\x01\x02]", "a PCX or SGI image", _CONVERT),
     (rb"\x93NUMPY", "a NumPy array", _CONVERT),
     (rb"MATLAB 5|\x89HDF|CDF[\x01\x02\x05]", "a MATLAB, HDF5 or NetCDF file", _CONVERT),
     (rb"NRRD0|ObjectType|NDims", "an NRRD or MetaImage volume", _SLICES),
@@ -53,6 +54,7 @@ _FOREIGN = [
     (rb"FFF\x00|AFF\x00", "a FLIR file", _EXPORT),
     (rb"version https://git-lfs", "a placeholder of Git LFS", "fetch its content with `git lfs pull`"),
 ]  # fmt: skip
+_TGA_END = b"TRUEVISION-XFILE.\x00"
 _OURS = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|BM|II[*+]\x00|MM\x00[*+]")
 _VOLUMES = {
     ".dcm": "a DICOM file", ".ima": "a DICOM file", ".nii": "a NIfTI volume", ".nii.gz": "a NIfTI volume",
@@ -112,6 +114,9 @@ def check_kind(path: Path) -> None:
         if _OURS.match(start):
             _check_header(path, start, stream)
             return
+        stream.seek(max(0, path.stat().st_size - len(_TGA_END)))
+        if stream.read() == _TGA_END:
+            raise not_read(path, "a TGA image", _CONVERT)
     volume = next((name for suffix, name in _VOLUMES.items() if path.name.lower().endswith(suffix)), None)
     if volume is not None:
         raise not_read(path, volume, _SLICES)

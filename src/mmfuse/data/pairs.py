@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
@@ -179,8 +179,18 @@ def common_size(images: Mapping[str, Bytes], to: str | None) -> dict[str, Bytes]
     return {key: resize(image, height, width) for key, image in images.items()}
 
 
-def check_all(pairs: Sequence[Matched], resize_to: str | None = None) -> None:
+def check_all(
+    pairs: Sequence[Matched],
+    resize_to: str | None = None,
+    *,
+    check: Callable[[Mapping[str, Path]], object] | None = None,
+) -> None:
     """Read all images once, before anything is written.
+
+    Args:
+        pairs: The images.
+        resize_to: See `read_pixels`.
+        check: What to do with the files of a pair instead of `read_pixels`, which requires one size.
 
     Raises:
         UserError: images cannot be read or differ in size; all of them are listed.
@@ -188,7 +198,7 @@ def check_all(pairs: Sequence[Matched], resize_to: str | None = None) -> None:
     errors: dict[str, UserError] = {}
     for _, paths in progress(pairs, "check", total=len(pairs), unit="pairs"):
         try:
-            read_pixels(paths, resize_to)
+            read_pixels(paths, resize_to) if check is None else check(paths)
         except UserError as error:
             errors[str(error)] = error
     if len(errors) == 1:
@@ -197,7 +207,7 @@ def check_all(pairs: Sequence[Matched], resize_to: str | None = None) -> None:
         fixes = {error.fix: None for error in errors.values() if error.fix}
         raise UserError(
             f"Of {number_of(len(pairs), 'pair')}, {len(errors)} cannot be used; nothing was written.",
-            expected="readable images, those of one pair of one size",
+            expected="readable images" + (", those of one pair of one size" if check is None else ""),
             found=first_of([short(error) for error in errors.values()], shown=_LISTED),
             fix="; ".join(fixes),
         )
@@ -216,8 +226,8 @@ def check_equal_sizes(*images: tuple[Path, Bytes]) -> None:
                 "Images of one pair differ in size.",
                 expected=f"{first.shape[0]}x{first.shape[1]} (height x width), like {first_path}",
                 found=f"{pixels.shape[0]}x{pixels.shape[1]} in {path}",
-                fix="register and crop them to the same field of view; if they show the same one already, resize them "
-                "(--resize-to a or b)",
+                fix="align them (`mmfuse align`, `mmfuse fuse --align`); if they show the same field of view already, "
+                "resize them (--resize-to a or b)",
             )
 
 

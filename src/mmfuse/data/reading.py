@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mmfuse.data.catalog import Dataset, Layout
 from mmfuse.data.colours import Colours
 from mmfuse.data.films import FilmReader, count_frames, frame_name, pyav
-from mmfuse.data.images import Bytes, luminance, open_image, read_image
+from mmfuse.data.images import SCALE, Bytes, luminance, open_image, read_image
 from mmfuse.data.kinds import SUFFIXES
 from mmfuse.data.names import compiled, matching, may_be_image, normal, some
 from mmfuse.data.packs import Sample
@@ -31,7 +31,8 @@ SIDES = ("a", "b")
 _GREY = {"grey", "grey_as_colour"}
 _LARGEST = 1e9  # far beyond any pixel
 _MOST_CLASSES = 1e7
-_YOLO = "yolo format: a line for each box: class, centre x, centre y, width and height, with blanks between them"
+_YOLO_VALUES = "class, centre x, centre y, width and height"
+_YOLO = f"yolo format: a line for each box: {_YOLO_VALUES}, with blanks between them"
 _VOC = "voc format: an XML file with an object for each box: name, and bndbox with xmin, ymin, xmax, ymax"
 
 
@@ -264,7 +265,7 @@ def _channels(path: Path, channels: tuple[int, ...]) -> Bytes:
 
 
 def _mask(path: Path, shape: tuple[int, ...]) -> Bytes:
-    """Read class ids as stored: a palette's indices, not its colours."""
+    """Read class ids as stored: a palette's indices, not its colours, and grey values of 1, 2 or 4 bits unstretched."""
     with open_image(path) as image:
         single = image.mode in {"P", "L", "I", "I;16", "I;16B"}
         if not single and np.ptp(np.asarray(image.convert("RGB")), axis=2).any():
@@ -274,7 +275,7 @@ def _mask(path: Path, shape: tuple[int, ...]) -> Bytes:
                 found=f"pixel format {image.mode!r}",
                 fix="convert the colours to the ids in data/catalog.yaml",
             )
-        ids = np.asarray(image if single else image.convert("L"))
+        ids = np.asarray(image if single else image.convert("L")) // image.info[SCALE]
     if ids.min(initial=0) < 0 or ids.max(initial=0) > 255:
         raise UserError(
             f"The mask {path} contains values that are not class ids.",
@@ -308,9 +309,9 @@ def _yolo(path: Path) -> Iterator[tuple[float, ...]]:
             if line.strip():
                 kind, *sides = line.split()
                 if "," in line:
-                    raise ValueError(f"there are commas in {line.strip()!r}")
+                    raise ValueError(f"there are commas in {line.strip()!r}, where blanks separate {_YOLO_VALUES}")
                 if len(sides) != 4:
-                    raise ValueError(f"{len(sides) + 1} values")
+                    raise ValueError(f"{len(sides) + 1} values, where it has {_YOLO_VALUES}")
                 x, y, width, height = map(_number, sides)
                 yield _class(kind), x, y, width, height
         except ValueError as error:

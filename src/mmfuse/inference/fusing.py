@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from mmfuse.data.images import Bytes, luminance, to_bytes, with_luminance
+from mmfuse.data.arrays import BYTES, Range, from_luminance, is_bytes, unit_luminance
+from mmfuse.data.images import Bytes, luminance
 from mmfuse.errors import UserError
 from mmfuse.inference.half_precision import Fuse
+from mmfuse.inference.memory import Limit
+from mmfuse.inference.tiles import Source, fuse_in_tiles, grid_for
+from mmfuse.methods.base import FusionMethod
 
 
 def best_device() -> torch.device:
@@ -18,42 +25,70 @@ def best_device() -> torch.device:
 
 
 @torch.inference_mode()
-def fuse_luminance(
-    fuse: Fuse, a: NDArray[np.float32], b: NDArray[np.float32], device: torch.device
-) -> NDArray[np.float64]:
-    """Fuse two aligned grey images of any size.
+def fuse_pair(
+    fuse: Fuse,
+    a: NDArray[Any],
+    b: NDArray[Any],
+    device: torch.device,
+    *,
+    value_range: Range = BYTES,
+    memory: Limit | None = None,
+) -> NDArray[Any]:
+    """Fuse two aligned images of any size.
 
-    Shape: a, b (H, W), returns (H, W).
-    Range: from black to white [0, 1]; the result may be slightly outside.
+    Shape: a, b (H, W) or (H, W, 3) of one type, such as uint8; returns (H, W, 3) if one of them has colour,
+    else (H, W).
+    Range: from black to white `value_range`, in and out.
+
+    Args:
+        fuse: What fuses luminance.
+        a: First image.
+        b: Second image.
+        device: Where it computes.
+        value_range: Values of black and white.
+        memory: How much memory may be used: an image that does not fit is fused in tiles. Without a limit, each image
+            is fused as a whole.
 
     Raises:
-        UserError: the network gives a value that is not finite.
+        UserError: the network gives a value that is not finite, or the memory is too small.
     """
-    tensors = (torch.from_numpy(image)[None, None].to(device) for image in (a, b))
-    fused = fuse(*tensors)[0, 0].double().cpu().numpy()
-    if not np.isfinite(fused).all():
+
+    def source(image: NDArray[Any]) -> Source:
+        return lambda *part: _luminance(image[part], value_range, device)
+
+    first, second = source(a), source(b)
+    height, width = a.shape[:2]
+    grid = None
+    if memory is not None:
+        # the fused luminance, the result, and a copy of it that is written
+        held = height * width * (4 + 2 * a.itemsize * max(a.ndim, b.ndim))
+        room = memory.room(a.nbytes + b.nbytes, held)
+        grid = grid_for(fuse, height, width, room=room, limit=memory, device=device)
+    if grid is not None:
+        assert isinstance(fuse, FusionMethod)  # only these are tiled
+        fused = fuse_in_tiles(fuse, first, second, grid)
+    else:
+        everything = slice(None), slice(None)
+        fused = fuse(first(*everything), second(*everything))[0, 0].cpu().numpy()
+    broken = np.count_nonzero(~np.isfinite(fused))
+    if broken:
         raise UserError(
             "The network gives values that are not finite.",
             expected="weights that give a finite value for every pixel",
-            found=f"{np.count_nonzero(~np.isfinite(fused))} of {fused.size} pixels of a pair are NaN or infinite",
+            found=f"{broken} of {fused.size} pixels of a pair are NaN or infinite",
             fix="train again, or use other weights",
         )
-    return np.asarray(fused)
-
-
-def fuse_pair(fuse: Fuse, a: Bytes, b: Bytes, device: torch.device) -> Bytes:
-    """Fuse two aligned images of any size.
-
-    Shape: a, b (H, W) or (H, W, 3) uint8; returns (H, W, 3) if one of them has colour, else (H, W).
-
-    Raises:
-        UserError: the network gives a value that is not finite.
-    """
-    fused = fuse_luminance(fuse, *(luminance(image).astype(np.float32) / 255 for image in (a, b)), device)
     # ASSUME: with two colour images, the chroma of the second is used (visible, PET or SPECT by the roles);
     # grey stored as three equal channels is not colour
     coloured = next((image for image in (b, a) if image.ndim == 3 and np.ptp(image, axis=2).any()), None)
-    return to_bytes(fused) if coloured is None else with_luminance(coloured, fused)
+    return from_luminance(fused, coloured, a.dtype, value_range)
+
+
+def _luminance(pixels: NDArray[Any], value_range: Range, device: torch.device) -> Tensor:
+    """Return luminance in [0, 1], (1, 1, H, W), in single precision."""
+    if not is_bytes(pixels, value_range):
+        return torch.from_numpy(unit_luminance(pixels, value_range))[None, None].to(device)
+    return torch.from_numpy(luminance(pixels).copy())[None, None].float().to(device) / 255
 
 
 def strip(*images: Bytes) -> Bytes:

@@ -208,10 +208,12 @@ class BandedTransformerBlock(nn.Module):
         products = image.new_zeros(channels, channels)
         squares = image.new_zeros(2 * channels)
         for rows, projected in self._projected(image):
-            query, key, value = _pixels(projected).chunk(3, dim=1)
+            counted = _pixels(self.counted(projected, rows, height))
+            query, key, _ = counted.chunk(3, dim=1)
             products.addmm_(query.T, key)
-            squares += _pixels(projected)[:, : 2 * channels].square().sum(dim=0)
-            values[rows] = value.view(values[rows].shape)
+            squares += counted[:, : 2 * channels].square().sum(dim=0)
+            values[rows] = projected[..., 2 * channels :]
+        products, squares = self.of_image(products, squares)
         heads = len(self.temperature)
         each = channels // heads
         query_length, key_length = squares.sqrt().clamp_min(1e-12).view(2, heads, each)
@@ -219,6 +221,14 @@ class BandedTransformerBlock(nn.Module):
         likeness = blocks / (query_length[:, :, None] * key_length[:, None])
         weights = (likeness * self.temperature).softmax(dim=-1)  # (heads, each, each)
         return values, torch.block_diag(*weights).T @ _matrix(self.out)
+
+    def counted(self, projected: Tensor, _rows: slice, _height: int) -> Tensor:
+        """Return those pixels of a band that count in the sums of the attention."""
+        return projected
+
+    def of_image(self, products: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sums of the attention over the image."""
+        return products, squares
 
     def _projected(self, image: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield bands of rows and their queries, keys and values, (rows, W, 3 c)."""

@@ -13,6 +13,10 @@ class Average(FusionMethod):
     summary = "mean of both images"
     source = "folklore baseline"
 
+    def reach(self) -> int:
+        """See `FusionMethod.reach`."""
+        return 0
+
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """See `FusionMethod.forward`."""
         return (a + b) / 2

@@ -32,6 +32,7 @@ class FusionMethod(nn.Module):
     loss_terms: ClassVar[dict[str, tuple[str, ...]]] = {}
     fused_parts: ClassVar[tuple[str, ...]] = ()
     adaptive_options: ClassVar[tuple[str, ...]] = ()
+    multiple: int = 1  # tiles begin at multiples of it, such as 4 for a network with a quarter of the resolution
     published_options: ClassVar[tuple[dict[str, Any], ...]] = ()  # of each network with published weights
     published_tasks: ClassVar[tuple[str, ...]] = ()  # the task of each of these networks, if known; else ivif
     published_note: ClassVar[str] = ""  # one sentence about the output with these options
@@ -51,6 +52,15 @@ class FusionMethod(nn.Module):
         Range: [0, 1] in and out.
         """
         raise NotImplementedError
+
+    def reach(self) -> int | None:
+        """Return how many pixels away from a pixel of the result the sources may affect it, along one axis.
+
+        Means, maxima and attention over the whole image do not count: `mmfuse.inference.tiles` gathers them from all
+        tiles, if they are layers of `mmfuse.inference.streamed`. None means that the method cannot fuse an image in
+        tiles.
+        """
+        return None
 
     def part_modules(self, part: str) -> dict[str, nn.Module]:
         """Return the submodules that a part trains, by their attribute names; everything else is frozen."""

@@ -23,7 +23,11 @@ class Laplacian(FusionMethod):
 
     def __init__(self, levels: int = 4) -> None:
         super().__init__()
-        self.levels = levels
+        self.levels, self.multiple = levels, 2**levels
+
+    def reach(self) -> int:
+        """See `FusionMethod.reach`: two pixels of each level, down and up."""
+        return 4 * (self.multiple - 1)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """See `FusionMethod.forward`."""

@@ -21,6 +21,7 @@ from mmfuse.nn.losses import BORDERS, strongest_gradient_loss, strongest_intensi
 from mmfuse.nn.mpafm import MPAFM, Concatenation
 from mmfuse.nn.normalisation import normalisation
 from mmfuse.nn.padding import pad_to_multiple
+from mmfuse.nn.reach import spread
 from mmfuse.nn.stochastic_depth import StochasticDepth
 
 CHOICES = {
@@ -298,6 +299,16 @@ class LKCFUNet(FusionMethod):
         """Return the fused image before clamping, at the size of the inputs."""
         height, width = a.shape[-2:]
         return self.net(self.stacked(a, b))[..., :height, :width]
+
+    def reach(self) -> int | None:
+        """See `FusionMethod.reach`: the kernels of the longest path, each at the scale of its level."""
+        net, levels = self.net, len(self.net.encoder)
+        total = spread(net.init) + spread(net.last) + spread(net.out) + spread(net.bottleneck) * self.multiple
+        for level in range(levels):
+            total += (spread(net.encoder[level]) + spread(net.decoder[levels - 1 - level])) * 2**level
+        for step in range(levels - 1):
+            total += (spread(net.downs[step]) + spread(net.ups[levels - 2 - step])) * 2**step
+        return total + self.multiple - 1  # upsampling repeats pixels
 
     def stacked(self, a: Tensor, b: Tensor) -> Tensor:
         """Return both images as input of the network, (B, 2, H', W') with sides divisible by `multiple`."""

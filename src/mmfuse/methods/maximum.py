@@ -14,6 +14,10 @@ class Maximum(FusionMethod):
     summary = "brighter of both images at each pixel"
     source = "folklore baseline"
 
+    def reach(self) -> int:
+        """See `FusionMethod.reach`."""
+        return 0
+
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """See `FusionMethod.forward`."""
         return torch.maximum(a, b)

@@ -22,6 +22,8 @@ from mmfuse.nn.cka import SMALLEST_BATCH, Alignment, best_pairing, centred_gram
 from mmfuse.nn.level_fusion import LevelFusion, SoftLevelFusion
 from mmfuse.nn.losses import BORDERS, sobel_magnitude, ssim_loss
 from mmfuse.nn.padding import pad_to_multiple
+from mmfuse.nn.reach import spread
+from mmfuse.nn.stretch import Stretch
 from mmfuse.nn.unet import OUTPUTS, DoubleConv, UNet, fitted
 
 CHOICES = {
@@ -159,6 +161,7 @@ class MMAUNet(FusionMethod):
     parts = ("vi_unet", "ir_unet", "fusion", "joint")
     optional_parts = ("joint",)  # ASSUME: not in the paper; narrow networks need it: docs/decisions/0006-mma-unet.md
     fused_parts = ("fusion", "joint")
+    multiple = 16
     adaptive_options = ("pairing",)
     loss_terms: ClassVar[dict[str, tuple[str, ...]]] = {
         "vi_unet": ("mse",),
@@ -210,6 +213,7 @@ class MMAUNet(FusionMethod):
         self.vi_unet = UNet(channels, width, output, guided=False)
         self.ir_unet = UNet(channels, width, output, guided=guidance)
         self.fusion = FusionNetwork(pairs, width, channels, last_kernel, attention)
+        self.to_full_range = Stretch() if stretch else nn.Identity()
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """See `FusionMethod.forward`."""
@@ -217,14 +221,23 @@ class MMAUNet(FusionMethod):
         if self.padding == "reflect":
             a, b = pad_to_multiple(a, 16), pad_to_multiple(b, 16)
         fused = self._fuse(a, b)[..., :height, :width]
-        if self.stretch:
-            low, high = (f(fused, dim=(1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
-            fused = (fused - low) / (high - low).clamp_min(1e-6)
+        fused = self.to_full_range(fused)
         # M10: the published code keeps one of three channels with the same target; the mean is less noisy
         fused = fused[:, :1] if self.channel == "first" else fused.mean(dim=1, keepdim=True)
         if fused.shape[-2:] != (height, width):
             fused = F.interpolate(fused, (height, width), mode="bicubic", antialias=True)
         return fused.clamp(0, 1)
+
+    def reach(self) -> int | None:
+        """See `FusionMethod.reach`; 16 is the multiple of the sides, up to which the levels round positions."""
+        if self.padding == "published":
+            return None  # the position of a pixel in the levels depends on the size of the image
+        decoder, ups = self.fusion.decoder, 0
+        fine = spread(self.vi_unet.encoder.blocks, scale=2) + spread(decoder.out)
+        for level in range(2, 6):
+            ups += spread(decoder.ups[str(level)]) * 2 ** (level - 1) if str(level) in decoder.ups else 0
+            ups += spread(decoder.joins[str(level)]) * 2 ** (level - 1) if str(level) in decoder.joins else 0
+        return fine + ups + 2 * 16
 
     def _fuse(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the output of the fusion network, (B, channels, H, W)."""

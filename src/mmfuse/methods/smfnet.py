@@ -30,10 +30,12 @@ from mmfuse.nn.losses import (
     strongest_gradient_loss,
     strongest_intensity_loss,
 )
+from mmfuse.nn.reach import spread
 from mmfuse.nn.smfnet.graph import NODES, REASONING
 from mmfuse.nn.smfnet.parts import Decoder, DetailBranch, DetailFusion, Encoder, Features, Graph, labeller
 from mmfuse.nn.smfnet.published import UnusedTensors, authors_names
 from mmfuse.nn.smfnet.transformer import BaseBranch, transformer
+from mmfuse.nn.stretch import Stretch
 
 SOFTNESS = 0.1  # ASSUME: scale of the sigmoid around the threshold, for images in [0, 1]
 CHOICES = {
@@ -163,6 +165,7 @@ class SMFNet(FusionMethod):
         self.similarity, self.spatial, self.stretch = similarity, spatial, stretch
         self.ssim_border, self.ssim_range = ssim_border, ssim_range
         self.sobel_border, self.spatial_border = sobel_border, spatial_border
+        self.nodes, self.scales = nodes, list(scales)
 
         def stack() -> nn.Sequential:
             return transformer(dim, heads, expansion, blocks)
@@ -177,6 +180,7 @@ class SMFNet(FusionMethod):
         base_layer, detail_layer = stack(), DetailFusion(dim, fusion_invertible, train_sobel=train_sobel)
         self.base_fusion: nn.Module = detail_layer if exchange else base_layer
         self.detail_fusion: nn.Module = base_layer if exchange else detail_layer
+        self.to_full_range = Stretch() if stretch else nn.Identity()
         # these are initialised last, so that the rest has the same initial values with and without them
         self.labeller = labeller(dim, classes) if semantic == "labels" else None
         self.unused = UnusedTensors(dim, len(scales)) if unused else None
@@ -184,10 +188,16 @@ class SMFNet(FusionMethod):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """See `FusionMethod.forward`."""
         fused = self._fuse(self._features(a, b)[1])
-        if self.stretch:
-            low, high = fused.amin(dim=(2, 3), keepdim=True), fused.amax(dim=(2, 3), keepdim=True)
-            fused = (fused - low) / (high - low).clamp_min(1e-6)
-        return fused.clamp(0, 1)
+        return self.to_full_range(fused).clamp(0, 1)
+
+    def reach(self) -> int | None:
+        """See `FusionMethod.reach`; branches that are parallel count once."""
+        if self.nodes == "pooled" and self.graph is not None:
+            return None  # where the cells of a node lie depends on the size of the image
+        nodes = 0 if self.graph is None else max(self.scales) + spread(self.graph.reasoning.merge[:1])
+        branches = max(spread(self.encoder.base), spread(self.encoder.detail), nodes)
+        fusion = max(spread(self.base_fusion), spread(self.detail_fusion))
+        return spread(self.encoder.shallow) + branches + fusion + spread(self.decoder)
 
     def _features(self, a: Tensor, b: Tensor) -> tuple[Tensor, Features]:
         """Return shallow features and all further features, of the infrared images followed by the visible ones.

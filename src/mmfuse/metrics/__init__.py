@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmfuse.errors import MmfuseError, UserError, closest
+from mmfuse.errors import MmfuseError, UserError, UserValueError, closest, python_errors
 from mmfuse.metrics.card import Metric, MetricCard
 from mmfuse.metrics.conventions import CONVENTIONS
 from mmfuse.metrics.sharing import sharing
@@ -23,12 +23,15 @@ from mmfuse.metrics.sharing import sharing
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mmfuse.data.arrays import Image, Range
+
 __all__ = [
     "CONVENTIONS",
     "Metric",
     "MetricCard",
     "definitions",
     "descriptions",
+    "evaluate",
     "plain_names",
     "resolve",
     "resolve_names",
@@ -153,6 +156,57 @@ def _unknown(kind: str, name: str, known: Iterable[str], fix: str | None = None)
     known = list(known)
     fix = fix or closest(name, known, "take one of these")
     return UserError(f"Unknown {kind}: {name!r}.", expected=f"one of {', '.join(known)}", fix=fix)
+
+
+@python_errors
+def evaluate(
+    fused: Image,
+    a: Image,
+    b: Image,
+    *,
+    convention: str = "lkc_funet",
+    metrics: Iterable[str] | None = None,
+    value_range: Range | None = None,
+) -> dict[str, float]:
+    """Measure a fused image against its sources, as the command `mmfuse evaluate` does: on luminance.
+
+    Shape: three NumPy arrays (H, W) or (H, W, 3), or three tensors (C, H, W) or (1, C, H, W) with C 1 or 3, of one size
+    and type.
+    Range: 0 to 255 for uint8, 0 to 65535 for uint16, 0 to 1 for floating-point values, or `value_range`.
+
+    Args:
+        fused: The fused image.
+        a: First source.
+        b: Second source.
+        convention: What the names mean; one of `CONVENTIONS`.
+        metrics: Names such as `EN`, or `SSIM.cddfuse` for another convention; by default all of the convention.
+        value_range: The values of black and white.
+
+    Returns:
+        The value of each metric by name.
+
+    Raises:
+        UserError: the images cannot be measured, or a name is unknown; also a ValueError or a TypeError.
+    """
+    import numpy as np
+    import torch
+
+    from mmfuse.data.arrays import alike, unit_luminance
+    from mmfuse.metrics.sharing import one_thread
+
+    if isinstance(metrics, str):
+        metrics = metrics.split(",")
+    meaning = resolve(convention, plain_names(convention) if metrics is None else metrics)
+    batches, form = alike({"fused": fused, "a": a, "b": b}, value_range)
+    if len(batches[0]) != 1:
+        raise UserValueError(
+            "Only one image can be measured at a time.", expected="a batch of one", found=f"{len(batches[0])} images",
+            fix="measure them one by one",
+        )  # fmt: skip
+    planes = [unit_luminance(image, form.value_range, np.float64) for (image,) in batches]
+    first, second, third = (torch.from_numpy(plane)[None, None] for plane in planes)
+    with one_thread():
+        return {name: value.item() for name, value in score(first, second, third, meaning).items()}
 
 
 def score(fused: Tensor, a: Tensor, b: Tensor, metrics: Mapping[str, Metric]) -> dict[str, Tensor]:

@@ -58,3 +58,16 @@ def shared(function: Callable[P, R]) -> Callable[P, R]:
         return result  # type: ignore[return-value]
 
     return once
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: sums with many threads differ in their last digits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

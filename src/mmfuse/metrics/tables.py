@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from mmfuse.fastconv.workspace import keep_freed_memory
 from mmfuse.files.writing import write_json, write_text
 from mmfuse.metrics import score
 from mmfuse.metrics.card import Metric
+from mmfuse.metrics.sharing import one_thread
 from mmfuse.progress import progress
 
 Triple = tuple[Tensor, Tensor, Tensor]
@@ -81,17 +81,6 @@ def score_images(
         while pending:
             collect()
     return pd.DataFrame(columns)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute in one thread: sums with many threads differ in their last digits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _groups(names: Sequence[str], triples: Iterable[Triple], size: int) -> Iterator[tuple[list[str], list[Triple]]]:

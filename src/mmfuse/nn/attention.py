@@ -23,8 +23,11 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the weight of each channel."""
-        weights = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean(dim=(2, 3))))))  # (B, c)
-        return weights[..., None, None]
+        return self.of_mean(x.mean(dim=(2, 3)))
+
+    def of_mean(self, mean: Tensor) -> Tensor:
+        """Return the weight of each channel, (B, c, 1, 1), from its mean, (B, c)."""
+        return torch.sigmoid(self.excite(F.relu(self.squeeze(mean))))[..., None, None]
 
 
 class PooledConvAttention(nn.Module):
@@ -41,7 +44,10 @@ class PooledConvAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the weighted features; (B, c, H, W) in and out."""
-        mean, maximum = x.mean(dim=(2, 3)), x.amax(dim=(2, 3))  # (B, c)
+        return self.weighted(x, x.mean(dim=(2, 3)), x.amax(dim=(2, 3)))
+
+    def weighted(self, x: Tensor, mean: Tensor, maximum: Tensor) -> Tensor:
+        """Return the features weighted by the mean and the maximum of each channel, (B, c)."""
         weight = torch.sigmoid(self.mix(mean[:, None]) + self.mix(maximum[:, None]))  # (B, 1, c)
         return x * weight[:, 0, :, None, None]
 

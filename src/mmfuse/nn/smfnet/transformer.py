@@ -20,11 +20,20 @@ def channel_attention(query: Tensor, key: Tensor, value: Tensor, temperature: Te
     Shape: query, key, value (B, c, H, W), c a multiple of the heads; temperature (heads, 1, 1); returns (B, c, H, W).
     Source: Zamir et al. 2022 (Restormer), eq. 1, multi-Dconv transposed attention.
     """
-    heads = len(temperature)
-    q, k, v = (x.unflatten(1, (heads, -1)).flatten(3) for x in (query, key, value))  # (B, heads, c / heads, H W)
-    query_length, key_length = (x.norm(dim=-1).clamp_min(1e-12) for x in (q, k))  # (B, heads, c / heads)
-    likeness = q @ k.transpose(-2, -1) / (query_length[..., :, None] * key_length[..., None, :])  # in [-1, 1]
-    return ((likeness * temperature).softmax(dim=-1) @ v).reshape(value.shape)
+    q, k = by_head(query, temperature), by_head(key, temperature)
+    return mixed(value, q @ k.transpose(-2, -1), q.norm(dim=-1), k.norm(dim=-1), temperature)
+
+
+def by_head(x: Tensor, temperature: Tensor) -> Tensor:
+    """Return features (B, c, H, W) as (B, heads, c / heads, H W)."""
+    return x.unflatten(1, (len(temperature), -1)).flatten(3)
+
+
+def mixed(value: Tensor, products: Tensor, query_length: Tensor, key_length: Tensor, temperature: Tensor) -> Tensor:
+    """Mix channels by products of queries and keys, (B, heads, c / heads, c / heads), and their lengths."""
+    lengths = query_length.clamp_min(1e-12)[..., :, None] * key_length.clamp_min(1e-12)[..., None, :]
+    likeness = products / lengths  # in [-1, 1]
+    return ((likeness * temperature).softmax(dim=-1) @ by_head(value, temperature)).reshape(value.shape)
 
 
 def _projection(channels: int, to: int, *, dense: bool = False, bias: bool = False) -> nn.Sequential:
@@ -46,6 +55,8 @@ class ChannelSelfAttention(nn.Module):
         dense: Whether the 3x3 convolution of queries, keys and values is dense.
     """
 
+    attend = staticmethod(channel_attention)
+
     def __init__(self, channels: int, heads: int, *, dense: bool = False) -> None:
         super().__init__()
         self.project = _projection(channels, 3 * channels, dense=dense)
@@ -55,7 +66,7 @@ class ChannelSelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the attended features."""
         query, key, value = self.project(x).chunk(3, dim=1)
-        return self.out(channel_attention(query, key, value, self.temperature))
+        return self.out(self.attend(query, key, value, self.temperature))
 
 
 class CrossAttention(nn.Module):
@@ -63,6 +74,8 @@ class CrossAttention(nn.Module):
 
     Source: SMFNet eq. 1 to 4.
     """
+
+    attend = staticmethod(channel_attention)
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -79,7 +92,7 @@ class CrossAttention(nn.Module):
 
     def _attend(self, asking: Tensor, asked: Tensor) -> Tensor:
         key, value = self.key_value(asked).chunk(2, dim=1)
-        return self.out(channel_attention(self.query(asking), key, value, self.temperature))
+        return self.out(self.attend(self.query(asking), key, value, self.temperature))
 
 
 class LocalFeedForward(nn.Sequential):
