@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from mmfuse.cli.own_images import check_choice, network
 from mmfuse.errors import UserError
 from mmfuse.volumes.kinds import has_nifti_name, is_volume
+from mmfuse.weights import shipped
 
 
 def are_volumes(a: Path, b: Path, out: Path) -> bool:
@@ -58,6 +59,7 @@ def fuse(
     Raises:
         UserError: a volume, an option or the weights cannot be used, or the two volumes do not fit together.
     """
+    from mmfuse.api.choosing import check_choice, chosen, network, shipped_weights
     from mmfuse.fastconv.workspace import keep_freed_memory
     from mmfuse.inference.backends import prepared
     from mmfuse.inference.fusing import best_device
@@ -66,15 +68,19 @@ def fuse(
     check_choice(weights, method, task)
     fusing.check_volumes(a, b, out)
     pair = fusing.Pair(a, b, axis=axis or "axial", value_range=value_range or "auto", grid=resize_to or "a")
-    named = weights is None and method is None
-    net = network([], weights, method, (task or "mif") if named else task, None)
+    used = [] if weights is None else [Path(weights).name]
+
+    def find_shipped() -> shipped.Shipped:
+        one = shipped_weights(weights, task or (None if weights else "mif"), lambda: "mif")
+        used[:] = [one.name]
+        print(f"weights: {one.name} (method {one.method})", file=sys.stderr)
+        return one
+
+    net = network(chosen(weights, method, task, find_shipped))
     device = best_device()
     keep_freed_memory()
     apply, record = prepared(net.to(device), device, backend=backend, precision=precision)
     fusing.print_told(pair)
-    how = {
-        "method": type(net).__module__.rpartition(".")[2],
-        "weights": None if weights is None else Path(weights).name,
-    }
+    how = {"method": type(net).__module__.rpartition(".")[2], "weights": next(iter(used), None)}
     fusing.fuse_volumes(pair, out, apply, device, how | record)
     print(f"fused volume: {out}")

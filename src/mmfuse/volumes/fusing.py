@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmfuse.data.images import luminance, with_luminance
 from mmfuse.errors import UserError
 from mmfuse.files.writing import remove_leftovers
-from mmfuse.inference.fusing import fuse_luminance
+from mmfuse.inference.fusing import fuse_pair
 from mmfuse.inference.half_precision import Fuse
 from mmfuse.progress import progress
 from mmfuse.terminal import wrapped
@@ -22,7 +21,7 @@ from mmfuse.volumes.dicom import read_dicom
 from mmfuse.volumes.grids import Slice, overlap, own_slices, resampled_slices, same_grid
 from mmfuse.volumes.kinds import NIFTI, check_packages, has_nifti_name, is_nifti, is_volume
 from mmfuse.volumes.nifti import NOT_FOR_DIAGNOSIS, output_header, read_nifti, written
-from mmfuse.volumes.ranges import Range, parsed, range_of
+from mmfuse.volumes.ranges import parsed, range_of
 from mmfuse.volumes.volume import PLANES, Layout, Volume, layout
 
 _SIDE = 16  # pixels of the smallest side of a slice
@@ -175,22 +174,14 @@ def fuse_volumes(pair: Pair, out: Path, fuse: Fuse, device: torch.device, how: M
 
 def _fused(fuse: Fuse, images: list[NDArray[np.float32]], device: torch.device, *, colour: bool) -> NDArray[Any]:
     """Return a fused slice: (rows, columns) in [0, 1], or (rows, columns, 3) uint8."""
-    as_bytes = [np.rint(image * 255).astype(np.uint8) if image.ndim == 3 else None for image in images]
-    grey = [
-        image if rgb is None else (luminance(rgb) / 255).astype(np.float32)
-        for image, rgb in zip(images, as_bytes, strict=True)
-    ]
-    fused = np.clip(fuse_luminance(fuse, grey[0], grey[1], device), 0, 1)
+    fused = fuse_pair(fuse, images[0], images[1], device, value_range=(0, 1))
     if not colour:
         return fused
-    rgb = next(rgb for rgb in reversed(as_bytes) if rgb is not None)
-    return with_luminance(rgb, fused)
+    rgb = fused if fused.ndim == 3 else np.repeat(fused[..., None], 3, axis=2)
+    return np.rint(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
 
 
 def print_told(pair: Pair) -> None:
     """Print what was decided, and that the result is not for diagnosis."""
     for line in (*pair.told(), f"{NOT_FOR_DIAGNOSIS}."):
         print(wrapped(line) if sys.stderr.isatty() else line, file=sys.stderr)
-
-
-__all__ = ["PLANES", "Pair", "Range", "check_volumes", "fuse_volumes", "print_told", "read_volume"]
