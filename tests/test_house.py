@@ -40,6 +40,7 @@ FLOORS = (
     {"methods"},
     {"study"},
     {"training", "inference", "tracking", "video"},
+    {"volumes"},
     {"alignment"},
     {"pipeline", "analyses", "api"},
     {"downstream"},

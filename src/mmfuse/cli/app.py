@@ -18,45 +18,14 @@ import typer
 from mmfuse import __version__
 from mmfuse.cli import align as aligned
 from mmfuse.cli import benchmarks, params, stages
+from mmfuse.cli.fuse import Task, fuse
 from mmfuse.cli.limits import outer_limit
-from mmfuse.cli.pair_options import Pattern, Recursive, ResizeTo, Side, naming
+from mmfuse.cli.pair_options import Pattern, Recursive, ResizeTo, naming
 from mmfuse.errors import MmfuseError, UserError, causes
 from mmfuse.leaderboard.command import leaderboard
 from mmfuse.terminal import show_all_signs, stop_writing, wrapped
 
 _PARAMS = Path("params.yaml")
-
-
-class Task(StrEnum):
-    """What a network fuses: infrared and visible, or medical images."""
-
-    ivif = "ivif"
-    mif = "mif"
-
-
-class Backend(StrEnum):
-    """What computes the network."""
-
-    torch = "torch"
-    compile = "compile"
-    onnxruntime = "onnxruntime"
-    openvino = "openvino"
-
-
-class Precision(StrEnum):
-    """Arithmetic of the network."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    auto = "auto"
-
-
-class Quality(StrEnum):
-    """How much of a film's detail is kept when it is written."""
-
-    small = "small"
-    high = "high"
-    lossless = "lossless"
 
 
 app = typer.Typer(
@@ -68,6 +37,7 @@ app = typer.Typer(
 app.add_typer(stages.app, name="stage")
 app.add_typer(benchmarks.app, name="benchmark")
 app.add_typer(params.app, name="params")
+app.command()(fuse)
 app.command()(leaderboard)
 app.command()(aligned.align)
 app.command()(aligned.transform_points)
@@ -102,75 +72,6 @@ def _common(
             raise UserError(
                 f"Cannot write {log}.", found=error.strerror, fix="choose another file for --log"
             ) from error
-
-
-@app.command()
-def fuse(
-    a: Annotated[Path, typer.Argument(help="Folder (or file) of the first modality, such as infrared or MRI.")],
-    b: Annotated[
-        Path, typer.Argument(help="Folder (or file) of the second modality, such as visible, CT, PET or SPECT.")
-    ],
-    out: Annotated[
-        Path, typer.Argument(help="Folder for the fused images, NAME.png; a file for two files; a film for two films.")
-    ],
-    weights: Annotated[
-        str | None,
-        typer.Option(help="NAME of shipped weights (`mmfuse list weights`), or FILE with those of a trained method."),
-    ] = None,
-    method: Annotated[
-        str | None, typer.Option(help="Training-free method instead of weights, such as laplacian.")
-    ] = None,
-    task: Annotated[Task | None, typer.Option(help="Task of the shipped weights; by default, from the images.")] = None,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Leave out images that lack a counterpart.")
-    ] = False,
-    pattern: Pattern = None,
-    recursive: Recursive = False,
-    resize_to: ResizeTo = None,
-    backend: Annotated[
-        Backend,
-        typer.Option(help="What computes the network; onnxruntime and openvino need the extra mmfuse[backends]."),
-    ] = Backend.torch,
-    precision: Annotated[
-        Precision,
-        typer.Option(help="auto: bf16 if the processor or GPU has it and a check at the start agrees with fp32."),
-    ] = Precision.fp32,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE", help="Memory limit, such as 4GiB: larger images are fused in tiles. Default: the machine's."
-        ),
-    ] = None,
-    align: Annotated[
-        Side | None, typer.Option(help="First move the images of A or of B onto the other ones; see `mmfuse align`.")
-    ] = None,
-    transform: Annotated[
-        Path | None, typer.Option(help="With --align: move them by this transform, made with `mmfuse align`.")
-    ] = None,
-    quality: Annotated[Quality | None, typer.Option(help="Of a fused film; high by default.")] = None,
-    frames: Annotated[
-        int | None, typer.Option(min=2, help="Fuse only so many frames of films, from the first.")
-    ] = None,
-) -> None:
-    """Fuse image pairs of any size, in colour: two folders matched by file name, two files, or two films."""
-    from mmfuse.cli.own_films import are_films, fuse_own_films
-    from mmfuse.cli.own_images import fuse_folders
-
-    options: dict[str, Any] = {
-        "weights": weights, "method": method, "task": task, "allow_missing": allow_missing,
-        "naming": naming(pattern, recursive), "resize_to": resize_to, "backend": backend, "precision": precision,
-        "memory": memory,
-    }  # fmt: skip
-    if are_films(a, b, out):
-        if align is not None or transform is not None:
-            raise UserError("Films are not aligned.", expected="aligned films", fix="leave out --align and --transform")
-        fuse_own_films(a, b, out, quality=(quality or Quality.high).value, frames=frames, **options)
-    elif quality is not None or frames is not None:
-        raise UserError(
-            "--quality and --frames have no effect on images.", expected="two films", found=a, fix="leave them out"
-        )
-    else:
-        fuse_folders(a, b, out, align=align, transform=transform, **options)
 
 
 @app.command()

@@ -201,9 +201,11 @@ def evaluate(
     batches, form = alike({"fused": fused, "a": a, "b": b}, value_range)
     if len(batches[0]) != 1:
         raise UserValueError(
-            "Only one image can be measured at a time.", expected="a batch of one", found=number_of(len(batches[0]), "image"),
+            "Only one image can be measured at a time.",
+            expected="a batch of one",
+            found=number_of(len(batches[0]), "image"),
             fix="measure them one by one",
-        )  # fmt: skip
+        )
     planes = [unit_luminance(image, form.value_range, np.float64) for (image,) in batches]
     first, second, third = (torch.from_numpy(plane)[None, None] for plane in planes)
     with one_thread():
