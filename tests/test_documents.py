@@ -254,6 +254,8 @@ NOT_RUN = {
     "weighted": "the method is the page's example, see test_examples.py",
     "MAE": "the metric is the page's example, see test_examples.py",
     "data/": "needs the weights of a study or of other authors",
+    ".mp4": "films; test_video.py runs the commands of the page",
+    ".nii.gz": "volumes; test_volumes.py runs the commands of the page",
 }
 
 

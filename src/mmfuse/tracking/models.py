@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import io
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,18 +22,6 @@ if TYPE_CHECKING:
 
 ALIAS = "best"
 _NEEDS = ("torch", "numpy", "safetensors", "mlflow")
-
-
-@contextmanager
-def _unsaid() -> Iterator[None]:
-    """Keep MLflow from writing into the progress bar that a model is registered, which the command says itself."""
-    from mlflow.utils import logging_utils
-
-    logging_utils.disable_logging()
-    try:
-        yield
-    finally:
-        logging_utils.enable_logging()
 
 
 def register(
@@ -73,7 +62,8 @@ def register(
     )
     mlflow.set_tracking_uri(tracker.uri)
     with answers_needed(f"MLflow at {shown} does not accept the model.", tracker.uri):
-        with mlflow.start_run(run_id=tracker.run_id), _unsaid():
+        # MLflow writes into the progress bar that a model is registered, which the command says itself
+        with mlflow.start_run(run_id=tracker.run_id), contextlib.redirect_stderr(io.StringIO()):
             logged = mlflow.pytorch.log_model(
                 model,
                 name="model",
