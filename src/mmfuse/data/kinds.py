@@ -20,7 +20,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _READ = "PNG, JPEG, BMP or TIFF"
 _CONVERT = "convert it to PNG or TIFF"
 _SLICES = "save its slices as PNG or TIFF"
-_VOLUMES = "fuse whole volumes, as docs/how-to/fuse-volumes.md explains, or save its slices as PNG or TIFF"
+_WHOLE = "fuse whole volumes, as docs/how-to/fuse-volumes.md explains, or save its slices as PNG or TIFF"
 _FRAMES = "save its frames as PNG"
 _EXPORT = "export it from its program as PNG or TIFF"
 _START = 512  # bytes that contain all signatures
@@ -48,9 +48,9 @@ _FOREIGN = [
     (rb"\x93NUMPY", "a NumPy array", _CONVERT),
     (rb"MATLAB 5|\x89HDF|CDF[\x01\x02\x05]", "a MATLAB, HDF5 or NetCDF file", _CONVERT),
     (rb"NRRD0|ObjectType|NDims", "an NRRD or MetaImage volume", _SLICES),
-    (rb".{128}DICM", "a DICOM file", _VOLUMES),
-    (rb"(\x5c\x01\x00\x00|\x00\x00\x01\x5c)", "a NIfTI or Analyze volume", _VOLUMES),
-    (rb"(\x1c\x02\x00\x00|\x00\x00\x02\x1c)n[+i]2", "a NIfTI volume", _VOLUMES),
+    (rb".{128}DICM", "a DICOM file", _WHOLE),
+    (rb"(\x5c\x01\x00\x00|\x00\x00\x01\x5c)", "a NIfTI or Analyze volume", _WHOLE),
+    (rb"(\x1c\x02\x00\x00|\x00\x00\x02\x1c)n[+i]2", "a NIfTI volume", _WHOLE),
     (rb"\x1f\x8b|BZh|\xfd7zXZ\x00|PK\x03\x04|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd", "a compressed file", "unpack it first"),
     (rb"FFF\x00|AFF\x00", "a FLIR file", _EXPORT),
     (rb"version https://git-lfs", "a placeholder of Git LFS", "fetch its content with `git lfs pull`"),
@@ -120,7 +120,7 @@ def check_kind(path: Path) -> None:
             raise not_read(path, "a TGA image", _CONVERT)
     volume = next((name for suffix, name in _VOLUMES.items() if path.name.lower().endswith(suffix)), None)
     if volume is not None:
-        raise not_read(path, volume, _SLICES)
+        raise not_read(path, volume, _SLICES if "MetaImage" in volume else _WHOLE)
     for signature, name, fix in _FOREIGN:
         if re.match(signature, start, re.DOTALL):
             raise not_read(path, name, fix)
