@@ -1,7 +1,7 @@
 """Writing a film frame by frame, completely or not at all.
 
-The codec follows from the suffix and the quality. Equal frames give equal bytes: the number of threads is fixed, and
-FFmpeg's exact routines convert the colours.
+The codec follows from the suffix and the quality. FFmpeg's exact routines convert the colours. Lossless films of equal
+frames have equal frames; H.264's encoder does not give equal bytes each time, also with one thread.
 """
 
 from __future__ import annotations
